@@ -1,0 +1,21 @@
+"""Batches: which samples (order), how they are augmented (plan), and the engines that turn both into pixels."""
+
+from headrace.pipeline.batch import Batch
+from headrace.pipeline.loader import Loader, LoaderStats
+from headrace.pipeline.order import Order, order
+from headrace.pipeline.plan import Plan, plan
+from headrace.pipeline.views import Normalize, View, ViewSpec, center_view
+
+__all__ = [
+    "Batch",
+    "Loader",
+    "LoaderStats",
+    "Normalize",
+    "Order",
+    "Plan",
+    "View",
+    "ViewSpec",
+    "center_view",
+    "order",
+    "plan",
+]

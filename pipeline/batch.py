@@ -1,0 +1,54 @@
+"""The one typed batch that every method receives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from headrace.pipeline.views import Normalize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One batch of one rank. B is the number of samples, V the number of views."""
+
+    views: list[Tensor]
+    """V tensors of shape (B, 3, H, W), channels-last in memory: uint8 levels, or float32 already normalised."""
+    index: Tensor
+    """int64 (B,): position of each sample in the shard set."""
+    labels: Tensor | None
+    """int64 (B,): the label field, None where the shard set has none. Methods do not use it; probes do."""
+    epoch: int
+    """Epoch that the batch belongs to, from 0; with the seed and `index` it draws the same views again."""
+    normalize: tuple[Normalize, ...]
+    """One per view: what `normalized` applies to uint8 views."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`; copies from pinned memory do not block."""
+        return replace(
+            self,
+            views=[view.to(device, non_blocking=True) for view in self.views],
+            index=self.index.to(device, non_blocking=True),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+        )
+
+    def normalized(self) -> list[Tensor]:
+        """V float32 tensors of shape (B, 3, H, W), channels-last, on the batch's device."""
+        return [
+            normalize_images(view, normalize) if view.dtype == torch.uint8 else view
+            for view, normalize in zip(self.views, self.normalize, strict=True)
+        ]
+
+
+def normalize_images(images: Tensor, normalize: Normalize) -> Tensor:
+    """uint8 (..., 3, H, W) to float32 `(x / 255 - mean) / std`."""
+    scale = torch.tensor([1 / (255 * s) for s in normalize.std], device=images.device).view(3, 1, 1)
+    shift = torch.tensor(
+        [-m / s for m, s in zip(normalize.mean, normalize.std, strict=True)], device=images.device
+    )
+    return torch.addcmul(shift.view(3, 1, 1), images, scale)

@@ -1,0 +1,83 @@
+"""The reference engine: torchvision's functional operators, one view at a time, with the plan's own numbers.
+
+Slow and plain on purpose. It decodes with Pillow, shares no pixel code with the native engine, and is what every
+other engine is held against.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from headrace.pipeline.batch import normalize_images
+from headrace.pipeline.decode import decode_image, memory_at
+from headrace.pipeline.engines.base import StageTimes
+from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from headrace.pipeline.views import View, ViewSpec
+from headrace.shards import RAW, ShardError, ShardSet, Spans
+
+_JITTER = {
+    BRIGHTNESS: F.adjust_brightness,
+    CONTRAST: F.adjust_contrast,
+    SATURATION: F.adjust_saturation,
+    HUE: F.adjust_hue,
+}
+
+
+class TorchvisionEngine:
+    """See `headrace.pipeline.engines.base.Engine`."""
+
+    def __init__(self, shards: ShardSet, field: str, spec: ViewSpec) -> None:
+        self._shards = shards
+        self._field = field
+        self._spec = spec
+
+    def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
+        """As the protocol says. Raises ShardError naming the sample whose bytes cannot be decoded."""
+        decode_s = augment_s = 0.0
+        for i in range(len(ids)):
+            started = perf_counter()
+            image = torch.from_numpy(self._decode(int(ids[i]), spans, i)).permute(2, 0, 1).contiguous()
+            decoded = perf_counter()
+            for v, view in enumerate(self._spec.views):
+                result = apply_view(image, plan, i, v, view)
+                if views[v].dtype == np.float32:
+                    result = normalize_images(result, view.normalize)
+                views[v][i] = result.permute(1, 2, 0).numpy()
+            decode_s += decoded - started
+            augment_s += perf_counter() - decoded
+        return StageTimes(decode_s=decode_s, augment_s=augment_s)
+
+    def _decode(self, sample: int, spans: Spans, i: int) -> np.ndarray:
+        height, width = int(spans.height[i]), int(spans.width[i])
+        data = memory_at(int(spans.address[i]), int(spans.size[i]))
+        if spans.encoding[i] == RAW:
+            return np.frombuffer(data, np.uint8).reshape(height, width, 3).copy()
+        try:
+            return decode_image(data).copy()
+        except ValueError as error:
+            where = self._shards.where(sample, self._field)
+            raise ShardError(f"{where}: cannot decode the image: {error}") from error
+
+
+def apply_view(image: Tensor, plan: Plan, sample: int, v: int, view: View) -> Tensor:
+    """One view of a decoded image: uint8 (3, H, W) to uint8 (3, size, size)."""
+    top, left, height, width = (int(value) for value in plan.crop[sample, v])
+    result = F.resized_crop(image, top, left, height, width, [view.size, view.size], antialias=True)
+    if plan.flip[sample, v]:
+        result = F.horizontal_flip(result)
+    for code in plan.jitter_order[sample, v]:
+        if code >= 0:
+            result = _JITTER[int(code)](result, float(plan.jitter_factor[sample, v, code]))
+    if plan.grayscale[sample, v]:
+        result = F.rgb_to_grayscale(result, num_output_channels=3)
+    sigma = float(plan.blur_sigma[sample, v])
+    if sigma > 0:
+        result = F.gaussian_blur(result, [view.blur_taps] * 2, [sigma] * 2)
+    if plan.solarize[sample, v]:
+        result = F.solarize(result, view.solarize_threshold)
+    return result

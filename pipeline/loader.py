@@ -1,0 +1,262 @@
+"""The loader: shards and a view specification in, batches out, resumable at every step."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from headrace.pipeline.batch import Batch
+from headrace.pipeline.engines import ENGINES, StageTimes
+from headrace.pipeline.order import epoch_batches, order, rank_share
+from headrace.pipeline.plan import plan
+from headrace.pipeline.views import ViewSpec
+from headrace.shards import ShardSet
+
+_DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+
+
+@dataclass
+class LoaderStats:
+    """Running totals since the loader was made. Read them whenever; subtract to get an interval."""
+
+    samples: int = 0
+    """Delivered by this rank."""
+    waited_s: float = 0.0
+    """Seconds that the consumer stood waiting for a batch: 0 when loading keeps up with training."""
+    plan_s: float = 0.0
+    """Seconds spent on order, spans and plans, in the consumer's thread."""
+    decode_s: float = 0.0
+    """Thread seconds spent on decoding (and on page faults of the mapped shards)."""
+    augment_s: float = 0.0
+    """Thread seconds spent on crops, colour, blur and the write into the batch."""
+
+
+@dataclass
+class _Pending:
+    """A batch under way."""
+
+    ids: np.ndarray
+    buffers: list[np.ndarray]
+    parts: list[Future[StageTimes]]
+    end: int
+    """Position in the epoch after this batch."""
+
+
+class Loader:
+    """Iterates the rest of the current epoch, then moves on to the next epoch.
+
+    The batches depend on (seed, epoch, position) only: not on threads, ranks, engine speed or prefetching. Each
+    delivered batch owns its memory until the last tensor of it is gone; then the memory is used again.
+
+    Args:
+        shards: an open shard set with an image field.
+        views: what each sample becomes.
+        batch_size: of the global batch; this rank loads its contiguous share.
+        engine: a key of `headrace.pipeline.engines.ENGINES`.
+        seed: of order and augmentation.
+        rank, world_size: this process among those that share the global batch.
+        shuffle: False keeps the stored order.
+        drop_last: leave out the last, smaller batch of an epoch.
+        threads: that decode and augment; None takes all cores this process may use.
+        prefetch: batches under way ahead of the consumer, at least 1.
+        dtype: "uint8" levels (a quarter of the bytes; `Batch.normalized` does the rest on the device) or
+            "float32", normalised by the engine.
+        image_field, label_field: names in the shard set; labels are left out where the set has none.
+
+    Raises:
+        ValueError: for contradictory arguments.
+        ShardError: while iterating, for a sample that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        views: ViewSpec,
+        batch_size: int,
+        *,
+        engine: str = "native",
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        threads: int | None = None,
+        prefetch: int = 2,
+        dtype: Literal["uint8", "float32"] = "uint8",
+        image_field: str = "image",
+        label_field: str = "label",
+    ) -> None:
+        if engine not in ENGINES:
+            raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
+        if batch_size < world_size:
+            raise ValueError(f"a global batch of {batch_size} cannot be shared by {world_size} ranks")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
+        if prefetch < 1:
+            raise ValueError(f"prefetch must be at least 1, got {prefetch}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+        if image_field not in shards.fields or shards.fields[image_field].kind != "image":
+            raise ValueError(
+                f"{shards.path} has no image field {image_field!r}; it has {', '.join(shards.fields)}"
+            )
+        if drop_last and len(shards) < batch_size:
+            raise ValueError(
+                f"{len(shards)} samples do not fill one batch of {batch_size}; use a smaller one"
+            )
+        self.shards = shards
+        self.views = views
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.stats = LoaderStats()
+        self._rank = rank
+        self._world_size = world_size
+        self._shuffle = shuffle
+        self._drop_last = drop_last
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._prefetch = prefetch
+        self._image_field = image_field
+        self._labels = shards.ints(label_field) if label_field in shards.fields else None
+        self._engine = ENGINES[engine](shards, image_field, views)
+        self._pool = _BufferPool(_DTYPES[dtype])
+        self._position = 0
+        self._executor: ThreadPoolExecutor | None = None
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        return epoch_batches(len(self.shards), self.batch_size, self._drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="headrace-loader")
+        epoch, position = self.epoch, self._position
+        end = len(self.shards)
+        if self._drop_last:
+            end -= (end - position) % self.batch_size
+        under_way: deque[_Pending] = deque()
+        try:
+            while under_way or position < end:
+                while position < end and len(under_way) <= self._prefetch:
+                    stop = min(position + self.batch_size, end)
+                    under_way.append(self._start(epoch, position, stop))
+                    position = stop
+                pending = under_way.popleft()
+                batch = self._finish(epoch, pending)
+                # The state already points behind this batch: whoever holds it has consumed it.
+                self.epoch, self._position = (epoch, pending.end) if pending.end < end else (epoch + 1, 0)
+                yield batch
+            if self.epoch == epoch:  # nothing was left, as after a resume with a larger batch
+                self.epoch, self._position = epoch + 1, 0
+        finally:
+            for pending in under_way:
+                for part in pending.parts:
+                    part.cancel()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as plain numbers; valid for any world size, thread count and engine."""
+        return {
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "position": self._position,
+            "samples": len(self.shards),
+            "shuffle": self._shuffle,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            ValueError: if the state is of another shard set or another kind of order.
+        """
+        if state["samples"] != len(self.shards):
+            raise ValueError(
+                f"the state is of {state['samples']} samples, {self.shards.path} has {len(self.shards)}"
+            )
+        if state["shuffle"] != self._shuffle:
+            raise ValueError(f"the state is of a loader with shuffle={state['shuffle']}")
+        self.seed, self.epoch, self._position = state["seed"], state["epoch"], state["position"]
+
+    def close(self) -> None:
+        """End the threads. The loader may be iterated again; the shard set stays open."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _start(self, epoch: int, begin: int, end: int) -> _Pending:
+        """Plan a batch and hand it to the threads."""
+        assert self._executor is not None
+        started = perf_counter()
+        first, last = rank_share(begin, end, self._rank, self._world_size)
+        ids = order(self.seed, epoch, len(self.shards), self._shuffle)[first:last]
+        spans = self.shards.spans(self._image_field, ids)
+        drawn = plan(self.views, self.seed, epoch, ids, np.stack([spans.height, spans.width], axis=1))
+        buffers = [self._pool.take((len(ids), view.size, view.size, 3)) for view in self.views.views]
+        step = max(1, -(-len(ids) // (4 * self._threads)))  # four parts a thread even out slow samples
+        parts = []
+        for i in range(0, len(ids), step):
+            part = slice(i, i + step)
+            some = type(spans)(*(column[part] for column in spans))
+            views = [buffer[part] for buffer in buffers]
+            parts.append(self._executor.submit(self._engine.render, ids[part], some, drawn[part], views))
+        self.stats.plan_s += perf_counter() - started
+        return _Pending(ids, buffers, parts, end)
+
+    def _finish(self, epoch: int, pending: _Pending) -> Batch:
+        """Wait for a batch and wrap its memory."""
+        started = perf_counter()
+        for part in pending.parts:
+            times = part.result()
+            self.stats.decode_s += times.decode_s
+            self.stats.augment_s += times.augment_s
+        self.stats.waited_s += perf_counter() - started
+        self.stats.samples += len(pending.ids)
+        return Batch(
+            views=[self._pool.lend(buffer).permute(0, 3, 1, 2) for buffer in pending.buffers],
+            index=torch.from_numpy(pending.ids),
+            labels=None if self._labels is None else torch.from_numpy(self._labels[pending.ids]),
+            epoch=epoch,
+            normalize=tuple(view.normalize for view in self.views.views),
+        )
+
+
+@dataclass
+class _BufferPool:
+    """Batch memory that comes back by itself when the last tensor over it is gone."""
+
+    dtype: torch.dtype
+    free: dict[tuple[int, ...], list[np.ndarray]] = field(default_factory=dict)
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A buffer of `shape` with unspecified content; pinned where there is a GPU."""
+        waiting = self.free.setdefault(shape, [])
+        if waiting:
+            return waiting.pop()
+        return torch.empty(shape, dtype=self.dtype, pin_memory=torch.cuda.is_available()).numpy()
+
+    def lend(self, buffer: np.ndarray) -> torch.Tensor:
+        """A tensor over `buffer`; the buffer is free again when every tensor that shares its memory is gone."""
+        lease = buffer.view(_Lease)
+        weakref.finalize(lease, self.free[buffer.shape].append, buffer).atexit = False
+        return torch.from_numpy(lease)
+
+
+class _Lease(np.ndarray):
+    """The array object that a lent tensor keeps alive."""

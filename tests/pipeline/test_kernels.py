@@ -1,0 +1,148 @@
+"""Each compiled operator against torchvision's functional operator with the same numbers."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+from torchvision.transforms.v2 import functional as F
+
+from headrace.pipeline.engines import kernels
+
+PHOTO = np.ascontiguousarray(load_sample_images().images[1][20:395, 60:560])
+SIZE = 96
+
+
+def planes(image: np.ndarray) -> list[np.ndarray]:
+    return [plane.reshape(-1) for plane in image]
+
+
+def differences(ours: np.ndarray, theirs: torch.Tensor) -> tuple[int, float]:
+    """Largest difference in grey levels and the share of levels that differ."""
+    difference = np.abs(ours.astype(int) - theirs.numpy().astype(int))
+    return int(difference.max()), float((difference > 0).mean())
+
+
+def resized(
+    crop: tuple[int, int, int, int], size: int, mirrored: bool = False, image: np.ndarray = PHOTO
+) -> np.ndarray:
+    out = np.empty((3, size, size), np.uint8)
+    kernels.crop_resize(image, *crop, mirrored, np.empty((crop[2], size), np.uint32), out)
+    return out
+
+
+@pytest.mark.parametrize("size", [1, 7, 96, 224])
+@pytest.mark.parametrize(
+    "crop",
+    [
+        (0, 0, 375, 500),
+        (30, 41, 200, 333),
+        (374, 0, 1, 500),
+        (10, 499, 300, 1),
+        (300, 420, 75, 80),
+        (5, 5, 224, 224),
+    ],
+)
+def test_crop_resize(crop: tuple[int, int, int, int], size: int) -> None:
+    theirs = F.resized_crop(torch.from_numpy(PHOTO).permute(2, 0, 1), *crop, [size, size], antialias=True)
+    # torch computes the same fixed-point sums where it has AVX2, and rounds floats elsewhere.
+    largest, share = differences(resized(crop, size), theirs)
+    assert largest <= 1
+    assert share == 0 or (share < 0.02 and "AVX" not in torch.backends.cpu.get_cpu_capability())
+
+
+def test_crop_resize_mirrors() -> None:
+    crop = (30, 41, 200, 333)
+    assert np.array_equal(resized(crop, SIZE, mirrored=True), resized(crop, SIZE)[:, :, ::-1])
+
+
+def test_crop_resize_reads_nothing_beyond_the_image() -> None:
+    """The image's last byte is the last of a page, as in a shard's mapping; the next page must not be touched."""
+    import mmap
+
+    height, width = 16, 16
+    memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    begin = mmap.PAGESIZE - height * width * 3
+    image = np.frombuffer(memory, np.uint8)[begin : mmap.PAGESIZE].reshape(height, width, 3)
+    image[:] = PHOTO[:height, :width]
+    other = np.frombuffer(memory, np.uint8)[mmap.PAGESIZE :]
+    before = resized((0, 0, height, width), 24, image=image)
+    other[:] = 255
+    assert np.array_equal(before, resized((0, 0, height, width), 24, image=image))
+
+
+CANVAS = resized((30, 41, 200, 333), SIZE)
+TENSOR = torch.from_numpy(CANVAS)
+FACTORS = [np.float32(f) for f in (0.0, 0.2, 0.7, 1.0, 1.3, 1.8)]
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize(
+    ("kernel", "reference"),
+    [
+        (lambda image, factor: kernels.brightness(image.reshape(-1), factor), F.adjust_brightness),
+        (lambda image, factor: kernels.contrast(*planes(image), factor), F.adjust_contrast),
+        (lambda image, factor: kernels.saturation(*planes(image), factor), F.adjust_saturation),
+    ],
+    ids=["brightness", "contrast", "saturation"],
+)
+def test_blends(kernel: Callable, reference: Callable, factor: np.float32) -> None:
+    ours = CANVAS.copy()
+    kernel(ours, factor)
+    assert differences(ours, reference(TENSOR, float(factor)))[0] == 0
+
+
+def every_colour() -> np.ndarray:
+    """All RGB triples of 32 levels, as one planar image."""
+    levels = np.linspace(0, 255, 32).astype(np.uint8)
+    return np.stack(np.meshgrid(levels, levels, levels)).reshape(3, 128, 256)
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.2, -0.01, 0.0, 0.1, 1 / 3, 0.5])
+@pytest.mark.parametrize("image", [CANVAS, every_colour()], ids=["photo", "every colour"])
+def test_hue(image: np.ndarray, shift: float) -> None:
+    ours = image.copy()
+    kernels.hue(*planes(ours), np.float32(shift))
+    largest, share = differences(ours, F.adjust_hue(torch.from_numpy(image), float(np.float32(shift))))
+    assert largest <= 1
+    assert share < 1e-3
+
+
+def test_grayscale_and_solarize() -> None:
+    ours = every_colour()
+    kernels.grayscale(*planes(ours))
+    assert differences(ours, F.rgb_to_grayscale(torch.from_numpy(every_colour()), 3))[0] == 0
+    for threshold in (0, 1, 128, 255):
+        ours = CANVAS.copy()
+        kernels.solarize(ours.reshape(-1), threshold)
+        assert differences(ours, F.solarize(TENSOR, threshold))[0] == 0
+
+
+@pytest.mark.parametrize("taps", [3, 9, 23])
+@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6, 1.0, 1.7, 2.0, 5.0])
+def test_blur(sigma: float, taps: int) -> None:
+    ours = CANVAS.copy()
+    kernels.gaussian_blur(ours, np.float32(sigma), taps, np.empty(SIZE * SIZE, np.int16))
+    largest, share = differences(ours, F.gaussian_blur(TENSOR, [taps, taps], [float(np.float32(sigma))] * 2))
+    assert largest <= 1
+    assert share < 0.06  # 16-bit arithmetic: a rounding border within about 0.03 levels of the exact value
+
+
+def test_blur_keeps_a_flat_image() -> None:
+    for level in (0, 1, 127, 254, 255):
+        image = np.full((3, 16, 16), level, np.uint8)
+        kernels.gaussian_blur(image, np.float32(1.3), 9, np.empty(256, np.int16))
+        assert np.all(image == level)
+
+
+def test_stores() -> None:
+    levels = np.empty(3 * SIZE * SIZE, np.uint8)
+    kernels.store_levels(*planes(CANVAS), levels)
+    assert np.array_equal(levels.reshape(SIZE, SIZE, 3), CANVAS.transpose(1, 2, 0))
+    scale, shift = np.array([0.1, 0.2, 0.3], np.float32), np.array([-1, 0, 1], np.float32)
+    floats = np.empty(3 * SIZE * SIZE, np.float32)
+    kernels.store_floats(*planes(CANVAS), scale, shift, floats)
+    np.testing.assert_allclose(
+        floats.reshape(SIZE, SIZE, 3), CANVAS.transpose(1, 2, 0) * scale + shift, rtol=1e-6
+    )

@@ -1,0 +1,230 @@
+import gc
+import threading
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from headrace.pipeline import Batch, Loader, View, ViewSpec, center_view, order
+from headrace.shards import ShardError, ShardSet
+
+SPEC = ViewSpec.repeat(
+    View(size=24, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, blur=0.5),
+    2,
+)
+
+
+def make(shards: ShardSet, batch_size: int = 32, **options: object) -> Loader:
+    return Loader(shards, SPEC, batch_size, **({"seed": 5, "threads": 2} | options))  # type: ignore[arg-type]
+
+
+def copied(batches: Iterator[Batch]) -> list[tuple[np.ndarray, ...]]:
+    return [(b.index.numpy().copy(), *(view.numpy().copy() for view in b.views)) for b in batches]
+
+
+def assert_same(ours: list[tuple[np.ndarray, ...]], theirs: list[tuple[np.ndarray, ...]]) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_batches_have_the_stated_shapes(digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset) as loader:
+        batch = next(iter(loader))
+        assert [tuple(view.shape) for view in batch.views] == [(32, 3, 24, 24)] * 2
+        assert all(view.is_contiguous(memory_format=torch.channels_last) for view in batch.views)
+        assert batch.views[0].dtype == torch.uint8
+        assert batch.normalized()[0].dtype == torch.float32
+        assert batch.labels is not None
+        assert batch.labels.tolist() == [digits_webdataset.read(i)["label"] for i in batch.index.tolist()]
+        assert len(loader) == 6
+        assert len(batch) == 32
+
+
+def test_an_epoch_follows_the_order_and_the_next_differs(digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset, drop_last=False) as loader:
+        first = np.concatenate([b.index.numpy() for b in loader])
+        assert np.array_equal(first, order(5, 0, 200)[:])
+        assert loader.epoch == 1
+        assert np.array_equal(np.concatenate([b.index.numpy() for b in loader]), order(5, 1, 200)[:])
+
+
+@pytest.mark.parametrize("change", [{"threads": 1}, {"threads": 5}, {"prefetch": 1}, {"prefetch": 7}])
+def test_bytes_do_not_depend_on_threads_or_prefetch(change: dict[str, int], photos: ShardSet) -> None:
+    with make(photos, batch_size=10) as usual, make(photos, batch_size=10, **change) as other:
+        assert_same(copied(iter(usual)), copied(iter(other)))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_ranks_together_load_the_global_batches(world_size: int, digits_ffcv: ShardSet) -> None:
+    with make(digits_ffcv) as whole:
+        expected = copied(iter(whole))
+    parts = []
+    for rank in range(world_size):
+        with make(digits_ffcv, rank=rank, world_size=world_size) as loader:
+            parts.append(copied(iter(loader)))
+    together = [
+        tuple(np.concatenate(columns) for columns in zip(*shares, strict=True))
+        for shares in zip(*parts, strict=True)
+    ]
+    assert_same(together, expected)
+
+
+@pytest.mark.parametrize("resumed_world_size", [1, 3])
+def test_resumes_at_every_step_with_another_number_of_ranks(
+    resumed_world_size: int, digits_webdataset: ShardSet
+) -> None:
+    """Two epochs; after every step the state goes to fresh loaders, whose ranks together must give the rest."""
+    with make(digits_webdataset) as loader:
+        states, expected = [loader.state_dict()], []
+        for _ in range(2):
+            for batch in loader:
+                expected += copied(iter([batch]))
+                states.append(loader.state_dict())
+    for step, state in enumerate(states[:-1]):
+        shares = []
+        for rank in range(resumed_world_size):
+            with make(digits_webdataset, rank=rank, world_size=resumed_world_size, seed=99) as resumed:
+                resumed.load_state_dict(state)
+                rest = copied(iter(resumed))
+                if len(rest) < len(expected) - step:
+                    rest += copied(iter(resumed))
+                shares.append(rest)
+        together = [tuple(np.concatenate(c) for c in zip(*s, strict=True)) for s in zip(*shares, strict=True)]
+        assert_same(together, expected[step:])
+    assert states[-1]["epoch"] == 2
+    assert states[-1]["position"] == 0
+
+
+def test_breaking_out_resumes_at_the_next_batch(digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset) as loader, make(digits_webdataset) as whole:
+        start = copied(islice(iter(loader), 2))
+        assert_same(start + copied(iter(loader)), copied(iter(whole)))
+
+
+def test_a_resume_with_a_batch_larger_than_the_rest_moves_on(digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset, batch_size=150) as loader:
+        loader.load_state_dict(loader.state_dict() | {"position": 160})
+        assert list(loader) == []
+        assert loader.epoch == 1
+        assert len(list(loader)) == 1
+
+
+def test_evaluation_sees_every_sample_once_in_order(digits_webdataset: ShardSet) -> None:
+    for world_size in (1, 3):
+        seen = []
+        for rank in range(world_size):
+            options = {"shuffle": False, "drop_last": False, "rank": rank, "world_size": world_size}
+            with Loader(digits_webdataset, center_view(28), 64, **options) as loader:  # type: ignore[arg-type]
+                seen += [i for batch in loader for i in batch.index.tolist()]
+        assert sorted(seen) == list(range(200))
+
+
+def test_center_view_of_raw_digits_is_the_digit(digits_ffcv: ShardSet) -> None:
+    with Loader(digits_ffcv, center_view(28), 200, shuffle=False) as loader:
+        (batch,) = loader
+    assert np.array_equal(batch.views[0][7].permute(1, 2, 0).numpy(), digits_ffcv.read(7)["image"])
+
+
+def test_a_held_batch_is_never_overwritten_and_a_dropped_one_is_used_again(
+    digits_webdataset: ShardSet,
+) -> None:
+    with make(digits_webdataset, prefetch=1) as loader:
+        batches = iter(loader)
+        held = next(batches).views[0][:4]  # a view of a view keeps the memory
+        before = held.numpy().copy()
+        for _ in batches:
+            pass
+        assert np.array_equal(held.numpy(), before)
+        del held, batches
+        gc.collect()
+        addresses = set()
+        for _ in range(3):
+            for batch in loader:
+                addresses.update(view.data_ptr() for view in batch.views)
+        # Two views of: one batch held here, one finished, two under way.
+        assert len(addresses) <= 2 * 4
+
+
+def test_float_batches_equal_normalised_levels(photos: ShardSet) -> None:
+    with make(photos, batch_size=6) as levels, make(photos, batch_size=6, dtype="float32") as floats:
+        for a, b in zip(levels, floats, strict=True):
+            for x, y in zip(a.normalized(), b.normalized(), strict=True):
+                torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+
+
+def test_engines_load_alike(photos: ShardSet) -> None:
+    with (
+        make(photos, batch_size=12) as native,
+        make(photos, batch_size=12, engine="torchvision") as reference,
+    ):
+        for a, b in zip(native, reference, strict=True):
+            assert torch.equal(a.index, b.index)
+            for x, y in zip(a.views, b.views, strict=True):
+                assert (x.int() - y.int()).abs().float().mean() < 0.05
+
+
+def test_stats_and_threads(digits_webdataset: ShardSet) -> None:
+    before = threading.active_count()
+    loader = make(digits_webdataset)
+    samples = sum(len(batch) for batch in loader)
+    assert loader.stats.samples == samples == 192
+    assert loader.stats.augment_s > 0
+    assert loader.stats.waited_s >= 0
+    loader.close()
+    assert threading.active_count() == before
+    assert len(list(loader)) == 6  # a closed loader opens again
+    loader.close()
+
+
+def test_two_loaders_do_not_disturb_each_other(digits_webdataset: ShardSet, photos: ShardSet) -> None:
+    with make(digits_webdataset) as a, make(photos, batch_size=6) as b:
+        alone = copied(iter(a)), copied(iter(b))
+    with make(digits_webdataset) as a, make(photos, batch_size=6) as b:
+        together = list(zip(copied(iter(a)), copied(iter(b)), strict=True))
+    assert_same([x for x, _ in together], alone[0])
+    assert_same([y for _, y in together], alone[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "warp"}, "native"),
+        ({"batch_size": 0}, "batch"),
+        ({"batch_size": 2, "world_size": 4}, "4 ranks"),
+        ({"rank": 1}, "rank"),
+        ({"prefetch": 0}, "prefetch"),
+        ({"threads": 0}, "threads"),
+        ({"dtype": "float16"}, "float16"),
+        ({"batch_size": 400}, "200 samples"),
+        ({"image_field": "picture"}, "picture"),
+    ],
+)
+def test_contradictory_arguments_are_refused(
+    options: dict, message: str, digits_webdataset: ShardSet
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(digits_webdataset, **options)
+
+
+def test_a_state_of_another_set_is_refused(digits_webdataset: ShardSet, photos: ShardSet) -> None:
+    with make(digits_webdataset) as loader, make(photos, batch_size=6) as other:
+        with pytest.raises(ValueError, match="200 samples"):
+            other.load_state_dict(loader.state_dict())
+        with pytest.raises(ValueError, match="shuffle"):
+            make(digits_webdataset, shuffle=False).load_state_dict(loader.state_dict())
+
+
+@pytest.mark.timeout(60)
+def test_a_damaged_sample_ends_the_epoch_with_its_name(photos: ShardSet, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from headrace.shards import open_shards, write_shards
+
+    samples = [photos.read(i) for i in range(20)]
+    samples[13]["image"] = samples[13]["image"][:5000]
+    write_shards(tmp_path / "bad", samples, photos.fields)
+    with open_shards(tmp_path / "bad") as shards, make(shards, batch_size=5) as loader:
+        with pytest.raises(ShardError, match="photo_0013"):
+            list(loader)
+        assert threading.active_count() < 20
