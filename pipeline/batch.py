@@ -48,7 +48,5 @@ class Batch:
 def normalize_images(images: Tensor, normalize: Normalize) -> Tensor:
     """uint8 (..., 3, H, W) to float32 `(x / 255 - mean) / std`."""
     scale = torch.tensor([1 / (255 * s) for s in normalize.std], device=images.device).view(3, 1, 1)
-    shift = torch.tensor(
-        [-m / s for m, s in zip(normalize.mean, normalize.std, strict=True)], device=images.device
-    )
+    shift = torch.tensor([-m / s for m, s in zip(normalize.mean, normalize.std, strict=True)], device=images.device)
     return torch.addcmul(shift.view(3, 1, 1), images, scale)

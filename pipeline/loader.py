@@ -19,7 +19,7 @@ from headrace.pipeline.engines import ENGINES, StageTimes
 from headrace.pipeline.order import epoch_batches, order, rank_share
 from headrace.pipeline.plan import plan
 from headrace.pipeline.views import ViewSpec
-from headrace.shards import ShardSet
+from headrace.shards import ShardSet, Spans
 
 _DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -108,13 +108,9 @@ class Loader:
         if dtype not in _DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
         if image_field not in shards.fields or shards.fields[image_field].kind != "image":
-            raise ValueError(
-                f"{shards.path} has no image field {image_field!r}; it has {', '.join(shards.fields)}"
-            )
+            raise ValueError(f"{shards.path} has no image field {image_field!r}; it has {', '.join(shards.fields)}")
         if drop_last and len(shards) < batch_size:
-            raise ValueError(
-                f"{len(shards)} samples do not fill one batch of {batch_size}; use a smaller one"
-            )
+            raise ValueError(f"{len(shards)} samples do not fill one batch of {batch_size}; use a smaller one")
         self.shards = shards
         self.views = views
         self.batch_size = batch_size
@@ -181,9 +177,7 @@ class Loader:
             ValueError: if the state is of another shard set or another kind of order.
         """
         if state["samples"] != len(self.shards):
-            raise ValueError(
-                f"the state is of {state['samples']} samples, {self.shards.path} has {len(self.shards)}"
-            )
+            raise ValueError(f"the state is of {state['samples']} samples, {self.shards.path} has {len(self.shards)}")
         if state["shuffle"] != self._shuffle:
             raise ValueError(f"the state is of a loader with shuffle={state['shuffle']}")
         self.seed, self.epoch, self._position = state["seed"], state["epoch"], state["position"]
@@ -213,7 +207,7 @@ class Loader:
         parts = []
         for i in range(0, len(ids), step):
             part = slice(i, i + step)
-            some = type(spans)(*(column[part] for column in spans))
+            some = Spans._make(column[part] for column in spans)
             views = [buffer[part] for buffer in buffers]
             parts.append(self._executor.submit(self._engine.render, ids[part], some, drawn[part], views))
         self.stats.plan_s += perf_counter() - started

@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
-from headrace.pipeline.random import KERNEL, key_word, philox
+from headrace.pipeline.compiled import kernel
+from headrace.pipeline.random import key_word, philox
 
 _STREAM = key_word(0x6F72646572)  # the word "order": keeps this stream apart from the augmentations'
 _ONE = np.uint64(1)
@@ -71,8 +71,8 @@ def rank_share(begin: int, end: int, rank: int, world_size: int) -> tuple[int, i
     return begin + total * rank // world_size, begin + total * (rank + 1) // world_size
 
 
-@njit(**KERNEL)
-def _round_keys(seed, epoch, rounds):  # type: ignore[no-untyped-def]
+@kernel
+def _round_keys(seed, epoch, rounds):
     pivots = np.empty(rounds, np.uint64)
     salts = np.empty(rounds, np.uint64)
     for i in range(rounds):
@@ -80,8 +80,8 @@ def _round_keys(seed, epoch, rounds):  # type: ignore[no-untyped-def]
     return pivots, salts
 
 
-@njit(**KERNEL)
-def _permute(positions, n, pivots, salts):  # type: ignore[no-untyped-def]
+@kernel
+def _permute(positions, n, pivots, salts):
     size = np.uint64(n)
     result = np.empty(len(positions), np.int64)
     pivots = pivots % size

@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from headrace.pipeline.random import KERNEL, key_word, philox, unit
+from headrace.pipeline.compiled import kernel
+from headrace.pipeline.random import key_word, philox, unit
 from headrace.pipeline.views import View, ViewSpec
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -134,8 +134,8 @@ def _parameters(view: View) -> tuple[Any, ...]:
     )
 
 
-@njit(**KERNEL)
-def _draw(seed, epoch, sample_ids, sizes, parameters, crop, flip, order, factor, gray, sigma, solarize):  # type: ignore[no-untyped-def]
+@kernel
+def _draw(seed, epoch, sample_ids, sizes, parameters, crop, flip, order, factor, gray, sigma, solarize):
     for i in range(len(sample_ids)):
         sample = np.uint64(sample_ids[i])
         height, width = sizes[i]
@@ -158,8 +158,8 @@ def _draw(seed, epoch, sample_ids, sizes, parameters, crop, flip, order, factor,
             solarize[i, v] = unit(rest[2]) < p.solarize
 
 
-@njit(**KERNEL)
-def _draw_crop(seed, epoch, sample, view, height, width, p, crop):  # type: ignore[no-untyped-def]
+@kernel
+def _draw_crop(seed, epoch, sample, view, height, width, p, crop):
     """torchvision's RandomResizedCrop: up to ten tries, then the largest centred crop within the aspect range."""
     area = np.float64(height) * np.float64(width)
     for attempt in range(_CROP_ATTEMPTS):
@@ -186,8 +186,8 @@ def _draw_crop(seed, epoch, sample, view, height, width, p, crop):  # type: igno
     crop[3] = w
 
 
-@njit(**KERNEL)
-def _draw_jitter_order(applies, u, strength, order):  # type: ignore[no-untyped-def]
+@kernel
+def _draw_jitter_order(applies, u, strength, order):
     """One of the 24 orders of the four colour changes, leaving out those of strength 0."""
     rank = np.int64(u * 24.0)
     codes = [BRIGHTNESS, CONTRAST, SATURATION, HUE]

@@ -8,11 +8,9 @@ this one against it.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import types
 
-KERNEL = {"cache": True, "nogil": True, "error_model": "numpy"}
-"""Options of every compiled kernel: compiled once per machine, run without the GIL, IEEE division."""
+from headrace.pipeline.compiled import intrinsic, kernel
 
 _MULTIPLIER_0 = np.uint64(0xD2E7470EE14C6C93)
 _MULTIPLIER_1 = np.uint64(0xCA5A826395121157)
@@ -23,10 +21,10 @@ _ELEVEN = np.uint64(11)
 
 
 @intrinsic
-def _high_product(typingctx, a, b):  # type: ignore[no-untyped-def]
+def _high_product(typingctx, a, b):
     """Upper 64 bits of the 128-bit product of two uint64."""
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, arguments):
         from llvmlite import ir
 
         wide = ir.IntType(128)
@@ -36,8 +34,8 @@ def _high_product(typingctx, a, b):  # type: ignore[no-untyped-def]
     return types.uint64(types.uint64, types.uint64), codegen
 
 
-@njit(**KERNEL)
-def philox(key_0, key_1, counter_0, counter_1, counter_2, counter_3):  # type: ignore[no-untyped-def]
+@kernel
+def philox(key_0, key_1, counter_0, counter_1, counter_2, counter_3):
     """Four uint64 random words of one counter. All arguments are uint64."""
     for _ in range(10):
         high_0 = _high_product(_MULTIPLIER_0, counter_0)
@@ -53,8 +51,8 @@ def philox(key_0, key_1, counter_0, counter_1, counter_2, counter_3):  # type: i
     return counter_0, counter_1, counter_2, counter_3
 
 
-@njit(**KERNEL)
-def unit(word):  # type: ignore[no-untyped-def]
+@kernel
+def unit(word):
     """float64 in [0, 1) from the upper 53 bits of a random word."""
     return np.float64(word >> _ELEVEN) * _TO_UNIT
 

@@ -18,9 +18,7 @@ class Normalize:
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError(
-                f"Normalize wants three means and three deviations, got {self.mean} and {self.std}"
-            )
+            raise ValueError(f"Normalize wants three means and three deviations, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise ValueError(f"Normalize.std must be positive, got {self.std}")
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
+from headrace.pipeline.compiled import carray, inlined, intrinsic, kernel
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
-from headrace.pipeline.random import KERNEL
 
 _LUMA_R, _LUMA_G, _LUMA_B = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 _ZERO, _ONE, _WHITE = np.float32(0.0), np.float32(1.0), np.float32(255.0)
@@ -23,17 +22,17 @@ _SIX, _SIXTH, _TWO, _FOUR = np.float32(6.0), np.float32(1.0 / 6.0), np.float32(2
 
 
 @intrinsic
-def as_pointer(typingctx, address):  # type: ignore[no-untyped-def]
+def as_pointer(typingctx, address):
     """int64 address to a pointer that `carray` takes."""
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), codegen
 
 
-@njit(**KERNEL)
-def pixels_at(address, height, width):  # type: ignore[no-untyped-def]
+@kernel
+def pixels_at(address, height, width):
     """uint8 (height, width, 3) array over the memory at `address`."""
     return carray(as_pointer(address), (height, width, 3), np.uint8)
 
@@ -41,8 +40,8 @@ def pixels_at(address, height, width):  # type: ignore[no-untyped-def]
 # -- Crop and resize ----------------------------------------------------------------------------------------
 
 
-@njit(**KERNEL)
-def resize_weights(size_in, size_out, first, count, weights):  # type: ignore[no-untyped-def]
+@kernel
+def resize_weights(size_in, size_out, first, count, weights):
     """Antialiased bilinear weights in fixed point, as Pillow and torch compute them for uint8.
 
     Writes, for each of the `size_out` outputs, the first input and the number of inputs it reads and their
@@ -76,14 +75,14 @@ def resize_weights(size_in, size_out, first, count, weights):  # type: ignore[no
     return bits
 
 
-@njit(**KERNEL)
-def taps(size_in, size_out):  # type: ignore[no-untyped-def]
+@kernel
+def taps(size_in, size_out):
     """Largest number of inputs that one output of a resize reads."""
     return np.int64(np.ceil(max(size_in / size_out, 1.0))) * 2 + 1
 
 
 @intrinsic
-def _weighted_pixel(typingctx, source, weights, pairs, bits):  # type: ignore[no-untyped-def]
+def _weighted_pixel(typingctx, source, weights, pairs, bits):
     """Weighted sum of neighbouring RGB pixels in SIMD registers: uint32 whose bytes are R, G, B and a spare.
 
     `source`: int64 address of the first pixel. `weights`: int64 address of 2 * `pairs` int16. Each pair of pixels
@@ -91,19 +90,19 @@ def _weighted_pixel(typingctx, source, weights, pairs, bits):  # type: ignore[no
     the last pixel.
     """
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, arguments):
         source, weights, pairs, bits = arguments
         i8, i16, i32, i64 = (ir.IntType(n) for n in (8, 16, 32, 64))
         lanes = ir.VectorType(i32, 4)
 
-        def constant(values, element=i32):  # type: ignore[no-untyped-def]
+        def constant(values, element=i32):
             return ir.Constant(ir.VectorType(element, len(values)), values)
 
-        def splat(scalar):  # type: ignore[no-untyped-def]
+        def splat(scalar):
             vector = builder.insert_element(ir.Constant(lanes, ir.Undefined), scalar, i32(0))
             return builder.shuffle_vector(vector, ir.Constant(lanes, ir.Undefined), constant([0] * 4))
 
-        def load(address, kind, align):  # type: ignore[no-untyped-def]
+        def load(address, kind, align):
             return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
 
         shift = builder.trunc(bits, i32)
@@ -133,8 +132,8 @@ def _weighted_pixel(typingctx, source, weights, pairs, bits):  # type: ignore[no
     return types.uint32(types.int64, types.int64, types.int64, types.int64), codegen
 
 
-@njit(**KERNEL)
-def _resize_row(row, first, count, weights, bits, mirrored, out):  # type: ignore[no-untyped-def]
+@kernel
+def _resize_row(row, first, count, weights, bits, mirrored, out):
     """The row at address `row` to `out`, uint32 (S,) of RGB and a spare byte."""
     size = len(first)
     weight = weights.ctypes.data
@@ -144,8 +143,8 @@ def _resize_row(row, first, count, weights, bits, mirrored, out):  # type: ignor
         out[size - 1 - i if mirrored else i] = pixel
 
 
-@njit(**KERNEL)
-def _blend_rows(rows, begin, count, weights, bits, total, out):  # type: ignore[no-untyped-def]
+@kernel
+def _blend_rows(rows, begin, count, weights, bits, total, out):
     """Weighted sum of `count` rows of `rows` (R, N) from `begin` on, to `out` (N,). `total`: int32 (N,)."""
     n = len(out)
     half = np.int32(1 << (bits - 1))
@@ -165,8 +164,8 @@ def _blend_rows(rows, begin, count, weights, bits, total, out):  # type: ignore[
         out[x] = np.uint8((total[x] + weight * np.int32(row[x])) >> shift)
 
 
-@njit(**KERNEL)
-def _split_channels(row, red, green, blue):  # type: ignore[no-untyped-def]
+@kernel
+def _split_channels(row, red, green, blue):
     """A row of RGB and a spare byte (4 * S,) to three planes' rows (S,)."""
     for x in range(len(red)):
         red[x] = row[4 * x]
@@ -174,8 +173,8 @@ def _split_channels(row, red, green, blue):  # type: ignore[no-untyped-def]
         blue[x] = row[4 * x + 2]
 
 
-@njit(**KERNEL)
-def crop_resize(image, top, left, height, width, mirrored, scratch_rows, out):  # type: ignore[no-untyped-def]
+@kernel
+def crop_resize(image, top, left, height, width, mirrored, scratch_rows, out):
     """Crop an interleaved image (H, W, 3) and resize the crop, antialiased, to planar (3, S, S).
 
     `scratch_rows`: uint32 (at least `height`, S).
@@ -207,40 +206,40 @@ def crop_resize(image, top, left, height, width, mirrored, scratch_rows, out):  
 # -- Colour -------------------------------------------------------------------------------------------------
 
 
-@njit(inline="always")
-def _clamp(x):  # type: ignore[no-untyped-def]
+@inlined
+def _clamp(x):
     return min(max(x, _ZERO), _WHITE)
 
 
 @intrinsic
-def _fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]
+def _fma(typingctx, a, b, c):
     """float32 `a * b + c`, rounded once, as torch's vectorised `add(alpha=)` does."""
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, arguments):
         return builder.fma(*arguments)
 
     return types.float32(types.float32, types.float32, types.float32), codegen
 
 
-@njit(inline="always")
-def _luma(r, g, b):  # type: ignore[no-untyped-def]
+@inlined
+def _luma(r, g, b):
     return _fma(np.float32(b), _LUMA_B, _fma(np.float32(g), _LUMA_G, np.float32(r) * _LUMA_R))
 
 
-@njit(inline="always")
-def _blend(level, factor, other, rest):  # type: ignore[no-untyped-def]
+@inlined
+def _blend(level, factor, other, rest):
     return np.uint8(np.int32(_clamp(_fma(other, rest, np.float32(level) * factor))))
 
 
-@njit(**KERNEL)
-def brightness(pixels, factor):  # type: ignore[no-untyped-def]
+@kernel
+def brightness(pixels, factor):
     """Scale every level of a flat image (3 * N,)."""
     for i in range(len(pixels)):
         pixels[i] = np.uint8(np.int32(_clamp(np.float32(pixels[i]) * factor)))
 
 
-@njit(**KERNEL)
-def contrast(red, green, blue, factor):  # type: ignore[no-untyped-def]
+@kernel
+def contrast(red, green, blue, factor):
     """Blend with the mean grey level of the image. Planes (N,)."""
     total = 0
     for i in range(len(red)):
@@ -252,8 +251,8 @@ def contrast(red, green, blue, factor):  # type: ignore[no-untyped-def]
             plane[i] = _blend(plane[i], factor, mean, rest)
 
 
-@njit(**KERNEL)
-def saturation(red, green, blue, factor):  # type: ignore[no-untyped-def]
+@kernel
+def saturation(red, green, blue, factor):
     """Blend each pixel with its own grey level. Planes (N,)."""
     rest = np.float32(1.0 - np.float64(factor))
     for i in range(len(red)):
@@ -263,8 +262,8 @@ def saturation(red, green, blue, factor):  # type: ignore[no-untyped-def]
         blue[i] = _blend(blue[i], factor, gray, rest)
 
 
-@njit(**KERNEL)
-def hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
+@kernel
+def hue(red, green, blue, shift):
     """Turn the colour circle by `shift` turns in HSV. Planes (N,)."""
     for i in range(len(red)):
         r = np.float32(red[i]) * _TO_UNIT_LEVEL
@@ -308,8 +307,8 @@ def hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
         blue[i] = np.uint8(np.int32(min(max(b2, _ZERO), _ONE) * _TO_LEVEL))
 
 
-@njit(**KERNEL)
-def grayscale(red, green, blue):  # type: ignore[no-untyped-def]
+@kernel
+def grayscale(red, green, blue):
     """Replace each pixel by its grey level. Planes (N,)."""
     for i in range(len(red)):
         level = np.uint8(np.int32(_luma(red[i], green[i], blue[i])))
@@ -318,8 +317,8 @@ def grayscale(red, green, blue):  # type: ignore[no-untyped-def]
         blue[i] = level
 
 
-@njit(**KERNEL)
-def solarize(pixels, threshold):  # type: ignore[no-untyped-def]
+@kernel
+def solarize(pixels, threshold):
     """Invert the levels at or above `threshold` of a flat image (3 * N,)."""
     lowest = np.uint8(threshold)
     for i in range(len(pixels)):
@@ -327,8 +326,8 @@ def solarize(pixels, threshold):  # type: ignore[no-untyped-def]
         pixels[i] = ~level if level >= lowest else level
 
 
-@njit(**KERNEL)
-def jitter(image, order, factors):  # type: ignore[no-untyped-def]
+@kernel
+def jitter(image, order, factors):
     """The colour changes of one plan row, in its order, on planar (3, H, W)."""
     flat = image.reshape(-1)
     n = len(flat) // 3
@@ -354,10 +353,10 @@ _HALF_LEVEL = 1 << (_BLUR_BITS - 1)
 
 
 @intrinsic
-def _scaled(typingctx, value, weight):  # type: ignore[no-untyped-def]
+def _scaled(typingctx, value, weight):
     """int16 `value * weight >> 16`: the form that LLVM turns into one SIMD instruction."""
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, arguments):
         x, y = (builder.sext(argument, ir.IntType(32)) for argument in arguments)
         return builder.trunc(builder.ashr(builder.mul(x, y), ir.IntType(32)(16)), ir.IntType(16))
 
@@ -365,17 +364,17 @@ def _scaled(typingctx, value, weight):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _sum(typingctx, a, b):  # type: ignore[no-untyped-def]
+def _sum(typingctx, a, b):
     """int16 sum that stays 16 bits wide."""
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, arguments):
         return builder.add(*arguments)
 
     return types.int16(types.int16, types.int16), codegen
 
 
-@njit(**KERNEL)
-def blur_weights(sigma, kernel_taps):  # type: ignore[no-untyped-def]
+@kernel
+def blur_weights(sigma, kernel_taps):
     """int16 weights in 1 / 2**16 of the pairs of taps at distance 0, 1, ...; the centre counts as a pair of halves.
 
     The tail that rounds to nothing is left out.
@@ -399,40 +398,40 @@ def blur_weights(sigma, kernel_taps):  # type: ignore[no-untyped-def]
     return weights[: reach + 1]
 
 
-@njit(inline="always")
-def _reflect(i, size):  # type: ignore[no-untyped-def]
+@inlined
+def _reflect(i, size):
     if i < 0:
         return -i
     return 2 * size - 2 - i if i >= size else i
 
 
-@njit(**KERNEL)
-def _widen(levels, out):  # type: ignore[no-untyped-def]
+@kernel
+def _widen(levels, out):
     for x in range(len(out)):
         out[x] = np.int16(levels[x]) << _BLUR_BITS
 
 
-@njit(**KERNEL)
-def _narrow(levels, out):  # type: ignore[no-untyped-def]
+@kernel
+def _narrow(levels, out):
     for x in range(len(out)):
         out[x] = np.uint8((levels[x] + _HALF_LEVEL) >> _BLUR_BITS)
 
 
-@njit(**KERNEL)
-def _scale_row(row, weight, bias, out):  # type: ignore[no-untyped-def]
+@kernel
+def _scale_row(row, weight, bias, out):
     for x in range(len(out)):
         out[x] = _sum(_scaled(_sum(row[x], row[x]), weight), bias)
 
 
-@njit(**KERNEL)
-def _add_pair(before, after, weight, out):  # type: ignore[no-untyped-def]
+@kernel
+def _add_pair(before, after, weight, out):
     """out += weight * (before + after): the two taps at equal distance from the centre."""
     for x in range(len(out)):
         out[x] = _sum(out[x], _scaled(_sum(before[x], after[x]), weight))
 
 
-@njit(**KERNEL)
-def gaussian_blur(image, sigma, kernel_taps, scratch):  # type: ignore[no-untyped-def]
+@kernel
+def gaussian_blur(image, sigma, kernel_taps, scratch):
     """Separable Gaussian blur with reflected borders of a planar image (3, H, W), in place.
 
     `scratch`: int16, at least H * W elements.
@@ -465,8 +464,8 @@ def gaussian_blur(image, sigma, kernel_taps, scratch):  # type: ignore[no-untype
 # -- Into the batch -----------------------------------------------------------------------------------------
 
 
-@njit(**KERNEL)
-def store_levels(red, green, blue, out):  # type: ignore[no-untyped-def]
+@kernel
+def store_levels(red, green, blue, out):
     """Planes (N,) to interleaved levels, uint8 (3 * N,)."""
     for x in range(len(red)):
         out[3 * x] = red[x]
@@ -474,14 +473,14 @@ def store_levels(red, green, blue, out):  # type: ignore[no-untyped-def]
         out[3 * x + 2] = blue[x]
 
 
-@njit(**KERNEL)
-def _scale_levels(levels, scale, shift, out):  # type: ignore[no-untyped-def]
+@kernel
+def _scale_levels(levels, scale, shift, out):
     for x in range(len(out)):
         out[x] = np.float32(levels[x]) * scale[x] + shift[x]
 
 
-@njit(**KERNEL)
-def store_floats(red, green, blue, scale, shift, out):  # type: ignore[no-untyped-def]
+@kernel
+def store_floats(red, green, blue, scale, shift, out):
     """Planes (N,) to interleaved float32 (3 * N,), `level * scale + shift` with three scales and shifts."""
     block = 512  # pixels whose levels, scales and results stay in the first-level cache
     levels = np.empty(3 * block, np.uint8)

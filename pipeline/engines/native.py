@@ -10,8 +10,8 @@ import threading
 from time import perf_counter
 
 import numpy as np
-from numba import carray, njit
 
+from headrace.pipeline.compiled import carray, kernel
 from headrace.pipeline.decode import MAX_PIXELS, decode_image, decode_jpeg, memory_at
 from headrace.pipeline.engines.base import StageTimes
 from headrace.pipeline.engines.kernels import (
@@ -26,7 +26,6 @@ from headrace.pipeline.engines.kernels import (
     store_levels,
 )
 from headrace.pipeline.plan import Plan
-from headrace.pipeline.random import KERNEL
 from headrace.pipeline.views import ViewSpec
 from headrace.shards import JPG, RAW, ShardError, ShardSet, Spans
 
@@ -126,9 +125,7 @@ class NativeEngine:
             else:
                 pixels = scratch.keep(decode_image(data))
             if pixels.shape != (height, width, 3):
-                raise ValueError(
-                    f"decodes to {pixels.shape[1]} x {pixels.shape[0]}, index says {width} x {height}"
-                )
+                raise ValueError(f"decodes to {pixels.shape[1]} x {pixels.shape[0]}, index says {width} x {height}")
         except ValueError as error:
             where = self._shards.where(int(sample), self._field)
             raise ShardError(f"{where}: cannot decode the image: {error}") from error
@@ -163,8 +160,8 @@ class _Scratch:
         return kept
 
 
-@njit(**KERNEL)
-def _render(  # type: ignore[no-untyped-def]
+@kernel
+def _render(
     begin,
     end,
     address,

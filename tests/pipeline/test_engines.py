@@ -26,9 +26,7 @@ PLAIN = View(size=96, scale=(0.05, 0.25))
 SPEC = ViewSpec([SIMCLR, SIMCLR, PLAIN])
 
 
-def render(
-    engine: str, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype: str = "uint8"
-) -> list[np.ndarray]:
+def render(engine: str, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype: str = "uint8") -> list[np.ndarray]:
     spans = shards.spans("image", ids)
     drawn = plan(spec, 11, 0, ids, np.stack([spans.height, spans.width], axis=1))
     views = [np.zeros((len(ids), view.size, view.size, 3), dtype) for view in spec.views]
@@ -40,9 +38,7 @@ def render(
 def test_native_matches_torchvision(source: str, request: pytest.FixtureRequest) -> None:
     shards = request.getfixturevalue(source)
     ids = np.arange(len(shards))[:36]
-    for ours, theirs in zip(
-        render("native", shards, SPEC, ids), render("torchvision", shards, SPEC, ids), strict=True
-    ):
+    for ours, theirs in zip(render("native", shards, SPEC, ids), render("torchvision", shards, SPEC, ids), strict=True):
         difference = np.abs(ours.astype(int) - theirs.astype(int))
         # A level that the blur rounds the other way can fall on the other side of the solarise threshold.
         assert difference.mean() < 0.05

@@ -143,6 +143,4 @@ def test_stores() -> None:
     scale, shift = np.array([0.1, 0.2, 0.3], np.float32), np.array([-1, 0, 1], np.float32)
     floats = np.empty(3 * SIZE * SIZE, np.float32)
     kernels.store_floats(*planes(CANVAS), scale, shift, floats)
-    np.testing.assert_allclose(
-        floats.reshape(SIZE, SIZE, 3), CANVAS.transpose(1, 2, 0) * scale + shift, rtol=1e-6
-    )
+    np.testing.assert_allclose(floats.reshape(SIZE, SIZE, 3), CANVAS.transpose(1, 2, 0) * scale + shift, rtol=1e-6)

@@ -66,8 +66,7 @@ def test_ranks_together_load_the_global_batches(world_size: int, digits_ffcv: Sh
         with make(digits_ffcv, rank=rank, world_size=world_size) as loader:
             parts.append(copied(iter(loader)))
     together = [
-        tuple(np.concatenate(columns) for columns in zip(*shares, strict=True))
-        for shares in zip(*parts, strict=True)
+        tuple(np.concatenate(columns) for columns in zip(*shares, strict=True)) for shares in zip(*parts, strict=True)
     ]
     assert_same(together, expected)
 
@@ -202,9 +201,7 @@ def test_two_loaders_do_not_disturb_each_other(digits_webdataset: ShardSet, phot
         ({"image_field": "picture"}, "picture"),
     ],
 )
-def test_contradictory_arguments_are_refused(
-    options: dict, message: str, digits_webdataset: ShardSet
-) -> None:
+def test_contradictory_arguments_are_refused(options: dict, message: str, digits_webdataset: ShardSet) -> None:
     with pytest.raises(ValueError, match=message):
         make(digits_webdataset, **options)
 

@@ -20,9 +20,7 @@ SIMCLR = View(
 SPEC = ViewSpec.repeat(SIMCLR, 2)
 
 
-def draw(
-    spec: ViewSpec, ids: np.ndarray, size: tuple[int, int] = (375, 500), seed: int = 3, epoch: int = 1
-) -> Plan:
+def draw(spec: ViewSpec, ids: np.ndarray, size: tuple[int, int] = (375, 500), seed: int = 3, epoch: int = 1) -> Plan:
     return plan(spec, seed, epoch, ids, np.tile(size, (len(ids), 1)))
 
 

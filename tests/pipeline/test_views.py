@@ -40,11 +40,7 @@ def test_a_spec_needs_views() -> None:
 
 def test_center_view_draws_nothing() -> None:
     view = center_view(8).views[0]
-    assert all(
-        getattr(view, f.name) == 0.0
-        for f in fields(view)
-        if f.name in ("flip", "jitter", "grayscale", "blur")
-    )
+    assert all(getattr(view, f.name) == 0.0 for f in fields(view) if f.name in ("flip", "jitter", "grayscale", "blur"))
 
 
 def test_normalized_batches_match_the_formula() -> None:
