@@ -24,3 +24,8 @@ def kernel(function: Callable[..., Any]) -> Any:
 def inlined(function: Callable[..., Any]) -> Any:
     """A function that only kernels call, pasted into them so that their loops vectorise."""
     return numba.njit(inline="always", error_model="numpy")(function)
+
+
+def kernel_part(function: Callable[..., Any]) -> Any:
+    """A kernel that LLVM pastes into its callers, loops and all."""
+    return numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function)

@@ -1,4 +1,5 @@
-"""The native engine: decode a sample once, cut every view from it, write straight into the batch.
+"""The native engine: decode a sample once and no more of it than its views need, cut every view from it, write
+straight into the batch.
 
 All pixel work is compiled and holds no GIL, so that threads share one address space and no batch is ever copied
 between processes.
@@ -10,8 +11,10 @@ import threading
 from time import perf_counter
 
 import numpy as np
+from llvmlite import ir
+from numba import types
 
-from headrace.pipeline.compiled import carray, kernel
+from headrace.pipeline.compiled import carray, intrinsic, kernel
 from headrace.pipeline.decode import MAX_PIXELS, decode_image, decode_jpeg, memory_at
 from headrace.pipeline.engines.base import StageTimes
 from headrace.pipeline.engines.kernels import (
@@ -25,6 +28,7 @@ from headrace.pipeline.engines.kernels import (
     store_floats,
     store_levels,
 )
+from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch
 from headrace.pipeline.plan import Plan
 from headrace.pipeline.views import ViewSpec
 from headrace.shards import JPG, RAW, ShardError, ShardSet, Spans
@@ -74,99 +78,123 @@ class NativeEngine:
         Raises:
             ShardError: naming the sample whose bytes cannot be decoded.
         """
-        n = len(ids)
-        scratch = self._scratch(int(spans.height.max()))
-        address = spans.address.copy()
-        decode_s = augment_s = 0.0
-        arguments = (
-            address,
-            spans.height,
-            spans.width,
-            plan.crop,
-            plan.flip,
-            plan.jitter_order,
-            plan.jitter_factor,
-            plan.grayscale,
-            plan.blur_sigma,
-            plan.solarize,
-            self._layout,
-            scratch.rows,
-            scratch.canvas,
-            scratch.plane,
-            np.array([view.ctypes.data for view in views], np.int64),
-            views[0].dtype == np.float32,
+        started = perf_counter()
+        scratch = self._scratch(spans)
+        address, encoding = spans.address.copy(), spans.encoding.copy()
+        cycles = np.zeros(2, np.uint64)
+        decoded_here_s = 0.0
+        done = 0
+        while done < len(ids):
+            done = _render(
+                done,
+                address,
+                spans.size,
+                spans.height,
+                spans.width,
+                encoding,
+                plan.crop,
+                plan.flip,
+                plan.jitter_order,
+                plan.jitter_factor,
+                plan.grayscale,
+                plan.blur_sigma,
+                plan.solarize,
+                self._layout,
+                scratch.rows,
+                scratch.canvas,
+                scratch.plane,
+                scratch.jpeg,
+                scratch.image,
+                np.array([view.ctypes.data for view in views], np.int64),
+                views[0].dtype == np.float32,
+                cycles,
+            )
+            if done < len(ids):  # not a baseline JPEG, or damaged
+                decoding = perf_counter()
+                pixels = self._decode(int(ids[done]), spans, done, scratch)
+                address[done], encoding[done] = pixels.ctypes.data, RAW
+                decoded_here_s += perf_counter() - decoding
+        compiled_s = perf_counter() - started - decoded_here_s
+        decode_share = float(cycles[0]) / max(1.0, float(cycles.sum()))
+        return StageTimes(
+            decode_s=decoded_here_s + compiled_s * decode_share, augment_s=compiled_s * (1 - decode_share)
         )
-        pending = 0  # raw samples wait and go through one call
-        for i in range(n):
-            if spans.encoding[i] == RAW:
-                continue
-            started = perf_counter()
-            pixels = self._decode(ids[i], spans, i, scratch)
-            address[i] = pixels.ctypes.data
-            decoded = perf_counter()
-            _render(pending, i + 1, *arguments)
-            pending = i + 1
-            decode_s += decoded - started
-            augment_s += perf_counter() - decoded
-        if pending < n:
-            started = perf_counter()
-            _render(pending, n, *arguments)
-            augment_s += perf_counter() - started
-        return StageTimes(decode_s=decode_s, augment_s=augment_s)
 
     def _decode(self, sample: int, spans: Spans, i: int, scratch: _Scratch) -> np.ndarray:
+        """Decode with a library what the compiled decoder declines."""
         height, width = int(spans.height[i]), int(spans.width[i])
         data = memory_at(int(spans.address[i]), int(spans.size[i]))
         try:
             if height * width > MAX_PIXELS:
                 raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS}")
-            if spans.encoding[i] == JPG:
-                pixels = decode_jpeg(data, scratch.image(height * width * 3))
-            else:
-                pixels = scratch.keep(decode_image(data))
+            pixels = decode_jpeg(data, scratch.image) if spans.encoding[i] == JPG else decode_image(data)
             if pixels.shape != (height, width, 3):
-                raise ValueError(f"decodes to {pixels.shape[1]} x {pixels.shape[0]}, index says {width} x {height}")
+                raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, the index says {width} x {height}")
         except ValueError as error:
-            where = self._shards.where(int(sample), self._field)
+            where = self._shards.where(sample, self._field)
             raise ShardError(f"{where}: cannot decode the image: {error}") from error
+        scratch.kept = pixels
         return pixels
 
-    def _scratch(self, height: int) -> _Scratch:
+    def _scratch(self, spans: Spans) -> _Scratch:
+        """This thread's working memory, at least as large as these samples need."""
+        compressed = (spans.encoding == JPG) & (spans.height.astype(np.int64) * spans.width <= MAX_PIXELS)
+        need = (
+            int(spans.height.max()),
+            int(spans.height.max(initial=0, where=compressed)),
+            int(spans.width.max(initial=0, where=compressed)),
+            int(spans.size.max(initial=0, where=compressed)),
+        )
         scratch: _Scratch | None = getattr(self._local, "scratch", None)
-        if scratch is None or len(scratch.rows) < height:
-            scratch = self._local.scratch = _Scratch(height, self._largest)
+        if scratch is None or any(n > c for n, c in zip(need, scratch.capacity, strict=True)):
+            capacity = need if scratch is None else tuple(map(max, need, scratch.capacity))
+            scratch = self._local.scratch = _Scratch(capacity, self._largest)
         return scratch
 
 
 class _Scratch:
     """Memory of one thread, reused from sample to sample."""
 
-    def __init__(self, height: int, size: int) -> None:
-        self.rows = np.empty((height, size), np.uint32)
+    def __init__(self, capacity: tuple[int, ...], size: int) -> None:
+        rows, height, width, file_size = self.capacity = capacity
+        self.rows = np.empty((rows, size), np.uint32)
         self.canvas = np.empty(3 * size * size, np.uint8)
         self.plane = np.empty(size * size, np.int16)
-        self._image = np.empty(0, np.uint8)
+        self.jpeg = jpeg_scratch(height, width, file_size)
+        self.image = np.empty(3 * height * width, np.uint8)
+        self.kept: np.ndarray | None = None  # pixels that a library decoded, alive until the next ones
 
-    def image(self, size: int) -> np.ndarray:
-        """Flat uint8 buffer of at least `size` bytes for a decoded image."""
-        if len(self._image) < size:
-            self._image = np.empty(size, np.uint8)
-        return self._image
 
-    def keep(self, pixels: np.ndarray) -> np.ndarray:
-        """A copy that lives until the next sample."""
-        kept = self.image(pixels.size)[: pixels.size].reshape(pixels.shape)
-        kept[:] = pixels
-        return kept
+@intrinsic
+def _cycles(typingctx):
+    """The processor's cycle counter, uint64."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.IntType(64), [])
+        return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", fnty=kind), [])
+
+    return types.uint64(), codegen
+
+
+@kernel
+def _decode_union(address, size, crop, scratch, image):
+    """Decode the smallest region of a JPEG that holds every view's crop. Returns a status of `jpeg`."""
+    top, left, bottom, right = image.shape[0], image.shape[1], 0, 0
+    for v in range(len(crop)):
+        top, left = min(top, crop[v, 0]), min(left, crop[v, 1])
+        bottom, right = max(bottom, crop[v, 0] + crop[v, 2]), max(right, crop[v, 1] + crop[v, 3])
+    data = carray(as_pointer(address), size, np.uint8)
+    return decode_region(data, top, left, bottom - top, right - left, scratch, image)
 
 
 @kernel
 def _render(
     begin,
-    end,
     address,
+    size_in_bytes,
     height,
     width,
+    encoding,
     crop,
     flip,
     jitter_order,
@@ -178,11 +206,25 @@ def _render(
     rows,
     canvas,
     plane,
+    jpeg,
+    decoded,
     out_address,
     as_float,
+    cycles,
 ):
-    for i in range(begin, end):
-        source = pixels_at(address[i], height[i], width[i])
+    """Samples from `begin` on, up to the first that the compiled decoder declines. Returns that sample, or n."""
+    for i in range(begin, len(address)):
+        started = _cycles()
+        if encoding[i] == RAW:
+            source = pixels_at(address[i], height[i], width[i])
+        elif encoding[i] == JPG and np.int64(height[i]) * width[i] <= MAX_PIXELS:
+            source = decoded[: 3 * height[i] * width[i]].reshape(height[i], width[i], 3)
+            if _decode_union(address[i], size_in_bytes[i], crop[i], jpeg, source) != DECODED:
+                return i
+        else:
+            return i
+        ready = _cycles()
+        cycles[0] += ready - started
         for v in range(len(layout)):
             view = layout[v]
             size = view.size
@@ -209,3 +251,5 @@ def _render(
             else:
                 out_levels = carray(as_pointer(out_address[v] + i * count), count, np.uint8)
                 store_levels(red, green, blue, out_levels)
+        cycles[1] += _cycles() - ready
+    return len(address)
