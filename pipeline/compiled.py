@@ -6,7 +6,9 @@ are arrays and numbers of any type that numba infers, hence no annotations.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -16,16 +18,30 @@ carray: Any = getattr(numba, "carray")  # noqa: B009 - not declared in numba's t
 intrinsic: Any = numba.extending.intrinsic
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+def _package_digest() -> str:
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+_STAMP = _package_digest()
+
+
+def kernel(function: Callable[..., Any], **options: Any) -> Any:
     """Compile a function of arrays and numbers."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-
-
-def inlined(function: Callable[..., Any]) -> Any:
-    """A function that only kernels call, pasted into them so that their loops vectorise."""
-    return numba.njit(inline="always", error_model="numpy")(function)
+    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+    # numba takes a cached kernel for current while the file that defines it is unchanged. Kernels contain what they
+    # call, so a change anywhere in the package must make them anew.
+    compiled._cache._cache_file._source_stamp = _STAMP
+    return compiled
 
 
 def kernel_part(function: Callable[..., Any]) -> Any:
     """A kernel that LLVM pastes into its callers, loops and all."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function)
+    return kernel(function, forceinline=True)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """A function that only kernels call, pasted into them before types are inferred."""
+    return numba.njit(inline="always", error_model="numpy")(function)
