@@ -1,0 +1,28 @@
+"""Shard sets: WebDataset tars and FFCV .beton files with one manifest and one index a shard.
+
+write_shards("digits", samples, {"image": Field(kind="image", encoding="raw"), "label":
+Field(kind="int")})
+with open_shards("digits") as shards:
+    sample = shards.read(0)
+"""
+
+from headrace.shards.errors import ShardError
+from headrace.shards.fields import IMAGE_ENCODINGS, JPG, PNG, RAW, Field
+from headrace.shards.manifest import Manifest
+from headrace.shards.shard_set import ShardSet, Spans, open_shards
+from headrace.shards.writer import ShardWriter, write_shards
+
+__all__ = [
+    "IMAGE_ENCODINGS",
+    "JPG",
+    "PNG",
+    "RAW",
+    "Field",
+    "Manifest",
+    "ShardError",
+    "ShardSet",
+    "ShardWriter",
+    "Spans",
+    "open_shards",
+    "write_shards",
+]

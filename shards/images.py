@@ -1,0 +1,77 @@
+"""Size and encoding of an image from its first bytes, without decoding it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from headrace.shards.fields import JPG, PNG
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an encoded image says."""
+
+    encoding: int
+    """0 jpg or 2 png, as in `IMAGE_ENCODINGS`."""
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    channels: int
+    """Components: 1 grey, 3 colour, 4 CMYK for JPEG; 1 grey or palette, 2 grey and alpha, 3, 4 for PNG."""
+    plain: bool
+    """True where any decoder gives 8-bit grey or RGB: no palette, no alpha, no 16 bits, no CMYK."""
+
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# Start-of-frame markers: all of C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
+START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def image_header(data: bytes | memoryview) -> ImageHeader:
+    """Header of a JPEG (ITU-T T.81, B.2.2) or PNG (ISO 15948, 11.2.2); ValueError on anything else."""
+    start = bytes(data[:33])
+    if start[:8] == PNG_SIGNATURE:
+        return png_header(start)
+    if start[:3] == b"\xff\xd8\xff":
+        return jpeg_header(data)
+    raise ValueError("empty" if not start else f"neither JPEG nor PNG (starts with {start[:4].hex()})")
+
+
+def png_header(start: bytes) -> ImageHeader:
+    """`start` is at least the first 33 bytes."""
+    if len(start) < 33 or start[12:16] != b"IHDR":
+        raise ValueError("PNG without its header")
+    width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+    depth, colour = start[24], start[25]
+    if not width or not height or colour not in PNG_CHANNELS:
+        raise ValueError("PNG header with an impossible size or colour type")
+    return ImageHeader(PNG, height, width, PNG_CHANNELS[colour], depth == 8 and colour in (0, 2))
+
+
+def jpeg_header(data: bytes | memoryview) -> ImageHeader:
+    """Walks from marker to marker up to the start of frame."""
+    at, end = 2, len(data)
+    while at + 4 <= end:
+        if data[at] != 0xFF:
+            raise ValueError(f"JPEG with a broken marker at byte {at}")
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a segment
+            at += 2
+            continue
+        length = data[at + 2] << 8 | data[at + 3]
+        if marker in START_OF_FRAME:
+            if length < 8 or at + 10 > end:
+                break
+            height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
+            channels = data[at + 9]
+            if not width or not height:
+                raise ValueError("JPEG without a size")
+            return ImageHeader(JPG, height, width, channels, data[at + 4] == 8 and channels in (1, 3))
+        if marker in (0xD9, 0xDA) or length < 2:
+            break
+        at += 2 + length
+    raise ValueError("JPEG without a frame header")

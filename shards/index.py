@@ -1,0 +1,182 @@
+"""Index files: where every field of every sample lies.
+
+`shard-000000.index.npy` is a plain .npy file that holds a one-dimensional structured array, one record a
+sample, little
+endian, packed without holes (the key's width makes a record a multiple of 8 bytes). For each field NAME of
+kind KIND:
+
+    NAME.offset     <i8   first byte of the payload in the shard
+    NAME.size       <i8   bytes of the payload
+    NAME.value      <i8   int fields
+    NAME.value      <f8   float fields
+    NAME.height     <i4   image fields, pixels
+    NAME.width      <i4   image fields, pixels
+    NAME.crc32      <u4   zlib's checksum of the payload
+    NAME.encoding   |u1   image fields: 0 jpg, 1 raw, 2 png
+
+and for the sample
+
+    key             S     UTF-8, padded with zeros
+
+The payload of a raw image is its pixels alone: H * W * 3 bytes, also in a tar, where the .npy header comes
+before it. Records are sorted by column size: first all 8-byte columns, then 4, then 1, then the key.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.shards.errors import ShardError
+from headrace.shards.fields import PNG, RAW, Field
+from headrace.shards.mapping import MappedFile
+from headrace.shards.npy import npy_header, parse_npy_header
+
+
+class Entry(NamedTuple):
+    """Where one field of one sample lies; the columns that its kind lacks stay 0."""
+
+    offset: int
+    size: int
+    crc32: int
+    value: int | float = 0
+    height: int = 0
+    width: int = 0
+    encoding: int = 0
+
+
+ENTRY_COLUMNS = {"offset": "<i8", "size": "<i8", "crc32": "<u4"}
+KIND_COLUMNS: dict[str, dict[str, str]] = {
+    "int": {"value": "<i8"},
+    "float": {"value": "<f8"},
+    "image": {"height": "<i4", "width": "<i4", "encoding": "|u1"},
+}
+
+
+def index_dtype(fields: Mapping[str, Field], key_bytes: int) -> np.dtype[Any]:
+    """Record of a sample whose key takes at most `key_bytes` bytes."""
+    columns = [
+        (f"{name}.{column}", code)
+        for name, field in fields.items()
+        for column, code in {**ENTRY_COLUMNS, **KIND_COLUMNS.get(field.kind, {})}.items()
+    ]
+    columns.sort(key=lambda column: -np.dtype(column[1]).itemsize)
+    packed = sum(np.dtype(code).itemsize for _, code in columns)
+    key_bytes += -(packed + key_bytes) % 8
+    return np.dtype([*columns, ("key", f"S{key_bytes}")])
+
+
+def entry_places(fields: Mapping[str, Field], name: str) -> tuple[int, ...]:
+    """Positions in a record of a field's offset, size and checksum, for an image also of height, width, encoding."""
+    columns = ["offset", "size", "crc32"]
+    if fields[name].kind == "image":
+        columns += ["height", "width", "encoding"]
+    names = list(index_dtype(fields, 1).names or ())
+    return tuple(names.index(f"{name}.{column}") for column in columns)
+
+
+TYPECODES = {"<i8": "q", "<f8": "d", "<i4": "i", "<u4": "I", "|u1": "B"}
+
+
+class IndexBuilder:
+    """Collects the records of one shard, in compact columns."""
+
+    def __init__(self, fields: Mapping[str, Field]) -> None:
+        self.fields = fields
+        self.keys: list[bytes] = []
+        self.columns: dict[str, array.array[Any]] = {}
+        self.appends: list[list[tuple[int, Callable[[Any], None]]]] = []
+        for name, field in fields.items():
+            self.appends.append([])
+            for column, code in {**ENTRY_COLUMNS, **KIND_COLUMNS.get(field.kind, {})}.items():
+                values = self.columns[f"{name}.{column}"] = array.array(TYPECODES[code])
+                self.appends[-1].append((Entry._fields.index(column), values.append))
+
+    def add(self, key: bytes, entries: Sequence[Entry]) -> None:
+        """One sample; entries in the order of the fields."""
+        self.keys.append(key)
+        for appends, entry in zip(self.appends, entries, strict=True):
+            for position, append in appends:
+                append(entry[position])
+
+    def build(self) -> npt.NDArray[np.void]:
+        """The records so far."""
+        dtype = index_dtype(self.fields, max(map(len, self.keys), default=1))
+        index = np.zeros(len(self.keys), dtype)
+        index["key"] = self.keys
+        for name, values in self.columns.items():
+            index[name] = values
+        return index
+
+
+def index_bytes(index: npt.NDArray[np.void]) -> bytes:
+    """The content of an index file."""
+    return npy_header(index.dtype, index.shape) + index.tobytes()
+
+
+def read_index(path: Path, fields: Mapping[str, Field], samples: int) -> tuple[MappedFile, npt.NDArray[np.void]]:
+    """Map an index file; the array is a view of the map. ShardError if it does not fit fields and count."""
+    mapped = MappedFile(path)
+    try:
+        dtype, shape, start = parse_npy_header(mapped.array[: 1 << 16].data)
+        key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
+        if key is None or key.kind != "S" or dtype != index_dtype(fields, key.itemsize):
+            raise ValueError("its columns are not those of the manifest's fields")
+        if shape != (samples,):
+            raise ValueError(f"it holds {shape} samples, the manifest says {samples}")
+        if start + samples * dtype.itemsize != mapped.size:
+            raise ValueError(f"{mapped.size} bytes, expected {start + samples * dtype.itemsize}")
+    except (ValueError, TypeError, IndexError, SyntaxError) as error:
+        mapped.close()
+        raise ShardError(f"{path}: not a valid index ({error}); write the set again") from error
+    return mapped, np.frombuffer(mapped.array.data, dtype, count=samples, offset=start)
+
+
+@dataclass(frozen=True)
+class OpenShard:
+    """A mapped shard, its index, and the map that the index is a view of (None if it was built in memory)."""
+
+    mapped: MappedFile
+    index: npt.NDArray[np.void]
+    index_map: MappedFile | None
+
+
+def close_shards(shards: Iterable[OpenShard]) -> None:
+    """Unmap everything."""
+    for shard in shards:
+        shard.mapped.close()
+        if shard.index_map is not None:
+            shard.index_map.close()
+
+
+MAX_SIDE = 1 << 24
+"""Pixels; beyond it the product of two sides could overflow 64 bits."""
+
+
+def bad_records(index: npt.NDArray[np.void], name: str, field: Field, shard_bytes: int) -> npt.NDArray[np.bool_]:
+    """True for the samples whose field is `misplaced`."""
+    offset, size = index[f"{name}.offset"], index[f"{name}.size"]
+    if field.kind != "image":
+        return misplaced(shard_bytes, offset, size)
+    height, width = (index[f"{name}.{column}"].astype(np.int64) for column in ("height", "width"))
+    return misplaced(shard_bytes, offset, size) | misshaped(size, height, width, index[f"{name}.encoding"])
+
+
+def misplaced(shard_bytes: int, offset: Any, size: Any) -> Any:
+    """True where a payload does not lie inside the shard. For numbers and for arrays.
+
+    Every address handed out passes this check, so no index can make a reader leave the file.
+    """
+    return (offset < 0) | (size < 0) | (offset > shard_bytes - size)
+
+
+def misshaped(size: Any, height: Any, width: Any, encoding: Any) -> Any:
+    """True where an image has no size, or raw pixels do not fill theirs. For numbers and for arrays."""
+    bad = (height < 1) | (width < 1) | (height > MAX_SIDE) | (width > MAX_SIDE) | (encoding > PNG) | (size < 1)
+    return bad | ((encoding == RAW) & (size != height * width * 3))

@@ -1,0 +1,148 @@
+"""manifest.json: what a shard set holds. It is written last: its presence means that the set is complete."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from headrace.shards.errors import ShardError
+from headrace.shards.fields import Field, check_fields
+
+MANIFEST_NAME = "manifest.json"
+VERSION = 1
+
+Format = Literal["webdataset", "ffcv"]
+EXTENSIONS: dict[str, str] = {"webdataset": "tar", "ffcv": "beton"}
+
+
+def shard_name(number: int, format: str) -> str:
+    """File name of a shard; consecutive numbers, so that `shard-{000000..000123}.tar` names a whole set."""
+    return f"shard-{number:06d}.{EXTENSIONS[format]}"
+
+
+def index_name(name: str) -> str:
+    """File name of a shard's index."""
+    return f"{name.rpartition('.')[0]}.index.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One shard file and its index, both in the manifest's folder."""
+
+    name: str
+    """File name of the shard."""
+    samples: int
+    """Number of samples in it."""
+    bytes: int
+    """Size of the file."""
+    sha256: str
+    """Checksum of the file, hexadecimal; empty for files that another program wrote."""
+    index: str
+    """File name of the index; empty for files that another program wrote."""
+    index_bytes: int
+    """Size of the index file."""
+    index_sha256: str
+    """Checksum of the index file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json."""
+
+    format: Format
+    """webdataset: POSIX tars; ffcv: .beton files."""
+    fields: Mapping[str, Field]
+    """Fields of every sample, in the order in which shards store them."""
+    shards: tuple[Shard, ...]
+    """In the order of the samples."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where the samples came from and with which settings; free-form JSON."""
+    version: int = VERSION
+    """Version of the manifest and the index files. This library reads its own version only."""
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in the set."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards, without indexes."""
+        return sum(shard.bytes for shard in self.shards)
+
+    def to_json(self) -> str:
+        """The text of the file; the same set gives the same text."""
+        document = {
+            "headrace_shards": self.version,
+            "format": self.format,
+            "samples": self.samples,
+            "bytes": self.bytes,
+            "fields": {name: field.to_json() for name, field in self.fields.items()},
+            "provenance": dict(self.provenance),
+            "shards": [vars(shard) for shard in self.shards],
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder; ShardError where it is missing, damaged or of another version."""
+    path = folder / MANIFEST_NAME
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise ShardError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ShardError(f"{path}, offset {error.start}: the manifest is not UTF-8; write the set again") from error
+    try:
+        document = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ShardError(f"{path}: the manifest is not valid JSON ({error}); write the set again") from error
+    if not isinstance(document, dict) or "headrace_shards" not in document:
+        raise ShardError(f"{path}: not the manifest of a shard set")
+    if document["headrace_shards"] != VERSION:
+        found = document["headrace_shards"]
+        raise ShardError(f"{path}: version {found!r}, this library reads version {VERSION}; write the set again")
+    try:
+        return parse(document)
+    except ShardError as error:
+        raise ShardError(f"{path}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{path}: the manifest is damaged ({type(error).__name__}: {error})") from error
+
+
+def parse(document: Mapping[str, Any]) -> Manifest:
+    """Checks types and that no file name leaves the folder; any failure is an exception."""
+    format = document["format"]
+    if format not in get_args(Format):
+        raise ValueError(f"unknown format {format!r}")
+    fields = {name: Field.from_json(parts) for name, parts in document["fields"].items()}
+    check_fields(fields)
+    shards = tuple(parse_shard(number, parts, format) for number, parts in enumerate(document["shards"]))
+    if not shards:
+        raise ValueError("no shards")
+    if not isinstance(document["provenance"], dict):
+        raise TypeError("provenance must be an object")
+    manifest = Manifest(format=format, fields=fields, shards=shards, provenance=document["provenance"])
+    for name in ("samples", "bytes"):
+        if document[name] != getattr(manifest, name):
+            raise ValueError(f"{name} is {document[name]!r}, the shards add up to {getattr(manifest, name)}")
+    return manifest
+
+
+def parse_shard(number: int, parts: Mapping[str, Any], format: str) -> Shard:
+    """One entry of `shards`."""
+    shard = Shard(**parts)
+    name = shard_name(number, format)
+    if (shard.name, shard.index) != (name, index_name(name)):
+        raise ValueError(f"shard {number} must be called {name}, not {shard.name!r}")
+    for count in (shard.samples, shard.bytes, shard.index_bytes):
+        if type(count) is not int or count < 1:
+            raise ValueError(f"{name}: {count!r} is not a count")
+    for checksum in (shard.sha256, shard.index_sha256):
+        if not (isinstance(checksum, str) and re.fullmatch(r"[0-9a-f]{64}", checksum)):
+            raise ValueError(f"{name}: {checksum!r} is not a SHA-256")
+    return shard

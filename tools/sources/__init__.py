@@ -1,0 +1,13 @@
+"""Readers of raw data, by the name that `headrace shard` takes. A new source is one file and one line here."""
+
+from headrace.tools.sources import cifar10, folder, mnist, shards
+from headrace.tools.sources.source import BadSample, Source, SourceData
+
+SOURCES: dict[str, Source] = {
+    "mnist": mnist.read,
+    "folder": folder.read,
+    "cifar10": cifar10.read,
+    "shards": shards.read,
+}
+
+__all__ = ["SOURCES", "BadSample", "Source", "SourceData"]

@@ -1,0 +1,212 @@
+"""CIFAR-10 in its two official layouts (https://www.cs.toronto.edu/~kriz/cifar.html).
+
+    cifar-10-python.tar.gz   cifar-10-batches-py/data_batch_1 ... data_batch_5, test_batch    pickles
+    cifar-10-binary.tar.gz   cifar-10-batches-bin/data_batch_1.bin ... test_batch.bin         3,073 bytes a record
+
+Both hold the same 60,000 pictures in the same order, and give the same shards. The pickles are never given to pickle
+itself: `ArrayUnpickler` knows arrays of bytes and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.shards import Field
+from headrace.tools.errors import UserError
+from headrace.tools.sources.source import SourceData
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SPLITS = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+PIXELS = 3 * 32 * 32
+MAX_FILE = 64 << 20
+"""Bytes; the official files have 31 MB."""
+
+
+def read(src: Path, split: str) -> SourceData:
+    """Pictures as RGB pixels (32, 32, 3); the key is the batch and the place in it.
+
+    Args:
+        src: One of the archives, what it unpacks to, or the folder that holds either.
+        split: "train" (50,000 pictures) or "test" (10,000).
+    """
+    if split not in SPLITS:
+        raise UserError(f"cifar10 has the splits train and test, not {split!r}")
+    place = find(src)
+    contents = read_archive(place, SPLITS[split]) if place.is_file() else read_folder(place, SPLITS[split])
+    batches = [parse_batch(place, name, *contents[name]) for name in SPLITS[split]]
+    pixels = np.concatenate([batch[0] for batch in batches])
+    labels = np.concatenate([batch[1] for batch in batches])
+    keys = [
+        f"{name}/{row:05d}"
+        for name, (_, of_batch) in zip(SPLITS[split], batches, strict=True)
+        for row in range(len(of_batch))
+    ]
+    return SourceData(
+        fields={"image": Field(kind="image", encoding="raw"), "label": Field(kind="int", classes=CLASSES)},
+        total=len(keys),
+        key=keys.__getitem__,
+        origin=lambda i: f"{place}, {keys[i]}",
+        # Stored plane by plane: red, green, blue.
+        load=lambda i: {"image": pixels[i].reshape(3, 32, 32).transpose(1, 2, 0), "label": int(labels[i])},
+    )
+
+
+def find(src: Path) -> Path:
+    """The archive or the folder with the batches, at `src` or in it."""
+    if src.is_file():
+        return src
+    for name in (".", "cifar-10-batches-py", "cifar-10-batches-bin"):
+        if (src / name / "data_batch_1").exists() or (src / name / "data_batch_1.bin").exists():
+            return src / name
+    for name in ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"):
+        if (src / name).exists():
+            return src / name
+    raise UserError(f"{src}: holds neither cifar-10-python.tar.gz nor cifar-10-binary.tar.gz nor what they unpack to")
+
+
+def read_folder(folder: Path, names: list[str]) -> dict[str, tuple[bytes, bool]]:
+    """Content of each batch, and True where it is binary."""
+    contents = {}
+    for name in names:
+        binary = not (folder / name).exists()
+        path = folder / (f"{name}.bin" if binary else name)
+        try:
+            if path.stat().st_size > MAX_FILE:
+                raise UserError(f"{path}: {path.stat().st_size} bytes, a batch of CIFAR-10 has 31 MB")
+            contents[name] = path.read_bytes(), binary
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
+    return contents
+
+
+def read_archive(archive: Path, names: list[str]) -> dict[str, tuple[bytes, bool]]:
+    """The same from a .tar.gz, which is read once and not unpacked."""
+    contents: dict[str, tuple[bytes, bool]] = {}
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                base, _, ending = Path(member.name).name.partition(".")
+                if base not in names or ending not in ("", "bin") or not member.isreg():
+                    continue
+                if member.size > MAX_FILE:
+                    raise UserError(f"{archive}, {member.name}: {member.size} bytes, a batch of CIFAR-10 has 31 MB")
+                file = tar.extractfile(member)
+                assert file is not None  # it is a regular file
+                contents[base] = file.read(), ending == "bin"
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise UserError(f"{archive}: the archive is damaged or cut off ({error}); download it again") from error
+    missing = [name for name in names if name not in contents]
+    if missing:
+        raise UserError(f"{archive}: holds no {missing[0]}; is it the official CIFAR-10 archive?")
+    return contents
+
+
+def parse_batch(
+    place: Path, name: str, content: bytes, binary: bool
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """(pixels (n, 3072), labels (n,)) of one batch."""
+    try:
+        pixels, labels = parse_binary(content) if binary else parse_pickle(content)
+        if pixels.ndim != 2 or pixels.shape[1] != PIXELS or len(labels) != len(pixels) or not len(labels):
+            raise ValueError(f"{len(labels)} labels and pixels of shape {pixels.shape}, expected (n, {PIXELS})")
+        if labels.min() < 0 or labels.max() >= len(CLASSES):
+            raise ValueError(f"label {labels.max()} of 10 classes")
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{place}, {name}: not a batch of CIFAR-10 ({error})") from error
+    return pixels, labels
+
+
+def parse_binary(content: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Records of a label byte and 3,072 pixel bytes."""
+    if len(content) % (1 + PIXELS):
+        raise ValueError(f"{len(content)} bytes are no whole number of records of {1 + PIXELS} bytes")
+    records = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
+    return records[:, 1:], records[:, 0].astype(np.int64)
+
+
+def parse_pickle(content: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """A dict with "data" and "labels"; keys are bytes in the official files, which Python 2 wrote."""
+    try:
+        batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+    # A damaged pickle can raise anything: IndexError, AttributeError, UnicodeDecodeError, ...
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not isinstance(batch, dict):
+        raise ValueError(f"a pickled {type(batch).__name__}, expected a dict")
+    batch = {key.decode(errors="replace") if isinstance(key, bytes) else key: value for key, value in batch.items()}
+    data, labels = batch.get("data"), batch.get("labels")
+    if not isinstance(data, PickledArray) or data.array is None:
+        raise ValueError("it has no array called data")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise ValueError("it has no list of integers called labels")
+    return data.array, np.array(labels, np.int64)
+
+
+class PickledArray:
+    """Stands in for numpy.ndarray while unpickling: takes an array's state apart itself."""
+
+    array: npt.NDArray[np.uint8] | None = None
+
+    def __setstate__(self, state: object) -> None:
+        """`state` is numpy's: version, shape, dtype, whether Fortran-ordered, content."""
+        match state:
+            case (int(), tuple() as shape, PickledDtype(code="u1"), (bool() | int()) as fortran, bytes() as content):
+                if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) != len(content):
+                    raise ValueError(f"an array of shape {shape} in {len(content)} bytes")
+                order = "F" if fortran else "C"
+                self.array = np.frombuffer(content, np.uint8).reshape(shape, order=order)  # type: ignore[call-overload]
+            case _:
+                raise ValueError("an array of something else than bytes")
+
+
+class PickledDtype:
+    """Stands in for numpy.dtype; its state (byte order, alignment) does not matter for single bytes."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        self.code = code.decode(errors="replace") if isinstance(code, bytes) else code
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing to restore."""
+
+
+def reconstruct(*_: object) -> PickledArray:
+    """Stands in for numpy's function that makes an empty array, to be filled by `__setstate__`."""
+    return PickledArray()
+
+
+def encode_latin1(text: object, codec: object) -> bytes:
+    """Stands in for `_codecs.encode`, by which Python 3 writes bytes in the old protocols."""
+    if not isinstance(text, str) or codec != "latin1":
+        raise pickle.UnpicklingError("text in a codec other than latin1")
+    return text.encode("latin1")
+
+
+ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+    ("numpy", "ndarray"): PickledArray,
+    ("numpy", "dtype"): PickledDtype,
+    ("_codecs", "encode"): encode_latin1,
+}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles dicts, lists, numbers, text and arrays of bytes. No class or function of a pickle is ever looked up:
+    the few names that pickled arrays need stand for the functions above."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name in the pickle stands for; UnpicklingError for all others."""
+        try:
+            return ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name}, which no batch contains") from None

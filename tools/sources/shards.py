@@ -1,0 +1,42 @@
+"""Samples of an existing shard set: for another format, encoding, size or order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headrace.shards import open_shards
+from headrace.tools.errors import UserError
+from headrace.tools.sources.source import SourceData
+
+
+def read(src: Path, split: str) -> SourceData:
+    """Every sample of the set at `src`, with its key. Where keys appear twice, as in tars of other programs that count
+    anew in every file, the file's name is put before them.
+
+    Args:
+        src: A shard set, or tars or .beton files that another program wrote.
+        split: "train"; a shard set has no splits.
+    """
+    if split != "train":
+        raise UserError(f"a shard set has no splits: leave --split {split} away")
+    shards = open_shards(src)
+    keys = [shards.key(i).removeprefix("./") for i in range(len(shards))]
+    if len(set(keys)) < len(keys):
+        files = [Path(shard.name).stem for shard in shards.manifest.shards for _ in range(shard.samples)]
+        keys = [f"{file}/{key}" for file, key in zip(files, keys, strict=True)]
+    first = next(iter(shards.fields))
+
+    def load(i: int) -> Mapping[str, Any]:
+        sample = shards.read(i)
+        del sample["__key__"]
+        return sample
+
+    return SourceData(
+        fields=shards.fields,
+        total=len(shards),
+        key=keys.__getitem__,
+        origin=lambda i: shards.where(i, first),
+        load=load,
+    )

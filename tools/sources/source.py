@@ -1,0 +1,40 @@
+"""What every source of raw data hands to `headrace.tools.convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from headrace.shards import Field
+
+
+class BadSample(Exception):
+    """One sample cannot be read; the text is the reason. The conversion notes it and goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceData:
+    """The samples of one split, at random access: the converter chooses the order and reads in threads."""
+
+    fields: Mapping[str, Field]
+    """Fields of every sample."""
+    total: int
+    """Number of samples, good and bad."""
+    key: Callable[[int], str]
+    """Key of a sample, unique, without reading it."""
+    origin: Callable[[int], str]
+    """Where a sample comes from, for a person: a file, a place in an archive."""
+    load: Callable[[int], Mapping[str, Any]]
+    """Values of the fields, images as the bytes of a file of any format or as uint8 (H, W, 3). Called from several
+    threads at once. BadSample, OSError or ShardError where a sample cannot be read."""
+
+
+class Source(Protocol):
+    """A source: opens raw data and lists its samples without reading them.
+
+    `src` is what the user wrote, `split` the part of the data. UserError if there is no such data or part.
+    """
+
+    def __call__(self, src: Path, split: str) -> SourceData: ...
