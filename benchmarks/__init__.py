@@ -1,0 +1,1 @@
+"""Headrace measured beside its peers; `benchmarks/README.md` says how."""

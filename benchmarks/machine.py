@@ -1,0 +1,153 @@
+"""What a figure was measured on, and what processes use meanwhile (from /proc; zeros where there is none)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+VERSIONED = (
+    "headrace",
+    "torch",
+    "torchvision",
+    "numpy",
+    "numba",
+    "simplejpeg",
+    "pillow",
+    "timm",
+    "lightly",
+    "webdataset",
+    "nvidia-dali-cuda120",
+    "ffcv",
+    "opencv-python",
+    "opencv-python-headless",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a benchmark ran."""
+
+    cpu: str
+    """Model of the CPU, as the kernel names it."""
+    cores: int
+    """Cores that the benchmark was allowed to use."""
+    cores_present: int
+    """Cores of the machine."""
+    memory_gb: float
+    """Main memory, in 10^9 bytes."""
+    gpu: str
+    """Model of the GPU; empty where there is none."""
+    system: str
+    """Kernel and distribution."""
+    python: str
+    """Version of the interpreter."""
+
+    def slug(self) -> str:
+        """The machine in a file name: letters, digits and dashes."""
+        words = f"{self.gpu or self.cpu} {self.cores} cores"
+        return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def machine(cores: Iterable[int], gpu: str = "") -> Machine:
+    """This machine, with `cores` as the allowed ones."""
+    fields = dict(re.findall(r"^(\w[\w ()]*?)\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE))
+    total = re.search(r"MemTotal:\s*(\d+) kB", _read("/proc/meminfo"))
+    release = re.search(r'^PRETTY_NAME="?([^"\n]*)', _read("/etc/os-release"), re.MULTILINE)
+    return Machine(
+        cpu=fields.get("model name") or platform.processor() or platform.machine(),
+        cores=len(set(cores)),
+        cores_present=os.cpu_count() or 1,
+        memory_gb=round(int(total[1]) * 1024 / 1e9, 1) if total else 0.0,
+        gpu=gpu,
+        system=f"{platform.system()} {platform.release()}" + (f", {release[1]}" if release else ""),
+        python=platform.python_version(),
+    )
+
+
+def cpu_flags() -> set[str]:
+    """What the CPU can do, in the kernel's words; empty where the kernel does not say."""
+    found = re.search(r"^flags\s*:(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of every package that has a share in a figure."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit of the source tree, with `+changes` where files differ from it; empty outside a repository."""
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a group of processes has used since it began."""
+
+    cpu_s: float = 0.0
+    """CPU seconds in user and kernel mode, ended children included."""
+    peak_rss_mb: float = 0.0
+    """Sum over the living processes of each one's peak resident set, in 10^6 bytes; shared pages count in each."""
+    pss_mb: float = 0.0
+    """Proportional set size now, in 10^6 bytes: shared pages are divided among those that map them."""
+
+    def asdict(self) -> dict[str, float]:
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+def group_usage(group: int) -> Usage:
+    """Usage of all processes in process group `group`."""
+    cpu_s, peak, pss = 0.0, 0, 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        after_name = _read(folder / "stat").rpartition(")")[2].split()  # the name may hold spaces and parentheses
+        if len(after_name) < 15 or int(after_name[2]) != group:
+            continue
+        cpu_s += sum(int(ticks) for ticks in after_name[11:15]) / TICKS_PER_S
+        peak += _kilobytes(_read(folder / "status"), "VmHWM")
+        pss += _kilobytes(_read(folder / "smaps_rollup"), "Pss")
+    return Usage(cpu_s, peak * 1024 / 1e6, pss * 1024 / 1e6)
+
+
+def machine_cpu_s() -> float:
+    """CPU seconds that all processes of the machine have used since it started."""
+    words = _read("/proc/stat").partition("\n")[0].split()
+    if len(words) < 9:
+        return 0.0
+    user, nice, system, _idle, _waiting, interrupts, soft, _stolen = (int(word) for word in words[1:9])
+    return (user + nice + system + interrupts + soft) / TICKS_PER_S
+
+
+def _kilobytes(text: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s*(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:  # the process has ended, or the system has no such file
+        return ""

@@ -1,0 +1,19 @@
+"""Headrace itself, delivering what its peers deliver: normalised float32 views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from headrace.pipeline import Batch, Loader, ViewSpec
+from headrace.shards import open_shards
+
+
+def headrace(shards: Path, spec: ViewSpec, batch_size: int, threads: int) -> Iterator[Batch]:
+    """Batches of the native engine from a shard set of either format."""
+    with (
+        open_shards(shards) as opened,
+        Loader(opened, spec, batch_size, engine="native", threads=threads, dtype="float32") as loader,
+    ):
+        while True:  # the loader stops at the end of each epoch, and its threads run dry there
+            yield from loader

@@ -1,0 +1,79 @@
+"""Ways to turn photographs into shards, each over and over: a batch is one whole conversion.
+
+Every one writes to `out`, in place of what it wrote the time before.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from headrace.benchmarks.forms import CLASSES, Forms, write_beton
+
+
+def headrace_convert(
+    folder: Path,
+    photographs: int,
+    format: Literal["webdataset", "ffcv"],
+    encode: Literal["keep", "raw"],
+    threads: int,
+    out: Path,
+) -> Iterator[range]:
+    """`headrace shard folder`: decodes every image to see that it can, checksums and syncs what it writes."""
+    from headrace.tools.convert import convert
+
+    while True:
+        result = convert("folder", folder, out, format=format, encode=encode, workers=threads)
+        assert result.samples == photographs
+        yield range(photographs)
+
+
+def headrace_write(forms: Forms, format: Literal["webdataset", "ffcv"], raw: bool, out: Path) -> Iterator[range]:
+    """`headrace.shards.write_shards` alone: does not look into the images, checksums and syncs what it writes."""
+    while True:
+        forms.write(out, format=format, raw=raw)
+        yield range(len(forms.photographs))
+
+
+def gnu_tar(folder: Path, photographs: int, out: Path) -> Iterator[range]:
+    """`tar` of the folder: no index, no checksum, no check of the images; synced as Headrace's files are."""
+    out.mkdir()
+    archive = out / "photographs.tar"
+    while True:
+        subprocess.run(["tar", "--create", "--format=ustar", "-f", archive, "-C", folder, "."], check=True)
+        sync(archive)
+        yield range(photographs)
+
+
+def webdataset_writer(photographs: Sequence[Path], out: Path) -> Iterator[range]:
+    """webdataset's ShardWriter, bytes kept, in one process; synced as Headrace's files are."""
+    import webdataset as wds
+
+    out.mkdir()
+    while True:
+        with wds.ShardWriter(str(out / "%06d.tar"), maxsize=256 << 20, verbose=0) as writer:
+            for number, path in enumerate(photographs):
+                writer.write({"__key__": f"{number:06d}", "jpg": path.read_bytes(), "cls": number % CLASSES})
+        for archive in out.iterdir():
+            sync(archive)
+        yield range(len(photographs))
+
+
+def ffcv_writer(photographs: Sequence[Path], raw: bool, workers: int, out: Path) -> Iterator[range]:
+    """ffcv's DatasetWriter; it takes pixels, so JPEGs are decoded and encoded again."""
+    out.mkdir()
+    beton = out / "photographs.beton"
+    while True:
+        beton.unlink(missing_ok=True)
+        write_beton(beton, photographs, raw, workers)
+        sync(beton)
+        yield range(len(photographs))
+
+
+def sync(path: Path) -> None:
+    """Waits until the file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,134 @@
+"""Every benchmark runs from end to end at smoke size with every contestant that is installed; no time is asserted.
+
+With HEADRACE_REQUIRE_PEERS=1 a missing peer, or missing photographs, is a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from headrace.benchmarks.command import SMOKE_BATCH, SMOKE_PHOTOGRAPHS
+from headrace.benchmarks.photographs import photographs_or_skip
+from headrace.benchmarks.report import COLUMNS
+
+CROP = f"1 x float32 ({SMOKE_BATCH}, 3, 224, 224)"
+PAIR = f"2 x float32 ({SMOKE_BATCH}, 3, 224, 224)"
+LOADERS = {"Headrace", "lightly", "webdataset + torchvision", "DALI, CPU", "decoding only"}
+
+
+def smoke(name: str, out: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    """Runs `python -m headrace.benchmarks.<name> --smoke`; its comparisons by name, after a check of its files."""
+    photographs_or_skip(SMOKE_PHOTOGRAPHS)
+    figures = out / "figures.json"
+    command = [
+        sys.executable,
+        "-m",
+        f"headrace.benchmarks.{name}",
+        "--smoke",
+        "--out",
+        str(out),
+        "--json",
+        str(figures),
+    ]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(figures.read_text())
+    (markdown,) = out.glob(f"{name}_*.md")
+    assert markdown.read_text().strip() == done.stdout.strip()
+    with Image.open(markdown.with_suffix(".png")) as picture:
+        picture.load()
+    assert markdown.with_suffix(".json").read_text() == figures.read_text()
+    check_conditions(report)
+    for comparison in report["comparisons"]:
+        check_table(markdown.read_text(), comparison)
+    return {comparison["name"]: comparison for comparison in report["comparisons"]}
+
+
+def check_conditions(report: dict[str, Any]) -> None:
+    assert report["machine"]["cpu"]
+    assert report["machine"]["cores"] >= 1
+    assert {"torch", "torchvision", "numpy", "numba", "headrace"} <= report["versions"].keys()
+    assert report["settings"]["photographs"] == SMOKE_PHOTOGRAPHS
+    assert report["settings"]["smoke"] is True
+    assert isinstance(report["quiet"], bool)
+
+
+def check_table(markdown: str, comparison: dict[str, Any]) -> None:
+    """The table of `comparison` has all columns, and a row for everybody who took part or could not."""
+    section = markdown.partition(f"## {comparison['title']}\n")[2].partition("\n## ")[0]
+    lines = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"
+    ]
+    assert all(len(line) == len(COLUMNS) for line in lines)
+    names = [each["name"] for each in comparison["contestants"] + comparison["missing"]]
+    assert sorted(line[0] for line in lines[2:]) == sorted(names)
+    for name, *cells in lines[2:]:
+        empty = [COLUMNS[number] for number, cell in enumerate(cells, 1) if not cell]
+        if name not in [each["name"] for each in comparison["missing"]]:
+            assert set(empty) <= {"of the limit"}  # where nothing bounds the work
+
+
+def took_part(comparison: dict[str, Any], names: set[str]) -> dict[str, dict[str, Any]]:
+    """The contestants by name: `names`, less those that are not installed; each delivered something."""
+    found = {each["name"]: each for each in comparison["contestants"]}
+    missing = {each["name"] for each in comparison["missing"]}
+    assert found.keys() | missing == names
+    for each in found.values():
+        assert len(each["rounds"]) == 1
+        assert each["rounds"][0]["samples"] > 0
+        assert each["rounds"][0]["seconds"] > 0
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_loader(tmp_path: Path) -> None:
+    comparisons = smoke("loader", tmp_path)
+    for name, batch, names in (
+        ("simclr", PAIR, LOADERS),
+        ("crop", CROP, LOADERS - {"lightly"} | {"ffcv"}),
+        ("raw", CROP, {"Headrace", "ffcv"}),
+    ):
+        found = took_part(comparisons[name], names)
+        ours = found["Headrace"]
+        for each in found.values():
+            if each["limit"]:
+                continue
+            assert each["batch"] == batch
+            assert each["rounds"][0]["samples"] % SMOKE_BATCH == 0
+            # Normalised pixels of the same photographs; 16 random crops of 96 photographs differ by this much.
+            assert abs(each["mean"] - ours["mean"]) < 1.0
+            assert 0.6 < each["deviation"] / ours["deviation"] < 1.6
+
+
+@pytest.mark.timeout(300)
+def test_shard(tmp_path: Path) -> None:
+    comparisons = smoke("shard", tmp_path)
+    ours = {"Headrace", "Headrace, unchecked"}
+    peers = {"tar": {"GNU tar", "webdataset"}, "beton": {"ffcv"}, "raw": {"ffcv"}}
+    for name, names in peers.items():
+        for each in took_part(comparisons[name], ours | names).values():
+            assert each["rounds"][0]["samples"] % SMOKE_PHOTOGRAPHS == 0
+
+
+@pytest.mark.timeout(300)
+def test_step(tmp_path: Path) -> None:
+    comparisons = smoke("step", tmp_path, "--works", "resnet18-32")
+    names = LOADERS - {"lightly", "decoding only"} | {"synthetic data"}
+    for each in took_part(comparisons["resnet18-32"], names).values():
+        assert each["rounds"][0]["samples"] % SMOKE_BATCH == 0
+
+
+def test_a_folder_without_photographs_is_one_clear_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "headrace.benchmarks.loader", "--smoke", "--images", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"headrace.benchmarks.loader: --images {tmp_path}: there is no .jpg or .jpeg file below it\n"
+    )

@@ -1,0 +1,83 @@
+"""Backbones by timm name, never downloaded, with a stem for small images."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import timm
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which network turns images into features."""
+
+    name: str = "resnet50"
+    """Any model that timm lists (`timm.list_models()`)."""
+    stem: Literal["standard", "small"] = "standard"
+    """"small" replaces a ResNet's 7x7 stride-2 convolution by a 3x3 one and drops its max-pooling, as SimCLR does
+    for CIFAR-10 (arXiv 2002.05709, appendix B.9); "standard" leaves the network as timm builds it."""
+    stem_stride: int = 1
+    """Stride of the small stem's convolution; not used by the standard stem."""
+    feature_norm: bool = False
+    """Batch norm without affine on the features: a narrow network's few features then all weigh alike in a k-NN's
+    cosine; False leaves the features as the network pools them, as the papers do."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """More arguments for the model's constructor, such as `img_size`, `drop_path_rate`, or a ResNet's `layers` and
+    `channels`; empty for none."""
+
+    def __post_init__(self) -> None:
+        if not timm.is_model(self.name):
+            near = difflib.get_close_matches(self.name, timm.list_models(), n=1)
+            raise ValueError(
+                f"BackboneConfig.name {self.name!r} is no timm model" + (f"; did you mean {near[0]!r}?" * bool(near))
+            )
+        if self.stem not in ("standard", "small"):
+            raise ValueError(f"BackboneConfig.stem must be 'standard' or 'small', got {self.stem!r}")
+        if self.stem_stride < 1:
+            raise ValueError(f"BackboneConfig.stem_stride must be at least 1, got {self.stem_stride}")
+
+
+def tiny_resnet(*, width: int = 16, stem_stride: int = 2) -> BackboneConfig:
+    """A ResNet of four basic blocks for demos on small pictures, with 8 x `width` features.
+
+    Residual branches start as they are drawn (`zero_init_last` off): in the few hundred steps of a demo, branches
+    that start at zero cost more than they steady.
+    """
+    options = {
+        "layers": [1, 1, 1, 1],
+        "channels": [width, 2 * width, 4 * width, 8 * width],
+        "stem_type": "deep",
+        "stem_width": width // 2,
+        "zero_init_last": False,
+    }
+    return BackboneConfig(name="resnet18", stem="small", stem_stride=stem_stride, feature_norm=True, options=options)
+
+
+def build_backbone(config: BackboneConfig) -> tuple[nn.Module, int]:
+    """The network with random weights, and the dimension D of its output: float32 (B, 3, H, W) to (B, D).
+
+    Raises:
+        ValueError: if the model refuses `options`, or has no stem that "small" could replace.
+    """
+    try:
+        model: Any = timm.create_model(config.name, pretrained=False, num_classes=0, **config.options)
+    except TypeError as error:
+        raise ValueError(f"BackboneConfig.options {config.options} do not fit {config.name}: {error}") from None
+    if config.stem == "small":
+        if not isinstance(model, timm.models.ResNet):
+            raise ValueError(f"BackboneConfig.stem 'small' is for ResNets, {config.name} is not one")
+        _small_stem(model, config.stem_stride)
+    dim = int(model.head_hidden_size)
+    if config.feature_norm:
+        model = nn.Sequential(model, nn.BatchNorm1d(dim, affine=False))
+    return model, dim
+
+
+def _small_stem(resnet: Any, stride: int) -> None:
+    width = resnet.bn1.num_features  # also where timm's "deep" stem narrows it
+    resnet.conv1 = nn.Conv2d(3, width, 3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
+    resnet.maxpool = nn.Identity()

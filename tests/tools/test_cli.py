@@ -1,0 +1,238 @@
+"""The command line: help, refusals that name what was meant, exit codes, JSON, and the way from pictures to a score."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headrace.tools import cli, commands
+from headrace.tools.cli import main
+from headrace.tools.evaluate import PROBES
+from headrace.tools.sources import SOURCES
+
+COMMAND_NAMES = [command.name for command in commands.COMMANDS]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int) -> str:
+    """Run a command line that must fail with `code`; its one line on stderr."""
+    assert main([str(argument) for argument in arguments]) == code
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert len(lines) == 1, printed.err
+    assert printed.out == ""
+    return lines[0]
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run a command line that must succeed; what it printed on stdout."""
+    code = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return printed.out
+
+
+# What a person reads first
+
+
+def test_help_lists_every_command_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "--help")
+    assert all(f"    {name} " in text for name in COMMAND_NAMES)
+    assert "headrace train simclr --data" in text
+    assert told(capsys) == text, "no arguments: the same help"
+
+
+@pytest.mark.parametrize("name", COMMAND_NAMES)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, name, "--help")
+    assert text.startswith(f"usage: headrace {name}")
+    described = [line for line in text.splitlines() if line.startswith("  -")]
+    assert described, "options are listed"
+
+
+def test_help_names_every_source_and_probe(capsys: pytest.CaptureFixture[str]) -> None:
+    sources = told(capsys, "shard", "--help")
+    assert [name for name in SOURCES if name not in sources] == []
+    probes = told(capsys, "eval", "--help")
+    assert [name for name in PROBES if name not in probes] == []
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "--version").startswith("headrace 0.")
+
+
+# What is refused, and how
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["trian", "simclr"], "did you mean 'train'?"),
+        (["shard", "folder", "a", "b", "--fromat", "ffcv"], "did you mean '--format'?"),
+        (["shard", "folder", "a", "b", "--format", "webdatset"], "did you mean 'webdataset'?"),
+        (["shard", "foldr", "a", "b"], "did you mean 'folder'?"),
+        (["shard", "folder", "a", "b", "--shard-size", "many"], "'many' is no size"),
+        (["show", "vews", "a", "--method", "simclr", "--out", "x.png"], "did you mean 'views'?"),
+        (["show", "views", "a", "--method", "simclear", "--out", "x.png"], "did you mean 'simclr'?"),
+        (["train", "simclear", "--data", "a", "--out", "b"], "did you mean 'simclr'?"),
+        (["train", "simclr", "--data", "a", "--out", "b", "--epoch", "3"], "did you mean epochs?"),
+        (["train", "simclr", "--data", "a", "--out", "b", "--epochs"], "--epochs: needs a value"),
+        (["train", "simclr", "--out", "b"], "--data"),
+        (["eval", "liner", "a", "--data", "b"], "did you mean 'linear'?"),
+        (["bench", "loadr"], "did you mean 'loader'?"),
+        (["demo", "--format", "tar"], "known: webdataset, ffcv, both"),
+        (["report"], "RUN"),
+    ],
+)
+def test_usage_errors_name_what_was_meant(arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hint in refused(capsys, *arguments, code=cli.USAGE)
+
+
+@pytest.mark.parametrize("name", ["verify", "inspect"])
+def test_a_missing_shard_set_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, name, tmp_path / "nowhere", code=cli.FAILED)
+    assert line.startswith(f"headrace {name}: ")
+    assert str(tmp_path / "nowhere") in line
+
+
+def test_report_of_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert str(tmp_path) in refused(capsys, "report", tmp_path, code=cli.FAILED)
+
+
+def breaking(error: BaseException) -> Any:
+    def run(_: object) -> None:
+        raise error
+
+    return run
+
+
+@pytest.fixture
+def inspecting(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes `headrace inspect` raise what it is given."""
+
+    def replace(error: BaseException) -> None:
+        table = tuple(
+            command._replace(run=breaking(error)) if command.name == "inspect" else command
+            for command in commands.COMMANDS
+        )
+        monkeypatch.setattr(cli, "COMMANDS", table)
+
+    return replace
+
+
+def test_an_unforeseen_error_is_one_line(inspecting: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    inspecting(RuntimeError("first\nsecond"))
+    line = refused(capsys, "inspect", "x", code=cli.FAILED)
+    assert line == "headrace inspect: RuntimeError: first second (HEADRACE_DEBUG=1 shows where)"
+
+
+def test_debug_shows_the_traceback(
+    inspecting: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspecting(RuntimeError("first"))
+    monkeypatch.setenv("HEADRACE_DEBUG", "1")
+    assert main(["inspect", "x"]) == cli.FAILED
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_130(inspecting: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    inspecting(KeyboardInterrupt())
+    assert refused(capsys, "inspect", "x", code=cli.INTERRUPTED) == "headrace inspect: interrupted"
+
+
+def test_a_reader_that_leaves_is_no_error_message() -> None:
+    script = f"{sys.executable} -c 'import sys; from headrace.tools.cli import main; sys.exit(main())' --help | true"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+# From a folder of pictures to a score
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of small pictures in two splits: bright discs and dark bars, noise on top."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.Generator(np.random.Philox(3))
+    rows, columns = np.mgrid[:32, :32]
+    shapes = {"disc": (rows - 16) ** 2 + (columns - 16) ** 2 < 80, "bar": abs(rows - 16) < 4}
+    for split, count in (("train", 40), ("val", 10)):
+        for name, shape in shapes.items():
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = random.integers(0, 60, (32, 32, 3))
+                image = np.where(shape[..., None], 255 - noise, noise).astype(np.uint8)
+                Image.fromarray(image).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def test_from_pictures_to_a_report(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, val, run = tmp_path / "train", tmp_path / "val", tmp_path / "run"
+    for split, shards, format in (("train", train, "webdataset"), ("val", val, "ffcv")):
+        counts = json.loads(told(capsys, "shard", "folder", pictures / split, shards, "--format", format, "--json"))
+        assert counts["samples"] == (80 if split == "train" else 20)
+        assert "ok" in told(capsys, "verify", shards).lower()
+    assert json.loads(told(capsys, "inspect", train, "--json"))["samples"] == 80
+
+    picture = tmp_path / "views.png"
+    told(capsys, "show", "views", train, "--method", "simclr", "--out", picture, "--samples", "2")
+    with Image.open(picture) as image:
+        assert min(image.size) > 200
+
+    options = ["--data", train, "--out", run, "--epochs", "1", "--batch_size", "16"]
+    trained = json.loads(told(capsys, "train", "simclr_digits", *options, "--json"))
+    assert trained["steps"] == 5
+    again = json.loads(told(capsys, "train", "simclr_digits", *options, "--json"))
+    assert again["steps"] == 5, "a finished run has nothing left to do"
+
+    table = json.loads(told(capsys, "eval", "knn", run, "--data", train, "--test", val, "--json"))["probes"]
+    assert set(table) == {"pixels", "random", "trained"}
+    assert all(0.0 <= scores["knn"] <= 1.0 for scores in table.values())
+    assert table["pixels"]["knn"] == 1.0, "the two shapes differ in most pixels"
+    told(capsys, "eval", "linear", run, "--data", train)
+
+    page = Path(told(capsys, "report", run).strip())
+    assert page == run / "report.html"
+    assert f"{100 * table['trained']['knn']:.1f}%" in page.read_text()
+
+
+# Benchmarks, which run in processes of their own
+
+
+def test_bench_collects_figures_and_stops_at_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[list[str]] = []
+
+    def fake(command: list[str]) -> subprocess.CompletedProcess[str]:
+        started.append(command)
+        name = command[2].removeprefix("headrace.benchmarks.")
+        Path(command[command.index("--json") + 1]).write_text(json.dumps({"is": name}))
+        return subprocess.CompletedProcess(command, 0 if name != broken else 1)
+
+    monkeypatch.setattr(commands.subprocess, "run", fake)
+    broken = ""
+    told(capsys, "bench", "all", "--smoke", "--json", tmp_path / "all.json")
+    assert json.loads((tmp_path / "all.json").read_text()) == {name: {"is": name} for name in commands.BENCHMARKS}
+    assert all(command[0] == sys.executable and command[-1] == "--smoke" for command in started)
+    told(capsys, "bench", "step", "--json", tmp_path / "one.json")
+    assert json.loads((tmp_path / "one.json").read_text()) == {"is": "step"}
+    started.clear()
+    broken = commands.BENCHMARKS[0]
+    assert main(["bench", "all"]) == cli.FAILED
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("name", commands.BENCHMARKS)
+def test_every_benchmark_is_a_module(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"headrace.benchmarks.{name}", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout

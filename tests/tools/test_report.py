@@ -1,0 +1,168 @@
+"""The report: one file that loads nothing, and says what the run's files say."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace.shards import ShardSet
+from headrace.tools.errors import UserError
+from headrace.tools.evaluate import PROBES, evaluate, read_results, rows, save_results
+from headrace.tools.report import throughput, write_report
+from headrace.train import read_metrics, train
+from headrace.train.recipes import simclr_digits
+
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+LOADING = {"src", "href", "xlink:href", "data", "poster", "srcset", "action"}
+
+
+class Page(HTMLParser):
+    """What a page holds: addresses that it loads, the cells of its score table, and whether its tags close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.cells: list[list[str]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self._in_table = False
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self._open.append(tag)
+        values = dict(attrs)
+        self.addresses += [value or "" for name, value in attrs if name in LOADING]
+        self._in_table |= values.get("id") == "probes"
+        if self._in_table and tag == "tr":
+            self.cells.append([])
+        if self._in_table and tag in ("th", "td"):
+            self.cells[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+        if tag == "table":
+            self._in_table = False
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self._in_table and self.cells and self.cells[-1]:
+            self.cells[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def run(digits_webdataset: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs of SimCLR on 200 digits, probed on a fifth of them."""
+    out = tmp_path_factory.mktemp("runs") / "tiny <run>"
+    config = simclr_digits(data=str(digits_webdataset.path), out=str(out))
+    config.epochs, config.batch_size, config.log.every_steps = 2, 50, 1
+    train(config, progress=False)
+    evaluate(out, digits_webdataset.path)
+    return out
+
+
+@pytest.fixture(scope="module")
+def text(run: Path) -> str:
+    path = write_report(run)
+    assert path == run / "report.html"
+    return path.read_text()
+
+
+def test_nothing_is_loaded_from_outside(text: str) -> None:
+    page = Page(text)
+    assert page.addresses, "the gallery has pictures"
+    assert [address for address in page.addresses if not address.startswith("data:image/png;base64,")] == []
+    assert re.findall(r"url\((?!\s*['\"]?\s*(?:data:|'\+))[^)]*\)", text) == []
+    assert "@import" not in text
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_the_table_holds_the_results(run: Path, text: str) -> None:
+    head, *body = Page(text).cells
+    results = json.loads((run / "results.json").read_text())
+    assert head == ["features", PROBES["knn"], PROBES["linear"]]
+    expected = [
+        [name, f"{100 * scores['knn']:.1f}%", f"{100 * scores['linear']:.1f}%"]
+        for name, scores in rows(results).items()
+    ]
+    assert body == expected
+    assert len(body) == 3
+
+
+def test_the_page_shows_curves_views_map_config_and_versions(run: Path, text: str) -> None:
+    words = " ".join(Page(text).texts)
+    headings = ("At a glance", "Probes", "Training", "What the method sees", "Map of the features", "Configuration")
+    for heading in (*headings, "Environment"):
+        assert heading in words
+    assert text.count('class="chart"') == 4
+    assert text.count("data-i=") == 200, "one dot a digit"
+    assert "crop" in words
+    assert (run / "config.yaml").read_text() in "".join(Page(text).texts)
+    assert "torch 2" in words
+    assert "tiny &lt;run&gt;" in text
+
+
+def test_a_run_without_scores_or_shards_still_has_a_report(run: Path, tmp_path: Path) -> None:
+    for name in ("metrics.jsonl", "config.yaml"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    words = " ".join(Page(write_report(tmp_path).read_text()).texts)
+    assert "Training" in words
+    assert "Accuracy" not in words
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no logged step"):
+        write_report(tmp_path)
+
+
+def test_throughput_weighs_by_time(run: Path) -> None:
+    records = [
+        {"step": 10, "samples_per_s": 100.0, "data_wait": 0.5},  # 10 batches at 100: 10 units of time, 5 waited
+        {"step": 20, "samples_per_s": 300.0, "data_wait": 0.2},  # a third of that
+    ]
+    figures = throughput(records)
+    assert figures["samples_per_s"] == pytest.approx(2 * 100 * 300 / 400, abs=0.1)
+    assert figures["data_wait"] == pytest.approx((1 * 0.5 + 1 / 3 * 0.2) / (4 / 3), abs=1e-4)
+    logged = [record["samples_per_s"] for record in read_metrics(run)]
+    assert min(logged) <= throughput(read_metrics(run))["samples_per_s"] <= max(logged) + 0.1
+
+
+def test_scores_of_several_probes_are_kept_together(digits_webdataset: ShardSet, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    first = evaluate(tmp_path, digits_webdataset.path, probes=("knn",), encoders=("pixels",))
+    second = evaluate(tmp_path, digits_webdataset.path, probes=("linear",), encoders=("pixels",))
+    assert read_results(tmp_path)["probes"] == {"pixels": first["pixels"] | second["pixels"]}
+    evaluate(tmp_path, digits_webdataset.path, digits_webdataset.path, probes=("knn",), encoders=("pixels",))
+    assert set(read_results(tmp_path)["probes"]["pixels"]) == {"knn"}, "scores on other data do not mix"
+
+
+def test_untrained_scores_are_of_the_run_at_step_0(digits_webdataset: ShardSet, run: Path) -> None:
+    again = evaluate(run, digits_webdataset.path, encoders=("random",))
+    assert again["random"] == read_results(run)["probes"]["random"], "the untrained encoder is a function of the seed"
+    assert np.isfinite(list(again["random"].values())).all()
+
+
+def test_fine_tuning_needs_a_test_set(digits_webdataset: ShardSet, run: Path) -> None:
+    with pytest.raises(UserError, match="--test"):
+        evaluate(run, digits_webdataset.path, probes=("finetune",))
+
+
+def test_damaged_results_are_one_line(tmp_path: Path) -> None:
+    save_results(tmp_path, {"probes": {}})
+    assert read_results(tmp_path) == {"probes": {}}
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(UserError, match=r"results\.json: not JSON"):
+        read_results(tmp_path)

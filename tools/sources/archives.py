@@ -1,0 +1,187 @@
+"""Random access into archives as they were downloaded: tars, tars in tars, zips. Nothing is unpacked.
+
+A table of members is made once: for a tar by a walk from header to header, for a zip from the directory at its end
+(PKWARE APPNOTE, 4.3). From then on a member is read at its offset, without a cursor, so that any number of threads may
+read from one open file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import weakref
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from headrace.shards.webdataset import BLOCK, check_header, header_name, padded, pax_path
+from headrace.tools.errors import UserError
+from headrace.tools.sources.source import BadSample
+
+MAX_PICTURE = 64 << 20
+"""Bytes of one picture, also unpacked from a zip; the largest pictures of the known data sets have 15 MB."""
+MAX_NAME = 1 << 16
+"""Bytes of a long name in a tar."""
+
+
+class ArchiveFile:
+    """An open file that threads read at offsets."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
+        weakref.finalize(self, os.close, self.descriptor)
+        self.path = path
+        self.size = os.fstat(self.descriptor).st_size
+        if hasattr(os, "posix_fadvise"):
+            # Members are read in random order: reading ahead would fetch, and throw away, what nobody asked for.
+            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`; BadSample where the file ends before, OSError where it cannot be read."""
+        parts = []
+        missing = size
+        while missing:
+            part = os.pread(self.descriptor, missing, offset + size - missing)
+            if not part:
+                raise BadSample(f"{self.path}, offset {offset}: the file ends {missing} bytes too early")
+            parts.append(part)
+            missing -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class TarEntry(NamedTuple):
+    """A regular file in a tar."""
+
+    name: str
+    offset: int
+    """Of its first byte, in the outermost file."""
+    size: int
+
+
+def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarEntry]:
+    """The regular files of a tar, or of the tar that is a member of it; one block is read for each.
+
+    UserError with the offset in the outermost file on anything but a whole tar.
+    """
+    at, end, where = 0, file.size, str(file.path)
+    if inside is not None:
+        at, end, where = inside.offset, inside.offset + inside.size, f"{file.path}, {inside.name}"
+    long_name = ""
+    while True:
+        if end - at < BLOCK:
+            raise UserError(f"{where}, offset {at}: the tar has no end, so it is cut off; download it again")
+        try:
+            block = file.read(at, BLOCK)
+            if not any(block):
+                return
+            size, type_flag = check_header(block)
+            if size < 0:
+                raise ValueError(f"a size of {size} bytes")
+        except (ValueError, OSError, BadSample) as error:
+            raise UserError(f"{where}, offset {at}: damaged tar header ({error}); download it again") from error
+        at += BLOCK
+        if type_flag in b"123456":  # links, devices, folders: no content, whatever the size says
+            size = 0
+        if size > end - at:
+            name = long_name or header_name(block)
+            raise UserError(
+                f"{where}, offset {at}: {name} lacks {at + size - end} bytes, so the tar is cut off; download it again"
+            )
+        if type_flag in b"Lx":
+            long_name = read_name(file, where, at, size, type_flag) or long_name
+        elif type_flag in b"0\x007":
+            yield TarEntry(long_name or header_name(block), at, size)
+            long_name = ""
+        else:
+            long_name = ""
+        at += padded(size)
+
+
+def read_name(file: ArchiveFile, where: str, at: int, size: int, type_flag: bytes) -> str:
+    """The name that a GNU or pax entry gives to the next file; empty where it gives it none."""
+    try:
+        if size > MAX_NAME:
+            raise ValueError(f"{size} bytes")
+        content = file.read(at, size)
+        return content.rstrip(b"\0").decode() if type_flag == b"L" else pax_path(content)
+    except (ValueError, OSError, BadSample) as error:
+        raise UserError(f"{where}, offset {at}: damaged name ({error}); download it again") from error
+
+
+class ZipEntry(NamedTuple):
+    """A file in a zip, as the directory describes it."""
+
+    offset: int
+    """Of its local header."""
+    compressed: int
+    """Bytes in the zip."""
+    size: int
+    """Bytes unpacked."""
+    crc32: int
+    method: int
+    """0 stored, 8 deflated."""
+
+
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, sizes of name and extra field; the rest is in the directory too
+
+
+def zip_entries(file: ArchiveFile) -> dict[str, ZipEntry]:
+    """The files of a zip by name; UserError where it has no whole directory."""
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            return {
+                info.filename: ZipEntry(
+                    info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type
+                )
+                for info in archive.infolist()
+                if not info.is_dir()
+            }
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, OverflowError, struct.error) as error:
+        raise UserError(f"{file.path}: the zip is damaged or cut off ({error}); download it again") from error
+
+
+def read_zip(file: ArchiveFile, name: str, entry: ZipEntry, limit: int = MAX_PICTURE) -> bytes:
+    """Content of a file in a zip, its checksum verified; BadSample where it is damaged or larger than `limit`.
+
+    Never takes more memory than the directory says and `limit` allows, whatever the compressed bytes unpack to.
+    """
+    check_size(max(entry.size, entry.compressed), limit)
+    where = f"{file.path}, offset {entry.offset}, {name}"
+    if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadSample(f"{where}: packed by method {entry.method}, expected 0 (stored) or 8 (deflated)")
+    if not 0 <= entry.offset <= file.size - entry.compressed:
+        raise BadSample(f"{where}: lies outside of the zip")
+    signature, *lengths = LOCAL_HEADER.unpack(file.read(entry.offset, LOCAL_HEADER.size))
+    if signature != b"PK\3\4":
+        raise BadSample(f"{where}: damaged header")
+    content = file.read(entry.offset + LOCAL_HEADER.size + sum(lengths), entry.compressed)
+    if entry.method == zipfile.ZIP_DEFLATED:
+        try:
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, entry.size + 1)
+        except zlib.error as error:
+            raise BadSample(f"{where}: cannot be unpacked ({error})") from error
+    if len(content) != entry.size or zlib.crc32(content) != entry.crc32:
+        raise BadSample(f"{where}: differs from its checksum")
+    return content
+
+
+def read_picture(path: str | os.PathLike[str]) -> bytes:
+    """Content of a picture file; BadSample where it is too large, OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadSample("not a regular file")
+        check_size(status.st_size, MAX_PICTURE)
+        return file.read()
+
+
+def check_size(size: int, limit: int) -> None:
+    """BadSample above the limit."""
+    if size > limit:
+        raise BadSample(f"{size:,} bytes, more than the limit of {limit:,}")

@@ -1,0 +1,30 @@
+"""Training runs: config, loop, checkpoints, metrics; probes and recipes are packages of their own."""
+
+from headrace.train.checkpoint import checkpoint_paths
+from headrace.train.config import (
+    CheckpointConfig,
+    LoaderConfig,
+    LogConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from headrace.train.errors import ConfigError, RunError
+from headrace.train.loop import RunResult, load_run, train
+from headrace.train.metrics import read_metrics
+
+__all__ = [
+    "CheckpointConfig",
+    "ConfigError",
+    "LoaderConfig",
+    "LogConfig",
+    "OptimConfig",
+    "RunConfig",
+    "RunError",
+    "RunResult",
+    "ScheduleConfig",
+    "checkpoint_paths",
+    "load_run",
+    "read_metrics",
+    "train",
+]

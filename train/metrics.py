@@ -1,0 +1,155 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, a progress bar, a callback."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+Record = dict[str, Any]
+"""One line of metrics.jsonl: `step` (steps taken, from 1), `epoch` (of the step's batch, from 0), `loss` and the
+method's other scalars (mean over ranks), `lr`, `samples_per_s` (of all ranks, over the steps since the last line),
+`data_wait` (share of that time, 0 to 1, in which this rank's loop stood waiting for the loader: 0 when loading
+keeps up, towards 1 when it is all that counts)."""
+
+
+class Meter:
+    """Times the loop between two log lines: how long in all, and how long waiting for data."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the next interval."""
+        self._began = perf_counter()
+        self._waited = 0.0
+        self._samples = 0
+
+    def watch(self, batches: Iterable[T], samples: int) -> Iterator[T]:
+        """The same items; the time until each arrives counts as waiting, and each counts as `samples`."""
+        source = iter(batches)
+        while True:
+            began = perf_counter()
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+            self._waited += perf_counter() - began
+            self._samples += samples
+            yield item
+
+    def read(self) -> dict[str, float]:
+        """`samples_per_s` and `data_wait` of the interval so far."""
+        elapsed = max(perf_counter() - self._began, 1e-9)
+        return {"samples_per_s": self._samples / elapsed, "data_wait": min(1.0, self._waited / elapsed)}
+
+
+class RunLog:
+    """Everything that a run writes while it goes on; opened by rank 0 only.
+
+    Args:
+        out: the run's folder.
+        first_step: steps already taken; older lines of metrics.jsonl stay, newer ones (of steps that a killed run
+            took after its last checkpoint, and that are taken again now) go.
+        total_steps: of the whole run.
+        progress: show a bar on a terminal, or a line for each record elsewhere, on standard error.
+        tensorboard: also write events, into `out`/tensorboard.
+        on_step: called with each record.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        first_step: int,
+        total_steps: int,
+        progress: bool,
+        tensorboard: bool,
+        on_step: Callable[[Record], None] | None,
+    ) -> None:
+        self._total = total_steps
+        self._on_step = on_step
+        self._file = open(_truncated(out / "metrics.jsonl", first_step), "a", encoding="utf-8")  # noqa: SIM115
+        self._events: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self._events = SummaryWriter(out / "tensorboard", purge_step=first_step + 1)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._lines = progress and not self._console.is_terminal
+        self._bar = _bar(self._console)
+        self._task = self._bar.add_task(out.name, total=total_steps, completed=first_step, figures="")
+        if progress and not self._lines:
+            self._bar.start()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step` steps taken."""
+        self._bar.update(self._task, completed=step)
+
+    def write(self, record: Record) -> None:
+        """One record to every place; it is in the file, though perhaps not on the disk, when this returns."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in record.items():
+                if name != "step":
+                    self._events.add_scalar(name, value, record["step"])
+        figures = (
+            f"loss {record['loss']:.4f}  {record['samples_per_s']:,.0f} samples/s  "
+            f"data wait {100 * record['data_wait']:.0f} %"
+        )
+        self._bar.update(self._task, figures=figures)
+        if self._lines:
+            step, epoch, lr = record["step"], record["epoch"], record["lr"]
+            self.say(f"step {step}/{self._total}  epoch {epoch}  lr {lr:.3g}  {figures}")
+        if self._on_step is not None:
+            self._on_step(record)
+
+    def say(self, line: str) -> None:
+        """A line for people, above the bar."""
+        self._console.print(line, markup=False)
+
+    def close(self) -> None:
+        self._bar.stop()
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(out: str | Path) -> list[Record]:
+    """The records of a run folder's metrics.jsonl in order; a last line that a kill cut short is left out."""
+    path = Path(out) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+def _truncated(path: Path, step: int) -> Path:
+    """`path`, with no records of later steps."""
+    kept = [record for record in read_metrics(path.parent) if record["step"] <= step]
+    aside = path.with_suffix(".jsonl.tmp")
+    aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    os.replace(aside, path)
+    return path
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,67 @@
+"""float32 or bfloat16: taken from the hardware, by a short measurement where its name does not tell."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Literal
+
+import numpy as np
+import torch
+
+from headrace.models import Method
+from headrace.models.seeding import seeded
+from headrace.pipeline import Batch, ViewSpec
+from headrace.train.distributed import World
+
+_SAMPLES = 16  # enough to fill the cores, few enough to take a second or two
+_REPEATS = 2
+_WORTH_IT = 0.9  # bfloat16 costs digits, so it must take a tenth less time
+
+
+def choose_precision(method: Method, world: World, samples: int) -> tuple[Literal["float32", "bfloat16"], str]:
+    """("float32" or "bfloat16", the reason in words), the same on all ranks.
+
+    A GPU uses bfloat16 where it supports it. On a CPU bfloat16 may be twice as fast (AMX) or many times slower
+    (emulated), so a few forward and backward steps of a copy of `method` are timed in both; every rank must take
+    part, for the loss may.
+
+    Args:
+        samples: samples of a batch on this rank; at most 16 are used.
+    """
+    if world.device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", "the GPU supports it"
+        return "float32", "the GPU does not support bfloat16"
+    batch = synthetic_batch(method.views, min(samples, _SAMPLES)).to(world.device)
+    float32, bfloat16 = (_seconds(method, batch, dtype) for dtype in (torch.float32, torch.bfloat16))
+    faster = world.rank == 0 and bfloat16 < _WORTH_IT * float32
+    [chosen] = world.max(int(faster))  # rank 0's choice: the others pass 0
+    reason = f"{len(batch)} samples take {float32 * 1e3:.0f} ms in float32, {bfloat16 * 1e3:.0f} ms in bfloat16"
+    return "bfloat16" if chosen else "float32", reason
+
+
+def synthetic_batch(views: ViewSpec, samples: int) -> Batch:
+    """Noise in the shape of a batch of `views`: uint8, channels-last, without labels."""
+    noise = np.random.default_rng(0)
+    pixels = [noise.integers(0, 256, (samples, v.size, v.size, 3), np.uint8) for v in views.views]
+    return Batch(
+        views=[torch.from_numpy(p).permute(0, 3, 1, 2) for p in pixels],
+        index=torch.arange(samples),
+        labels=None,
+        epoch=0,
+        normalize=tuple(v.normalize for v in views.views),
+    )
+
+
+def _seconds(method: Method, batch: Batch, dtype: torch.dtype) -> float:
+    """The fastest of a few training steps on a copy of `method`, after one to warm up."""
+    method = copy.deepcopy(method)
+    times = []
+    for _ in range(1 + _REPEATS):
+        began = time.perf_counter()
+        with seeded(0), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            loss = method.loss(batch)["loss"]
+        loss.backward()
+        times.append(time.perf_counter() - began)
+    return min(times[1:])

@@ -1,0 +1,16 @@
+"""How good features are, by the accuracy of simple classifiers on them."""
+
+from headrace.train.probes.features import Features, extract_features, pixel_features
+from headrace.train.probes.finetune import FinetuneConfig, finetune_probe
+from headrace.train.probes.knn import knn_probe
+from headrace.train.probes.linear import linear_probe
+
+__all__ = [
+    "Features",
+    "FinetuneConfig",
+    "extract_features",
+    "finetune_probe",
+    "knn_probe",
+    "linear_probe",
+    "pixel_features",
+]

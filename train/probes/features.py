@@ -1,0 +1,87 @@
+"""Frozen features of a whole shard set, each sample exactly once, in stored order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headrace.pipeline import Loader, Normalize, center_view
+from headrace.shards import ShardSet
+from headrace.train.errors import RunError
+
+Features = tuple[np.ndarray, np.ndarray]
+"""float32 (n, D) features and int64 (n,) labels."""
+
+
+@torch.no_grad()
+def extract_features(
+    encode: Callable[[Tensor], Tensor],
+    shards: ShardSet,
+    *,
+    size: int,
+    normalize: Normalize | None = None,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+) -> Features:
+    """Features and labels of all n samples of `shards`, in stored order.
+
+    Args:
+        encode: float32 (B, 3, size, size), normalised and on `device`, to (B, D). The method or module that it
+            belongs to is in evaluation mode for the time of the call, so that no batch shapes another's features.
+        size: side of the largest centred square after the resize, in pixels.
+        normalize: as the method was trained with; None takes ImageNet's.
+        batch_size: for speed alone.
+        device: where `encode` computes.
+        threads: that decode; None takes all cores.
+
+    Returns:
+        float32 (n, D) and int64 (n,).
+
+    Raises:
+        RunError: if the shard set has no labels.
+        ShardError: for a sample that cannot be decoded.
+    """
+    if "label" not in shards.fields:
+        raise RunError(f"{shards.path}: has no label field, which probes need")
+    loader = Loader(shards, center_view(size, normalize), batch_size, shuffle=False, drop_last=False, threads=threads)
+    features, labels = [], []
+    with loader, _evaluating(encode):
+        for batch in loader:
+            assert batch.labels is not None
+            [images] = batch.to(device).normalized()
+            features.append(encode(images).float().cpu().numpy())
+            labels.append(batch.labels.numpy())
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def pixel_features(shards: ShardSet, size: int, *, threads: int | None = None) -> Features:
+    """The pixels themselves, 0 to 1, as features: what any encoder has to beat.
+
+    Returns:
+        float32 (n, D) and int64 (n,), with D = 3 size size, or size size where every image is grey.
+    """
+    plain = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    pixels, labels = extract_features(
+        lambda images: images.flatten(1), shards, size=size, normalize=plain, threads=threads
+    )
+    red, green, blue = np.split(pixels, 3, axis=1)
+    return (red if np.array_equal(red, green) and np.array_equal(red, blue) else pixels), labels
+
+
+@contextmanager
+def _evaluating(encode: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Evaluation mode for the module that `encode` is or is a method of."""
+    owner = getattr(encode, "__self__", encode)
+    if not isinstance(owner, nn.Module) or not owner.training:
+        yield
+        return
+    owner.eval()
+    try:
+        yield
+    finally:
+        owner.train()
