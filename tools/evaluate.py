@@ -82,9 +82,10 @@ def _frozen(
     """Accuracy of the probes that leave the encoder as it is."""
     if not probes:
         return {}
-    x, y = features(method, learn, pixels=encoder == "pixels")
+    side = _pixel_side(learn) if encoder == "pixels" else None
+    x, y = features(method, learn, pixel_side=side)
     if score is not None:
-        test_x, test_y = features(method, score, pixels=encoder == "pixels")
+        test_x, test_y = features(method, score, pixel_side=side)
     else:
         mixed = order(0, 0, len(y))[:]
         held = round(len(y) * HELD_OUT)
@@ -92,14 +93,19 @@ def _frozen(
     return {probe: FROZEN_PROBES[probe](x, y, test_x, test_y, device=device()) for probe in probes}
 
 
-def features(method: Method, shards: ShardSet, *, pixels: bool = False) -> Features:
-    """float32 (n, D) and int64 (n,): what `method` makes of every sample, or the stored pixels."""
+def features(method: Method, shards: ShardSet, *, pixel_side: int | None = None) -> Features:
+    """float32 (n, D) and int64 (n,): what `method` makes of every sample, or its pixels at `pixel_side`."""
+    if pixel_side is not None:
+        return pixel_features(shards, pixel_side)
     view = method.views.views[0]
-    if pixels:
-        first = shards.spans("image", [0])
-        return pixel_features(shards, min(int(first.height[0]), int(first.width[0]), PIXEL_SIDE))
     encode = method.to(device()).encode
     return extract_features(encode, shards, size=view.size, normalize=view.normalize, device=device())
+
+
+def _pixel_side(shards: ShardSet) -> int:
+    """The stored images' own side, judged by the first, if it is small enough."""
+    first = shards.spans("image", [0])
+    return min(int(first.height[0]), int(first.width[0]), PIXEL_SIDE)
 
 
 def device() -> str:
