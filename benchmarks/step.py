@@ -24,6 +24,7 @@ from headrace.benchmarks.machine import cpu_flags
 from headrace.benchmarks.peers.training import synthetic, training
 from headrace.benchmarks.runner import Comparison, Contestant, compare
 from headrace.models import BackboneConfig
+from headrace.models.backbones import tiny_resnet
 from headrace.models.methods.simclr import SimCLRConfig, simclr_views
 
 CONFIGS: Mapping[str, SimCLRConfig] = {
@@ -68,6 +69,8 @@ def measure(options: Options) -> list[Comparison]:
     found = []
     for name in options.works:
         config = CONFIGS[name]
+        if options.smoke:
+            config = replace(config, backbone=tiny_resnet(width=8))
         options.progress(f"{name}: preparing files", 0, 1)
         views = simclr_views(config)
         work = Work(title=TITLES[name], views=views, lightly="SimCLRTransform" if config.size == 224 else "")

@@ -101,6 +101,7 @@ def test_wheel_is_what_runs(installed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.peer("mlxtend")
+@pytest.mark.timeout(900)  # compiles every kernel anew
 def test_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     printed = run(installed, "headrace", "demo", "--format", "webdataset", "--epochs", "1", "--json", cwd=tmp_path)
     assert set(json.loads(printed)["probes"]) == {"pixels", "random", "trained"}
