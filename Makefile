@@ -11,8 +11,8 @@ ARGS ?=
 # A stamp .venv/.with-NAME says that the extras of NAME are installed as pyproject.toml lists them now.
 EXTRAS_demo := demo
 EXTRAS_dev := demo,dev
-EXTRAS_bench := demo,dev,dali,peers
-EXTRAS_peers := demo,dev,dali,peers,ffcv
+EXTRAS_bench := demo,dev,dali,kornia,peers
+EXTRAS_peers := demo,dev,dali,kornia,peers,ffcv
 
 # CI may skip no test for want of a peer, so there `make test` installs all of them.
 ifeq ($(HEADRACE_REQUIRE_PEERS),1)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from headrace.tools.hardware import processor
+
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 VERSIONED = (
     "headrace",
@@ -57,11 +59,10 @@ class Machine:
 
 def machine(cores: Iterable[int], gpu: str = "") -> Machine:
     """This machine, with `cores` as the allowed ones."""
-    fields = dict(re.findall(r"^(\w[\w ()]*?)\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE))
     total = re.search(r"MemTotal:\s*(\d+) kB", _read("/proc/meminfo"))
     release = re.search(r'^PRETTY_NAME="?([^"\n]*)', _read("/etc/os-release"), re.MULTILINE)
     return Machine(
-        cpu=fields.get("model name") or platform.processor() or platform.machine(),
+        cpu=processor(),
         cores=len(set(cores)),
         cores_present=os.cpu_count() or 1,
         memory_gb=round(int(total[1]) * 1024 / 1e9, 1) if total else 0.0,

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from headrace.pipeline.batch import Batch
-from headrace.pipeline.engines import ENGINES, StageTimes
+from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes, TwoStageEngine, WholeBatchEngine
 from headrace.pipeline.order import epoch_batches, order, rank_share
-from headrace.pipeline.plan import plan
+from headrace.pipeline.plan import Plan, plan
 from headrace.pipeline.views import ViewSpec
 from headrace.shards import ShardSet, Spans
 
@@ -45,6 +45,7 @@ class _Pending:
     """A batch under way."""
 
     ids: np.ndarray
+    plan: Plan
     buffers: list[np.ndarray]
     parts: list[Future[StageTimes]]
     end: int
@@ -62,6 +63,8 @@ class Loader:
         views: what each sample becomes.
         batch_size: of the global batch; this rank loads its contiguous share.
         engine: a key of `headrace.pipeline.engines.ENGINES`.
+        device: where the engines "dali" and "kornia" work, such as "cuda"; the others work on the CPU. Kornia leaves
+            the views there.
         seed: of order and augmentation.
         rank, world_size: this process among those that share the global batch.
         shuffle: False keeps the stored order.
@@ -74,6 +77,7 @@ class Loader:
 
     Raises:
         ValueError: for contradictory arguments.
+        ImportError: if the engine's package is missing.
         ShardError: while iterating, for a sample that cannot be decoded.
     """
 
@@ -84,6 +88,7 @@ class Loader:
         batch_size: int,
         *,
         engine: str = "native",
+        device: str = "cpu",
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -97,6 +102,9 @@ class Loader:
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
+        if device != "cpu" and engine not in DEVICE_ENGINES:
+            others = " or ".join(DEVICE_ENGINES)
+            raise ValueError(f"engine {engine!r} works on the CPU, not on {device!r}; use {others}")
         if batch_size < world_size:
             raise ValueError(f"a global batch of {batch_size} cannot be shared by {world_size} ranks")
         if not 0 <= rank < world_size:
@@ -125,8 +133,10 @@ class Loader:
         self._prefetch = prefetch
         self._image_field = image_field
         self._labels = shards.ints(label_field) if label_field in shards.fields else None
-        self._engine = ENGINES[engine](shards, image_field, views)
-        self._pool = _BufferPool(_DTYPES[dtype])
+        options = {"device": device, "threads": self._threads} if engine in DEVICE_ENGINES else {}
+        self._engine = ENGINES[engine](shards, image_field, views, **options)
+        self._dtype = _DTYPES[dtype]
+        self._pool = _BufferPool(torch.uint8 if isinstance(self._engine, TwoStageEngine) else self._dtype)
         self._position = 0
         self._executor: ThreadPoolExecutor | None = None
 
@@ -187,6 +197,8 @@ class Loader:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
+        if isinstance(self._engine, WholeBatchEngine):
+            self._engine.close()
 
     def __enter__(self) -> Loader:
         return self
@@ -203,15 +215,18 @@ class Loader:
         spans = self.shards.spans(self._image_field, ids)
         drawn = plan(self.views, self.seed, epoch, ids, np.stack([spans.height, spans.width], axis=1))
         buffers = [self._pool.take((len(ids), view.size, view.size, 3)) for view in self.views.views]
-        step = max(1, -(-len(ids) // (4 * self._threads)))  # four parts a thread even out slow samples
+        render = self._engine.crop if isinstance(self._engine, TwoStageEngine) else self._engine.render
+        # Four parts a thread even out slow samples.
+        count = 1 if isinstance(self._engine, WholeBatchEngine) else 4 * self._threads
+        step = max(1, -(-len(ids) // count))
         parts = []
         for i in range(0, len(ids), step):
             part = slice(i, i + step)
             some = Spans._make(column[part] for column in spans)
-            views = [buffer[part] for buffer in buffers]
-            parts.append(self._executor.submit(self._engine.render, ids[part], some, drawn[part], views))
+            cut = [buffer[part] for buffer in buffers]
+            parts.append(self._executor.submit(render, ids[part], some, drawn[part], cut))
         self.stats.plan_s += perf_counter() - started
-        return _Pending(ids, buffers, parts, end)
+        return _Pending(ids, drawn, buffers, parts, end)
 
     def _finish(self, epoch: int, pending: _Pending) -> Batch:
         """Wait for a batch and wrap its memory."""
@@ -220,10 +235,15 @@ class Loader:
             times = part.result()
             self.stats.decode_s += times.decode_s
             self.stats.augment_s += times.augment_s
+        views = [self._pool.lend(buffer).permute(0, 3, 1, 2) for buffer in pending.buffers]
+        if isinstance(self._engine, TwoStageEngine):
+            finishing = perf_counter()
+            views = self._engine.finish(pending.plan, views, self._dtype)
+            self.stats.augment_s += perf_counter() - finishing
         self.stats.waited_s += perf_counter() - started
         self.stats.samples += len(pending.ids)
         return Batch(
-            views=[self._pool.lend(buffer).permute(0, 3, 1, 2) for buffer in pending.buffers],
+            views=views,
             index=torch.from_numpy(pending.ids),
             labels=None if self._labels is None else torch.from_numpy(self._labels[pending.ids]),
             epoch=epoch,

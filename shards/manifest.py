@@ -62,7 +62,7 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the samples came from and with which settings; free-form JSON."""
     version: int = VERSION
-    """Version of the manifest and the index files. This library reads its own version only."""
+    """Version of the manifest and the index files. Every version up to this one can be read; there is one so far."""
 
     @property
     def samples(self) -> int:

@@ -153,12 +153,17 @@ def run_shard(args: argparse.Namespace) -> None:
             max_side=args.max_side,
             quality=args.quality,
             shard_size=args.shard_size,
+            seed=args.seed,
+            workers=args.workers,
+            max_rejects=args.max_rejects,
             progress=progress,
         )
     if args.json:
-        print_json(result._asdict() if hasattr(result, "_asdict") else vars(result))
+        print_json(result._asdict())
     else:
         print(f"{args.out}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+        if result.rejects:
+            print(f"{result.rejects:,} samples were left out; {args.out / 'rejects.jsonl'} says why")
 
 
 def declare_verify(parser: argparse.ArgumentParser) -> None:

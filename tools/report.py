@@ -23,6 +23,7 @@ from headrace.shards.manifest import MANIFEST_NAME
 from headrace.tools.charts import class_map, legend, line_chart
 from headrace.tools.errors import UserError
 from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows
+from headrace.tools.hardware import processor
 from headrace.tools.page import Section, definitions, page, png_uri, tiles
 from headrace.tools.show import augmented, pixels
 from headrace.train import RunConfig, load_run, read_metrics
@@ -230,11 +231,3 @@ def environment() -> list[tuple[str, str]]:
         ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
         ("packages", ", ".join(f"{name} {version(name)}" for name in packages)),
     ]
-
-
-def processor() -> str:
-    """The processor's name as its maker writes it, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -73,8 +73,9 @@ class ScheduleConfig:
 class LoaderConfig:
     """How batches are made; none of this changes what they hold, within the engines' tolerance."""
 
-    engine: Literal["native", "torchvision"] = "native"
-    """Which engine decodes and augments; "torchvision" is the slow reference."""
+    engine: Literal["native", "torchvision", "dali", "kornia"] = "native"
+    """Which engine decodes and augments. "dali" and "kornia" need their packages and work on the GPU where there is
+    one; "torchvision" is the slow reference."""
     threads: int | None = None
     """Decoding threads of each rank; null takes the loader's own choice."""
     prefetch: int = 2

@@ -18,6 +18,7 @@ from torch import Tensor
 from headrace.models import Method, build_method
 from headrace.models.seeding import seeded
 from headrace.pipeline import Loader
+from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.shards import open_shards
 from headrace.train.checkpoint import checkpoint_paths, newest_checkpoint, read_checkpoint, save_checkpoint
 from headrace.train.config import RunConfig
@@ -100,17 +101,22 @@ def train(
                 _say(f"precision {precision}: {reason}")
         module = distribute(method, world, config.sync_batch_norm)
         optimizer = build_optimizer(method, config.optim, config.batch_size)
-        loader = Loader(
-            shards,
-            method.views,
-            config.batch_size,
-            engine=config.loader.engine,
-            seed=config.seed,
-            rank=world.rank,
-            world_size=world.size,
-            threads=config.loader.threads,
-            prefetch=config.loader.prefetch,
-        )
+        engine = config.loader.engine
+        try:
+            loader = Loader(
+                shards,
+                method.views,
+                config.batch_size,
+                engine=engine,
+                device=str(world.device) if engine in DEVICE_ENGINES else "cpu",
+                seed=config.seed,
+                rank=world.rank,
+                world_size=world.size,
+                threads=config.loader.threads,
+                prefetch=config.loader.prefetch,
+            )
+        except ImportError as error:
+            raise ConfigError(f"loader.engine: {error}") from None
         if state:
             try:
                 loader.load_state_dict(state["loader"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from headrace.train.distributed import World
 _SAMPLES = 16  # enough to fill the cores, few enough to take a second or two
 _REPEATS = 2
 _WORTH_IT = 0.9  # bfloat16 costs digits, so it must take a tenth less time
+_HOPELESS = 4.0  # a first step this many times slower than float32's is not made up for by the next ones
 
 
 def choose_precision(method: Method, world: World, samples: int) -> tuple[Literal["float32", "bfloat16"], str]:
@@ -34,7 +37,13 @@ def choose_precision(method: Method, world: World, samples: int) -> tuple[Litera
             return "bfloat16", "the GPU supports it"
         return "float32", "the GPU does not support bfloat16"
     batch = synthetic_batch(method.views, min(samples, _SAMPLES)).to(world.device)
-    float32, bfloat16 = (_seconds(method, batch, dtype) for dtype in (torch.float32, torch.bfloat16))
+    plain, mixed = (_steps(method, batch, dtype) for dtype in (torch.float32, torch.bfloat16))
+    first, float32 = next(plain), min(islice(plain, _REPEATS))
+    mixed_first = next(mixed)
+    [hopeless] = world.max(int(mixed_first > _HOPELESS * first))  # one answer: all ranks go on, or none
+    if hopeless:
+        return "float32", f"{len(batch)} samples took {first:.1f} s in float32, {mixed_first:.1f} s in bfloat16"
+    bfloat16 = min(islice(mixed, _REPEATS))
     faster = world.rank == 0 and bfloat16 < _WORTH_IT * float32
     [chosen] = world.max(int(faster))  # rank 0's choice: the others pass 0
     reason = f"{len(batch)} samples take {float32 * 1e3:.0f} ms in float32, {bfloat16 * 1e3:.0f} ms in bfloat16"
@@ -54,14 +63,12 @@ def synthetic_batch(views: ViewSpec, samples: int) -> Batch:
     )
 
 
-def _seconds(method: Method, batch: Batch, dtype: torch.dtype) -> float:
-    """The fastest of a few training steps on a copy of `method`, after one to warm up."""
+def _steps(method: Method, batch: Batch, dtype: torch.dtype) -> Iterator[float]:
+    """Seconds of one training step after another on a copy of `method`; the first one also warms up."""
     method = copy.deepcopy(method)
-    times = []
-    for _ in range(1 + _REPEATS):
+    while True:
         began = time.perf_counter()
         with seeded(0), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
             loss = method.loss(batch)["loss"]
         loss.backward()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+        yield time.perf_counter() - began

@@ -1,16 +1,49 @@
 """Engines turn plans into pixels. One table; a new engine is a new line."""
 
 from collections.abc import Callable
+from typing import Any
 
-from headrace.pipeline.engines.base import Engine, StageTimes
+from headrace.pipeline.engines.base import Engine, StageTimes, TwoStageEngine, WholeBatchEngine
 from headrace.pipeline.engines.native import NativeEngine
 from headrace.pipeline.engines.torchvision import TorchvisionEngine
 from headrace.pipeline.views import ViewSpec
 from headrace.shards import ShardSet
 
-ENGINES: dict[str, Callable[[ShardSet, str, ViewSpec], Engine]] = {
+
+def _dali(shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Engine:
+    try:
+        from headrace.pipeline.engines.dali import DaliEngine
+    except ImportError as error:
+        raise ImportError(f"engine 'dali' needs NVIDIA DALI: pip install headrace[dali] ({error})") from error
+    return DaliEngine(shards, field, spec, **options)
+
+
+def _kornia(shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Engine:
+    try:
+        from headrace.pipeline.engines.kornia import KorniaEngine
+    except ImportError as error:
+        raise ImportError(f"engine 'kornia' needs Kornia: pip install headrace[kornia] ({error})") from error
+    return KorniaEngine(shards, field, spec, **options)
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {
     "native": NativeEngine,
     "torchvision": TorchvisionEngine,
+    "dali": _dali,
+    "kornia": _kornia,
 }
+"""Name to a callable of (shards, image field, views); those of `DEVICE_ENGINES` also take `device` and `threads`."""
 
-__all__ = ["ENGINES", "Engine", "NativeEngine", "StageTimes", "TorchvisionEngine"]
+DEVICE_ENGINES = ("dali", "kornia")
+"""Engines that can work on a GPU."""
+
+__all__ = [
+    "DEVICE_ENGINES",
+    "ENGINES",
+    "Engine",
+    "NativeEngine",
+    "StageTimes",
+    "TorchvisionEngine",
+    "TwoStageEngine",
+    "WholeBatchEngine",
+]

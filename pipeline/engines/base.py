@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from headrace.pipeline.plan import Plan
 from headrace.shards import Spans
@@ -22,3 +25,48 @@ class Engine(Protocol):
 
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         """Write the V views of n samples into arrays (n, S, S, 3), uint8 levels or float32 normalised."""
+
+
+class WholeBatchEngine(ABC):
+    """An engine with threads of its own: the loader hands it a batch in one call and closes it."""
+
+    @abstractmethod
+    def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
+        """See `Engine`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the threads; the next `render` starts them again."""
+
+
+class TwoStageEngine(ABC):
+    """An engine that crops parts of a batch in the loader's threads and does the rest to the whole batch on a device.
+
+    The loader calls `crop` for the parts, then `finish` once.
+    """
+
+    @abstractmethod
+    def crop(self, ids: np.ndarray, spans: Spans, plan: Plan, crops: list[np.ndarray]) -> StageTimes:
+        """Write the cropped, resized and flipped views into V arrays (n, S, S, 3), uint8. See `Engine`."""
+
+    @abstractmethod
+    def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """The rest of the operations on whole batches.
+
+        Args:
+            plan: B rows.
+            crops: V tensors (B, 3, S, S), uint8, channels-last, on the CPU. Not written to.
+            dtype: uint8 for levels, float32 for normalised values.
+
+        Returns: V tensors (B, 3, S, S), channels-last, on the engine's device.
+        """
+
+    def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
+        """Both stages at once, back to the CPU. See `Engine`."""
+        crops = [np.empty(view.shape, np.uint8) for view in views]
+        times = self.crop(ids, spans, plan, crops)
+        dtype = torch.from_numpy(views[0]).dtype
+        finished = self.finish(plan, [torch.from_numpy(crop).permute(0, 3, 1, 2) for crop in crops], dtype)
+        for view, result in zip(views, finished, strict=True):
+            view[:] = result.permute(0, 2, 3, 1).cpu().numpy()
+        return times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,20 @@ def test_from_pictures_to_a_report(pictures: Path, tmp_path: Path, capsys: pytes
     page = Path(told(capsys, "report", run).strip())
     assert page == run / "report.html"
     assert f"{100 * table['trained']['knn']:.1f}%" in page.read_text()
+
+
+def test_bad_pictures_are_counted_and_bounded(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "pictures"
+    shutil.copytree(pictures / "val", source)
+    (source / "disc" / "bad.png").write_bytes(b"no picture")
+    command = ["shard", "folder", source, tmp_path / "shards", "--workers", "2"]
+    assert "1 samples were left out" in told(capsys, *command, "--seed", "1")
+    reject = json.loads((tmp_path / "shards" / "rejects.jsonl").read_text())
+    assert reject["source"].endswith("bad.png")
+    assert json.loads((tmp_path / "shards" / "manifest.json").read_text())["provenance"]["seed"] == 1
+    assert "rejects" in refused(capsys, *command, "--max-rejects", "0", code=1)
 
 
 # Benchmarks, which run in processes of their own

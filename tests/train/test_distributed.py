@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tiny_runs import final_state, same_bits, tiny_run
 from headrace.models.methods.simclr import SimCLR
 from headrace.pipeline import Batch
 from headrace.shards import ShardSet
-from headrace.train import ConfigError, read_metrics, train
+from headrace.train import ConfigError, RunResult, read_metrics, train
 from headrace.train.metrics import Record
 
 RANKS = 2
@@ -33,27 +34,35 @@ def record_batches(seen: list[torch.Tensor], methods: list[SimCLR]) -> None:
     SimCLR.loss = noted  # type: ignore[method-assign]
 
 
-def rank_main(rank: int, port: int, data: str, out: str) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+def rank_main(rank: int, ports: list[int], data: str, out: str) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1"}
     os.environ.update({name: str(value) for name, value in place.items()})
     torch.set_num_threads(1)
     seen: list[torch.Tensor] = []
     methods: list[SimCLR] = []
     record_batches(seen, methods)
+
+    def run(folder: str, port: int, override: str) -> RunResult:
+        # A port for each: on one port, a rank that is early would meet the store of the group before.
+        os.environ["MASTER_PORT"] = str(port)
+        return train(tiny_run(data, f"{out}/{folder}", override), progress=False)
+
     with pytest.raises(ConfigError, match="batch_size: must be a multiple of the 2 ranks, got 51"):
-        train(tiny_run(data, f"{out}/refused", "batch_size=51"), progress=False)
+        run("refused", ports[0], "batch_size=51")
     with pytest.raises(ConfigError, match="sync_batch_norm: must be false for several ranks on the CPU"):
-        train(tiny_run(data, f"{out}/refused", "sync_batch_norm=true"), progress=False)
-    result = train(tiny_run(data, f"{out}/run", "precision=auto"), progress=False)
+        run("refused", ports[1], "sync_batch_norm=true")
+    result = run("run", ports[2], "precision=auto")
     weights = dict(methods[0].named_parameters())
     torch.save({"seen": seen[-9:], "weights": weights, "step": result.step}, f"{out}/rank{rank}.pt")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different because they are held until all are found."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def test_two_ranks_go_on_with_one_processs_run(
@@ -72,7 +81,7 @@ def test_two_ranks_go_on_with_one_processs_run(
 
     assert train(tiny_run(data, tmp_path / "run"), progress=False, on_step=stop).step == 3
 
-    mp.spawn(rank_main, (free_port(), str(data), str(tmp_path)), nprocs=RANKS)
+    mp.spawn(rank_main, (free_ports(3), str(data), str(tmp_path)), nprocs=RANKS)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
     assert [rank["step"] for rank in ranks] == [12, 12]
     for step, shares in enumerate(zip(*(rank["seen"] for rank in ranks), strict=True), start=3):

@@ -299,11 +299,16 @@ def test_the_precision_is_chosen_once(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "chosen"), [((1.0, 0.5), "bfloat16"), ((1.0, 0.95), "float32"), ((1.0, 8.0), "float32")]
+    ("steps", "chosen"),
+    [
+        ([3.0, 0.6, 0.5], "bfloat16"),
+        ([3.0, 0.95, 0.97], "float32"),
+        ([9.0], "float32"),  # hopeless: takes no second step
+    ],
 )
-def test_bfloat16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], chosen: str) -> None:
-    times = iter(seconds)
-    monkeypatch.setattr(precision_module, "_seconds", lambda *_: next(times))
+def test_bfloat16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, steps: list[float], chosen: str) -> None:
+    seconds = {torch.float32: [2.0, 1.1, 1.0], torch.bfloat16: steps}
+    monkeypatch.setattr(precision_module, "_steps", lambda method, batch, dtype: iter(seconds[dtype]))
     method = build_method("simclr", tiny_run("", "").model)
     assert choose_precision(method, World(0, 1, torch.device("cpu")), 4)[0] == chosen
 
@@ -314,7 +319,7 @@ def test_measuring_leaves_no_trace() -> None:
     generator = torch.get_rng_state()
     chosen, reason = choose_precision(method, World(0, 1, torch.device("cpu")), 64)
     assert chosen in ("float32", "bfloat16")
-    assert reason.startswith("16 samples take ")
+    assert reason.startswith("16 samples t")
     assert same_bits(dict(method.state_dict()), before)
     assert all(p.grad is None for p in method.parameters())
     assert torch.equal(torch.get_rng_state(), generator)

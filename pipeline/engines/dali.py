@@ -1,0 +1,256 @@
+"""NVIDIA DALI: one graph that decodes each image once and cuts every view from it, on the CPU or on a GPU.
+
+The graph draws nothing: the compressed bytes (or raw pixels) enter through `external_source` straight from the mapped
+shards, and so do the plan's numbers. Operations that a plan gives to some samples only sit behind conditionals, which
+split the batch. DALI's colour operators round to nearest where torchvision truncates, so that half a level is
+subtracted first; its hue operator turns YIQ, torchvision's HSV, so that hue is written out in arithmetic.
+https://docs.nvidia.com/deeplearning/dali
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import threading
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.pipeline.decode import memory_at
+from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
+from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from headrace.pipeline.views import View, ViewSpec
+from headrace.shards import ShardError, ShardSet, Spans
+
+_dali: Any = importlib.import_module("nvidia.dali")  # its type stubs leave out half of what it exports
+fn, types, math = _dali.fn, _dali.types, importlib.import_module("nvidia.dali.math")
+
+_LUMA = (0.2989, 0.587, 0.114)  # torchvision's, which add up to less than one
+_TRUNCATE = -0.5
+"""Added, in grey levels, before DALI rounds to nearest."""
+
+
+class DaliEngine(WholeBatchEngine):
+    """See `headrace.pipeline.engines.base.Engine`.
+
+    Calls from several threads run one after the other: DALI uses its own threads within a batch.
+
+    Args:
+        shards, field, spec: what to read and what to make of it.
+        device: "cpu", or a CUDA device such as "cuda" or "cuda:1" that decodes and augments. The views come back to
+            the CPU either way.
+        threads: of DALI; None takes all cores this process may use.
+    """
+
+    def __init__(
+        self, shards: ShardSet, field: str, spec: ViewSpec, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        self._shards = shards
+        self._field = field
+        self._spec = spec
+        self._raw = shards.fields[field].encoding == "raw"
+        self._device = torch.device(device)
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._lock = threading.Lock()
+        self._pipeline: Any = None
+        self._built_for = (0, np.dtype(np.uint8))  # largest batch, type of the views
+
+    def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
+        """As the protocol says; the graph's whole time counts as augmentation.
+
+        Raises:
+            ShardError: naming the sample whose bytes cannot be decoded.
+        """
+        started = perf_counter()
+        inputs: dict[str, Any] = {"image": self._images(spans)}
+        for v, view in enumerate(self._spec.views):
+            inputs |= {f"{name}_{v}": values for name, values in _arguments(plan, v, view).items()}
+        with self._lock:
+            pipeline = self._built(len(ids), views[0].dtype)
+            try:
+                outputs = pipeline.run(**inputs)
+            except RuntimeError as error:
+                self._pipeline = None  # DALI's pipelines do not survive an error
+                raise self._named(error, ids) from error
+            for view_array, output in zip(views, outputs, strict=True):
+                view_array[:] = np.asarray(output.as_cpu().as_tensor())
+        return StageTimes(decode_s=0.0, augment_s=perf_counter() - started)
+
+    def close(self) -> None:
+        """End DALI's threads; the next `render` starts them again."""
+        with self._lock:
+            self._pipeline = None
+
+    def _images(self, spans: Spans) -> list[np.ndarray]:
+        """The samples' bytes or pixels, without a copy."""
+        images = []
+        for address, size, height, width in zip(spans.address, spans.size, spans.height, spans.width, strict=True):
+            if self._raw:
+                pixels = np.frombuffer(memory_at(int(address), 3 * int(height) * int(width)), np.uint8)
+                images.append(pixels.reshape(height, width, 3))
+            else:
+                images.append(np.frombuffer(memory_at(int(address), int(size)), np.uint8))
+        return images
+
+    def _built(self, samples: int, dtype: np.dtype) -> Any:
+        """The pipeline, built anew for a larger batch or another type than before."""
+        largest, built_dtype = self._built_for
+        if self._pipeline is None or samples > largest or dtype != built_dtype:
+            self._built_for = (max(samples, largest), dtype)
+            on_gpu = self._device.type == "cuda"
+            self._pipeline = _graph(
+                self._spec,
+                "gpu" if on_gpu else "cpu",
+                self._raw,
+                dtype == np.float32,
+                batch_size=self._built_for[0],
+                num_threads=self._threads,
+                device_id=(self._device.index or 0) if on_gpu else None,
+                prefetch_queue_depth=1,
+                exec_dynamic=True,
+            )
+            self._pipeline.build()
+        return self._pipeline
+
+    def _named(self, error: RuntimeError, ids: np.ndarray) -> Exception:
+        """The error as one line with the sample's place, where DALI says which sample it was."""
+        found = re.search(r"decode sample #(\d+)", str(error))
+        if found is None:
+            return error
+        where = self._shards.where(int(ids[int(found[1])]), self._field)
+        return ShardError(f"{where}: cannot decode the image: DALI's decoder declines it")
+
+
+def _arguments(plan: Plan, v: int, view: View) -> dict[str, np.ndarray]:
+    """What one view's operators take, one row a sample."""
+    top_left, shape = plan.crop[:, v, :2], plan.crop[:, v, 2:]
+    sides = np.full((len(plan), 2), view.size, np.float32)
+    sides[:, 1] *= np.where(plan.flip[:, v], -1, 1)  # a negative width mirrors
+    arguments = {"top_left": top_left, "shape": shape, "sides": sides}
+    if view.jitter:
+        for slot in range(_slots(view)):
+            arguments[f"code{slot}"] = plan.jitter_order[:, v, slot].astype(np.int32)
+        for name, code in (("brightness", BRIGHTNESS), ("contrast", CONTRAST), ("hue", HUE)):
+            if getattr(view, name):
+                arguments[name] = plan.jitter_factor[:, v, code]
+        if view.saturation:
+            keep = plan.jitter_factor[:, v, SATURATION, None]
+            matrix = keep[..., None] * np.eye(3) + (1 - keep[..., None]) * np.array(_LUMA)
+            arguments["saturation"] = matrix.astype(np.float32)
+            # torchvision truncates the grey level that it blends with as well.
+            arguments["saturation_shift"] = np.repeat(_TRUNCATE + (1 - keep) * _TRUNCATE, 3, axis=1)
+    if view.grayscale:
+        arguments["grayscale"] = plan.grayscale[:, v]
+    if view.blur:
+        arguments["sigma"] = plan.blur_sigma[:, v]
+    if view.solarize:
+        arguments["solarize"] = plan.solarize[:, v]
+    return {name: np.ascontiguousarray(values) for name, values in arguments.items()}
+
+
+def _slots(view: View) -> int:
+    """Colour changes that a jittered sample of this view gets."""
+    return sum(strength > 0 for strength in (view.brightness, view.contrast, view.saturation, view.hue))
+
+
+@_dali.pipeline_def(enable_conditionals=True)
+def _graph(spec: ViewSpec, device: str, raw: bool, as_float: bool) -> Any:
+    """V outputs (S, S, 3) a sample: uint8 levels or float32 normalised."""
+    if raw:
+        image = fn.external_source(name="image", no_copy=True, layout="HWC")
+        if device == "gpu":
+            image = image.gpu()
+    else:
+        image = fn.decoders.image(
+            fn.external_source(name="image", no_copy=True),
+            device="mixed" if device == "gpu" else "cpu",
+            output_type=types.RGB,
+            jpeg_fancy_upsampling=True,  # as Pillow and libjpeg do
+            adjust_orientation=False,
+        )
+    outputs = []
+    for v, view in enumerate(spec.views):
+        levels = _view(image, v, view)
+        if as_float:
+            levels = fn.crop_mirror_normalize(
+                levels,
+                dtype=types.FLOAT,
+                output_layout="HWC",
+                mean=[255 * mean for mean in view.normalize.mean],
+                std=[255 * deviation for deviation in view.normalize.std],
+            )
+        outputs.append(levels)
+    return tuple(outputs)
+
+
+def _view(image: Any, v: int, view: View) -> Any:
+    """One view of the decoded images, uint8 (S, S, 3) a sample."""
+
+    def argument(name: str) -> Any:
+        return fn.external_source(name=f"{name}_{v}", no_copy=True)
+
+    # Cut first: a region of interest given to `resize` would let it look beyond the crop's border.
+    out = fn.slice(image, argument("top_left"), argument("shape"), axes=[0, 1])
+    out = fn.resize(out, size=argument("sides"), interp_type=types.INTERP_LINEAR, antialias=True)
+    if view.jitter:
+        names = ("brightness", "contrast", "saturation", "saturation_shift", "hue")
+        given = {name: argument(name) for name in names if getattr(view, name.removesuffix("_shift"))}
+        for slot in range(_slots(view)):
+            code = argument(f"code{slot}")
+            if view.brightness and code == BRIGHTNESS:
+                out = fn.brightness_contrast(out, brightness=given["brightness"], brightness_shift=_TRUNCATE / 255)
+            if view.contrast and code == CONTRAST:
+                out = _contrast(out, given["contrast"])
+            if view.saturation and code == SATURATION:
+                out = fn.coord_transform(out, M=given["saturation"], T=given["saturation_shift"], dtype=types.UINT8)
+            if view.hue and code == HUE:
+                out = _hue(out, given["hue"])
+    if view.grayscale:
+        gray = argument("grayscale")
+        if gray:
+            level = fn.coord_transform(out, M=list(_LUMA), T=[_TRUNCATE], dtype=types.UINT8)
+            out = fn.cat(level, level, level, axis=2)
+    if view.blur:
+        sigma = argument("sigma")
+        if sigma > 0.0:
+            out = fn.gaussian_blur(out, window_size=view.blur_taps, sigma=sigma)
+    if view.solarize:
+        inverted = argument("solarize")
+        if inverted:
+            bright = out >= types.Constant(view.solarize_threshold, types.UINT8)
+            out = out ^ (bright * types.Constant(255, types.UINT8))
+    return out
+
+
+def _contrast(levels: Any, factor: Any) -> Any:
+    """Blend with the mean grey level of the image."""
+    gray = math.floor(fn.coord_transform(levels, M=list(_LUMA), dtype=types.FLOAT))
+    mean = fn.reductions.mean(gray).cpu()  # an operator's argument always lies on the CPU
+    return fn.brightness_contrast(levels, contrast=factor, contrast_center=mean, brightness_shift=_TRUNCATE / 255)
+
+
+def _hue(levels: Any, turns: Any) -> Any:
+    """Turn the colour circle of HSV.
+
+    A channel at `o` sixths of a turn is `high - spread * clamp(2 - |k - 2|, 0, 1)` with `k = (o + 6 hue) mod 6`.
+    """
+    red, green, blue = (fn.cast(levels[:, :, c : c + 1], dtype=types.FLOAT) for c in range(3))
+    above = math.max(red, green)
+    high = math.max(above, blue)
+    spread = high - math.min(math.min(red, green), blue)
+    is_red = high == red
+    is_green = (high == green) > is_red  # the first of equals, as torchvision has it
+    is_blue = high > above
+    difference = is_red * (green - blue) + is_green * (blue - red) + is_blue * (red - green)
+    sixths = difference / math.max(spread, 1.0) + (is_green * 2.0 + (is_blue * 4.0 + turns * 6.0))
+    scale = 255.999 / 255  # torchvision's conversion of floats to levels, which truncates
+    high, spread = high * scale, spread * scale
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        k = sixths + offset
+        k = math.abs(k - 6.0 * math.floor(k / 6.0) - 2.0)
+        channels.append(high - spread * math.clamp(2.0 - k, 0.0, 1.0))
+    return fn.cast(math.floor(fn.cat(*channels, axis=2)), dtype=types.UINT8)

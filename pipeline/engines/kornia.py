@@ -1,0 +1,185 @@
+"""Kornia: crops from the native engine on the CPU, everything after them on whole batches on any device.
+
+The device half reads nothing back and branches on nothing that lies on the device: each operation runs on the whole
+batch, with parameters that change nothing for the samples that go without. `torch.compile` takes it in one graph.
+
+Shape letters: B samples, V views, S side of a view in pixels, T taps of the blur.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+import torch
+from kornia.color import rgb_to_grayscale
+from kornia.enhance import adjust_hue
+from kornia.enhance import solarize as solarize_unit
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headrace.pipeline.engines.base import StageTimes, TwoStageEngine
+from headrace.pipeline.engines.native import NativeEngine
+from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from headrace.pipeline.views import View, ViewSpec
+from headrace.shards import ShardSet, Spans
+
+# One row of parameters a sample. Up to three blends before the hue turns and three after it.
+_BLENDS = 6
+_HUE, _GRAY, _SIGMA, _SOLARIZE = range(3 * _BLENDS, 3 * _BLENDS + 4)
+_PARAMETERS = 3 * _BLENDS + 4
+_NEVER = 2.0  # a solarise threshold above every level of [0, 1]
+
+
+class KorniaEngine(TwoStageEngine):
+    """See `headrace.pipeline.engines.base.TwoStageEngine`. `crop` may be called by several threads, `finish` by one.
+
+    Args:
+        shards, field, spec: what to read and what to make of it.
+        device: where the photometric half runs and leaves the views.
+        threads: not used; the loader's threads crop.
+    """
+
+    def __init__(
+        self, shards: ShardSet, field: str, spec: ViewSpec, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        self._device = torch.device(device)
+        self._crops = NativeEngine(shards, field, spec)
+        self._photometric = nn.ModuleList(Photometric(view) for view in spec.views).to(self._device)
+        self._copying: deque[tuple[torch.cuda.Event, list[Tensor]]] = deque()
+
+    def crop(self, ids: np.ndarray, spans: Spans, plan: Plan, crops: list[np.ndarray]) -> StageTimes:
+        """Decode, crop, resize and flip. Raises ShardError naming the sample whose bytes cannot be decoded."""
+        geometry = replace(
+            plan,
+            jitter_order=np.full_like(plan.jitter_order, -1),
+            grayscale=np.zeros_like(plan.grayscale),
+            blur_sigma=np.zeros_like(plan.blur_sigma),
+            solarize=np.zeros_like(plan.solarize),
+        )
+        return self._crops.render(ids, spans, geometry, crops)
+
+    @torch.no_grad()
+    def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Jitter, grayscale, blur, solarise and, for float32, normalise. See `TwoStageEngine.finish`."""
+        parameters = torch.from_numpy(pack(plan))
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
+            parameters = parameters.pin_memory()
+        here = parameters.to(self._device, non_blocking=True)
+        moved = [crop.to(self._device, non_blocking=True) for crop in crops]
+        if on_gpu:  # the loader must not write into the crops' memory before it has been copied
+            copied = torch.cuda.Event()
+            copied.record()
+            self._copying.append((copied, crops))
+            while self._copying and self._copying[0][0].query():
+                self._copying.popleft()
+        as_float = dtype == torch.float32
+        return [
+            photometric(crop, row, as_float)
+            for photometric, crop, row in zip(self._photometric, moved, here, strict=True)
+        ]
+
+
+def pack(plan: Plan) -> np.ndarray:
+    """The photometric draws as one array (V, B, P) float32, so that one copy takes them to the device.
+
+    A blend is `level * keep + gray * own + mean * common`: brightness scales (own = common = 0), saturation blends with
+    the pixel's own grey level and contrast with the image's mean grey level; (1, 0, 0) changes nothing.
+    """
+    order = plan.jitter_order  # (B, V, 4)
+    packed = np.zeros((*order.shape[:2], _PARAMETERS), np.float32)
+    blends = packed[..., : 3 * _BLENDS].reshape(*order.shape[:2], _BLENDS, 3)
+    blends[..., 0] = 1.0
+    is_hue = order == HUE
+    turn = np.where(is_hue.any(axis=2), is_hue.argmax(axis=2), order.shape[2])  # (B, V)
+    for position in range(order.shape[2]):
+        slot = np.where(position < turn, position, position + 2)  # the slots after the hue are 3, 4, 5
+        for code in (BRIGHTNESS, CONTRAST, SATURATION):
+            sample, view = np.nonzero(order[..., position] == code)
+            keep = plan.jitter_factor[sample, view, code]
+            row = np.stack([keep, (1 - keep) * (code == SATURATION), (1 - keep) * (code == CONTRAST)], axis=1)
+            blends[sample, view, slot[sample, view]] = row
+    packed[..., _HUE] = np.where(is_hue.any(axis=2), plan.jitter_factor[..., HUE], 0.0)
+    packed[..., _GRAY] = plan.grayscale
+    packed[..., _SIGMA] = plan.blur_sigma
+    packed[..., _SOLARIZE] = plan.solarize
+    return np.ascontiguousarray(packed.swapaxes(0, 1))
+
+
+class Photometric(nn.Module):
+    """The photometric half of one view, on a batch. Levels round as torchvision's do on uint8 images."""
+
+    luma: Tensor
+    offsets: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self.view = view
+        radius = view.blur_taps // 2
+        mean, std = np.array(view.normalize.mean), np.array(view.normalize.std)
+        constants = {
+            "luma": np.array([0.2989, 0.587, 0.114]),  # torchvision's
+            "offsets": np.arange(-radius, radius + 1),
+            "scale": (1 / (255 * std))[:, None, None],
+            "shift": (-mean / std)[:, None, None],
+        }
+        for name, values in constants.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def forward(self, crops: Tensor, parameters: Tensor, as_float: bool) -> Tensor:
+        """uint8 (B, 3, S, S) and float32 (B, P) of `pack` to uint8 levels, or to normalised float32."""
+        view = self.view
+        images = crops.float()
+        if view.jitter:
+            blends = parameters[:, : 3 * _BLENDS].view(-1, _BLENDS, 3, 1, 1, 1)
+            for slot in range(_BLENDS // 2):
+                images = self._blend(images, blends[:, slot])
+            if view.hue:
+                turn = parameters[:, _HUE]
+                # Rounding may turn a level by one even where the hue stays.
+                images = torch.where(turn.view(-1, 1, 1, 1) == 0, images, _turn_hue(images, turn))
+                for slot in range(_BLENDS // 2, _BLENDS):
+                    images = self._blend(images, blends[:, slot])
+        if view.grayscale:
+            images = torch.where(parameters[:, _GRAY].view(-1, 1, 1, 1) > 0, self._gray(images), images)
+        if view.blur:
+            images = self._blur(images, parameters[:, _SIGMA])
+        if view.solarize:
+            unit_threshold = view.solarize_threshold / 255
+            threshold = torch.where(parameters[:, _SOLARIZE] > 0, unit_threshold, _NEVER)
+            images = (solarize_unit(images / 255, threshold) * 255).round()
+        images = images.contiguous(memory_format=torch.channels_last)
+        return torch.addcmul(self.shift, images, self.scale) if as_float else images.to(torch.uint8)
+
+    def _gray(self, images: Tensor) -> Tensor:
+        return rgb_to_grayscale(images, self.luma).floor()  # (B, 1, S, S)
+
+    def _blend(self, images: Tensor, blend: Tensor) -> Tensor:
+        """`blend`: (B, 3, 1, 1, 1), see `pack`."""
+        keep, own, common = blend.unbind(1)
+        blended = images * keep
+        if self.view.contrast or self.view.saturation:
+            gray = self._gray(images)
+            blended = blended + gray * own + gray.mean(dim=(1, 2, 3), keepdim=True) * common
+        return blended.clamp(0, 255).floor()
+
+    def _blur(self, images: Tensor, sigma: Tensor) -> Tensor:
+        """Separable Gaussian with reflected borders; a deviation of 0 gives the kernel that changes nothing."""
+        b, c, s, _ = images.shape
+        exponent = -0.5 * (self.offsets / sigma.clamp(min=1e-3)[:, None]) ** 2  # (B, T)
+        weights = exponent.exp()
+        weights = (weights / weights.sum(dim=1, keepdim=True)).repeat_interleave(c, dim=0)  # (B * C, T)
+        radius = self.view.blur_taps // 2
+        planes = F.pad(images.contiguous(), [radius] * 4, mode="reflect").view(1, b * c, s + 2 * radius, -1)
+        planes = F.conv2d(planes, weights[:, None, :, None], groups=b * c)
+        planes = F.conv2d(planes, weights[:, None, None, :], groups=b * c)
+        return planes.view(b, c, s, s).round()
+
+
+def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    return (adjust_hue(images / 255, turns * (2 * math.pi)).clamp(0, 1) * 255.999).floor()

@@ -1,0 +1,117 @@
+"""Kornia's photometric half: no host reads, one graph, and the loader's two stages. Pixels: see test_parity."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from headrace.pipeline import Loader, View, ViewSpec, plan
+from headrace.pipeline.engines import ENGINES
+from headrace.pipeline.plan import Plan
+from headrace.shards import ShardSet
+
+EVERYTHING = View(
+    size=32, jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2, blur=0.5, solarize=0.2
+)
+SPEC = ViewSpec([EVERYTHING, View(size=24, jitter=1.0, brightness=0.4, blur=0.5)])
+
+
+def drawn(samples: int) -> Plan:
+    return plan(SPEC, 3, 0, np.arange(samples), np.full((samples, 2), 64))
+
+
+def engine_module() -> Any:
+    from headrace.pipeline.engines import kornia
+
+    return kornia
+
+
+def crops(samples: int, side: int) -> Tensor:
+    levels = torch.randint(0, 256, (samples, 3, side, side), generator=torch.Generator().manual_seed(0))
+    return levels.to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.peer("kornia")
+@pytest.mark.parametrize("as_float", [False, True])
+def test_nothing_reads_the_host(as_float: bool) -> None:
+    """Fake CUDA tensors hold no values: whatever asks for one fails, as here it would stall a GPU."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    module = engine_module()
+    parameters = torch.from_numpy(module.pack(drawn(4)))
+    with FakeTensorMode() as mode:
+        on_device = mode.from_tensor(parameters).to("cuda")
+        for v, view in enumerate(SPEC.views):
+            images = torch.empty((4, 3, view.size, view.size), dtype=torch.uint8, device="cuda")
+            result = module.Photometric(view).to("cuda")(images, on_device[v], as_float)
+            assert result.device.type == "cuda"
+            assert result.shape == images.shape
+            assert result.dtype == (torch.float32 if as_float else torch.uint8)
+            assert result.is_contiguous(memory_format=torch.channels_last)
+        with pytest.raises(DataDependentOutputException):
+            bool(on_device.sum() > 0)
+
+
+@pytest.mark.peer("kornia")
+def test_compiles_into_one_graph() -> None:
+    module = engine_module()
+    parameters = torch.from_numpy(module.pack(drawn(6)))[0]
+    photometric = module.Photometric(EVERYTHING)
+    compiled = torch.compile(photometric, fullgraph=True, backend="eager")
+    images = crops(6, EVERYTHING.size)
+    assert torch.equal(compiled(images, parameters, False), photometric(images, parameters, False))
+
+
+@pytest.mark.peer("kornia")
+def test_blends_surround_the_hue() -> None:
+    """Each change of the plan has its slot: before the hue in order, after the hue in order."""
+    module = engine_module()
+    draws = drawn(40)
+    packed = module.pack(draws)[0]
+    blends = packed[:, :18].reshape(40, 6, 3)
+    for row, order, factor, hue in zip(
+        blends, draws.jitter_order[:, 0], draws.jitter_factor[:, 0], packed[:, 18], strict=True
+    ):
+        kinds = {0: "own", 1: "common"}
+        changed = [slot for slot in range(6) if tuple(row[slot]) != (1, 0, 0)]
+        names = [kinds[int(np.argmax(np.abs(row[s, 1:])))] if row[s, 1:].any() else "scale" for s in changed]
+        wanted = [("scale", "common", "own", "hue")[code] for code in order if code >= 0]
+        assert names == [name for name in wanted if name != "hue"]
+        assert (np.array(changed) < 3).sum() == (wanted.index("hue") if wanted else 0)
+        assert hue == (factor[3] if wanted else 0)
+
+
+@pytest.mark.peer("kornia")
+def test_the_loader_finishes_whole_batches(photos: ShardSet) -> None:
+    def batches(engine: str, dtype: Any) -> list[Any]:
+        with Loader(photos, SPEC, 16, engine=engine, threads=2, dtype=dtype, drop_last=False) as loader:
+            return list(loader)
+
+    native, levels, floats = batches("native", "uint8"), batches("kornia", "uint8"), batches("kornia", "float32")
+    assert [len(batch) for batch in levels] == [16, 16, 4]
+    for n, u, f in zip(native, levels, floats, strict=True):
+        assert torch.equal(n.index, u.index)
+        assert torch.equal(n.labels, u.labels)
+        for v, view in enumerate(SPEC.views):
+            assert u.views[v].dtype == torch.uint8
+            assert u.views[v].shape == (len(n), 3, view.size, view.size)
+            assert u.views[v].is_contiguous(memory_format=torch.channels_last)
+            assert (u.views[v].int() - n.views[v].int()).abs().float().mean() < 0.02
+            torch.testing.assert_close(f.views[v], u.normalized()[v])
+
+
+def test_without_kornia_the_message_says_what_to_install(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "headrace.pipeline.engines.kornia", raising=False)
+    for name in ("kornia", "kornia.color", "kornia.enhance"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"pip install headrace\[kornia\]") as caught:
+        ENGINES["kornia"](photos, "image", SPEC)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_engines_refuse_a_device(photos: ShardSet) -> None:
+    with pytest.raises(ValueError, match="engine 'native' works on the CPU, not on 'cuda'; use dali or kornia"):
+        Loader(photos, SPEC, 8, device="cuda")

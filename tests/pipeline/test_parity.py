@@ -1,0 +1,133 @@
+"""Each engine against the torchvision reference with the plan's own numbers, in grey levels.
+
+Operators alone run on pictures that are already as large as the view, so that resizing changes nothing; cropping and
+whole pipelines run on JPEG photographs. Every engine decodes to the same pixels.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.pipeline import View, ViewSpec, plan
+from headrace.pipeline.decode import decode_image
+from headrace.shards import Field, ShardSet, open_shards, write_shards
+from tests.pipeline.test_engines import AVAILABLE, render
+
+SIDE = 96
+SAMPLES = 8
+WHOLE: dict[str, Any] = {"size": SIDE, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
+COLOUR: dict[str, Any] = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+
+OPERATORS: dict[str, dict[str, Any]] = {
+    "flip": {"flip": 1.0},
+    "brightness": {"jitter": 1.0, "brightness": 0.8},
+    "contrast": {"jitter": 1.0, "contrast": 0.8},
+    "saturation": {"jitter": 1.0, "saturation": 0.8},
+    "hue": {"jitter": 1.0, "hue": 0.5},
+    "jitter": {"jitter": 1.0, **COLOUR},
+    "grayscale": {"grayscale": 1.0},
+    "blur": {"blur": 1.0},
+    "solarize": {"solarize": 1.0},
+}
+SIMCLR = View(size=SIDE, jitter=0.8, **COLOUR, grayscale=0.2, blur=0.5)
+BYOL = View(
+    size=SIDE, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2, blur=0.1, solarize=0.2
+)
+PIPELINES = {
+    "crop": ViewSpec([View(size=SIDE, flip=0.0)]),
+    "enlarge": ViewSpec([View(size=SIDE, scale=(0.01, 0.05))]),
+    "simclr": ViewSpec.repeat(SIMCLR, 2),
+    "byol": ViewSpec([SIMCLR, BYOL]),
+}
+
+CLOSE = (1, 0.001)
+"""Largest and mean difference, in grey levels, of an engine that computes what torchvision computes."""
+
+BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
+    # Blur weights have 16 bits, so that levels within 0.05 of a rounding border may round the other way.
+    "native": {"blur": (1, 0.02), "simclr": (2, 0.01), "byol": (2, 0.01)},
+    "dali": {
+        # One matrix a sample; torchvision's truncated grey level is met on average, half a level lower.
+        "saturation": (1, 0.2),
+        # Later changes multiply what saturation left.
+        "jitter": (6, 0.2),
+        # torchvision rounds to levels between the horizontal and the vertical pass, DALI after both.
+        "enlarge": (1, 0.25),
+        # Besides, where the antialiasing filter reaches beyond the crop, DALI repeats the outermost pixel and
+        # torchvision leaves those taps out: the outermost pixels of the view differ.
+        "crop": (16, 0.25),
+        # All of the above, and contrast and brightness up to 1.8 times on top.
+        "simclr": (30, 0.4),
+        "byol": (30, 0.4),
+    },
+    "kornia": {"simclr": (2, 0.001), "byol": (2, 0.001)},
+}
+CHECKED = [engine for engine in AVAILABLE if engine != "torchvision"]
+
+
+@pytest.fixture(scope="module")
+def squares(photos: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """Centres of photographs, raw, as large as the views."""
+    samples = []
+    for i in range(SAMPLES):
+        pixels = decode_image(photos.read(i)["image"])
+        top, left = (pixels.shape[0] - SIDE) // 2, (pixels.shape[1] - SIDE) // 2
+        samples.append({"__key__": str(i), "image": pixels[top : top + SIDE, left : left + SIDE].copy()})
+    path = tmp_path_factory.mktemp("squares") / "raw"
+    write_shards(path, samples, {"image": Field(kind="image", encoding="raw")})
+    with open_shards(path) as shards:
+        yield shards
+
+
+def errors(engine: str, shards: ShardSet, spec: ViewSpec) -> tuple[int, float]:
+    """Largest and mean difference from the reference, in grey levels."""
+    ids = np.arange(SAMPLES)
+    pairs = zip(render(engine, shards, spec, ids), render("torchvision", shards, spec, ids), strict=True)
+    differences = np.stack([np.abs(ours.astype(int) - theirs.astype(int)) for ours, theirs in pairs])
+    return int(differences.max()), float(differences.mean())
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("engine", CHECKED)
+def test_one_operator(engine: str, operator: str, squares: ShardSet) -> None:
+    """At probability 1 it does what torchvision does."""
+    largest, mean = errors(engine, squares, ViewSpec([View(**{**WHOLE, **OPERATORS[operator]})]))
+    bound = BOUNDS[engine].get(operator, CLOSE)
+    assert (largest <= bound[0], mean <= bound[1]) == (True, True), (largest, mean)
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_nothing_happens_at_probability_0(engine: str, squares: ShardSet) -> None:
+    (view,) = render(engine, squares, ViewSpec([View(**{**WHOLE, **COLOUR})]), np.arange(SAMPLES))
+    assert all(np.array_equal(view[i], squares.read(i)["image"]) for i in range(SAMPLES))
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_samples_that_go_without_stay_as_they_are(engine: str, squares: ShardSet) -> None:
+    """An operator must not touch the samples of its batch that the plan spares."""
+    gates = {"jitter": 0.3, **COLOUR, "grayscale": 0.3, "blur": 0.3, "solarize": 0.3}
+    spec, ids = ViewSpec.repeat(View(**{**WHOLE, **gates}), 2), np.arange(SAMPLES)
+    drawn = plan(spec, 11, 0, ids, np.full((SAMPLES, 2), SIDE))  # as `render` draws it
+    spared = (drawn.jitter_order[..., 0] < 0) & ~drawn.grayscale & (drawn.blur_sigma == 0) & ~drawn.solarize
+    assert 0 < spared.sum() < spared.size
+    views = render(engine, squares, spec, ids)
+    for i, v in np.argwhere(spared):
+        assert np.array_equal(views[v][i], squares.read(int(i))["image"])
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("engine", CHECKED)
+def test_pipelines(engine: str, pipeline: str, photos: ShardSet) -> None:
+    largest, mean = errors(engine, photos, PIPELINES[pipeline])
+    bound = BOUNDS[engine].get(pipeline, CLOSE)
+    assert (largest <= bound[0], mean <= bound[1]) == (True, True), (largest, mean)
+
+
+@pytest.mark.parametrize("engine", CHECKED)
+def test_crops_agree_inside_to_the_level(engine: str, photos: ShardSet) -> None:
+    ids = np.arange(SAMPLES)
+    (ours,), (theirs,) = (render(name, photos, PIPELINES["crop"], ids) for name in (engine, "torchvision"))
+    inside = np.abs(ours.astype(int) - theirs.astype(int))[:, 1:-1, 1:-1]
+    assert inside.max() <= 1
