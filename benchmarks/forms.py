@@ -54,6 +54,10 @@ class Forms:
         """A Headrace shard set of tars that hold the JPEG bytes as they are."""
         return self._made("webdataset", lambda out: self.write(out, format="webdataset", raw=False))
 
+    def beton_shards(self) -> Path:
+        """A Headrace shard set of .beton files that hold the JPEG bytes as they are."""
+        return self._made("headrace-beton", lambda out: self.write(out, format="ffcv", raw=False))
+
     def tars(self) -> list[Path]:
         """The tars of `shards`."""
         return sorted(self.shards().glob("*.tar"))

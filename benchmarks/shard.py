@@ -1,11 +1,11 @@
-"""Photographs a second from JPEG files to shards: Headrace beside GNU tar, webdataset's writer and ffcv's.
+"""Photographs a second from JPEG files to shards, and out of them again: Headrace beside GNU tar, webdataset, ffcv.
 
     python -m headrace.benchmarks.shard [--works tar beton ...] [--photos N] [--rounds R] [--seconds S] [--smoke]
                                         [--images FOLDER] [--json FILE] [--out DIR]
 
-All read the same files from the page cache and sync what they write. They do not do the same: Headrace's conversion
-decodes every image to see that it can be decoded and checksums the shards, ffcv's writer has to encode JPEGs again;
-each row's note says so.
+All who write read the same files from the page cache, in a folder of their own on the same disk, and sync what they
+write. Each row's note says what it does besides: Headrace looks at every image's structure, and makes an index and
+checksums; ffcv's writer takes pixels, so that it has to encode JPEGs again.
 """
 
 from __future__ import annotations
@@ -14,63 +14,69 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from headrace.benchmarks import command
 from headrace.benchmarks.command import Options
 from headrace.benchmarks.forms import read_through
-from headrace.benchmarks.peers.writers import (
-    ffcv_writer,
-    gnu_tar,
-    headrace_convert,
-    headrace_write,
-    webdataset_writer,
-)
+from headrace.benchmarks.peers.readers import ffcv_read, headrace_read
+from headrace.benchmarks.peers.writers import ffcv_writer, gnu_tar, headrace_convert, webdataset_writer
 from headrace.benchmarks.runner import Comparison, Contestant, compare
 
 WORKS = {
     "tar": "JPEG files to tars, bytes kept",
-    "beton": "JPEG files to a .beton of JPEGs",
-    "raw": "JPEG files to a .beton of pixels",
+    "beton": "JPEG files to .beton files of JPEGs",
+    "jpeg": "JPEG files to .beton files of JPEGs, all encoded anew",
+    "raw": "JPEG files to .beton files of pixels",
+    "read": "Single photographs at random, their bytes copied out of shards",
 }
 FFCV = {"ffcv": "pip install ffcv"}
 
 
 def contestants(work: str, options: Options, out: Path) -> list[Contestant]:
-    """Everybody who can do `work`, each with a folder of its own in `out`."""
+    """Everybody who can do `work`, each who writes with a folder of its own in `out`."""
     forms, threads = options.forms, options.threads
-    count = len(forms.photographs)
-    encode = "raw" if work == "raw" else "keep"
+    if work == "read":
+        return readers(options)
+    encode = {"tar": "keep", "beton": "keep"}.get(work, work)
     format = "webdataset" if work == "tar" else "ffcv"
+    # As many bytes of shards as it takes to keep every core busy with some.
+    shard_size = max(1 << 20, int(forms.megabytes * 1e6 * (8 if work == "raw" else 1) / (2 * threads)))
+    looks = "looks at every image's structure" if encode == "keep" else "decodes every image"
+    common = {
+        "folder": forms.folder(),
+        "photographs": len(forms.photographs),
+        "format": format,
+        "encode": encode,
+        "threads": threads,
+        "shard_size": shard_size,
+    }
     found = [
         Contestant(
             name="Headrace",
             batches=headrace_convert,
-            arguments={
-                "folder": forms.folder(),
-                "photographs": count,
-                "format": format,
-                "encode": encode,
-                "threads": threads,
-                "out": out / "convert",
-            },
-            note="`headrace shard folder`: decodes every image to check it; index, checksums",
-        ),
-        Contestant(
-            name="Headrace, unchecked",
-            batches=headrace_write,
-            arguments={"forms": forms, "format": format, "raw": work == "raw", "out": out / "write"},
-            note="`write_shards` alone, one thread: does not look into JPEGs; index, checksums",
+            arguments={**common, "out": out / "convert"},
+            note=f"`headrace shard folder`: {looks}; index, checksums",
         ),
     ]
+    if encode == "keep":
+        found.append(
+            Contestant(
+                name="Headrace, strict",
+                batches=headrace_convert,
+                arguments={**common, "strict": True, "out": out / "strict"},
+                note="`headrace shard folder --strict`: decodes every image to see that it can be; index, checksums",
+            )
+        )
     if work == "tar":
         if shutil.which("tar"):
             found.append(
                 Contestant(
                     name="GNU tar",
                     batches=gnu_tar,
-                    arguments={"folder": forms.folder(), "photographs": count, "out": out / "tar"},
-                    note="one tar of the folder: no labels, no index, no checksum, nothing decoded",
+                    arguments={"folder": forms.folder(), "photographs": len(forms.photographs), "out": out / "tar"},
+                    note="one tar of the folder: no labels, no index, no checksum, no look into the files",
                 )
             )
         found.append(
@@ -79,7 +85,7 @@ def contestants(work: str, options: Options, out: Path) -> list[Contestant]:
                 batches=webdataset_writer,
                 arguments={"photographs": forms.photographs, "out": out / "webdataset"},
                 requires={"webdataset": "pip install webdataset"},
-                note="ShardWriter in one process: no index, no checksum, nothing decoded",
+                note="ShardWriter in one process: no index, no checksum, no look into the files",
             )
         )
     else:
@@ -87,6 +93,30 @@ def contestants(work: str, options: Options, out: Path) -> list[Contestant]:
         note = "DatasetWriter: decodes" if work == "raw" else "DatasetWriter: decodes, and encodes again"
         found.append(Contestant(name="ffcv", batches=ffcv_writer, arguments=arguments, requires=FFCV, note=note))
     return found
+
+
+def readers(options: Options) -> list[Contestant]:
+    """Everybody who reads single photographs at random."""
+    forms, batch_size = options.forms, options.batch_size
+    found = [
+        Contestant(
+            name=name,
+            batches=headrace_read,
+            arguments={"shards": shards, "batch_size": batch_size},
+            note=note,
+        )
+        for name, shards, note in (
+            ("Headrace", forms.shards(), "indexed webdataset tars"),
+            ("Headrace, .beton", forms.beton_shards(), "its own .beton of JPEGs"),
+        )
+    ]
+    contestant = Contestant(
+        name="ffcv", batches=ffcv_read, requires=FFCV, note="its OSCacheManager on a .beton of JPEGs by its own writer"
+    )
+    if not contestant.lacks():
+        arguments = {"beton": forms.beton(raw=False), "photographs": len(forms.photographs), "batch_size": batch_size}
+        contestant = replace(contestant, arguments=arguments)
+    return [*found, contestant]
 
 
 def measure(options: Options) -> list[Comparison]:

@@ -111,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default_works=list(CONFIGS),
         photographs=1024,
         batch_size=32,
-        rounds=5,
-        seconds=15.0,
+        rounds=3,
+        seconds=12.0,
         gpu=gpu,
     )
 

@@ -24,7 +24,7 @@ A file, little endian throughout (ffcv/types.py, ffcv/memory_allocator.py at ffc
 
 ffcv's process cache reads page by page, so pages begin at multiples of their size and no sample crosses one.
 Sizes of images and arrays stand only in the allocation table. Text is stored as a JSON string, which ffcv's
-JSONField.unpack turns into a str.
+JSONField.unpack turns into a str. Video and audio are bytes to a .beton; the manifest says what they are.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import array
 import hashlib
 import io
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.errors import ShardError
-from headrace.shards.fields import PNG, RAW, Field
+from headrace.shards.fields import ENCODINGS, PNG, RAW, Field
 from headrace.shards.index import Entry, index_dtype
 from headrace.shards.mapping import MappedFile
 from headrace.shards.values import (
@@ -53,6 +54,7 @@ from headrace.shards.values import (
     check_text,
     image_payload,
     json_bytes,
+    media_payload,
 )
 
 VERSION = 2
@@ -75,23 +77,29 @@ ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", 32), ("length", "<u8")])
 
 IMAGE = np.dtype([("mode", "|u1"), ("width", "<u2"), ("height", "<u2"), ("offset", "<u8")])
 BYTES = np.dtype([("offset", "<u8"), ("size", "<u8")])
-KIND_METADATA: dict[str, np.dtype[Any]] = {
+OWN_KINDS = {"text": "json", "video": "bytes", "audio": "bytes"}
+"""What a .beton calls the kinds that it does not know."""
+OWN_METADATA: dict[str, np.dtype[Any]] = {
     "float": np.dtype("<f8"),
     "int": np.dtype("<i8"),
     "image": IMAGE,
     "bytes": BYTES,
     "array": np.dtype("<u8"),
     "json": BYTES,
-    "text": BYTES,
 }
-TYPE_IDS = {"float": 0, "int": 1, "image": 2, "bytes": 3, "array": 4, "json": 5, "text": 5}
+OWN_TYPE_IDS = {"float": 0, "int": 1, "image": 2, "bytes": 3, "array": 4, "json": 5}
 MAX_SIDE = 0xFFFF
 ZERO = b"\0"
 
 
+def own_kind(kind: str) -> str:
+    """What a .beton calls a field of this kind."""
+    return OWN_KINDS.get(kind, kind)
+
+
 def metadata_dtype(kinds: Sequence[str]) -> np.dtype[Any]:
     """Record of one sample; its columns are called f0, f1, ... as in ffcv."""
-    return np.dtype([("", KIND_METADATA[kind]) for kind in kinds], align=True)
+    return np.dtype([("", OWN_METADATA[own_kind(kind)]) for kind in kinds], align=True)
 
 
 class Region(NamedTuple):
@@ -116,6 +124,9 @@ def encode(name: str, field: Field, value: object) -> Region:
         if max(height, width) > MAX_SIDE:
             raise ValueError(f"{width}x{height} pixels, a .beton holds at most {MAX_SIDE} a side; use --max-side")
         return Region(payload, b"", height, width, code)
+    if field.kind in ENCODINGS:
+        content, code = media_payload(field, value)
+        return Region(content, encoding=code)
     if field.kind == "int":
         return Region(None, value=check_int(value))
     if field.kind == "float":
@@ -146,7 +157,7 @@ def decode(field: Field, payload: npt.NDArray[np.uint8], height: int = 0, width:
     if field.kind == "float":
         return float(payload.view("<f8")[0])
     content = payload.tobytes()
-    if field.kind == "bytes":
+    if own_kind(field.kind) == "bytes":
         return content
     value = json.loads(content)
     if field.kind == "text" and not isinstance(value, str):
@@ -165,7 +176,7 @@ def array_field(value: object) -> Field:
 class BetonShard:
     """Writes one .beton.
 
-    Data pages go out as they fill. The metadata precedes them but is complete only at the end, so space for
+    Data goes out as it comes. The metadata precedes it but is complete only at the end, so space for
     `capacity` samples, and at least one page, is left in front of the data.
     """
 
@@ -179,8 +190,7 @@ class BetonShard:
         self.data_start = pages * page_size
         self.capacity = (self.data_start - self.metadata_start) // self.metadata.itemsize
         self.samples = 0
-        self.page = bytearray()
-        self.page_start = self.data_start
+        self.at = self.data_start
         self.records: list[bytes] = []
         self.allocations = array.array("Q")
         self.file = open(path, "w+b", buffering=0)  # noqa: SIM115  closed by the caller after `finish`
@@ -189,7 +199,12 @@ class BetonShard:
     @property
     def size(self) -> int:
         """Bytes of the file if it ended with the page that is being filled."""
-        return self.page_start + (self.page_size if self.page else 0) + 8 * len(self.allocations)
+        return self.at + self.room + 8 * len(self.allocations)
+
+    @property
+    def room(self) -> int:
+        """Bytes left of the page that is being filled; 0 where none is."""
+        return -(self.at - self.data_start) % self.page_size
 
     def room_for(self, key: bytes, regions: Sequence[Region], shard_size: int) -> bool:
         """True if the sample fits into a page, under `shard_size` and into the space left for metadata."""
@@ -197,24 +212,25 @@ class BetonShard:
         if needed > self.page_size or self.samples == self.capacity:
             return False
         # A page is written whole, so filling it up costs nothing.
-        return needed <= self.page_size - len(self.page) or self.size + self.page_size <= shard_size
+        return needed <= self.room or self.size + self.page_size <= shard_size
 
     def add(self, key: bytes, regions: Sequence[Region]) -> list[Entry]:
         """Append one sample."""
-        if sample_size(regions) > self.page_size - len(self.page):
-            self._flush()
+        if sample_size(regions) > self.room:
+            self._fill_page()
         record = np.zeros((), self.metadata)
         record_start = self.metadata_start + self.samples * self.metadata.itemsize
         entries = []
+        parts: list[bytes | memoryview] = []
         for (column, (_, within)), region in zip(columns(self.metadata), regions, strict=True):
             if region.payload is None:
                 record[column] = region.value
                 number = record[column].tobytes()
                 entries.append(Entry(record_start + within, len(number), zlib.crc32(number), region.value))
                 continue
-            offset, size = self.page_start + len(self.page), len(region.payload)
-            self.page += region.payload
-            self.page += region.trail
+            offset, size = self.at, len(region.payload)
+            parts += (region.payload, region.trail)
+            self.at += size + len(region.trail)
             self.allocations.extend((self.samples, offset, size + len(region.trail)))
             shape = (region.height, region.width, region.encoding)
             if region.height:
@@ -224,21 +240,20 @@ class BetonShard:
             else:
                 record[column] = offset
             entries.append(Entry(offset, size, zlib.crc32(region.payload), 0, *shape))
+        for part in parts:
+            write_all(self.file, part)
         self.records.append(record.tobytes())
         self.samples += 1
         return entries
 
-    def _flush(self) -> None:
-        if self.page:
-            self.page += bytes(self.page_size - len(self.page))
-            write_all(self.file, self.page)
-            self.page_start += self.page_size
-            self.page = bytearray()
+    def _fill_page(self) -> None:
+        self.at += self.room
+        self.file.seek(self.at)  # what is skipped reads as zeros
 
     def finish(self) -> str:
         """Write what is missing and return the SHA-256; the file stays open for the caller to sync."""
-        self._flush()
-        self.file.truncate(self.page_start)  # a set of numbers alone has no pages
+        self._fill_page()
+        self.file.truncate(self.at)  # a set of numbers alone has no pages
         write_all(self.file, np.asarray(self.allocations, "<u8").tobytes())
         header = np.zeros((), HEADER)
         for name, value in (
@@ -246,7 +261,7 @@ class BetonShard:
             ("num_fields", len(self.fields)),
             ("page_size", self.page_size),
             ("num_samples", self.samples),
-            ("alloc_table", self.page_start),
+            ("alloc_table", self.at),
         ):
             header[name] = value
         self.file.seek(0)
@@ -276,7 +291,7 @@ def page_size_for(regions: Sequence[Region], shard_size: int) -> int:
     return size
 
 
-def write_all(file: io.FileIO, data: bytes | bytearray) -> None:
+def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
     """Unbuffered writes may be short."""
     view = memoryview(data)
     while view:
@@ -287,7 +302,7 @@ def descriptors(fields: Mapping[str, Field]) -> npt.NDArray[np.void]:
     """The field descriptors of a file."""
     table = np.zeros(len(fields), DESCRIPTOR)
     for row, (name, field) in zip(table, fields.items(), strict=True):
-        row["type_id"] = TYPE_IDS[field.kind]
+        row["type_id"] = OWN_TYPE_IDS[own_kind(field.kind)]
         row["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
         if field.kind == "array":
             descr = json.dumps(np.dtype(field.dtype).descr).encode("ascii")
@@ -332,7 +347,7 @@ def read_beton(mapped: MappedFile) -> BetonFile:
         try:
             name = row["name"].tobytes().split(b"\0")[0].decode("ascii")
             fields[name] = read_descriptor(int(row["type_id"]), row["arguments"].tobytes())
-        except (ValueError, TypeError, KeyError, SyntaxError) as error:
+        except (ValueError, TypeError, KeyError, SyntaxError, RecursionError) as error:
             raise fail(at, f"field {number} cannot be read ({error})") from error
     if len(fields) != num_fields:
         raise fail(HEADER.itemsize, "two fields have the same name")
@@ -360,8 +375,8 @@ def read_descriptor(type_id: int, arguments: bytes) -> Field:
         shape = head["shape"].tolist()
         while shape and shape[-1] == 0:
             shape.pop()
-        dtype = np.dtype(code)
-        if dtype.kind not in "biufc" or not shape or 0 in shape:
+        dtype = np.dtype(str(code))
+        if dtype.kind not in "biufc" or not shape or not 0 < math.prod(shape) <= MAX_PAGE_SIZE // dtype.itemsize:
             raise ValueError(f"an array of {code} with shape {tuple(shape)}")
         return Field(kind="array", dtype=dtype.str, shape=tuple(shape))
     kinds = {0: "float", 1: "int", 2: "image", 3: "bytes", 5: "json"}
@@ -377,7 +392,7 @@ def index_beton(mapped: MappedFile, beton: BetonFile, first_key: int) -> npt.NDA
     index = np.zeros(samples, index_dtype(beton.fields, 9))
     index["key"] = [b"%09d" % number for number in range(first_key, first_key + samples)]
     order = np.argsort(beton.allocations["offset"], kind="stable")
-    offsets, sizes = beton.allocations["offset"][order], beton.allocations["size"][order]
+    allocations = beton.allocations[order]
     record_size = beton.metadata.dtype.itemsize
     metadata_start = HEADER.itemsize + len(beton.fields) * DESCRIPTOR.itemsize
     for (column, (_, within)), (name, field) in zip(columns(beton.metadata.dtype), beton.fields.items(), strict=True):
@@ -391,7 +406,7 @@ def index_beton(mapped: MappedFile, beton: BetonFile, first_key: int) -> npt.NDA
         if field.kind == "array":
             size = np.full(samples, np.dtype(field.dtype).itemsize * int(np.prod(field.shape)), np.uint64)
         elif field.kind == "image":
-            size = allocated(mapped, name, offset, offsets, sizes)
+            size = allocated(mapped, name, offset, allocations)
             index[f"{name}.height"] = values["height"]
             index[f"{name}.width"] = values["width"]
             index[f"{name}.encoding"] = np.where(values["mode"] < 2, values["mode"], 0xFF)
@@ -405,19 +420,20 @@ def index_beton(mapped: MappedFile, beton: BetonFile, first_key: int) -> npt.NDA
 
 
 def allocated(
-    mapped: MappedFile,
-    name: str,
-    wanted: npt.NDArray[np.uint64],
-    offsets: npt.NDArray[np.uint64],
-    sizes: npt.NDArray[np.uint64],
+    mapped: MappedFile, name: str, wanted: npt.NDArray[np.uint64], allocations: npt.NDArray[np.void]
 ) -> npt.NDArray[np.uint64]:
-    """Size of the region at each wanted offset; `offsets` are sorted."""
-    place = np.searchsorted(offsets, wanted)
-    lost = place >= len(offsets)
-    lost |= offsets[np.minimum(place, max(len(offsets) - 1, 0))] != wanted if len(offsets) else True
+    """Size of the region at each sample's wanted offset; `allocations` are sorted by offset.
+
+    ShardError where there is none, or it is another sample's: then the metadata is damaged."""
+    place = np.searchsorted(allocations["offset"], wanted)
+    lost = place >= len(allocations)
+    if len(allocations):
+        place = np.minimum(place, len(allocations) - 1)
+        lost |= allocations["offset"][place] != wanted
+        lost |= allocations["sample"][place] != np.arange(len(wanted), dtype=np.uint64)
     if lost.any():
         sample = int(np.argmax(lost))
         raise ShardError(
             f"{mapped.path}, offset {wanted[sample]}, sample {sample}: {name} is not in the allocation table"
         )
-    return sizes[place]
+    return allocations["size"][place]

@@ -62,9 +62,15 @@ class Staging:
 
     Leaving without `commit` removes the folder and leaves the destination as it was. A process that is killed
     leaves the folder behind, and the next one that writes to the same destination removes it.
+
+    Args:
+        destination: The folder that appears at the end.
+        keep: The folder stays without `commit`, and the next one finds in it what the one before has written.
     """
 
-    def __init__(self, destination: Path) -> None:
+    def __init__(self, destination: Path, keep: bool = False) -> None:
+        self.keep = keep
+        self.committed = False
         # The hidden folder has to lie on the same file system, beside what the name really points to.
         self.destination = Path(os.path.realpath(destination))
         self.folder = self.destination.with_name(f".{self.destination.name}.partial")
@@ -77,8 +83,8 @@ class Staging:
             self._lock()
             self._recover()
             check_replaceable(self.destination)
-            for leftover in self.folder.iterdir():
-                remove(leftover)
+            if not self.keep:
+                self.clear()
         except OSError as error:
             self.__exit__()
             raise ShardError(f"{self.destination}: cannot write: {error.strerror}") from error
@@ -99,6 +105,17 @@ class Staging:
                 self.lock = -1
                 raise ShardError(f"{self.destination}: another process is writing this set") from error
             # Some network file systems have no locks; there the user sees to it that there is one writer.
+
+    def clear(self) -> None:
+        """Remove what is in the folder."""
+        for leftover in self.folder.iterdir():
+            remove(leftover)
+
+    def unlock_in_child(self) -> None:
+        """To be called in a forked process: the lock shall go with the process that took it."""
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
 
     def _recover(self) -> None:
         """Finish what `commit` was doing when it was killed."""
@@ -122,11 +139,18 @@ class Staging:
             except OSError:
                 os.rename(self.displaced, self.destination)
                 raise
+        self.committed = True
         sync_folder(self.destination.parent)
 
     def __exit__(self, *_: object) -> None:
         """Remove what has not become the destination: an unfinished set, or after `commit` the old one."""
         if self.lock < 0:
+            return
+        if self.keep and not self.committed:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.folder)  # only if there is nothing in it
+            os.close(self.lock)
+            self.lock = -1
             return
         with contextlib.suppress(OSError):
             for leftover in (self.folder, self.displaced):

@@ -11,7 +11,7 @@ from typing import Any
 
 from headrace.shards import ffcv, webdataset
 from headrace.shards.errors import ShardError
-from headrace.shards.fields import Field, check_fields, check_key
+from headrace.shards.fields import ENCODINGS, Field, check_fields, check_key
 from headrace.shards.index import IndexBuilder, index_bytes
 from headrace.shards.manifest import (
     EXTENSIONS,
@@ -70,87 +70,63 @@ def write_shards(
         return writer.commit(provenance)
 
 
-class ShardWriter:
-    """Context manager behind `write_shards`, for callers that add samples one at a time."""
+class ShardStream:
+    """Writes samples into the shards of a folder, one shard after the other.
+
+    Args:
+        folder: Where the files go; it exists.
+        fields: What the samples hold, in the order in which shards store it. Types and shapes of arrays are filled in
+            from the samples.
+        format: webdataset or ffcv.
+        shard_size: Bytes at which a new shard begins.
+        capacity: Samples for which a .beton leaves room, see `METADATA_SHARE`.
+    """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        fields: Mapping[str, Field],
-        *,
-        format: Format = "webdataset",
-        shard_size: int = DEFAULT_SHARD_SIZE,
-        total: int | None = None,
+        self, folder: Path, fields: Mapping[str, Field], *, format: Format, shard_size: int, capacity: int
     ) -> None:
         if format not in EXTENSIONS:
             raise ShardError(f"unknown format {format!r}, use one of {', '.join(EXTENSIONS)}")
         if shard_size < 1:
             raise ShardError(f"shard size must be positive, got {shard_size}")
         check_fields(fields)
-        self.path = Path(path)
+        self.folder = folder
         self.fields = dict(fields)
         self.format: Format = format
         self.shard_size = shard_size
-        self.capacity = min(total or 0, shard_size // METADATA_SHARE)
-        self.staging = Staging(self.path)
+        self.capacity = min(capacity, shard_size // METADATA_SHARE)
         self.current: webdataset.TarShard | ffcv.BetonShard | None = None
         self.index: IndexBuilder | None = None
         self.shards: list[Shard] = []
-        self.keys: set[bytes] = set()
         self.encodings: dict[str, set[int]] = {name: set() for name in fields}
         self.arrays: dict[str, set[tuple[str, tuple[int, ...]]]] = {name: set() for name in fields}
 
-    def __enter__(self) -> ShardWriter:
-        self.staging.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.current is not None:
-            with contextlib.suppress(OSError):  # closing writes what is buffered, perhaps to a full disk
-                self.current.file.close()
-        self.staging.__exit__()
-
-    def add(self, sample: Mapping[str, Any]) -> None:
-        """Write one sample."""
-        key = check_key(sample.get("__key__"))
-        if key in self.keys:
-            raise ShardError(f"key {key.decode()}: appears twice")
-        self.keys.add(key)
-        if sample.keys() - {"__key__"} != self.fields.keys():
-            odd = min(sample.keys() - {"__key__"} ^ self.fields.keys())
-            problem = "is missing" if odd in self.fields else "is not among the fields of the set"
-            raise ShardError(f"key {key.decode()}: {odd!r} {problem}")
-        encoded = self._encode(key, sample)
+    def add(self, key: bytes, sample: Mapping[str, Any]) -> None:
+        """Write one sample. Raises ShardError where it is not what the fields say, OSError where it cannot be
+        written."""
+        for name, field in self.fields.items():
+            if field.kind == "array" and self.format == "ffcv" and not field.dtype and name in sample:
+                try:
+                    self.fields[name] = ffcv.array_field(sample[name])
+                except ValueError as error:
+                    raise ShardError(f"key {key.decode()}: {name}: {error}") from error
+        encoded = encode_sample(self.format, self.fields, key, sample)
         try:
             shard, index = self._shard_with_room(key, encoded)
             index.add(key, shard.add(key, encoded))
         except ValueError as error:
             raise ShardError(f"key {key.decode()}: {error}") from error
-        except OSError as error:
-            raise self._cannot_write(error) from error
-
-    def _encode(self, key: bytes, sample: Mapping[str, Any]) -> Sequence[Any]:
-        encode = webdataset.encode if self.format == "webdataset" else ffcv.encode
-        encoded: list[Any] = []
-        for name, field in self.fields.items():
-            value = sample[name]
-            try:
-                if field.kind == "array" and self.format == "ffcv" and not field.dtype:
-                    field = self.fields[name] = ffcv.array_field(value)
-                encoded.append(encode(name, field, value))
-            except ValueError as error:
-                raise ShardError(f"key {key.decode()}: {name}: {error}") from error
-            if field.kind == "image":
-                self.encodings[name].add(encoded[-1].encoding)
+        for (name, field), part in zip(self.fields.items(), encoded, strict=True):
+            if field.kind in ENCODINGS:
+                self.encodings[name].add(part.encoding)
             elif field.kind == "array":
-                self.arrays[name].add((value.dtype.newbyteorder("<").str, value.shape))
-        return encoded
+                self.arrays[name].add((sample[name].dtype.newbyteorder("<").str, sample[name].shape))
 
     def _shard_with_room(self, key: bytes, encoded: Sequence[Any]) -> tuple[Any, IndexBuilder]:
         if self.current is not None and not self.current.room_for(key, encoded, self.shard_size):
-            self._finish_shard()
+            self.finish()
         if self.current is None or self.index is None:
-            path = self.staging.folder / shard_name(len(self.shards), self.format)
+            path = self.folder / shard_name(len(self.shards), self.format)
             if self.format == "webdataset":
                 self.current = webdataset.TarShard(path)
             else:
@@ -159,10 +135,12 @@ class ShardWriter:
             self.index = IndexBuilder(self.fields)
         return self.current, self.index
 
-    def _finish_shard(self) -> None:
-        """Complete the current shard and its index and sync both."""
-        assert self.current is not None
-        assert self.index is not None
+    def finish(self) -> None:
+        """Complete the last shard, if there is one, and its index, and sync both.
+
+        Raises OSError where they cannot be written."""
+        if self.current is None or self.index is None:
+            return
         sha256 = self.current.finish()
         os.fsync(self.current.file.fileno())
         self.current.file.close()
@@ -182,32 +160,101 @@ class ShardWriter:
         )
         self.current = self.index = None
 
-    def attach(self, name: str, content: bytes) -> None:
-        """Put another file into the set's folder."""
+    def close(self) -> None:
+        """Let go of an unfinished shard's file."""
+        if self.current is not None:
+            with contextlib.suppress(OSError):  # closing writes what is buffered, perhaps to a full disk
+                self.current.file.close()
+            self.current = self.index = None
+
+
+def encode_sample(format: Format, fields: Mapping[str, Field], key: bytes, sample: Mapping[str, Any]) -> list[Any]:
+    """A sample's fields ready to be written; ShardError where it is not what the fields say."""
+    if sample.keys() - {"__key__"} != fields.keys():
+        odd = min(sample.keys() - {"__key__"} ^ fields.keys())
+        problem = "is missing" if odd in fields else "is not among the fields of the set"
+        raise ShardError(f"key {key.decode()}: {odd!r} {problem}")
+    encode = webdataset.encode if format == "webdataset" else ffcv.encode
+    encoded: list[Any] = []
+    for name, field in fields.items():
         try:
-            write_file(self.staging.folder / name, content)
+            encoded.append(encode(name, field, sample[name]))
+        except ValueError as error:
+            raise ShardError(f"key {key.decode()}: {name}: {error}") from error
+    return encoded
+
+
+def stored_size(format: Format, fields: Mapping[str, Field], key: bytes, sample: Mapping[str, Any]) -> int:
+    """Bytes that a sample takes of a shard; ShardError where it is not what the fields say."""
+    if format == "webdataset":
+        return webdataset.sample_size(encode_sample(format, fields, key, sample))
+    arrays = {
+        name: ffcv.array_field(sample[name])
+        for name, field in fields.items()
+        if field.kind == "array" and not field.dtype and name in sample
+    }
+    return ffcv.sample_size(encode_sample(format, {**fields, **arrays}, key, sample))
+
+
+class ShardWriter:
+    """Context manager behind `write_shards`, for callers that add samples one at a time."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fields: Mapping[str, Field],
+        *,
+        format: Format = "webdataset",
+        shard_size: int = DEFAULT_SHARD_SIZE,
+        total: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.staging = Staging(self.path)
+        self.stream = ShardStream(
+            self.staging.folder, fields, format=format, shard_size=shard_size, capacity=total or 0
+        )
+        self.keys: set[bytes] = set()
+
+    def __enter__(self) -> ShardWriter:
+        self.staging.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+        self.staging.__exit__()
+
+    def add(self, sample: Mapping[str, Any]) -> None:
+        """Write one sample."""
+        key = check_key(sample.get("__key__"))
+        if key in self.keys:
+            raise ShardError(f"key {key.decode()}: appears twice")
+        self.keys.add(key)
+        try:
+            self.stream.add(key, sample)
         except OSError as error:
-            raise self._cannot_write(error) from error
+            raise cannot_write(self.path, error) from error
 
     def commit(self, provenance: Mapping[str, Any] | None = None) -> Manifest:
         """Complete the set and give it its name."""
+        stream = self.stream
         try:
-            if self.current is not None:
-                self._finish_shard()
-            if not self.shards:
+            stream.finish()
+            if not stream.shards:
                 raise ShardError(f"{self.path}: there are no samples to write")
-            fields = {n: settled(f, self.encodings[n], self.arrays[n]) for n, f in self.fields.items()}
+            fields = {n: settled(f, stream.encodings[n], stream.arrays[n]) for n, f in stream.fields.items()}
             manifest = Manifest(
-                format=self.format,
+                format=stream.format,
                 fields=fields,
-                shards=tuple(self.shards),
+                shards=tuple(stream.shards),
                 provenance=dict(provenance or {}),
             )
             write_file(self.staging.folder / MANIFEST_NAME, manifest.to_json().encode())
             self.staging.commit()
         except OSError as error:
-            raise self._cannot_write(error) from error
+            raise cannot_write(self.path, error) from error
         return manifest
 
-    def _cannot_write(self, error: OSError) -> ShardError:
-        return ShardError(f"{self.path}: cannot write the set: {error.strerror or error}; nothing was changed")
+
+def cannot_write(path: Path, error: OSError) -> ShardError:
+    """What a full disk and the like come to."""
+    return ShardError(f"{path}: cannot write the set: {error.strerror or error}; nothing was changed")

@@ -101,44 +101,40 @@ def run_demo(args: argparse.Namespace) -> None:
 
 
 def declare_shard(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="imagenet, coco, cifar10, folder, mnist or shards")
-    parser.add_argument("src", metavar="SRC", type=Path, help="the raw data; `bundled` for the digits of mnist")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the shard set")
-    parser.add_argument(
-        "--format",
-        type=one_of("webdataset", "ffcv"),
-        default="webdataset",
-        metavar="FORMAT",
-        help="webdataset or ffcv",
+    def option(name: str, kind: Callable[[str], Any], default: Any, metavar: str, help: str) -> None:
+        shown = "" if default is None else f" (default: {default})"
+        parser.add_argument(name, type=kind, default=default, metavar=metavar, help=help + shown)
+
+    parser.add_argument("source", metavar="SOURCE", help="imagenet, coco, cifar10, video, folder, mnist or shards")
+    parser.add_argument("src", metavar="SRC", help="the raw data; `bundled` for the digits of mnist")
+    parser.add_argument("out", metavar="OUT", help="folder of the shard set")
+    option("--format", one_of("webdataset", "ffcv"), "webdataset", "FORMAT", "webdataset or ffcv")
+    option("--split", str, "train", "NAME", "part of the data, where it has parts")
+    ways = ("keep", "jpeg", "raw", "smart", "proportion", "frames")
+    how = "images: keep the file's bytes, jpeg, raw pixels, or ffcv's smart or proportion; videos: keep or frames"
+    option("--encode", one_of(*ways), "keep", "HOW", how)
+    option("--max-side", int, None, "N", "shrink images whose longer side has more pixels")
+    option("--short-side", int, None, "N", "shrink images whose shorter side has more pixels; the side of frames")
+    option("--quality", int, 90, "Q", "JPEG quality, 1 to 100")
+    option("--smart-threshold", byte_size, "256KB", "SIZE", "bytes of pixels above which smart makes a JPEG")
+    option("--compress-probability", float, 0.5, "P", "share of the images that proportion makes JPEGs")
+    option("--frames", int, 16, "N", "frames that are stored of a video")
+    option("--frame-stride", int, 4, "N", "store every n-th frame")
+    option("--shard-size", byte_size, "256MB", "SIZE", "bytes that a shard does not exceed")
+    option("--seed", int, 0, "N", "seed of the order of storage")
+    parser.add_argument("--no-shuffle", action="store_true", help="store in the source's order, class by class")
+    option(
+        "--engine", one_of("local", "ray"), "local", "ENGINE", "local processes, or ray: RAY_ADDRESS or this machine"
     )
-    parser.add_argument("--split", default="train", help="part of the data, where it has parts (default: train)")
-    parser.add_argument(
-        "--encode",
-        type=one_of("keep", "jpeg", "raw"),
-        default="keep",
-        metavar="HOW",
-        help="keep the image's bytes, re-encode as jpeg, or store raw pixels (default: keep)",
-    )
-    parser.add_argument("--max-side", type=int, metavar="N", help="shrink larger images to this side, in pixels")
-    parser.add_argument("--quality", type=int, default=90, metavar="Q", help="JPEG quality, 1 to 100 (default: 90)")
-    parser.add_argument(
-        "--shard-size",
-        type=byte_size,
-        default="256MB",
-        metavar="SIZE",
-        help="bytes of a shard (default: 256MB)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the order of storage (default: 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads that read and encode (default: one a core)")
-    parser.add_argument(
-        "--max-rejects", type=float, default=0.05, metavar="SHARE", help="bad samples to put up with (default: 0.05)"
-    )
+    option("--workers", int, None, "N", "shards made at a time (default: one a core)")
+    option("--max-rejects", float, 0.05, "SHARE", "bad samples to put up with")
+    parser.add_argument("--strict", action="store_true", help="decode every kept image in full, not its structure only")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def run_shard(args: argparse.Namespace) -> None:
     from headrace.tools.convert import convert
-    from headrace.tools.progress import sample_bar
+    from headrace.tools.progress import sample_bar, say
     from headrace.tools.sources import SOURCES
 
     known("source", args.source, SOURCES)
@@ -151,19 +147,29 @@ def run_shard(args: argparse.Namespace) -> None:
             split=args.split,
             encode=args.encode,
             max_side=args.max_side,
+            short_side=args.short_side,
             quality=args.quality,
+            smart_threshold=args.smart_threshold,
+            compress_probability=args.compress_probability,
+            frames=args.frames,
+            frame_stride=args.frame_stride,
+            strict=args.strict,
             shard_size=args.shard_size,
-            seed=args.seed,
+            seed=None if args.no_shuffle else args.seed,
+            engine=args.engine,
             workers=args.workers,
             max_rejects=args.max_rejects,
             progress=progress,
+            started=progress.of,
         )
+    if result.resumed:
+        say(f"went on after {result.resumed:,} samples of an interrupted conversion")
     if args.json:
         print_json(result._asdict())
-    else:
-        print(f"{args.out}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
-        if result.rejects:
-            print(f"{result.rejects:,} samples were left out; {args.out / 'rejects.jsonl'} says why")
+        return
+    print(f"{args.out}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+    if result.rejects:
+        print(f"{result.rejects:,} samples were left out; {Path(args.out) / 'rejects.jsonl'} says why")
 
 
 def declare_verify(parser: argparse.ArgumentParser) -> None:
@@ -361,7 +367,8 @@ A demo that was interrupted goes on where it stopped; a finished one starts anew
         "turn raw data into a shard set",
         """\
 Turns raw data into a shard set: WebDataset tars or FFCV betons beside a manifest.json with an index and checksums.
-Samples that cannot be read go to rejects.jsonl with the reason.
+Samples that cannot be read go to rejects.jsonl with the reason. A conversion that was interrupted goes on from its
+last whole shard when the same command is given again.
 
   headrace shard folder photos/train shards/train --format webdataset
   headrace shard cifar10 cifar-10-python.tar.gz shards/cifar --format ffcv --encode raw""",

@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from headrace.shards import JPG, Field, ShardError, ShardWriter
-from headrace.shards.images import image_header
-from headrace.shards.manifest import Format
+from headrace.shards import Manifest, ShardError
+from headrace.shards.manifest import EXTENSIONS, Format
 from headrace.shards.staging import REJECTS_NAME
+from headrace.tools.depot import LocalDepot, numbered, set_shards
+from headrace.tools.encode import Encode, EncodeSettings
 from headrace.tools.errors import UserError
-from headrace.tools.images import check_decodes, check_pixels, decode_rgb, shrink, to_jpeg, to_pixels, to_png
-from headrace.tools.sources import SOURCES, BadSample, SourceData
+from headrace.tools.sources import SOURCES
+from headrace.tools.units import Job, Reject, UnitRecord, merged_fields, opened, plan_job
+from headrace.tools.workers import ProgressCounter, in_processes, in_this_process, on_ray
 
-Encode = Literal["keep", "jpeg", "raw"]
-FIELD_ENCODINGS = {"keep": "mixed", "jpeg": "jpg", "raw": "raw"}
+Engine = Literal["local", "ray"]
 
 
 class ConvertResult(NamedTuple):
@@ -40,31 +37,8 @@ class ConvertResult(NamedTuple):
     """Size of the shards."""
     seconds: float
     """Wall time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSettings:
-    """How images are stored."""
-
-    encode: Encode
-    """keep: JPEG and PNG files that any decoder reads as 8-bit grey or RGB stay as they are, byte for byte, each
-    in its own encoding, and raw pixels stay raw; every other image (WebP, palette, alpha, 16 bits, CMYK, a JPEG with
-    damage that Pillow forgives, in a .beton also PNG) becomes RGB and is stored without loss, as PNG in a tar and raw
-    in a .beton. jpeg: every image is encoded anew. raw: every image is decoded to RGB pixels."""
-    max_side: int | None
-    """Longer images are shrunk to this many pixels, which encodes them anew also under keep; None turns it off."""
-    quality: int
-    """JPEG quality, 1 to 100, where a JPEG is made."""
-    format: Format
-    """Format of the set, which decides how keep stores what it cannot keep."""
-
-    def __post_init__(self) -> None:
-        if self.encode not in FIELD_ENCODINGS:
-            raise UserError(f"encode must be one of {', '.join(FIELD_ENCODINGS)}, got {self.encode!r}")
-        if self.max_side is not None and self.max_side < 1:
-            raise UserError(f"max side must be at least 1 pixel, got {self.max_side}")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"quality must lie between 1 and 100, got {self.quality}")
+    resumed: int
+    """Samples that an earlier, interrupted conversion had done."""
 
 
 def convert(
@@ -76,17 +50,27 @@ def convert(
     split: str = "train",
     encode: Encode = "keep",
     max_side: int | None = None,
+    short_side: int | None = None,
     quality: int = 90,
+    smart_threshold: int = EncodeSettings.smart_threshold,
+    compress_probability: float = EncodeSettings.compress_probability,
+    frames: int = EncodeSettings.frames,
+    frame_stride: int = EncodeSettings.frame_stride,
+    strict: bool = False,
     shard_size: int = 256 << 20,
     seed: int | None = 0,
     max_rejects: float = 0.05,
+    engine: Engine = "local",
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    started: Callable[[int], None] | None = None,
 ) -> ConvertResult:
     """Read raw data and write it as a shard set; the same input and settings give the same bytes.
 
     A sample that cannot be read or decoded is noted in rejects.jsonl (key, source, reason), in the set's folder, and
-    the conversion goes on.
+    the conversion goes on. One that was interrupted, by a signal, a full disk or too many bad samples, keeps its whole
+    shards in a hidden folder beside `out`, and the same call goes on from there. Memory: in each worker some dozens of
+    samples and the index of the shard under way; in this process the source's list of samples and all keys.
 
     Args:
         source: A name in `headrace.tools.sources.SOURCES`.
@@ -94,157 +78,147 @@ def convert(
         out: Folder of the set; a set that is already there is replaced when the new one is complete.
         format: webdataset or ffcv.
         split: Part of the data.
-        encode: How images are stored, see `ImageSettings.encode`.
-        max_side: Longest side of an image in pixels; None for no limit.
-        quality: JPEG quality, 1 to 100.
-        shard_size: Bytes at which a new shard begins.
+        encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict:
+            How images and videos are stored, see `EncodeSettings`.
+        shard_size: Bytes that a shard does not exceed. Shards hold about the same number of samples, so that they
+            are a little smaller.
         seed: Seed of the order in which samples are stored, so that reading in order does not mean class by class;
             None keeps the order of the source.
         max_rejects: Largest share of samples, 0 to 1, that may be left out.
-        workers: Threads that read and encode; None takes one per core.
+        engine: local: processes of this machine; ray: workers of a Ray cluster, see `headrace.tools.workers.on_ray`.
+        workers: Shards that are made at a time; None takes one per core. A set of one shard is made by one process
+            with as many threads.
         progress: Called with the number of samples done so far, good and bad.
+        started: Called with the number of samples in the source.
 
     Raises:
         UserError: The source cannot be read, settings contradict, or too many samples are bad: then the reasons are in
             `out`.rejects.jsonl, and `out` is as before.
-        ShardError: The set cannot be written.
+        ShardError: The set cannot be written; `out` is as before.
     """
     start = time.perf_counter()
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r}, use one of {', '.join(SOURCES)}")
+    if engine not in ("local", "ray"):
+        raise UserError(f"unknown engine {engine!r}, use local or ray")
     if not 0 <= max_rejects <= 1:
         raise UserError(f"max rejects is a share between 0 and 1, got {max_rejects}")
-    settings = ImageSettings(encode=encode, max_side=max_side, quality=quality, format=format)
-    data = SOURCES[source](Path(src), split)
-    order = np.arange(data.total) if seed is None else stored_order(seed, data.total)
-    rejects: list[dict[str, str]] = []
-    with ShardWriter(
-        out, stored_fields(data.fields, settings), format=format, shard_size=shard_size, total=data.total
-    ) as writer:
-        for done, outcome in enumerate(converted(data, order, settings, workers or os.cpu_count() or 1), 1):
-            if isinstance(outcome, Reject):
-                rejects.append(outcome._asdict())
-                if len(rejects) > max_rejects * data.total:
-                    raise too_many(rejects, data.total, max_rejects, Path(out))
-            else:
-                writer.add(outcome)
-            if progress is not None:
-                progress(done)
-        if rejects:
-            writer.attach(REJECTS_NAME, json_lines(rejects))
-        manifest = writer.commit(
-            {
-                "source": source,
-                "src": Path(src).name,
-                "split": split,
-                "encode": encode,
-                "max_side": max_side,
-                "quality": quality,
-                "seed": seed,
-                "rejects": len(rejects),
-            }
-        )
-    return ConvertResult(manifest.samples, len(rejects), manifest.bytes, time.perf_counter() - start)
+    if format not in EXTENSIONS:
+        raise UserError(f"unknown format {format!r}, use one of {', '.join(EXTENSIONS)}")
+    if shard_size < 1:
+        raise UserError(f"shard size must be positive, got {shard_size}")
+    settings = EncodeSettings(
+        encode=encode,
+        max_side=max_side,
+        short_side=short_side,
+        quality=quality,
+        smart_threshold=smart_threshold,
+        compress_probability=compress_probability,
+        frames=frames,
+        frame_stride=frame_stride,
+        strict=strict,
+        format=format,
+    )
+    workers = workers or cores()
+    opened.cache_clear()  # the files may have changed since another conversion
+    place = os.path.abspath(src) if os.path.exists(src) else os.fspath(src)
+    job = plan_job(source, place, split, settings, seed, shard_size, workers)
+    if started is not None:
+        started(job.total)
+    with LocalDepot(Path(out)) as depot:
+        try:
+            depot.start(job.to_json())
+            records = depot.finished()
+            resumed = samples_of(job, records)
+            count = ProgressCounter(progress, resumed)
+            missing = [unit for unit in range(job.units) if unit not in records]
+            check_rejects(records, job, max_rejects, Path(out))
+            by = on_ray if engine == "ray" else in_this_process if min(workers, len(missing)) < 2 else in_processes
+            for unit, record in by(job, depot, missing, workers, count):
+                records[unit] = record
+                check_rejects(records, job, max_rejects, Path(out))
+            units = sorted(records.items())
+            manifest = finished_manifest(job, units, depot)
+            rejects = [reject for _, record in units for reject in record.rejects]
+            depot.commit(units, json_lines(rejects), manifest)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ShardError(
+                f"{out}: cannot write the set: {reason}; whole shards are kept in {depot.folder}, and the same "
+                "command goes on from there"
+            ) from error
+    return ConvertResult(manifest.samples, len(rejects), manifest.bytes, time.perf_counter() - start, resumed)
 
 
-def stored_order(seed: int, total: int) -> npt.NDArray[np.int64]:
-    """A permutation that depends on nothing but its arguments: Philox's raw numbers are the same in every numpy."""
-    return np.argsort(np.random.Philox(key=seed).random_raw(total), kind="stable")
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def stored_fields(fields: Mapping[str, Field], settings: ImageSettings) -> dict[str, Field]:
-    """The source's fields with images encoded as the settings say."""
-    encoding: Any = FIELD_ENCODINGS[settings.encode]
-    return {
-        name: replace(field, encoding=encoding) if field.kind == "image" else field for name, field in fields.items()
+def samples_of(job: Job, units: Iterable[int]) -> int:
+    """Samples, good and bad, of some units."""
+    slices = [job.numbers(unit) for unit in units]
+    return sum(part.stop - part.start for part in slices)
+
+
+def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]], depot: LocalDepot) -> Manifest:
+    """The manifest of all units; UserError where they do not make a set."""
+    records = [record for _, record in units]
+    data, _ = opened(job.source, job.src, job.split, job.seed)
+    fields = merged_fields(job.settings.fields(data.fields), records)
+    rejects = sum(len(record.rejects) for record in records)
+    shards = set_shards(units, job.settings.format)
+    if not shards:
+        raise UserError(f"{job.src}: there are no samples to write")
+    for name, field in fields.items():
+        if field.kind == "array" and not field.dtype and job.settings.format == "ffcv":
+            raise UserError(f"{name}: arrays of a .beton have one type and shape, and these differ")
+    check_keys(
+        depot.keys(unit, shard.name, final.name)
+        for (unit, _, shard), final in zip(numbered(units), shards, strict=True)
+    )
+    settings = asdict(job.settings)
+    del settings["format"]
+    provenance = {
+        "source": job.source,
+        "src": Path(job.src).name,
+        "split": job.split,
+        **{name: value for name, value in settings.items() if value != DEFAULTS[name] or name in ALWAYS_SAID},
+        "seed": job.seed,
+        "rejects": rejects,
     }
+    return Manifest(format=job.settings.format, fields=fields, shards=shards, provenance=provenance)
 
 
-class Reject(NamedTuple):
-    """A sample that is left out."""
-
-    key: str
-    source: str
-    reason: str
+DEFAULTS = asdict(EncodeSettings())
+ALWAYS_SAID = ("encode", "max_side", "quality")
 
 
-def converted(
-    data: SourceData, order: npt.NDArray[np.int64], settings: ImageSettings, workers: int
-) -> Iterator[dict[str, Any] | Reject]:
-    """Samples in the given order, read and encoded in threads, a few ahead of the one that is asked for."""
-
-    def work(i: int) -> dict[str, Any] | Reject:
-        try:
-            sample = {"__key__": data.key(i), **data.load(i)}
-            for name, field in data.fields.items():
-                if field.kind == "image":
-                    sample[name] = stored_image(sample[name], settings)
-            return sample
-        except (BadSample, ShardError, OSError, ValueError) as error:
-            return Reject(data.key(i), data.origin(i), " ".join(str(error).split()))
-
-    numbers = iter(order.tolist())
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[dict[str, Any] | Reject]] = deque()
-        try:
-            waiting.extend(pool.submit(work, i) for i in islice(numbers, 4 * workers))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, i) for i in islice(numbers, 1))
-        finally:
-            for future in waiting:
-                future.cancel()
+def check_keys(keys: Iterable[npt.NDArray[np.bytes_]]) -> None:
+    """UserError where a key appears twice."""
+    ordered = np.sort(np.concatenate(list(keys)))
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if twice.size:
+        raise UserError(f"key {twice[0].decode()}: appears twice")
 
 
-def stored_image(value: bytes | npt.NDArray[np.uint8], settings: ImageSettings) -> bytes | npt.NDArray[np.uint8]:
-    """One image as the settings say; ValueError with the reason where it cannot be decoded."""
-    if isinstance(value, np.ndarray):
-        check_pixels(value.shape[1], value.shape[0])
-        fits = settings.max_side is None or max(value.shape[:2]) <= settings.max_side
-        if fits and settings.encode != "jpeg":
-            return value
-        image = shrink(Image.fromarray(value), settings.max_side)
-        return to_jpeg(image, settings.quality) if settings.encode == "jpeg" else to_pixels(image)
-    if settings.encode == "raw":
-        return to_pixels(decode_rgb(value, settings.max_side))
-    if settings.encode == "jpeg":
-        return to_jpeg(decode_rgb(value, settings.max_side), settings.quality)
-    return kept_image(value, settings)
-
-
-def kept_image(data: bytes, settings: ImageSettings) -> bytes | npt.NDArray[np.uint8]:
-    """The file itself if readers can use it, else its pixels without loss, see `ImageSettings.encode`."""
-    try:
-        header = image_header(data)
-    except ValueError:
-        header = None  # another format, or damaged, which decoding will find
-    if header is not None and header.plain:
-        if settings.max_side is not None and max(header.height, header.width) > settings.max_side:
-            if header.encoding == JPG:
-                return to_jpeg(decode_rgb(data, settings.max_side), settings.quality)
-        elif header.encoding == JPG or settings.format == "webdataset":
-            try:
-                check_decodes(data)
-                return data
-            except ValueError:
-                pass  # Pillow has the last word on what is too damaged
-    image = decode_rgb(data, settings.max_side)
-    return to_png(image) if settings.format == "webdataset" else to_pixels(image)
-
-
-def json_lines(rows: list[dict[str, str]]) -> bytes:
-    """One JSON object a line."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="replace")
-
-
-def too_many(rejects: list[dict[str, str]], total: int, max_rejects: float, out: Path) -> UserError:
-    """The error that ends a conversion, after its reasons have been written beside the set that there is not."""
+def check_rejects(units: Mapping[int, UnitRecord], job: Job, max_rejects: float, out: Path) -> None:
+    """UserError above the limit, after the reasons have been written beside the set that there is not."""
+    rejects = [reject for _, record in sorted(units.items()) for reject in record.rejects]
+    if len(rejects) <= max_rejects * job.total:
+        return
     report = out.with_name(f"{out.name}.{REJECTS_NAME}")
-    first = f"the first: {rejects[0]['source']}: {rejects[0]['reason']}"
+    first = f"the first: {rejects[0].source}: {rejects[0].reason}"
     try:
         report.write_bytes(json_lines(rejects))
         where = f"all reasons so far are in {report}"
     except OSError as error:
         where = f"the reasons could not be written to {report} ({error.strerror})"
-    share = f"{len(rejects)} of {total} samples cannot be used, more than {max_rejects:.0%}"
-    return UserError(f"{share}; {first}; {where}")
+    share = f"{len(rejects)} of {job.total} samples cannot be used, more than {max_rejects:.0%}"
+    raise UserError(f"{share}; {first}; {where}")
+
+
+def json_lines(rejects: Iterable[Reject]) -> bytes:
+    """One JSON object a line."""
+    lines = (json.dumps(reject._asdict(), ensure_ascii=False) + "\n" for reject in rejects)
+    return "".join(lines).encode(errors="replace")

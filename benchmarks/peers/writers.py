@@ -11,31 +11,29 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from headrace.benchmarks.forms import CLASSES, Forms, write_beton
+from headrace.benchmarks.forms import CLASSES, write_beton
+from headrace.tools.encode import Encode
 
 
 def headrace_convert(
     folder: Path,
     photographs: int,
     format: Literal["webdataset", "ffcv"],
-    encode: Literal["keep", "raw"],
+    encode: Encode,
     threads: int,
+    shard_size: int,
     out: Path,
+    strict: bool = False,
 ) -> Iterator[range]:
-    """`headrace shard folder`: decodes every image to see that it can, checksums and syncs what it writes."""
+    """`headrace shard folder`: looks at or decodes every image, checksums and syncs what it writes."""
     from headrace.tools.convert import convert
 
     while True:
-        result = convert("folder", folder, out, format=format, encode=encode, workers=threads)
+        result = convert(
+            "folder", folder, out, format=format, encode=encode, strict=strict, shard_size=shard_size, workers=threads
+        )
         assert result.samples == photographs
         yield range(photographs)
-
-
-def headrace_write(forms: Forms, format: Literal["webdataset", "ffcv"], raw: bool, out: Path) -> Iterator[range]:
-    """`headrace.shards.write_shards` alone: does not look into the images, checksums and syncs what it writes."""
-    while True:
-        forms.write(out, format=format, raw=raw)
-        yield range(len(forms.photographs))
 
 
 def gnu_tar(folder: Path, photographs: int, out: Path) -> Iterator[range]:

@@ -1,0 +1,91 @@
+"""Conversion on a Ray cluster of two nodes: the same bytes as on one machine, also where workers die on the way."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.shards import ShardSet
+from headrace.tools.convert import convert
+from headrace.tools.verify import verify
+
+SHARD_SIZE = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes with one core each, in this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        found.add_node(num_cpus=1)
+        ray.init(address=found.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield found
+        ray.shutdown()
+    finally:
+        found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pictures(photos: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    for i in range(90):
+        (root / f"{i:03d}.jpg").write_bytes(photos.read(i % len(photos))["image"])
+    (root / "bad.jpg").write_bytes(b"not a picture")
+    return root
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def ray_workers() -> list[int]:
+    """Processes that are converting a unit."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::_work_on_ray"):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.peer("ray")
+def test_the_bytes_are_those_of_one_machine(cluster: Any, pictures: Path, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_workers(done: int) -> None:
+        if not killed:
+            killed.extend(ray_workers())
+            for pid in killed:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    convert("folder", pictures, tmp_path / "local", shard_size=SHARD_SIZE, workers=2)
+    result = convert(
+        "folder", pictures, tmp_path / "ray", shard_size=SHARD_SIZE, workers=2, engine="ray", progress=kill_workers
+    )
+    assert killed
+    assert (result.samples, result.rejects) == (90, 1)
+    assert content(tmp_path / "ray") == content(tmp_path / "local")
+    assert len(list((tmp_path / "ray").glob("*.tar"))) > 5
+    assert verify(tmp_path / "ray").ok
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_without_ray_the_message_says_what_to_install(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headrace.tools.errors import UserError
+
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install headrace\[ray\]"):
+        convert("folder", pictures, tmp_path / "set", engine="ray")

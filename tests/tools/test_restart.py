@@ -1,0 +1,222 @@
+"""A conversion that is killed, or runs out of disk, goes on from its whole shards and ends with the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace.shards import ShardError, ShardSet
+from headrace.tools import workers as workers_module
+from headrace.tools.convert import convert
+from headrace.tools.errors import UserError
+from headrace.tools.verify import verify
+
+KILLS = 20
+SHARD_SIZE = 1 << 17
+CONVERT = """
+import sys
+from headrace.tools.convert import convert
+src, out, workers = sys.argv[1:]
+result = convert("folder", src, out, encode="jpeg", max_side=160, shard_size=1 << 17, workers=int(workers))
+print(result.resumed)
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(photos: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree of 180 photographs, so that a conversion takes long enough to be killed in."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i in range(180):
+        folder = root / f"class-{i % 3}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{i:03d}.jpg").write_bytes(photos.read(i % len(photos))["image"])
+    return root
+
+
+def small(pictures: Path, out: Path, workers: int = 1) -> None:
+    convert("folder", pictures, out, encode="jpeg", max_side=160, shard_size=SHARD_SIZE, workers=workers)
+
+
+@pytest.fixture(scope="module")
+def whole(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a conversion that nothing interrupts gives."""
+    out = tmp_path_factory.mktemp("whole") / "set"
+    small(pictures, out)
+    return out
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_killed_at_random_moments(pictures: Path, whole: Path, tmp_path: Path) -> None:
+    """Each kill comes some time after the conversion has begun to write; the destination is empty until it is whole."""
+    out = tmp_path / "set"
+    random = np.random.Generator(np.random.Philox(7))
+    kept, killed = 0, 0
+    command = [sys.executable, "-c", CONVERT, str(pictures), str(out), "2"]
+    while killed < KILLS:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        folder = tmp_path / ".set.partial"
+        deadline = time.monotonic() + 60
+        while not (folder / "job.json").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.25))
+        # In turn the whole group, as when the machine goes down, and the first process alone.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL) if killed % 2 else process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            assert content(out) == content(whole)
+            for path in out.iterdir():
+                path.unlink()
+            out.rmdir()
+            killed += 1
+            continue
+        assert process.returncode == -signal.SIGKILL
+        killed += 1
+        assert not out.exists() or content(out) == content(whole)
+        kept = max(kept, len(list(folder.glob("units/0*"))))
+    assert kept > 0, "no kill came after a whole shard"
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert content(out) == content(whole)
+    assert os.listdir(tmp_path) == ["set"]
+    assert verify(out).ok
+
+
+def test_what_is_finished_is_not_done_again(
+    pictures: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set"
+    done: list[int] = []
+    work = workers_module.work
+
+    def three_units(*arguments: object) -> object:
+        if len(done) == 3:
+            raise UserError("enough")
+        done.append(1)
+        return work(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(workers_module, "work", three_units)
+    with pytest.raises(UserError, match="enough"):
+        small(pictures, out)
+    monkeypatch.undo()
+    units = sorted((tmp_path / ".set.partial" / "units").iterdir())
+    before = {unit.name: unit.stat().st_mtime_ns for unit in units}
+    assert len(before) == 3
+    progress: list[int] = []
+    result = convert(
+        "folder", pictures, out, encode="jpeg", max_side=160, shard_size=SHARD_SIZE, workers=2, progress=progress.append
+    )
+    assert 0 < result.resumed < progress[0]
+    assert progress[-1] == 180
+    assert content(out) == content(whole)
+
+
+def test_another_job_begins_anew(pictures: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "set"
+    work = workers_module.work
+    monkeypatch.setattr(
+        workers_module, "work", lambda job, depot, unit, *rest: fail_at(2, unit, work, job, depot, *rest)
+    )
+    with pytest.raises(UserError, match="unit 2"):
+        convert("folder", pictures, out, encode="jpeg", max_side=100, shard_size=SHARD_SIZE, workers=1)
+    monkeypatch.undo()
+    assert len(list((tmp_path / ".set.partial" / "units").iterdir())) == 2
+    small(pictures, out)
+    assert content(out) == content(whole)
+
+
+def fail_at(last: int, unit: int, work: object, job: object, depot: object, *rest: object) -> object:
+    if unit == last:
+        raise UserError(f"unit {unit}")
+    return work(job, depot, unit, *rest)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_keeps_what_is_whole(
+    pictures: Path, whole: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of more than 100 kB cannot be written; the smaller ones before them can."""
+    out = tmp_path / "set"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(path.stat().st_size for path in whole.glob("*.tar"))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, before[1]))
+    try:
+        with pytest.raises(ShardError) as caught:
+            small(pictures, out, workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert re.search(
+        "cannot write the set: File too large; whole shards are kept in .*the same command goes on", message
+    )
+    assert not out.exists()
+    small(pictures, out, workers)
+    assert content(out) == content(whole)
+
+
+def test_a_worker_that_dies_is_one_line(pictures: Path, whole: Path, tmp_path: Path) -> None:
+    """As the kernel does where memory runs out."""
+    out = tmp_path / "set"
+    code = CONVERT.replace(
+        "src, out, workers =",
+        "import os, signal, headrace.tools.units as units\n"
+        "plain = units.load\n"
+        "def load(data, i, settings):\n"
+        "    if i == 77 and os.getpid() != main: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return plain(data, i, settings)\n"
+        "main, units.load = os.getpid(), load\n"
+        "src, out, workers =",
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(pictures), str(out), "2"], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 1
+    assert "UserError: a worker process was killed" in result.stderr
+    assert not out.exists()
+    small(pictures, out, 2)
+    assert content(out) == content(whole)
+
+
+def test_a_shard_too_large_for_the_estimate_is_split(photos: ShardSet, tmp_path: Path) -> None:
+    """Where the samples of one place are much larger than those that were looked at, the bound still holds."""
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for i in range(600):
+        content = photos.read(i % len(photos))["image"] if 500 < i < 530 else TINY
+        (root / f"{i:04d}.jpg").write_bytes(content)
+    convert("folder", root, tmp_path / "set", seed=None, shard_size=1 << 20, workers=2)
+    assert max(path.stat().st_size for path in (tmp_path / "set").glob("*.tar")) <= 1 << 20
+    from headrace.shards import open_shards
+
+    with open_shards(tmp_path / "set") as shards:
+        assert [shards.key(i) for i in range(len(shards))] == [f"{i:04d}" for i in range(600)]
+    assert verify(tmp_path / "set").ok
+
+
+def _tiny() -> bytes:
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+TINY = _tiny()
