@@ -9,12 +9,16 @@ from typing import Any, Literal, get_args
 
 from headrace.shards.errors import ShardError
 
-Kind = Literal["image", "int", "float", "bytes", "text", "json", "array"]
-Encoding = Literal["jpg", "raw", "png", "mixed", ""]
+Kind = Literal["image", "video", "audio", "int", "float", "bytes", "text", "json", "array"]
 
 IMAGE_ENCODINGS = ("jpg", "raw", "png")
 """Position is the code in `Spans.encoding` and in the index files: 0 jpg, 1 raw, 2 png."""
 JPG, RAW, PNG = range(3)
+VIDEO_ENCODINGS = ("mp4", "mov", "3gp", "webm", "mkv", "avi", "mpg", "ts", "flv", "wmv", "ogv")
+AUDIO_ENCODINGS = ("flac", "ogg", "opus", "wav", "mp3", "m4a", "aac", "aiff", "au", "wma", "weba", "mka")
+"""Types of file, by their usual extensions; `headrace.shards.media` tells them by their first bytes."""
+ENCODINGS = {"image": IMAGE_ENCODINGS, "video": VIDEO_ENCODINGS, "audio": AUDIO_ENCODINGS}
+"""What the samples of a field may be, for the kinds that have encodings. The index has codes for images only."""
 
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,15}")
 """Sixteen characters are what a .beton has room for; WebDataset readers lower the case of extensions."""
@@ -25,11 +29,12 @@ class Field:
     """One named part of every sample."""
 
     kind: Kind
-    """image: see `encoding`; int: 64 bits, signed; float: 64 bits; bytes; text: str; json: anything JSON can
-    hold; array: a numpy array of numbers."""
-    encoding: Encoding = ""
-    """Images only. jpg: the bytes of a JPEG file; png: the bytes of a PNG file; raw: uint8 RGB pixels (H, W,
-    3); mixed: each sample is one of the three, which the index says for each. Empty for other kinds."""
+    """image: see `encoding`; video, audio: the bytes of a file, sound and all; int: 64 bits, signed; float: 64 bits;
+    bytes; text: str; json: anything JSON can hold; array: a numpy array of numbers."""
+    encoding: str = ""
+    """Images: jpg, the bytes of a JPEG file; png, the bytes of a PNG file; raw, uint8 RGB pixels (H, W, 3); mixed,
+    where each sample is one of the three, which the index says for each. Video and audio: the type of the files, such
+    as mp4 or flac; mixed, where each sample is one of these, as its first bytes say. Empty for other kinds."""
     classes: tuple[str, ...] = ()
     """Names of an int field's values 0, 1, ...; empty where they have none."""
     dtype: str = ""
@@ -41,7 +46,7 @@ class Field:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"Field.kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
-        encodings = ("jpg", "raw", "png", "mixed") if self.kind == "image" else ("",)
+        encodings = (*ENCODINGS[self.kind], "mixed") if self.kind in ENCODINGS else ("",)
         if self.encoding not in encodings:
             expected = " or ".join(map(repr, encodings))
             raise ValueError(f"Field.encoding of kind {self.kind} must be {expected}, got {self.encoding!r}")

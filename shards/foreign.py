@@ -12,23 +12,26 @@ import numpy.typing as npt
 
 from headrace.shards.errors import ShardError
 from headrace.shards.ffcv import index_beton, read_beton
-from headrace.shards.fields import IMAGE_ENCODINGS, RAW, Field
+from headrace.shards.fields import AUDIO_ENCODINGS, ENCODINGS, IMAGE_ENCODINGS, RAW, VIDEO_ENCODINGS, Field
 from headrace.shards.images import image_header
 from headrace.shards.index import Entry, IndexBuilder, OpenShard, close_shards
 from headrace.shards.manifest import EXTENSIONS, Format, Manifest, Shard
 from headrace.shards.mapping import MappedFile
+from headrace.shards.media import HEAD, media_type
 from headrace.shards.npy import parse_npy_header
 from headrace.shards.values import check_int, settled
 from headrace.shards.webdataset import TarMember, group_members, scan_tar
 
 EXTENSION_KINDS = {
     **dict.fromkeys(("jpg", "jpeg", "png"), "image"),
+    **dict.fromkeys((*VIDEO_ENCODINGS, "m4v", "qt", "mpeg", "asf"), "video"),
+    **dict.fromkeys((*AUDIO_ENCODINGS, "oga", "aif"), "audio"),
     **dict.fromkeys(("cls", "cls2", "class", "count", "index", "inx", "id"), "int"),
     **dict.fromkeys(("txt", "text", "transcript"), "text"),
     **dict.fromkeys(("json", "jsn"), "json"),
     "npy": "array",
 }
-USUAL_NAMES = {"jpg": "image", "jpeg": "image", "png": "image", "cls": "label", "txt": "text", "bin": "bytes"}
+USUAL_NAMES = {"cls": "label", "txt": "text", "bin": "bytes"}
 
 
 def scan_shards(path: Path) -> tuple[Manifest, list[OpenShard]]:
@@ -96,6 +99,19 @@ def settle_image(name: str, field: Field, indexes: Iterable[npt.NDArray[np.void]
     return settled(field, seen & set(range(len(IMAGE_ENCODINGS))), set())
 
 
+def settle_media(name: str, field: Field, maps: Iterable[MappedFile], indexes: Iterable[npt.NDArray[np.void]]) -> Field:
+    """Likewise for video and audio, by their first bytes: an extension may be wrong. Mixed where one is unknown."""
+    seen: set[int] = set()
+    for mapped, index in zip(maps, indexes, strict=True):
+        for offset, size in zip(index[f"{name}.offset"].tolist(), index[f"{name}.size"].tolist(), strict=True):
+            try:
+                found = media_type(field.kind, mapped.array[offset : offset + min(size, HEAD)].data)
+            except ValueError:
+                return field
+            seen.add(ENCODINGS[field.kind].index(found))
+    return settled(field, seen, set())
+
+
 def describe(fields: dict[str, Field]) -> str:
     """The fields in a line."""
     return ", ".join(f"{name} ({field.kind})" for name, field in fields.items())
@@ -116,20 +132,27 @@ def scan_tars(maps: Iterable[MappedFile]) -> tuple[dict[str, Field], list[npt.ND
     fields: dict[str, Field] = {}
     for name, kind in sorted(set(names.values())):
         if all(any(names[extension] == (name, kind) for extension in extensions) for extensions in seen):
-            fields[name] = Field(kind=kind, encoding="mixed" if kind == "image" else "")  # type: ignore[arg-type]
+            fields[name] = Field(kind=kind, encoding="mixed" if kind in ENCODINGS else "")  # type: ignore[arg-type]
     missing = sorted(extension for extension, (name, _) in names.items() if name not in fields)
     if missing:
         warnings.warn(f"left out, because some samples have no such file: {', '.join(missing)}", stacklevel=4)
     if not fields:
         raise ShardError(f"{shards[0][0].path}: there is no extension that all samples have")
     indexes = [index_tar(mapped, samples, fields, names) for mapped, samples in shards]
-    return {name: settle_image(name, field, indexes) for name, field in fields.items()}, indexes
+    maps = [mapped for mapped, _ in shards]
+    for name, field in fields.items():
+        if field.kind == "image":
+            fields[name] = settle_image(name, field, indexes)
+        elif field.kind in ENCODINGS:
+            fields[name] = settle_media(name, field, maps, indexes)
+    return fields, indexes
 
 
 def name_extensions(seen: set[frozenset[str]], mapped: MappedFile, samples: Samples) -> dict[str, tuple[str, str]]:
     """(field name, kind) of every extension. `seen` are the combinations that samples have.
 
-    jpg, jpeg, png, and npy if it holds pixels, are all called "image" unless a sample has two of them.
+    jpg, jpeg, png, and npy if it holds pixels, are all called "image" unless a sample has two of them; likewise the
+    types of "video" and of "audio".
     """
     kinds: dict[str, str] = {}
     for extension in sorted(set().union(*seen)):
@@ -140,7 +163,7 @@ def name_extensions(seen: set[frozenset[str]], mapped: MappedFile, samples: Samp
     plain: dict[str, str] = {}
     for extension, kind in kinds.items():
         stem, _, ending = extension.rpartition(".")
-        usual = "image" if kind == "image" else USUAL_NAMES.get(ending, ending)
+        usual = kind if kind in ENCODINGS else USUAL_NAMES.get(ending, ending)
         plain[extension] = field_name(stem or usual)
     names: dict[str, tuple[str, str]] = {}
     for extension, name in plain.items():

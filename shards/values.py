@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards.fields import IMAGE_ENCODINGS, RAW, Field
+from headrace.shards.fields import ENCODINGS, IMAGE_ENCODINGS, RAW, Field
 from headrace.shards.images import image_header
+from headrace.shards.media import media_type
 
 
 def image_payload(field: Field, value: object) -> tuple[bytes | memoryview, int, int, int]:
@@ -28,6 +29,15 @@ def image_payload(field: Field, value: object) -> tuple[bytes | memoryview, int,
     if field.encoding not in ("mixed", IMAGE_ENCODINGS[encoding]):
         raise ValueError(f"the field says {field.encoding}, the image is {IMAGE_ENCODINGS[encoding]}")
     return payload, height, width, encoding
+
+
+def media_payload(field: Field, value: object) -> tuple[bytes, int]:
+    """(payload, encoding code) of a video or audio file; ValueError where it is not what the field says."""
+    payload = check_bytes(value)
+    found = media_type(field.kind, payload)
+    if field.encoding not in ("mixed", found):
+        raise ValueError(f"the field says {field.encoding}, the file is {found}")
+    return payload, ENCODINGS[field.kind].index(found)
 
 
 def check_int(value: object) -> int:
@@ -79,9 +89,9 @@ def json_bytes(value: object) -> bytes:
 
 def settled(field: Field, encodings: set[int], arrays: set[tuple[str, tuple[int, ...]]]) -> Field:
     """The field as the samples turned out: one encoding instead of mixed, the type and shape of arrays."""
-    if field.kind == "image":
-        encoding = IMAGE_ENCODINGS[min(encodings)] if len(encodings) == 1 else "mixed"
-        return Field(kind="image", encoding=encoding)  # type: ignore[arg-type]
+    if field.kind in ENCODINGS:
+        encoding = ENCODINGS[field.kind][min(encodings)] if len(encodings) == 1 else "mixed"
+        return Field(kind=field.kind, encoding=encoding) if encodings else field
     if field.kind == "array":
         dtype, shape = min(arrays) if len(arrays) == 1 else ("", ())
         return Field(kind="array", dtype=dtype, shape=shape)

@@ -16,11 +16,15 @@ from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.sources.mnist import digits
 
 PEERS = {
+    "av": "av",
     "dali": "nvidia.dali",
     "ffcv": "ffcv",
     "kornia": "kornia",
     "lightly": "lightly",
     "mlxtend": "mlxtend.data",
+    "moto": "moto.server",
+    "ray": "ray",
+    "s3fs": "s3fs",
     "webdataset": "webdataset",
 }
 

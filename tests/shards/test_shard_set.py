@@ -172,7 +172,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
         (lambda m: m.update(shards=5), r"damaged"),
         (lambda m: m.pop("fields"), r"damaged \(KeyError: 'fields'\)"),
         (lambda m: m["fields"].update(Image=m["fields"]["image"]), r"field name 'Image'"),
-        (lambda m: m["fields"]["image"].update(kind="video"), r"Field.kind must be one of"),
+        (lambda m: m["fields"]["image"].update(kind="hologram"), r"Field.kind must be one of"),
         (lambda m: m["fields"]["label"].update(colour="red"), r"unknown part 'colour'"),
         (lambda m: m["shards"][0].update(name="../shard-000000.tar"), r"must be called shard-000000"),
         (lambda m: m["shards"][0].update(samples=-1), r"-1 is not a count"),

@@ -1,0 +1,98 @@
+"""Does a media file end where its own sizes say? Decoders do not ask: they show what is there."""
+
+from __future__ import annotations
+
+from headrace.shards.media import media_type
+
+ISO = ("mp4", "mov", "3gp", "m4a")
+RIFF = ("avi", "wav")
+EBML = ("webm", "mkv", "weba", "mka")
+OGG = ("ogg", "opus", "ogv")
+
+
+def check_whole(kind: str, data: bytes) -> str:
+    """The type of a file of the kind video or audio; ValueError with the offset where it is cut off.
+
+    Formats that are a stream of packets without an end (mpg, ts, mp3, ...) pass.
+    """
+    found = media_type(kind, data)
+    if found in ISO:
+        check_iso(data)
+    elif found in RIFF:
+        check_riff(data)
+    elif found in EBML:
+        check_ebml(data)
+    elif found in OGG:
+        check_ogg(data)
+    return found
+
+
+def cut_off(what: str, at: int, missing: int) -> ValueError:
+    """The error for a part that goes on behind the end of the file."""
+    return ValueError(f"cut off: {what} at offset {at} lacks {missing} bytes")
+
+
+def check_iso(data: bytes) -> None:
+    """Boxes of the outermost level (ISO 14496-12, 4.2): u4 size, 4 letters; size 1: u8 size follows; 0: to the end."""
+    at = 0
+    seen: set[bytes] = set()
+    while at + 8 <= len(data):
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size == 0:
+            size = len(data) - at
+        complete = {b"moov", b"mdat"} <= seen
+        if size < 8 and not complete:
+            raise ValueError(f"damaged: a box of {size} bytes at offset {at}")
+        if size < 8 or (at + size > len(data) and complete and name not in (b"moof", b"mdat")):
+            return  # litter behind the film
+        if at + size > len(data):
+            raise cut_off(f"the box {name.decode('latin1')!r}", at, at + size - len(data))
+        seen.add(name)
+        at += size
+    if b"moov" not in seen:
+        raise ValueError("cut off: has no index (a box 'moov')")
+
+
+def check_riff(data: bytes) -> None:
+    """One chunk, in a large AVI several: 4 letters, u4 size; 0 or all ones where the writer could not know."""
+    at = 0
+    while data[at : at + 4] in (b"RIFF", b"RF64"):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if size in (0, 0xFFFFFFFF):
+            return
+        if at + 8 + size > len(data):
+            raise cut_off("the chunk 'RIFF'", at, at + 8 + size - len(data))
+        at += 8 + size + size % 2
+
+
+def check_ebml(data: bytes) -> None:
+    """Elements of the outermost level (RFC 8794, 4): identifier, size, both of variable length; all ones: unknown."""
+    at = 0
+    while at < len(data):
+        width = 9 - data[at].bit_length()  # of the identifier
+        place = at + width
+        if width > 4 or place >= len(data):
+            return
+        width = 9 - data[place].bit_length()
+        if width > 8:
+            return
+        size = int.from_bytes(data[place : place + width], "big") - (1 << 7 * width)
+        if size == (1 << 7 * width) - 1:
+            return
+        end = place + width + size
+        if end > len(data):
+            raise cut_off("the element", at, end - len(data))
+        at = end
+
+
+def check_ogg(data: bytes) -> None:
+    """Pages (RFC 3533, 6): 27 bytes, the last of them the number of segments; a byte with the size of each."""
+    at = 0
+    while data[at : at + 4] == b"OggS":
+        segments = data[at + 26] if at + 26 < len(data) else 0
+        end = at + 27 + segments + sum(data[at + 27 : at + 27 + segments])
+        if end > len(data) or at + 27 > len(data):
+            raise cut_off("the page", at, max(end, at + 27) - len(data))
+        at = end
