@@ -28,7 +28,7 @@ from headrace.shards.writer import ShardStream, stored_size
 from headrace.tools.encode import EncodeSettings
 from headrace.tools.sources import SOURCES, BadSample, SourceData
 
-ESTIMATED = 256
+ESTIMATED = 64
 """Samples, spread over the set, whose mean size says how many of them fill a shard."""
 FILLED = 0.9
 """Share of `shard_size` that a unit is meant to fill, so that hardly any unit needs a second shard."""
