@@ -1,0 +1,244 @@
+"""What Headrace asks of a store, over fsspec: one request a function, no retries, the store's own exceptions.
+
+`headrace.shards.remote` adds names, retries and error texts.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+Attempt = Callable[[Callable[[], Result]], Result]
+"""Calls a function until it succeeds or may not be tried again."""
+
+PARTIAL = ".partial"
+"""Ending of the name under which a file store holds an upload that is not complete."""
+
+PART_BYTES = 16 << 20
+"""Larger objects go to S3 in parts of this size; each part is tried again by itself."""
+MAX_PARTS = 10_000  # S3's own limit
+PART_THREADS = 4
+
+
+class Damaged(Exception):
+    """What arrived is not what was sent: worth another try."""
+
+
+class Unfit(Exception):
+    """The store cannot do what is asked, however often: the text says why."""
+
+
+class Store:
+    """A file system of fsspec under one path.
+
+    Thread-safe; belongs to the process that made it.
+
+    Args:
+        url: Where the objects lie.
+        options: fsspec's options for the URL's protocol.
+        timeout_s: Seconds that the store may stay silent; a whole request may take ten times as long.
+    """
+
+    def __init__(self, url: str, options: dict[str, Any], timeout_s: float) -> None:
+        import fsspec
+        from fsspec.asyn import AsyncFileSystem
+
+        # Instances are shared through fsspec's cache; the settings made here are for this store alone.
+        options = {**self.defaults(timeout_s), **options, "skip_instance_cache": True}
+        self.fs, path = fsspec.core.url_to_fs(url, **options)
+        self.path = path.rstrip("/")
+        self.limit = {"timeout": 10 * timeout_s} if isinstance(self.fs, AsyncFileSystem) else {}
+
+    def defaults(self, timeout_s: float) -> dict[str, Any]:
+        """Options of the protocol where the user gives none."""
+        return {}
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of an object, or as many as came."""
+        return bytes(self.fs.cat_file(f"{self.path}/{name}", start=start, end=stop, **self.limit))
+
+    def size(self, name: str) -> int:
+        """Bytes of an object; FileNotFoundError where there is none."""
+        info = self.fs.info(f"{self.path}/{name}", **self.limit)
+        if info["type"] == "directory":
+            raise FileNotFoundError(name)
+        if info["size"] is None:
+            raise Unfit("the server does not say how large it is")
+        return int(info["size"])
+
+    def upload(self, name: str, read: Callable[[int, int], bytes], size: int, attempt: Attempt[Any]) -> None:
+        """Store [0, size) of what `read` gives; the object appears when it is whole."""
+        path = f"{self.path}/{name}"
+
+        def once() -> None:
+            aside = f"{path}.{secrets.token_hex(4)}{PARTIAL}"
+            try:
+                self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                with self.fs.open(aside, "wb") as file:
+                    for start in range(0, size, PART_BYTES):
+                        file.write(read(start, min(start + PART_BYTES, size)))
+                stored = int(self.fs.info(aside)["size"])
+                if stored != size:
+                    raise Damaged(f"{size:,} bytes were sent, the store has {stored:,}")
+                self.fs.mv(aside, path)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self.fs.rm_file(aside)
+                raise
+
+        attempt(once)
+
+    def delete(self, name: str) -> None:
+        """Remove an object; FileNotFoundError where there is none."""
+        try:
+            self.fs.rm_file(f"{self.path}/{name}", **self.limit)
+        except KeyError as error:  # the memory file system's word for it
+            raise FileNotFoundError(name) from error
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the objects below a folder ("" is all), relative to the store's path."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.find(f"{self.path}/{folder}".rstrip("/"), **self.limit)
+        except FileNotFoundError:
+            return []
+        prefix = f"{self.path}/"
+        return [path.removeprefix(prefix) for path in found if path.startswith(prefix)]
+
+
+class HttpStore(Store):
+    """A web server that answers ranges; it cannot be written to."""
+
+    def defaults(self, timeout_s: float) -> dict[str, Any]:
+        import aiohttp
+
+        silence = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
+        # Ranges are of the file as it is, so no compression on the way. Proxies and .netrc come from the environment.
+        return {
+            "client_kwargs": {"timeout": silence, "trust_env": True},
+            "headers": {"Accept-Encoding": "identity"},
+        }
+
+    def upload(self, name: str, read: Callable[[int, int], bytes], size: int, attempt: Attempt[Any]) -> None:
+        raise Unfit("an HTTP server is read-only here; write to a folder or to S3")
+
+    def delete(self, name: str) -> None:
+        raise Unfit("an HTTP server is read-only here; write to a folder or to S3")
+
+    def names(self, folder: str) -> list[str]:
+        raise Unfit("an HTTP server has no list of names")
+
+
+class S3Store(Store):
+    """S3 and what speaks its protocol. An object appears when its upload is complete, so no name aside is needed."""
+
+    def __init__(self, url: str, options: dict[str, Any], timeout_s: float) -> None:
+        super().__init__(url, options, timeout_s)
+        self.fs.retries = 1
+
+    def defaults(self, timeout_s: float) -> dict[str, Any]:
+        config = {
+            "connect_timeout": timeout_s,
+            "read_timeout": timeout_s,
+            "retries": {"total_max_attempts": 1},
+            "max_pool_connections": 64,
+        }
+        return {"config_kwargs": config, "use_listings_cache": False}
+
+    def call(self, method: str, name: str, **parameters: Any) -> dict[str, Any]:
+        """One request about one object."""
+        bucket, key, _ = self.fs.split_path(f"{self.path}/{name}")
+        answer: dict[str, Any] = self.fs.call_s3(method, Bucket=bucket, Key=key, **parameters, **self.limit)
+        return answer
+
+    def size(self, name: str) -> int:
+        return int(self.call("head_object", name)["ContentLength"])
+
+    def delete(self, name: str) -> None:
+        self.call("delete_object", name)
+
+    def upload(self, name: str, read: Callable[[int, int], bytes], size: int, attempt: Attempt[Any]) -> None:
+        if size <= PART_BYTES:
+            content = read(0, size)
+            attempt(lambda: self.call("put_object", name, Body=content, ContentMD5=md5_header(content)))
+            digests = [md5(content)]
+        else:
+            digests = self.upload_parts(name, read, size, attempt)
+        attempt(lambda: self.verify(name, size, digests))
+
+    def upload_parts(
+        self, name: str, read: Callable[[int, int], bytes], size: int, attempt: Attempt[Any]
+    ) -> list[bytes]:
+        """The MD5 of every part. Nothing is visible before the last request; what fails is aborted."""
+        step = max(PART_BYTES, -(-size // MAX_PARTS))
+        upload = attempt(lambda: self.call("create_multipart_upload", name))["UploadId"]
+
+        def send(number: int) -> tuple[dict[str, Any], bytes]:
+            content = read((number - 1) * step, min(number * step, size))
+            header = md5_header(content)
+            answer = attempt(
+                lambda: self.call(
+                    "upload_part", name, UploadId=upload, PartNumber=number, Body=content, ContentMD5=header
+                )
+            )
+            return {"PartNumber": number, "ETag": answer["ETag"]}, md5(content)
+
+        try:
+            with ThreadPoolExecutor(PART_THREADS) as pool:
+                sent = list(pool.map(send, range(1, -(-size // step) + 1)))
+            parts = {"Parts": [part for part, _ in sent]}
+            # Where the answer to this got lost, another try finds no such upload: `verify` tells whether it was made.
+            with contextlib.suppress(FileNotFoundError):
+                attempt(lambda: self.call("complete_multipart_upload", name, UploadId=upload, MultipartUpload=parts))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.call("abort_multipart_upload", name, UploadId=upload)
+            raise
+        return [digest for _, digest in sent]
+
+    def verify(self, name: str, size: int, digests: list[bytes]) -> None:
+        """Compare the stored object's size and, where it is made of MD5s, its ETag with what was sent."""
+        head = self.call("head_object", name)
+        if head["ContentLength"] != size:
+            raise Damaged(f"{size:,} bytes were sent, the store has {head['ContentLength']:,}")
+        etag = head.get("ETag", "").strip('"')
+        keyed = head.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in head
+        if keyed or not re.fullmatch(r"[0-9a-f]{32}(-\d+)?", etag):
+            return
+        expected = digests[0].hex() if size <= PART_BYTES else f"{md5(b''.join(digests)).hex()}-{len(digests)}"
+        if etag != expected:
+            raise Damaged(f"the store's checksum is {etag}, that of what was sent {expected}")
+
+
+def md5(content: bytes) -> bytes:
+    """S3's checksum; not for security."""
+    return hashlib.md5(content, usedforsecurity=False).digest()
+
+
+def md5_header(content: bytes) -> str:
+    """The checksum with which S3 refuses a body that changed on the way."""
+    return base64.b64encode(md5(content)).decode()
+
+
+STORES: dict[str, type[Store]] = {"http": HttpStore, "https": HttpStore, "s3": S3Store, "s3a": S3Store}
+"""By the URL's protocol; all others are file systems, where an upload gets its name by a move."""
+
+
+def file_reader(descriptor: int, size: int) -> Callable[[int, int], bytes]:
+    """Reads ranges of an open file; Unfit where it has become shorter than `size`."""
+
+    def read(start: int, stop: int) -> bytes:
+        content = os.pread(descriptor, stop - start, start)
+        if len(content) != stop - start:
+            raise Unfit(f"the file to upload was {size:,} bytes and has become shorter")
+        return content
+
+    return read
