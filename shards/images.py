@@ -26,6 +26,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Start-of-frame markers: all of C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+MAX_MARKERS = 1 << 16
+"""Markers and fill bytes before the start of frame; files have dozens, and a gigabyte of fill bytes takes minutes."""
 
 
 def image_header(data: bytes | memoryview) -> ImageHeader:
@@ -52,7 +54,9 @@ def png_header(start: bytes) -> ImageHeader:
 def jpeg_header(data: bytes | memoryview) -> ImageHeader:
     """Walks from marker to marker up to the start of frame."""
     at, end = 2, len(data)
-    while at + 4 <= end:
+    for _ in range(MAX_MARKERS):
+        if at + 4 > end:
+            break
         if data[at] != 0xFF:
             raise ValueError(f"JPEG with a broken marker at byte {at}")
         marker = data[at + 1]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import Field, check_fields
 
 MANIFEST_NAME = "manifest.json"
 VERSION = 1
+
+MAX_ELEMENTS = 1 << 40
+"""Of an array; a shard holds none that is larger."""
 
 Format = Literal["webdataset", "ffcv"]
 EXTENSIONS: dict[str, str] = {"webdataset": "tar", "ffcv": "beton"}
@@ -99,7 +105,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardError(f"{path}, offset {error.start}: the manifest is not UTF-8; write the set again") from error
     try:
         document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for numbers of thousands of digits
         raise ShardError(f"{path}: the manifest is not valid JSON ({error}); write the set again") from error
     if not isinstance(document, dict) or "headrace_shards" not in document:
         raise ShardError(f"{path}: not the manifest of a shard set")
@@ -110,7 +116,7 @@ def read_manifest(folder: Path) -> Manifest:
         return parse(document)
     except ShardError as error:
         raise ShardError(f"{path}: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, RecursionError) as error:
         raise ShardError(f"{path}: the manifest is damaged ({type(error).__name__}: {error})") from error
 
 
@@ -121,6 +127,10 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         raise ValueError(f"unknown format {format!r}")
     fields = {name: Field.from_json(parts) for name, parts in document["fields"].items()}
     check_fields(fields)
+    for name, of_samples in fields.items():
+        dtype, shape = of_samples.dtype, of_samples.shape
+        if dtype and (np.dtype(dtype).kind not in "biufc" or math.prod(shape) > MAX_ELEMENTS):
+            raise ValueError(f"{name} cannot be an array of {dtype} with shape {shape}")
     shards = tuple(parse_shard(number, parts, format) for number, parts in enumerate(document["shards"]))
     if not shards:
         raise ValueError("no shards")

@@ -8,6 +8,8 @@ extension, any other field puts its name and a dot before it:
 
     kind      extension        content, as the `webdataset` package decodes it       bare for the field
     image     jpg, png, npy    JPEG file, PNG file, array of uint8 (H, W, 3)         image
+    video     mp4, webm, ...   a file of that type, see `VIDEO_ENCODINGS`            video
+    audio     flac, ogg, ...   likewise, see `AUDIO_ENCODINGS`                       audio
     int       cls              decimal digits                                        label
     text      txt              UTF-8                                                 text
     json      json             JSON                                                  json
@@ -34,10 +36,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.errors import ShardError
-from headrace.shards.fields import IMAGE_ENCODINGS, RAW, Field
+from headrace.shards.fields import ENCODINGS, IMAGE_ENCODINGS, RAW, Field
 from headrace.shards.index import Entry
 from headrace.shards.mapping import MappedFile
-from headrace.shards.npy import npy_header, parse_npy_header
+from headrace.shards.media import HEAD, media_type
+from headrace.shards.npy import npy_header, parse_npy
 from headrace.shards.values import (
     check_array,
     check_bytes,
@@ -46,6 +49,7 @@ from headrace.shards.values import (
     check_text,
     image_payload,
     json_bytes,
+    media_payload,
 )
 
 BLOCK = 512
@@ -53,7 +57,7 @@ ZEROS = bytes(BLOCK)
 RECORD = 20 * BLOCK
 MAX_MEMBER = (1 << 33) - 1  # eleven octal digits
 
-BARE = {"image": "image", "int": "label", "text": "text", "json": "json", "bytes": "bytes"}
+BARE = {"int": "label"} | {kind: kind for kind in ("image", "video", "audio", "text", "json", "bytes")}
 KIND_EXTENSIONS = {
     "int": "cls",
     "float": "json",
@@ -66,9 +70,22 @@ IMAGE_EXTENSIONS = {"jpg": "jpg", "png": "png", "raw": "npy"}
 
 
 def extension(name: str, kind: str, encoding: str = "") -> str:
-    """What follows the key and the dot; `encoding` for images only."""
-    ending = IMAGE_EXTENSIONS[encoding] if kind == "image" else KIND_EXTENSIONS[kind]
+    """What follows the key and the dot; `encoding` that of the sample, for kinds that have one."""
+    ending = IMAGE_EXTENSIONS.get(encoding, encoding) if kind in ENCODINGS else KIND_EXTENSIONS[kind]
     return ending if BARE.get(kind) == name else f"{name}.{ending}"
+
+
+def stored_encoding(field: Field, payload: npt.NDArray[np.uint8], code: int) -> str:
+    """Encoding of one sample, empty for kinds without; ValueError where a video or audio file has no known type.
+
+    Args:
+        field: The field.
+        payload: uint8, one dimension.
+        code: What the index says, for images.
+    """
+    if field.kind == "image":
+        return IMAGE_ENCODINGS[code]
+    return media_type(field.kind, payload[:HEAD].data) if field.kind in ENCODINGS else ""
 
 
 class Member(NamedTuple):
@@ -91,6 +108,9 @@ def encode(name: str, field: Field, value: object) -> Member:
         lead = npy_header(np.dtype(np.uint8), (height, width, 3)) if code == RAW else b""
         ending = extension(name, "image", IMAGE_ENCODINGS[code])
         return Member(ending, lead, payload, height, width, code)
+    if field.kind in ENCODINGS:
+        payload, code = media_payload(field, value)
+        return Member(extension(name, field.kind, ENCODINGS[field.kind][code]), b"", payload, encoding=code)
     ending = extension(name, field.kind)
     if field.kind == "int":
         number = check_int(value)
@@ -113,8 +133,7 @@ def decode(field: Field, payload: npt.NDArray[np.uint8], height: int = 0, width:
     if field.kind == "image":
         return payload.reshape(height, width, 3).copy() if encoding == RAW else payload.tobytes()
     if field.kind == "array":
-        dtype, shape, start = parse_npy_header(payload.data)
-        return payload[start:].view(dtype).reshape(shape).copy() if start < payload.size else np.empty(shape, dtype)
+        return parse_npy(payload)
     content = payload.tobytes()
     if field.kind == "int":
         return int(content)
@@ -136,8 +155,7 @@ class TarShard:
 
     def room_for(self, key: bytes, members: Sequence[Member], shard_size: int) -> bool:
         """True if the sample fits under `shard_size`."""
-        grown = self.size + sum(BLOCK + padded(len(m.lead) + len(m.payload)) for m in members)
-        return grown + 2 * BLOCK <= shard_size
+        return self.size + sample_size(members) + 2 * BLOCK <= shard_size
 
     def add(self, key: bytes, members: Sequence[Member]) -> list[Entry]:
         """Append the files of one sample."""
@@ -167,6 +185,11 @@ class TarShard:
         self._write(bytes(-self.size % RECORD))
         self.file.flush()
         return self.sha256.hexdigest()
+
+
+def sample_size(members: Sequence[Member]) -> int:
+    """Bytes that a sample takes of a tar."""
+    return sum(BLOCK + padded(len(member.lead) + len(member.payload)) for member in members)
 
 
 def padded(size: int) -> int:
@@ -203,18 +226,34 @@ class TarMember(NamedTuple):
     size: int
 
 
+MAX_NAME = 4096
+"""Bytes of a path, as in Linux."""
+MAX_NAME_ENTRY = 1 << 20
+"""Bytes of an entry that holds a long name; pax puts other attributes of the file beside it."""
+CHUNK = 1 << 20
+
+
 def scan_tar(mapped: MappedFile) -> Iterator[TarMember]:
     """The regular files of a tar, whoever wrote it: ustar, GNU long names, pax.
 
-    Unlike Python's tarfile, which takes a damaged header in the middle for the end, this raises ShardError on
-    anything but a whole tar.
+    Unlike Python's tarfile, which takes a damaged header or a hole of zeros in the middle for the end, this raises
+    ShardError on anything but a whole tar.
     """
-    at, long_name = 0, ""
+    at, long_name, type_flag = 0, "", b""
     while True:
         block = mapped.array[at : at + BLOCK].tobytes()
         if len(block) < BLOCK:
             raise ShardError(f"{mapped.path}, offset {at}: the tar has no end, so it is truncated; copy it again")
         if not any(block):
+            if type_flag and type_flag in b"LKx":
+                raise ShardError(f"{mapped.path}, offset {at}: a name without its file; copy it again")
+            rest = range(at, mapped.size, CHUNK)
+            behind = next((start for start in rest if mapped.array[start : start + CHUNK].any()), None)
+            if behind is not None:
+                behind += int(np.argmax(mapped.array[behind : behind + CHUNK] != 0))
+                raise ShardError(
+                    f"{mapped.path}, offset {at}: zeros as at the end, but data at {behind}; copy it again"
+                )
             return
         try:
             size, type_flag = check_header(block)
@@ -229,9 +268,10 @@ def scan_tar(mapped: MappedFile) -> Iterator[TarMember]:
                 f"{mapped.path}, offset {at}: the last file lacks {missing} bytes, so the tar is truncated"
             )
         if type_flag in b"Lx":
-            content = mapped.array[at : at + size].tobytes()
             try:
-                long_name = content.rstrip(b"\0").decode() if type_flag == b"L" else pax_path(content) or long_name
+                if size > MAX_NAME_ENTRY:
+                    raise ValueError(f"{size} bytes")
+                long_name = entry_name(mapped.array[at : at + size].tobytes(), type_flag) or long_name
             except ValueError as error:
                 raise ShardError(f"{mapped.path}, offset {at}: damaged name ({error})") from error
         elif type_flag in b"0\x007":
@@ -239,18 +279,26 @@ def scan_tar(mapped: MappedFile) -> Iterator[TarMember]:
             long_name = ""
         elif type_flag == b"S":
             raise ShardError(f"{mapped.path}, offset {at}: sparse files are not supported; pack the tar without them")
-        else:
+        elif type_flag not in b"Kg":  # the name of a link's target and attributes of the tar belong to no file
             long_name = ""
         at += padded(size)
 
 
 def check_header(block: bytes) -> tuple[int, bytes]:
     """(size, type) of a header whose checksum is right; ValueError otherwise."""
-    if int(block[148:156].strip(b" \0") or b"0", 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+    if octal(block[148:156]) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
         raise ValueError("wrong checksum")
-    binary = block[124] & 0x80  # GNU's spelling of sizes beyond 8 GiB
-    size = int.from_bytes(block[125:136], "big") if binary else int(block[124:136].strip(b" \0") or b"0", 8)
-    return size, block[156:157]
+    if block[124] == 0x80:  # GNU's spelling of sizes beyond 8 GiB
+        return int.from_bytes(block[125:136], "big"), block[156:157]
+    return octal(block[124:136]), block[156:157]
+
+
+def octal(field: bytes) -> int:
+    """A number in a header; ValueError on the signs, underscores and other digits that `int` admits."""
+    digits = field.strip(b" \0")
+    if digits.strip(b"01234567"):
+        raise ValueError(f"{field!r} is not an octal number")
+    return int(digits or b"0", 8)
 
 
 def header_name(block: bytes) -> str:
@@ -260,17 +308,29 @@ def header_name(block: bytes) -> str:
     return (prefix + b"/" + name if prefix else name).decode(errors="surrogateescape")
 
 
-def pax_path(content: bytes) -> str:
-    """The path in a pax header, made of records like b"21 path=long/name.jpg\\n", or an empty str."""
-    at, path = 0, ""
+def entry_name(content: bytes, type_flag: bytes) -> str:
+    """The name that a GNU (type L) or pax (type x) entry gives to the next file, or an empty str; ValueError where it
+    is damaged."""
+    name = content.split(b"\0", 1)[0] if type_flag == b"L" else pax_path(content)
+    if len(name) > MAX_NAME:
+        raise ValueError(f"a path of {len(name)} bytes")
+    return name.decode(errors="surrogateescape")
+
+
+def pax_path(content: bytes) -> bytes:
+    """The path in a pax header, made of records like b"21 path=long/name.jpg\\n", or nothing."""
+    at, path = 0, b""
     while at < len(content):
         space = content.index(b" ", at)
+        if space - at > 7 or not content[at:space].isdigit():
+            raise ValueError("pax record without a length")
         length = int(content[at:space])
-        if length <= space - at:
-            raise ValueError("pax record without content")
-        keyword, _, value = content[space + 1 : at + length - 1].partition(b"=")
+        record = content[space + 1 : at + length]
+        if length <= space + 1 - at or at + length > len(content) or record[-1:] != b"\n":
+            raise ValueError("pax record of another length than it says")
+        keyword, _, value = record[:-1].partition(b"=")
         if keyword == b"path":
-            path = value.decode(errors="surrogateescape")
+            path = value
         elif keyword == b"size" or keyword.startswith(b"GNU.sparse"):
             raise ValueError(f"{keyword.decode()} in a pax header is not supported")
         at += length

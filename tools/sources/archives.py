@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from headrace.shards.webdataset import BLOCK, check_header, header_name, padded, pax_path
+from headrace.shards.webdataset import BLOCK, MAX_NAME_ENTRY, check_header, entry_name, header_name, padded
 from headrace.tools.errors import UserError
 from headrace.tools.sources.source import BadSample
 
 MAX_PICTURE = 64 << 20
 """Bytes of one picture, also unpacked from a zip; the largest pictures of the known data sets have 15 MB."""
-MAX_NAME = 1 << 16
-"""Bytes of a long name in a tar."""
+CHUNK = 1 << 20
+"""Bytes that are looked at together behind the end of a tar."""
 
 
 class ArchiveFile:
@@ -72,17 +72,20 @@ def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarE
     at, end, where = 0, file.size, str(file.path)
     if inside is not None:
         at, end, where = inside.offset, inside.offset + inside.size, f"{file.path}, {inside.name}"
-    long_name = ""
+    long_name, type_flag = "", b""
     while True:
         if end - at < BLOCK:
             raise UserError(f"{where}, offset {at}: the tar has no end, so it is cut off; download it again")
         try:
             block = file.read(at, BLOCK)
             if not any(block):
+                if type_flag and type_flag in b"LKx":
+                    raise ValueError("a name without its file")
+                for start in range(at, end, CHUNK):
+                    if any(file.read(start, min(CHUNK, end - start))):
+                        raise ValueError("zeros as at the end, but data behind them")
                 return
             size, type_flag = check_header(block)
-            if size < 0:
-                raise ValueError(f"a size of {size} bytes")
         except (ValueError, OSError, BadSample) as error:
             raise UserError(f"{where}, offset {at}: damaged tar header ({error}); download it again") from error
         at += BLOCK
@@ -98,7 +101,7 @@ def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarE
         elif type_flag in b"0\x007":
             yield TarEntry(long_name or header_name(block), at, size)
             long_name = ""
-        else:
+        elif type_flag not in b"Kg":  # the name of a link's target and attributes of the tar belong to no file
             long_name = ""
         at += padded(size)
 
@@ -106,10 +109,9 @@ def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarE
 def read_name(file: ArchiveFile, where: str, at: int, size: int, type_flag: bytes) -> str:
     """The name that a GNU or pax entry gives to the next file; empty where it gives it none."""
     try:
-        if size > MAX_NAME:
+        if size > MAX_NAME_ENTRY:
             raise ValueError(f"{size} bytes")
-        content = file.read(at, size)
-        return content.rstrip(b"\0").decode() if type_flag == b"L" else pax_path(content)
+        return entry_name(file.read(at, size), type_flag)
     except (ValueError, OSError, BadSample) as error:
         raise UserError(f"{where}, offset {at}: damaged name ({error}); download it again") from error
 

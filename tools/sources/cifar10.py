@@ -9,6 +9,7 @@ itself: `ArrayUnpickler` knows arrays of bytes and nothing else.
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import pickle
@@ -30,6 +31,8 @@ SPLITS = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": [
 PIXELS = 3 * 32 * 32
 MAX_FILE = 64 << 20
 """Bytes; the official files have 31 MB."""
+MAX_UNPACKED = 1 << 30
+"""Bytes; the official archives hold 186 MB."""
 
 
 def read(src: Path, split: str) -> SourceData:
@@ -93,7 +96,7 @@ def read_archive(archive: Path, names: list[str]) -> dict[str, tuple[bytes, bool
     """The same from a .tar.gz, which is read once and not unpacked."""
     contents: dict[str, tuple[bytes, bool]] = {}
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        with gzip.open(archive) as unpacked, tarfile.open(fileobj=Limited(unpacked), mode="r|") as tar:
             for member in tar:
                 base, _, ending = Path(member.name).name.partition(".")
                 if base not in names or ending not in ("", "bin") or not member.isreg():
@@ -109,6 +112,22 @@ def read_archive(archive: Path, names: list[str]) -> dict[str, tuple[bytes, bool
     if missing:
         raise UserError(f"{archive}: holds no {missing[0]}; is it the official CIFAR-10 archive?")
     return contents
+
+
+class Limited(io.RawIOBase):
+    """A stream that ends with an error after `MAX_UNPACKED` bytes: a few megabytes can unpack to terabytes."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self.stream = stream
+        self.left = MAX_UNPACKED
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes."""
+        content = self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
+        self.left -= len(content)
+        if self.left < 0:
+            raise OSError(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
+        return content
 
 
 def parse_batch(
@@ -137,8 +156,8 @@ def parse_binary(content: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
 def parse_pickle(content: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """A dict with "data" and "labels"; keys are bytes in the official files, which Python 2 wrote."""
     try:
-        batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-    # A damaged pickle can raise anything: IndexError, AttributeError, UnicodeDecodeError, ...
+        batch = ArrayUnpickler(content).load()
+    # A damaged pickle can raise anything: IndexError, KeyError for an opcode, UnicodeDecodeError, ...
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if not isinstance(batch, dict):
@@ -184,29 +203,111 @@ def reconstruct(*_: object) -> PickledArray:
     return PickledArray()
 
 
-def encode_latin1(text: object, codec: object) -> bytes:
-    """Stands in for `_codecs.encode`, by which Python 3 writes bytes in the old protocols."""
-    if not isinstance(text, str) or codec != "latin1":
-        raise pickle.UnpicklingError("text in a codec other than latin1")
-    return text.encode("latin1")
+MAX_OPCODES = 1 << 20
+"""The official files have some 50,000."""
+# None for sets, buffers, persistent ids, extensions, or calls of classes: no batch has them.
+OPCODES = (
+    pickle.PROTO + pickle.FRAME + pickle.STOP + pickle.MARK + pickle.POP + pickle.DUP + pickle.MEMOIZE
+    + pickle.PUT + pickle.BINPUT + pickle.LONG_BINPUT + pickle.GET + pickle.BINGET + pickle.LONG_BINGET
+    + pickle.NONE + pickle.NEWTRUE + pickle.NEWFALSE + pickle.INT + pickle.BININT + pickle.BININT1 + pickle.BININT2
+    + pickle.LONG + pickle.LONG1 + pickle.STRING + pickle.BINSTRING + pickle.SHORT_BINSTRING
+    + pickle.UNICODE + pickle.BINUNICODE + pickle.SHORT_BINUNICODE + pickle.BINUNICODE8
+    + pickle.BINBYTES + pickle.SHORT_BINBYTES + pickle.BINBYTES8
+    + pickle.TUPLE + pickle.EMPTY_TUPLE + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3
+    + pickle.LIST + pickle.EMPTY_LIST + pickle.APPEND + pickle.APPENDS
+    + pickle.DICT + pickle.EMPTY_DICT + pickle.SETITEM + pickle.SETITEMS
+    + pickle.GLOBAL + pickle.STACK_GLOBAL + pickle.REDUCE + pickle.BUILD
+)  # fmt: skip
 
 
-ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-    ("numpy", "ndarray"): PickledArray,
-    ("numpy", "dtype"): PickledDtype,
-    ("_codecs", "encode"): encode_latin1,
-}
+class Dispatch(dict[int, Callable[[Any], None]]):
+    """What to do for each opcode; UnpicklingError after `MAX_OPCODES`. Each can make an object of 64 bytes."""
+
+    left = MAX_OPCODES
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError(f"more than {MAX_OPCODES:,} opcodes")
+        return super().__getitem__(code)
 
 
-class ArrayUnpickler(pickle.Unpickler):
+class ArrayUnpickler(pickle._Unpickler):
     """Unpickles dicts, lists, numbers, text and arrays of bytes. No class or function of a pickle is ever looked up:
-    the few names that pickled arrays need stand for the functions above."""
+    the few names that pickled arrays need stand for the functions above.
+
+    This is the standard library's unpickler in Python, not that in C, which takes 64 GB for ten bytes that put
+    something at the last place of its memo. Memory stays within some times the file's size and 200 MB.
+    """
+
+    # Of the base, which the type checker knows only in part.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        own = {
+            pickle.BUILD[0]: ArrayUnpickler.load_build,
+            pickle.SETITEM[0]: ArrayUnpickler.load_setitem,
+            pickle.SETITEMS[0]: ArrayUnpickler.load_setitems,
+            pickle.DICT[0]: ArrayUnpickler.load_dict,
+        }
+        codes = {code: pickle._Unpickler.dispatch[code] for code in OPCODES}
+        self.dispatch = Dispatch(codes | own)  # type: ignore[misc]
+        self.encoded = len(content)
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the pickle stands for; UnpicklingError for all others."""
+        admitted: dict[tuple[str, str], Callable[..., Any]] = {
+            ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy", "ndarray"): PickledArray,
+            ("numpy", "dtype"): PickledDtype,
+            ("_codecs", "encode"): self.encode_latin1,
+        }
         try:
-            return ADMITTED[module, name]
+            return admitted[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"refused to load {module}.{name}, which no batch contains") from None
+
+    def encode_latin1(self, text: object, codec: object) -> bytes:
+        """Stands in for `_codecs.encode`, by which Python 3 writes bytes in the old protocols.
+
+        The results may take as much memory as the pickle itself: encoding one text again and again is refused."""
+        if not isinstance(text, str) or codec != "latin1":
+            raise pickle.UnpicklingError("text in a codec other than latin1")
+        self.encoded -= len(text)
+        if self.encoded < 0:
+            raise pickle.UnpicklingError("more encoded text than the pickle holds")
+        return text.encode("latin1")
+
+    def load_build(self) -> None:
+        """Gives a state to an array or a dtype, and to nothing else: not to the functions above."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], PickledArray | PickledDtype):
+            raise pickle.UnpicklingError(f"a state for a {type(self.stack[-1]).__name__}")
+        self.stack[-1].__setstate__(state)
+
+    def load_setitems(self) -> None:
+        """Keys are text: tuples of tuples of tuples could take forever to hash."""
+        items = self.pop_mark()
+        self.set_items(items)
+
+    def load_setitem(self) -> None:
+        """Likewise."""
+        value = self.stack.pop()
+        self.set_items([self.stack.pop(), value])
+
+    def load_dict(self) -> None:
+        """Likewise."""
+        items = self.pop_mark()
+        self.append({})
+        self.set_items(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        """Put keys and values, in turn, into the dict on the stack."""
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, bytes | str) or not isinstance(self.stack[-1], dict):
+                raise pickle.UnpicklingError("a key that is no text")
+            self.stack[-1][key] = value
