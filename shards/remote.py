@@ -153,6 +153,11 @@ class RemoteFolder:
         """Store bytes as an object, visible whole or not at all, and verified."""
         self._upload(name, lambda start, stop: content[start:stop], len(content))
 
+    def move(self, name: str, new: str) -> None:
+        """Give an object another name; its bytes do not pass here. Interrupted, both names may be there."""
+        self._attempt(name, lambda store: store.copy(name, new))
+        self.delete(name)
+
     def delete(self, name: str) -> None:
         """Remove an object, if there is one."""
 

@@ -103,6 +103,13 @@ class Store:
         except KeyError as error:  # the memory file system's word for it
             raise FileNotFoundError(name) from error
 
+    def copy(self, name: str, new: str) -> None:
+        """Copy an object within the store, without its bytes passing here."""
+        self.fs.cp_file(f"{self.path}/{name}", f"{self.path}/{new}", **self.limit)
+        found, wanted = self.size(new), self.size(name)
+        if found != wanted:
+            raise Damaged(f"the copy has {found:,} bytes of {wanted:,}")
+
     def names(self, folder: str) -> list[str]:
         """Names of the objects below a folder ("" is all), relative to the store's path."""
         self.fs.invalidate_cache()
@@ -131,6 +138,9 @@ class HttpStore(Store):
         raise Unfit("an HTTP server is read-only here; write to a folder or to S3")
 
     def delete(self, name: str) -> None:
+        raise Unfit("an HTTP server is read-only here; write to a folder or to S3")
+
+    def copy(self, name: str, new: str) -> None:
         raise Unfit("an HTTP server is read-only here; write to a folder or to S3")
 
     def names(self, folder: str) -> list[str]:

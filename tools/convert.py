@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from headrace.shards import Manifest, ShardError
 from headrace.shards.manifest import EXTENSIONS, Format
+from headrace.shards.remote import is_remote
 from headrace.shards.staging import REJECTS_NAME
-from headrace.tools.depot import LocalDepot, numbered, set_shards
+from headrace.tools.depot import Depot, LocalDepot, RemoteDepot, numbered, set_shards
 from headrace.tools.encode import Encode, EncodeSettings
 from headrace.tools.errors import UserError
 from headrace.tools.sources import SOURCES
@@ -75,7 +76,8 @@ def convert(
     Args:
         source: A name in `headrace.tools.sources.SOURCES`.
         src: The raw data; what it may be depends on the source.
-        out: Folder of the set; a set that is already there is replaced when the new one is complete.
+        out: Folder of the set; a set that is already there is replaced when the new one is complete. Or the URL of a
+            folder in an object store, where a set that is already there is refused.
         format: webdataset or ffcv.
         split: Part of the data.
         encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict:
@@ -125,18 +127,20 @@ def convert(
     job = plan_job(source, place, split, settings, seed, shard_size, workers)
     if started is not None:
         started(job.total)
-    with LocalDepot(Path(out)) as depot:
+    depot: Depot = RemoteDepot(os.fspath(out)) if is_remote(out) else LocalDepot(Path(out))
+    beside = Path(os.fspath(out).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
+    with depot:
         try:
             depot.start(job.to_json())
             records = depot.finished()
             resumed = samples_of(job, records)
             count = ProgressCounter(progress, resumed)
             missing = [unit for unit in range(job.units) if unit not in records]
-            check_rejects(records, job, max_rejects, Path(out))
+            check_rejects(records, job, max_rejects, beside)
             by = on_ray if engine == "ray" else in_this_process if min(workers, len(missing)) < 2 else in_processes
             for unit, record in by(job, depot, missing, workers, count):
                 records[unit] = record
-                check_rejects(records, job, max_rejects, Path(out))
+                check_rejects(records, job, max_rejects, beside)
             units = sorted(records.items())
             manifest = finished_manifest(job, units, depot)
             rejects = [reject for _, record in units for reject in record.rejects]
@@ -144,7 +148,7 @@ def convert(
         except OSError as error:
             reason = error.strerror or error
             raise ShardError(
-                f"{out}: cannot write the set: {reason}; whole shards are kept in {depot.folder}, and the same "
+                f"{out}: cannot write the set: {reason}; whole shards are kept in {depot.place}, and the same "
                 "command goes on from there"
             ) from error
     return ConvertResult(manifest.samples, len(rejects), manifest.bytes, time.perf_counter() - start, resumed)
@@ -161,7 +165,7 @@ def samples_of(job: Job, units: Iterable[int]) -> int:
     return sum(part.stop - part.start for part in slices)
 
 
-def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]], depot: LocalDepot) -> Manifest:
+def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]], depot: Depot) -> Manifest:
     """The manifest of all units; UserError where they do not make a set."""
     records = [record for _, record in units]
     data, _ = opened(job.source, job.src, job.split, job.seed)

@@ -3,31 +3,68 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards import Manifest
+from headrace.shards import Manifest, ShardError
 from headrace.shards.manifest import MANIFEST_NAME, Shard, index_name, shard_name
+from headrace.shards.remote import RemoteFolder
 from headrace.shards.staging import REJECTS_NAME, Staging, remove, sync_folder, write_file
 from headrace.tools.units import UnitRecord
 
 JOB_NAME = "job.json"
 UNITS_NAME = "units"
 UNIT_NAME = "unit.json"
+HIDDEN = ".headrace"
+
+
+class Depot(Protocol):
+    """What the two kinds of depots have in common. Pickles, so that workers elsewhere can add units."""
+
+    place: str
+    """Where the finished units are, for a person."""
+
+    def __enter__(self) -> Depot: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def start(self, job: dict[str, Any]) -> None:
+        """Keep the units of an earlier run if it was the same job, else begin anew."""
+
+    def finished(self) -> dict[int, UnitRecord]:
+        """The units that are complete, by number."""
+
+    def forked(self) -> None:
+        """To be called in a forked process before it adds units."""
+
+    def adding(self, unit: int) -> AbstractContextManager[Path]:
+        """A folder for the unit's files, which goes away again."""
+
+    def add(self, unit: int, folder: Path, record: UnitRecord) -> None:
+        """The unit is complete: keep what is in `folder`."""
+
+    def keys(self, unit: int, name: str, final: str) -> npt.NDArray[np.bytes_]:
+        """The keys in one of a unit's shards, which is called `final` in the set."""
+
+    def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
+        """All units are there: they become the set. Killed on the way, the next run goes on here."""
 
 
 class LocalDepot:
-    """Finished units in a hidden folder beside the destination, which becomes the destination.
+    """Finished units in a hidden folder beside the destination, which becomes the destination. See `Depot`.
 
     The folder holds `job.json`, which says what is being made, and a folder for each unit, which takes its name when
     the unit is complete. Units may be added by other processes and, on a shared file system, by other machines.
@@ -36,6 +73,7 @@ class LocalDepot:
     def __init__(self, destination: Path) -> None:
         self.staging = Staging(destination, keep=True)
         self.folder = self.staging.folder
+        self.place = str(self.folder)
 
     def __enter__(self) -> LocalDepot:
         self.staging.__enter__()
@@ -69,9 +107,13 @@ class LocalDepot:
                 remove(folder)
         return found
 
+    def forked(self) -> None:
+        """See `Depot`."""
+        self.staging.unlock_in_child()
+
     @contextmanager
     def adding(self, unit: int) -> Iterator[Path]:
-        """A folder for the unit's files, which goes away again unless `add` takes it."""
+        """See `Depot`; on the same file system, so that `add` can rename it."""
         mine = f".{unit:06d}.{socket.gethostname()}.{os.getpid()}"
         folder = self.folder / UNITS_NAME / mine
         remove(folder)
@@ -114,6 +156,90 @@ class LocalDepot:
         remove(self.folder / UNITS_NAME)
         remove(self.folder / JOB_NAME)
         self.staging.commit()
+
+
+class RemoteDepot:
+    """Finished units under `.headrace/` of an object store's folder. See `Depot`.
+
+    The folder is a set only when its manifest is there. A set that is already there is not replaced, for that cannot be
+    done in one step.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.remote = RemoteFolder(url)
+        self.place = self.remote / HIDDEN
+
+    def __enter__(self) -> RemoteDepot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def forked(self) -> None:
+        """See `Depot`."""
+
+    def start(self, job: dict[str, Any]) -> None:
+        """See `Depot`. ShardError where there is a set already."""
+        if self.remote.exists(MANIFEST_NAME):
+            raise ShardError(f"{self.remote}: holds a set already; delete it or choose another name")
+        names = self.remote.names(HIDDEN)
+        path = f"{HIDDEN}/{JOB_NAME}"
+        if path not in names or json.loads(self._whole(path)) != json.loads(json.dumps(job)):
+            for name in names:
+                self.remote.delete(name)
+            self.remote.write(path, json.dumps(job, indent=1).encode())
+
+    def finished(self) -> dict[int, UnitRecord]:
+        """See `Depot`."""
+        found = {}
+        for name in self.remote.names(HIDDEN):
+            unit = re.fullmatch(rf"{re.escape(HIDDEN)}/(\d+)\.json", name)
+            if unit:
+                found[int(unit[1])] = UnitRecord.from_json(self._whole(name))
+        return found
+
+    @contextmanager
+    def adding(self, unit: int) -> Iterator[Path]:
+        """See `Depot`."""
+        with TemporaryDirectory(prefix="headrace-") as folder:
+            yield Path(folder)
+
+    def add(self, unit: int, folder: Path, record: UnitRecord) -> None:
+        """See `Depot`."""
+        for shard in record.shards:
+            for name in (shard.name, shard.index):
+                self.remote.put(folder / name, staged(unit, name))
+        self.remote.write(f"{HIDDEN}/{unit:06d}.json", record.to_json().encode())
+
+    def keys(self, unit: int, name: str, final: str) -> npt.NDArray[np.bytes_]:
+        """See `Depot`."""
+        waiting = staged(unit, index_name(name))
+        content = self._whole(waiting if self.remote.exists(waiting) else index_name(final))
+        keys: npt.NDArray[np.bytes_] = np.load(io.BytesIO(content))["key"]
+        return keys
+
+    def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
+        """See `Depot`."""
+        waiting = set(self.remote.names(HIDDEN))
+        for unit, number, shard in numbered(units):
+            final = shard_name(number, manifest.format)
+            for name, new in ((shard.name, final), (shard.index, index_name(final))):
+                if staged(unit, name) in waiting:  # else moved before
+                    self.remote.move(staged(unit, name), new)
+        if rejects:
+            self.remote.write(REJECTS_NAME, rejects)
+        self.remote.write(MANIFEST_NAME, manifest.to_json().encode())
+        # The job last: without it, what is left would be taken for another job's.
+        for name in sorted(self.remote.names(HIDDEN), key=lambda name: name.endswith(JOB_NAME)):
+            self.remote.delete(name)
+
+    def _whole(self, name: str) -> bytes:
+        return self.remote.read(name, 0, self.remote.size(name))
+
+
+def staged(unit: int, name: str) -> str:
+    """Where a unit's file waits in an object store."""
+    return f"{HIDDEN}/{unit:06d}-{name}"
 
 
 def numbered(units: Iterable[tuple[int, UnitRecord]]) -> Iterator[tuple[int, int, Shard]]:

@@ -23,10 +23,12 @@ import numpy.typing as npt
 from headrace.shards import Field, ShardError
 from headrace.shards.fields import check_key
 from headrace.shards.manifest import Shard
+from headrace.shards.remote import is_remote
 from headrace.shards.values import settled
 from headrace.shards.writer import ShardStream, stored_size
 from headrace.tools.encode import EncodeSettings
-from headrace.tools.sources import SOURCES, BadSample, SourceData
+from headrace.tools.errors import UserError
+from headrace.tools.sources import SOURCES, BadSample, SourceData, shards
 
 ESTIMATED = 64
 """Samples, spread over the set, whose mean size says how many of them fill a shard."""
@@ -138,7 +140,9 @@ def plan_job(
 @lru_cache(maxsize=1)
 def opened(source: str, src: str, split: str, seed: int | None) -> tuple[SourceData, Order]:
     """The source and its stored order, opened once a process; forked processes inherit it."""
-    data = SOURCES[source](Path(src), split)
+    if is_remote(src) and source != "shards":
+        raise UserError(f"{src}: of what lies on a server, only shard sets can be read; copy the raw data here")
+    data = shards.read(src, split) if is_remote(src) else SOURCES[source](Path(src), split)
     return data, np.arange(data.total) if seed is None else stored_order(seed, data.total)
 
 

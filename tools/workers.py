@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-from headrace.tools.depot import LocalDepot
+from headrace.tools.depot import Depot
 from headrace.tools.errors import UserError
 from headrace.tools.units import Job, UnitRecord, convert_unit
 
@@ -25,7 +25,7 @@ POLL_S = 0.1
 Finished = Iterator[tuple[int, UnitRecord]]
 
 
-def work(job: Job, depot: LocalDepot, unit: int, threads: int, count: Callable[[int], object]) -> UnitRecord:
+def work(job: Job, depot: Depot, unit: int, threads: int, count: Callable[[int], object]) -> UnitRecord:
     """Convert a unit and hand it in; the same whoever calls it."""
     with depot.adding(unit) as folder:
         record = convert_unit(job, unit, folder, threads, count)
@@ -34,7 +34,7 @@ def work(job: Job, depot: LocalDepot, unit: int, threads: int, count: Callable[[
 
 
 def in_this_process(
-    job: Job, depot: LocalDepot, units: Iterable[int], workers: int, count: Callable[[int], object]
+    job: Job, depot: Depot, units: Iterable[int], workers: int, count: Callable[[int], object]
 ) -> Finished:
     """One unit after the other."""
     for unit in units:
@@ -58,10 +58,10 @@ class _Stopped(Exception):
 _shared: _Shared
 
 
-def _start(shared: _Shared, depot: LocalDepot) -> None:
+def _start(shared: _Shared, depot: Depot) -> None:
     global _shared
     _shared = shared
-    depot.staging.unlock_in_child()
+    depot.forked()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor outlive it
@@ -74,12 +74,12 @@ def _count(samples: int) -> None:
         _shared.counted.value += samples
 
 
-def _work(job: Job, depot: LocalDepot, unit: int, threads: int) -> UnitRecord:
+def _work(job: Job, depot: Depot, unit: int, threads: int) -> UnitRecord:
     return work(job, depot, unit, threads, _count)
 
 
 def in_processes(
-    job: Job, depot: LocalDepot, units: Iterable[int], workers: int, count: Callable[[int], object]
+    job: Job, depot: Depot, units: Iterable[int], workers: int, count: Callable[[int], object]
 ) -> Finished:
     """Units side by side in `workers` processes.
 
@@ -108,11 +108,11 @@ def in_processes(
                 future.cancel()
 
 
-def on_ray(job: Job, depot: LocalDepot, units: Iterable[int], workers: int, count: Callable[[int], object]) -> Finished:
+def on_ray(job: Job, depot: Depot, units: Iterable[int], workers: int, count: Callable[[int], object]) -> Finished:
     """Units on the workers of a Ray cluster, one core each: the one that RAY_ADDRESS names, or one of this machine.
 
-    The source and the destination lie on a file system that all nodes share. A unit whose worker died is given to
-    another one.
+    The source lies on a file system that all nodes share, and so does the destination unless it is in an object store.
+    A unit whose worker died is given to another one.
 
     Args:
         workers: Units at a time; the cluster's cores are another limit.
@@ -143,7 +143,7 @@ def on_ray(job: Job, depot: LocalDepot, units: Iterable[int], workers: int, coun
             ray.cancel(reference, force=True)
 
 
-def _work_on_ray(job: Job, depot: LocalDepot, unit: int) -> UnitRecord:
+def _work_on_ray(job: Job, depot: Depot, unit: int) -> UnitRecord:
     return work(job, depot, unit, 1, lambda samples: None)
 
 

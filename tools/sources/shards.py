@@ -11,12 +11,12 @@ from headrace.tools.errors import UserError
 from headrace.tools.sources.source import SourceData
 
 
-def read(src: Path, split: str) -> SourceData:
+def read(src: Path | str, split: str) -> SourceData:
     """Every sample of the set at `src`, with its key. Where keys appear twice, as in tars of other programs that count
     anew in every file, the file's name is put before them.
 
     Args:
-        src: A shard set, or tars or .beton files that another program wrote.
+        src: A shard set, also by its URL, or tars or .beton files that another program wrote.
         split: "train"; a shard set has no splits.
     """
     if split != "train":
