@@ -10,9 +10,9 @@ ARGS ?=
 
 # A stamp .venv/.with-NAME says that the extras of NAME are installed as pyproject.toml lists them now.
 EXTRAS_demo := demo
-EXTRAS_dev := demo,dev
-EXTRAS_bench := demo,dev,dali,kornia,peers
-EXTRAS_peers := demo,dev,dali,kornia,peers,ffcv
+EXTRAS_dev := demo,dev,video
+EXTRAS_bench := demo,dev,video,dali,kornia,peers
+EXTRAS_peers := demo,dev,video,dali,kornia,peers,ffcv,s3,http,ray
 
 # CI may skip no test for want of a peer, so there `make test` installs all of them.
 ifeq ($(HEADRACE_REQUIRE_PEERS),1)
@@ -27,7 +27,7 @@ help:
 	@echo "make demo    shard real digits, train SimCLR on them, probe it, write runs/demo/report.html (minutes)"
 	@echo "make test    run every test that this machine can run"
 	@echo "make bench   measure Headrace beside its peers, into benchmarks/results/"
-	@echo "make peers   install what the tests and benchmarks compare with (real ffcv, DALI, webdataset, lightly)"
+	@echo "make peers   install what the tests and benchmarks compare with (real ffcv, DALI, webdataset, lightly, Ray, S3)"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove the environment, caches and runs/demo"
 
