@@ -12,7 +12,7 @@ ARGS ?=
 EXTRAS_demo := demo
 EXTRAS_dev := demo,dev,video
 EXTRAS_bench := demo,dev,video,dali,kornia,peers
-EXTRAS_peers := demo,dev,video,dali,kornia,peers,ffcv,s3,http,ray
+EXTRAS_peers := demo,dev,video,duplicates,dali,kornia,peers,ffcv,s3,http,ray
 
 # CI may skip no test for want of a peer, so there `make test` installs all of them.
 ifeq ($(HEADRACE_REQUIRE_PEERS),1)

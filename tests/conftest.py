@@ -19,6 +19,7 @@ PEERS = {
     "av": "av",
     "dali": "nvidia.dali",
     "ffcv": "ffcv",
+    "imagehash": "imagehash",
     "kornia": "kornia",
     "lightly": "lightly",
     "mlxtend": "mlxtend.data",
