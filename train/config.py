@@ -80,8 +80,13 @@ class LoaderConfig:
     """Decoding threads of each rank; null takes the loader's own choice."""
     prefetch: int = 2
     """Batches made ahead of the training step, at least 1."""
+    on_error: Literal["error", "substitute"] = "error"
+    """What a sample that cannot be decoded does: end the run with its name, or let another one take its place."""
+    max_bad: int = 100
+    """Different bad samples that each rank puts up with."""
 
     def __post_init__(self) -> None:
+        _require(self.max_bad >= 0, "max_bad", self.max_bad, "at least 0")
         _require(self.threads is None or self.threads > 0, "threads", self.threads, "above 0 or null")
         _require(self.prefetch > 0, "prefetch", self.prefetch, "above 0")
 

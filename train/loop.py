@@ -114,6 +114,8 @@ def train(
                 world_size=world.size,
                 threads=config.loader.threads,
                 prefetch=config.loader.prefetch,
+                on_error=config.loader.on_error,
+                max_bad=config.loader.max_bad,
             )
         except ImportError as error:
             raise ConfigError(f"loader.engine: {error}") from None
@@ -148,6 +150,7 @@ def train(
         step, record, stopped_by = first_step, None, None
         first_bad = torch.zeros((), dtype=torch.int64, device=world.device)  # step of the first non-finite loss
         meter = Meter()
+        told = 0  # bad samples that the log knows of
         try:
             while step < total_steps and not stopped_by:
                 for batch in meter.watch(loader, config.batch_size):
@@ -182,8 +185,13 @@ def train(
                         record = {"step": step, "epoch": batch.epoch, **scalars, "lr": optimizer.param_groups[0]["lr"]}
                         record |= meter.read()
                         meter.restart()
+                        if loader.bad:
+                            record["bad_samples"] = len(loader.bad)
                         if log:
                             log.write(record)
+                            for reason in list(loader.bad.values())[told:]:
+                                log.say(f"another sample takes the place of a bad one: {reason}")
+                            told = len(loader.bad)
                     if save_now or stopped_by:
                         if world.rank == 0:
                             checkpoint = {

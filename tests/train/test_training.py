@@ -21,7 +21,7 @@ from tiny_runs import final_state, same_bits, tiny_run
 from headrace.models import METHODS, build_method
 from headrace.models.methods.simclr import SimCLR
 from headrace.pipeline import Batch
-from headrace.shards import ShardSet
+from headrace.shards import ShardError, ShardSet, write_shards
 from headrace.train import ConfigError, RunConfig, RunError, load_run, read_metrics, train
 from headrace.train import loop as loop_module
 from headrace.train import metrics as metrics_module
@@ -366,3 +366,17 @@ def test_the_meter_tells_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -
 def test_the_loop_names_no_method() -> None:
     source = Path(loop_module.__file__).read_text()
     assert not [name for name in METHODS if name in source.lower()]
+
+
+def test_a_bad_sample_is_replaced_where_that_is_asked_for(
+    photos: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [photos.read(i) for i in range(24)]
+    samples[5]["image"] = samples[5]["image"][:5000]
+    write_shards(tmp_path / "data", samples, photos.fields)
+    usual = ("epochs=1", "batch_size=8", "checkpoint.every_steps=0")
+    with pytest.raises(ShardError, match="photo_0005"):
+        train(tiny_run(tmp_path / "data", tmp_path / "error", *usual), progress=False)
+    train(tiny_run(tmp_path / "data", tmp_path / "run", *usual, "loader.on_error=substitute"))
+    assert "takes the place of a bad one: " in capsys.readouterr().err
+    assert read_metrics(tmp_path / "run")[-1]["bad_samples"] == 1

@@ -1,0 +1,186 @@
+"""Bad samples: an end with a name, a substitute, or a smaller batch; the same ones every time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace.pipeline import Batch, Loader, View, ViewSpec
+from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES
+from headrace.pipeline.faults import substitutes
+from headrace.shards import ShardError, ShardSet, open_shards, write_shards
+
+SPEC = ViewSpec.repeat(View(size=24, jitter=0.8, brightness=0.4, hue=0.1, blur=0.5), 2)
+BAD = {3, 4, 17}
+COUNT = 30
+AVAILABLE = [pytest.param(name, marks=pytest.mark.peer(name)) if name in DEVICE_ENGINES else name for name in ENGINES]
+
+
+@pytest.fixture(scope="module")
+def damaged(photos: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """Photographs, three of them cut off."""
+    samples = [photos.read(i) for i in range(COUNT)]
+    for i in BAD:
+        samples[i]["image"] = samples[i]["image"][:5000]
+    path = tmp_path_factory.mktemp("damaged") / "set"
+    write_shards(path, samples, photos.fields)
+    with open_shards(path) as shards:
+        yield shards
+
+
+def make(shards: ShardSet, **options: object) -> Loader:
+    return Loader(shards, SPEC, 10, **({"seed": 5, "threads": 2} | options))  # type: ignore[arg-type]
+
+
+def views_by_index(batches: list[Batch]) -> list[tuple[int, bytes]]:
+    return [
+        (int(sample), b"".join(view[row].numpy().tobytes() for view in batch.views))
+        for batch in batches
+        for row, sample in enumerate(batch.index)
+    ]
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_a_substitute_takes_the_place(engine: str, damaged: ShardSet) -> None:
+    with make(damaged, engine=engine, on_error="substitute") as loader:
+        batches = list(loader)
+        assert set(loader.bad) == BAD
+        assert all(f"photo_{sample:04d}" in reason for sample, reason in loader.bad.items())
+    indices = [int(i) for batch in batches for i in batch.index]
+    assert len(indices) == COUNT
+    assert not BAD & set(indices)
+    assert set(indices) == set(range(COUNT)) - BAD
+    # A substitute is seen as it would be in its own place.
+    seen: dict[int, bytes] = {}
+    for index, views in views_by_index(batches):
+        assert seen.setdefault(index, views) == views
+    for batch in batches:
+        assert batch.labels is not None
+        assert batch.labels.tolist() == [damaged.read(int(i))["label"] for i in batch.index]
+
+
+def test_the_same_batches_whatever_the_threads_and_after_a_resume(damaged: ShardSet) -> None:
+    with make(damaged, on_error="substitute") as loader:
+        whole = views_by_index(list(loader))
+    with make(damaged, on_error="substitute", threads=5, prefetch=1) as loader:
+        first = next(iter(loader))
+        state = loader.state_dict()
+    with make(damaged, on_error="substitute") as other:
+        other.load_state_dict(state)
+        assert views_by_index([first, *other]) == whole
+
+
+def test_substitutes_depend_on_seed_epoch_and_sample() -> None:
+    usual = substitutes(1, 2, 3, 1000)
+    assert np.array_equal(usual, substitutes(1, 2, 3, 1000))
+    assert all(0 <= i < 1000 for i in usual)
+    for others in ((9, 2, 3), (1, 9, 3), (1, 2, 9)):
+        assert not np.array_equal(usual, substitutes(*others, 1000))
+
+
+@pytest.mark.parametrize("engine", ["native", pytest.param("kornia", marks=pytest.mark.peer("kornia"))])
+def test_skipping_makes_batches_smaller(engine: str, damaged: ShardSet) -> None:
+    with make(damaged, engine=engine, on_error="skip") as loader:
+        skipping = list(loader)
+        assert set(loader.bad) == BAD
+    assert sum(len(batch) for batch in skipping) == COUNT - len(BAD)
+    with make(damaged, engine=engine, on_error="substitute") as loader:
+        whole = dict(views_by_index(list(loader)))
+    for index, views in views_by_index(skipping):
+        assert views == whole[index]
+    assert all(view.shape[0] == len(batch) for batch in skipping for view in batch.views)
+
+
+@pytest.mark.parametrize("policy", ["substitute", "skip"])
+def test_too_many_bad_samples_end_it(policy: str, damaged: ShardSet) -> None:
+    with make(damaged, on_error=policy, max_bad=2) as loader, pytest.raises(ShardError) as caught:
+        list(loader)
+    assert "3 bad samples, more than max_bad=2; the last: " in str(caught.value)
+    assert "photo_00" in str(caught.value)
+
+
+def test_where_everything_is_bad_it_says_so(photos: ShardSet, tmp_path: Path) -> None:
+    samples = [{**photos.read(i), "image": photos.read(i)["image"][:5000]} for i in range(12)]
+    write_shards(tmp_path / "bad", samples, photos.fields)
+    with open_shards(tmp_path / "bad") as shards:
+        with make(shards, on_error="substitute") as loader, pytest.raises(ShardError, match="can stand in for a bad"):
+            list(loader)
+        with make(shards, on_error="skip") as loader, pytest.raises(ShardError, match="a whole batch of 10 samples"):
+            list(loader)
+
+
+def test_ranks_do_not_skip(damaged: ShardSet) -> None:
+    with pytest.raises(ValueError, match="use 'substitute'"):
+        make(damaged, on_error="skip", world_size=2)
+    with pytest.raises(ValueError, match="on_error 'ignore' is not one of error, substitute, skip"):
+        make(damaged, on_error="ignore")
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("engine", ["native", "torchvision", pytest.param("dali", marks=pytest.mark.peer("dali"))])
+def test_nothing_is_left_after_close(engine: str, photos: ShardSet) -> None:
+    def run() -> None:
+        with open_shards(photos.path) as shards, make(shards, engine=engine) as loader:
+            next(iter(loader))
+
+    run()  # what an engine keeps once for all, it has now
+    before = threading.active_count(), open_files()
+    for _ in range(5):
+        run()
+    assert (threading.active_count(), open_files()) == before
+
+
+def test_memory_is_flat_over_epochs(photos: ShardSet) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    with make(photos) as loader:
+        for _ in range(3):
+            list(loader)
+        before = resident()
+        for _ in range(10):
+            list(loader)
+        assert resident() - before < 8 << 20
+
+
+INTERRUPTED = """
+import sys
+from headrace.pipeline import Loader, View, ViewSpec
+from headrace.shards import open_shards
+
+with open_shards(sys.argv[1]) as shards, Loader(shards, ViewSpec([View(size=224)]), 8, threads=2) as loader:
+    while True:
+        for batch in loader:
+            print("batch", flush=True)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_an_interrupt_ends_the_process(photos: ShardSet) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(photos.path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "batch\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT, errors
+    assert errors.strip().endswith("KeyboardInterrupt")
+
+
+def test_a_thread_that_dies_ends_the_epoch(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an engine raises comes out of the iteration; nothing waits for it for ever."""
+    with make(photos) as loader:
+        monkeypatch.setattr(loader._engine, "render", lambda *_: sys.exit("the thread is gone"))
+        with pytest.raises(SystemExit):
+            list(loader)
