@@ -8,12 +8,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from signal import Signals
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from headrace.shards import ShardSet
+    from headrace.tools.verify import VerifyReport
     from headrace.train import RunConfig
 
 
@@ -62,6 +65,13 @@ def byte_size(text: str) -> int:
     if size < 1:
         raise argparse.ArgumentTypeError(f"a size must be positive, got {text!r}")
     return size
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
 
 
 def print_json(value: Any) -> None:
@@ -173,7 +183,16 @@ def run_shard(args: argparse.Namespace) -> None:
 
 
 def declare_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dir", metavar="DIR", type=Path, help="folder of a shard set")
+    parser.add_argument("dir", metavar="DIR", help="folder of a shard set")
+    parser.add_argument("other", metavar="OTHER", nargs="?", help="a second set: do both hold the same samples?")
+    parser.add_argument(
+        "--repair", action="store_true", help="make lost indexes anew and move bad samples into DIR.quarantine-N"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --repair: only say what would be done")
+    parser.add_argument(
+        "--drop-missing", action="store_true", help="with --repair: go on without shards that are missing or unreadable"
+    )
+    parser.add_argument("--workers", type=positive, metavar="N", help="threads (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
@@ -181,8 +200,16 @@ def run_verify(args: argparse.Namespace) -> int:
     from headrace.tools.progress import sample_bar
     from headrace.tools.verify import verify
 
+    if (args.dry_run or args.drop_missing) and not args.repair:
+        raise UsageError("--dry-run and --drop-missing say how to --repair")
+    if args.other is not None:
+        if args.repair:
+            raise UsageError("two sets are compared, one is repaired")
+        return compare_sets(args)
     with sample_bar(f"verifying {args.dir}") as progress:
-        report = verify(args.dir, progress=progress)
+        report = verify(args.dir, workers=args.workers, progress=progress, started=progress.of)
+    if args.repair and not report.ok:
+        return repair_set(args, report)
     if args.json:
         print_json(report.to_dict())
     else:
@@ -190,9 +217,67 @@ def run_verify(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+def compare_sets(args: argparse.Namespace) -> int:
+    """`verify DIR OTHER`."""
+    from headrace.shards import open_shards
+    from headrace.shards.manifest import MANIFEST_NAME
+    from headrace.shards.remote import is_remote
+    from headrace.tools.progress import sample_bar
+    from headrace.tools.verify import compare
+
+    def opened(path: str) -> ShardSet:
+        return open_shards(path, check=is_remote(path) or (Path(path) / MANIFEST_NAME).exists())
+
+    bar = sample_bar(f"comparing {args.dir} and {args.other}")
+    with opened(args.dir) as one, opened(args.other) as other, bar as progress:
+        report = compare(one, other, workers=args.workers, progress=progress, started=progress.of)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+    return 0 if report.ok else 1
+
+
+def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
+    """`verify DIR --repair` of a set in which something was found."""
+    from headrace.tools.progress import say
+    from headrace.tools.repair import plan_repair, repair
+
+    say(str(report))
+    plan = plan_repair(args.dir, report, workers=args.workers)
+    say(str(plan))
+    if args.dry_run:
+        if args.json:
+            print_json({"found": report.to_dict(), "plan": plan.lines()})
+        else:
+            print(f"{args.dir}: nothing was changed")
+        return 1
+    done = repair(plan, drop_missing=args.drop_missing)
+    if args.json:
+        print_json({"found": report.to_dict(), "repair": done.to_dict()})
+    else:
+        print(done)
+    return 0
+
+
 def declare_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dir", metavar="DIR", type=Path, help="folder of a shard set")
+    parser.add_argument("dir", metavar="DIR", help="folder of a shard set")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write a PNG with some of the pictures")
+    parser.add_argument(
+        "--duplicates",
+        nargs="?",
+        const="",
+        metavar="OTHER",
+        help="look for pictures that DIR holds twice, or shares with the set OTHER; --sheet shows the pairs",
+    )
+    parser.add_argument(
+        "--pairs", type=Path, metavar="FILE", help="with --duplicates: write all pairs to a .csv or .jsonl file"
+    )
+    parser.add_argument(
+        "--distance", type=int, metavar="BITS", help="with --duplicates: bits in which hashes may differ (default: 11)"
+    )
+    parser.add_argument("--field", default="image", metavar="NAME", help="image field to look at (default: image)")
+    parser.add_argument("--workers", type=positive, metavar="N", help="threads for --duplicates (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -200,10 +285,44 @@ def run_inspect(args: argparse.Namespace) -> None:
     from headrace.shards import open_shards
     from headrace.tools.inspect import contact_sheet, inspect_shards
 
+    if args.duplicates is not None:
+        inspect_duplicates(args)
+        return
+    if args.pairs or args.distance is not None:
+        raise UsageError("--pairs and --distance say how to look for --duplicates")
     report = inspect_shards(args.dir)
     if args.sheet:
         with open_shards(args.dir) as shards:
-            contact_sheet(shards, args.sheet)
+            contact_sheet(shards, args.sheet, field=args.field)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+
+
+def inspect_duplicates(args: argparse.Namespace) -> None:
+    """`inspect DIR --duplicates [OTHER]`."""
+    from headrace.shards import open_shards
+    from headrace.tools.duplicates import DISTANCE, check_pairs_name, find_duplicates, pair_sheet, write_pairs
+    from headrace.tools.progress import sample_bar
+
+    if args.pairs:
+        check_pairs_name(args.pairs)
+    with ExitStack() as opened:
+        paths = [args.dir, args.duplicates] if args.duplicates else [args.dir]
+        sets = [opened.enter_context(open_shards(path)) for path in paths]
+        with sample_bar("looking for duplicates", total=sum(map(len, sets))) as progress:
+            report = find_duplicates(
+                *sets,
+                field=args.field,
+                distance=DISTANCE if args.distance is None else args.distance,
+                workers=args.workers,
+                progress=progress,
+            )
+        if args.pairs:
+            write_pairs(report.pairs, args.pairs)
+        if args.sheet:
+            pair_sheet(report.pairs, sets, args.sheet, field=args.field)
     if args.json:
         print_json(report.to_dict())
     else:
@@ -377,15 +496,27 @@ last whole shard when the same command is given again.
     ),
     Command(
         "verify",
-        "check a shard set's checksums, index and samples",
-        "Reads every shard of DIR and checks it against manifest.json. Ends with code 1 if anything is wrong.",
+        "check a shard set's checksums, index and samples, repair it, or compare two",
+        """\
+Reads every shard of DIR, checks it against manifest.json and decodes every sample. Ends with code 1 if anything is
+wrong. With --repair, lost indexes are made anew, bad samples go to the folder DIR.quarantine-N with the reasons, and
+the repaired set takes the place of the old one in one step. With OTHER, the two sets are compared sample by sample.
+
+  headrace verify shards/train
+  headrace verify shards/train --repair --dry-run
+  headrace verify shards/train shards/train-ffcv""",
         declare_verify,
         run_verify,
     ),
     Command(
         "inspect",
-        "say what is in a shard set",
-        "Prints the fields, counts, classes and sizes of the shard set in DIR.",
+        "say what is in a shard set, and what it holds twice",
+        """\
+Prints the fields, counts, classes and sizes of the shard set in DIR. With --duplicates, finds pictures that are there
+twice (the same file, the same pixels, or nearly the same picture), or that DIR shares with a second set.
+
+  headrace inspect shards/train --sheet train.png
+  headrace inspect shards/train --duplicates shards/val --pairs leaks.csv --sheet leaks.png""",
         declare_inspect,
         run_inspect,
     ),
