@@ -2,17 +2,22 @@
 
 from headrace.pipeline.batch import Batch
 from headrace.pipeline.loader import Loader, LoaderStats
+from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, TubeMask
 from headrace.pipeline.order import Order, order
 from headrace.pipeline.plan import Plan, plan
 from headrace.pipeline.views import Normalize, View, ViewSpec, center_view
 
 __all__ = [
     "Batch",
+    "BlockMask",
+    "ContextMask",
     "Loader",
     "LoaderStats",
     "Normalize",
     "Order",
     "Plan",
+    "RandomMask",
+    "TubeMask",
     "View",
     "ViewSpec",
     "center_view",

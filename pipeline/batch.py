@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from headrace.pipeline.masks import Masks
 from headrace.pipeline.views import Normalize
 
 
@@ -24,6 +25,8 @@ class Batch:
     """Epoch that the batch belongs to, from 0; with the seed and `index` it draws the same views again."""
     normalize: tuple[Normalize, ...]
     """One per view: what `normalized` applies to uint8 views."""
+    masks: list[Masks] = field(default_factory=list)
+    """One for each of the `ViewSpec`'s masks, a row a sample."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -35,6 +38,7 @@ class Batch:
             views=[view.to(device, non_blocking=True) for view in self.views],
             index=self.index.to(device, non_blocking=True),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            masks=[type(mask)(*(part.to(device, non_blocking=True) for part in mask)) for mask in self.masks],
         )
 
     def normalized(self) -> list[Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from headrace.pipeline.masks import MaskSpec
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -104,14 +106,17 @@ class View:
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """The views that make one sample of a batch, in the order they leave the loader."""
+    """The views of one sample, in the order in which they leave the loader, and the masks that go with them."""
 
     views: tuple[View, ...]
+    masks: tuple[MaskSpec, ...] = ()
+    """What `Batch.masks` holds, one for each."""
 
-    def __init__(self, views: Sequence[View]) -> None:
+    def __init__(self, views: Sequence[View], masks: Sequence[MaskSpec] = ()) -> None:
         if not views:
             raise ValueError("ViewSpec needs at least one view")
         object.__setattr__(self, "views", tuple(views))
+        object.__setattr__(self, "masks", tuple(masks))
 
     def __len__(self) -> int:
         return len(self.views)

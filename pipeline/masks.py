@@ -1,0 +1,370 @@
+"""Which patches of an image or clip a masked method hides, drawn from (seed, epoch, sample, number of the mask).
+
+Patches are numbered row by row from the top left. Every count is exact and known before anything is drawn, or stands
+beside the indices. Letters: B samples, N patches of a grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headrace.pipeline.compiled import kernel
+from headrace.pipeline.random import key_word, philox, unit
+
+Grid = tuple[int, int]
+
+_STREAM = key_word(0x6D61736B)  # the word "mask"
+_ONE = np.uint64(1)
+_ATTEMPTS = 10  # to place one block, as in BEiT's and I-JEPA's code
+
+
+class PatchMasks(NamedTuple):
+    """Patches that the encoder sees and patches that it has to fill in."""
+
+    visible: Tensor
+    """int64 (B, N - M), ascending."""
+    masked: Tensor
+    """int64 (B, M), ascending."""
+
+
+class BlockMasks(NamedTuple):
+    """Patches that are replaced by a mask token."""
+
+    masked: Tensor
+    """bool (B, N)."""
+    masked_count: Tensor
+    """int64 (B,): masked patches of each sample; 0 for a sample that goes without."""
+
+
+class ContextMasks(NamedTuple):
+    """The patches of a context and of the targets to predict from it. What lies behind a count is -1."""
+
+    context: Tensor
+    """int64 (B, C), ascending; C is the largest that a context can have."""
+    context_count: Tensor
+    """int64 (B,)."""
+    targets: Tensor
+    """int64 (B, T, K), ascending; K is the largest that a target can have."""
+    target_count: Tensor
+    """int64 (B, T)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomMask:
+    """A fixed share of the patches, each set of them equally likely. MAE (2111.06377), SimMIM (2111.09886)."""
+
+    grid: Grid
+    """Rows and columns of patches."""
+    ratio: float = 0.75
+    """Share that is masked; the visible patches are `int(N * (1 - ratio))` as in MAE's code."""
+
+    def __post_init__(self) -> None:
+        _check_grid(self, self.grid)
+        _check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
+
+    @property
+    def visible(self) -> int:
+        """Patches of a sample that are not masked."""
+        return _share(_patches(self.grid), 1 - self.ratio)
+
+    def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> PatchMasks:
+        """See `draw_masks`."""
+        return _random_masks(_patches(self.grid), self.visible, seed, epoch, sample_ids, number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TubeMask:
+    """The same patches in every frame of a clip, so that no neighbour in time gives them away.
+
+    VideoMAE (2203.12602).
+    """
+
+    grid: Grid
+    """Rows and columns of patches in a frame."""
+    frames: int
+    """Time steps of the encoder: frames over the length of its tubes."""
+    ratio: float = 0.9
+    """Share of each frame that is masked; `int(N * ratio)` patches as in VideoMAE's code."""
+
+    def __post_init__(self) -> None:
+        _check(self.frames >= 1, self, "frames", self.frames, "at least 1")
+        _check_grid(self, self.grid)
+        _check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
+
+    def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> PatchMasks:
+        """See `draw_masks`; indices count through the frames, `frame * N + patch`."""
+        patches = _patches(self.grid)
+        visible = patches - _share(patches, self.ratio)
+        frame = _random_masks(patches, visible, seed, epoch, sample_ids, number)
+        offsets = torch.arange(self.frames)[:, None] * patches
+        return PatchMasks(*((part[:, None] + offsets).flatten(1) for part in frame))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMask:
+    """Overlapping rectangles until a count is reached. BEiT (2106.08254), iBOT (2111.07832), DINOv2 (2304.07193).
+
+    Where ten tries place no further rectangle, BEiT's code stays below the count; here single patches fill it up.
+    """
+
+    grid: Grid
+    """Rows and columns of patches."""
+    ratio: tuple[float, float] = (0.4, 0.4)
+    """Share that is masked, drawn for each sample; `int(N * ratio)` patches. DINOv2 takes (0.1, 0.5)."""
+    probability: float = 1.0
+    """Share of the samples that have a mask at all. DINOv2 takes 0.5."""
+    aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    """Height over width of a rectangle, drawn log-uniformly."""
+    smallest: int = 4
+    """Patches of the smallest rectangle that is tried. BEiT takes 16."""
+
+    def __post_init__(self) -> None:
+        _check_grid(self, self.grid)
+        _check(0.0 < self.ratio[0] <= self.ratio[1] <= 1.0, self, "ratio", self.ratio, "0 < low <= high <= 1")
+        _check(0.0 <= self.probability <= 1.0, self, "probability", self.probability, "in [0, 1]")
+        _check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
+        _check(self.smallest >= 1, self, "smallest", self.smallest, "at least 1")
+
+    def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> BlockMasks:
+        """See `draw_masks`."""
+        masked = np.zeros((len(sample_ids), *self.grid), np.bool_)
+        count = np.empty(len(sample_ids), np.int64)
+        low, high = (float(np.log(side)) for side in self.aspect)
+        settings = (*map(float, self.ratio), float(self.probability), low, high, float(self.smallest))
+        _draw_blocks(key_word(seed), key_word(epoch), sample_ids, key_word(number), settings, masked, count)
+        return BlockMasks(torch.from_numpy(masked).flatten(1), torch.from_numpy(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextMask:
+    """One large block as context, without the targets, which are smaller blocks. I-JEPA (2301.08243).
+
+    I-JEPA's code draws the sizes of blocks once for a batch and cuts all contexts to the smallest one in it. Here each
+    sample has sizes of its own, so that they do not depend on who else is in the batch, and nothing is cut.
+    """
+
+    grid: Grid
+    """Rows and columns of patches."""
+    targets: int = 4
+    """Number of targets."""
+    target_scale: tuple[float, float] = (0.15, 0.2)
+    """Area of a target as a share of the grid; one size for all targets of a sample."""
+    target_aspect: tuple[float, float] = (0.75, 1.5)
+    """Height over width of a target, drawn uniformly."""
+    context_scale: tuple[float, float] = (0.85, 1.0)
+    """Area of the context before the targets are taken out; it is as high as wide."""
+    smallest_context: int = 10
+    """Patches that are left in a context at least; after ten tries without, targets begin to coincide."""
+
+    def __post_init__(self) -> None:
+        _check_grid(self, self.grid)
+        _check(self.targets >= 1, self, "targets", self.targets, "at least 1")
+        for name in ("target_scale", "context_scale"):
+            low, high = getattr(self, name)
+            _check(0.0 < low <= high <= 1.0, self, name, (low, high), "0 < low <= high <= 1")
+        _check(0.0 < self.target_aspect[0] <= self.target_aspect[1], self, "target_aspect", self.target_aspect, "> 0")
+        limit = _patches(self.grid) - self.largest_target
+        _check(1 <= self.smallest_context <= limit, self, "smallest_context", self.smallest_context, f"1 to {limit}")
+
+    @property
+    def largest_target(self) -> int:
+        """Patches of the largest target that can be drawn."""
+        rows, columns = self.grid
+        area = self.target_scale[1] * rows * columns
+        low, high = self.target_aspect
+        # Between the aspects at which a rounded side changes, both sides stay.
+        changes = [*((np.arange(rows) + 0.5) ** 2 / area), *(area / (np.arange(columns) + 0.5) ** 2)]
+        aspects = sorted([low, high, *(aspect for aspect in changes if low < aspect < high)])
+        between = [(one + other) / 2 for one, other in pairwise(aspects)]
+        sides = [_block_size(area, aspect, rows, columns) for aspect in [*aspects, *between]]
+        return max(height * width for height, width in sides)
+
+    def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> ContextMasks:
+        """See `draw_masks`."""
+        samples = len(sample_ids)
+        context = np.full((samples, _patches(self.grid)), -1, np.int64)
+        targets = np.full((samples, self.targets, self.largest_target), -1, np.int64)
+        context_count = np.empty(samples, np.int64)
+        target_count = np.empty((samples, self.targets), np.int64)
+        settings = (*self.target_scale, *self.target_aspect, *self.context_scale)
+        floats = tuple(float(value) for value in settings)
+        outputs = (context, context_count, targets, target_count)
+        keys = key_word(seed), key_word(epoch), sample_ids, key_word(number)
+        _draw_context(*keys, self.grid[0], self.grid[1], floats, self.smallest_context, *outputs)
+        return ContextMasks(*map(torch.from_numpy, outputs))
+
+
+MaskSpec = RandomMask | TubeMask | BlockMask | ContextMask
+Masks = PatchMasks | BlockMasks | ContextMasks
+
+
+def draw_masks(specs: tuple[MaskSpec, ...], seed: int, epoch: int, sample_ids: np.ndarray) -> list[Masks]:
+    """One result for each of `specs`, a row for each of `sample_ids` (int64, (B,)).
+
+    A row depends on seed, epoch, its sample and the position in `specs` alone.
+    """
+    ids = np.ascontiguousarray(sample_ids, np.int64)
+    return [spec.draw(seed, epoch, ids, number) for number, spec in enumerate(specs)]
+
+
+def _check(holds: bool, spec: object, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{type(spec).__name__}.{name} must be {wanted}, got {value}")
+
+
+def _check_grid(spec: object, grid: Grid) -> None:
+    _check(min(grid) >= 1 and _patches(grid) > 1, spec, "grid", grid, "rows and columns of more than one patch")
+
+
+def _patches(grid: Grid) -> int:
+    return grid[0] * grid[1]
+
+
+def _share(patches: int, ratio: float) -> int:
+    """`int(patches * ratio)`, but that a ratio which binary makes a little smaller, such as 1 - 0.9, costs no patch."""
+    return int(round(patches * ratio, 6))
+
+
+def _random_masks(patches: int, visible: int, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> PatchMasks:
+    seen = np.empty((len(sample_ids), visible), np.int64)
+    masked = np.empty((len(sample_ids), patches - visible), np.int64)
+    _draw_random(key_word(seed), key_word(epoch), sample_ids, key_word(number), seen, masked)
+    return PatchMasks(torch.from_numpy(seen), torch.from_numpy(masked))
+
+
+@kernel
+def _draw_random(seed, epoch, sample_ids, number, visible, masked):
+    patches = visible.shape[1] + masked.shape[1]
+    places = np.empty(patches, np.int64)
+    is_visible = np.empty(patches, np.bool_)
+    for i in range(len(sample_ids)):
+        sample = np.uint64(sample_ids[i])
+        for place in range(patches):
+            places[place] = place
+        is_visible[:] = False
+        # The first steps of a Fisher-Yates shuffle choose the visible patches.
+        for step in range(visible.shape[1]):
+            words = philox(seed, _STREAM, np.uint64(step) << np.uint64(16) | number, _ONE, sample, epoch)
+            other = step + np.int64(unit(words[0]) * (patches - step))
+            places[step], places[other] = places[other], places[step]
+            is_visible[places[step]] = True
+        v, m = 0, 0
+        for place in range(patches):
+            if is_visible[place]:
+                visible[i, v] = place
+                v += 1
+            else:
+                masked[i, m] = place
+                m += 1
+
+
+@kernel
+def _draw_blocks(seed, epoch, sample_ids, number, settings, masked, count):
+    ratio_low, ratio_high, probability, log_low, log_high, smallest = settings
+    rows, columns = masked.shape[1], masked.shape[2]
+    for i in range(len(sample_ids)):
+        sample = np.uint64(sample_ids[i])
+        words = philox(seed, _STREAM, number, np.uint64(2), sample, epoch)
+        ratio = ratio_low + (ratio_high - ratio_low) * unit(words[0])
+        wanted = np.int64(np.round(rows * columns * ratio, 6)) if unit(words[1]) < probability else 0
+        count[i] = wanted
+        grid = masked[i]
+        found, block, placed = 0, 0, True
+        while found < wanted and placed:
+            placed = False
+            for _ in range(_ATTEMPTS):
+                words = philox(seed, _STREAM, np.uint64(block) << np.uint64(16) | number, np.uint64(3), sample, epoch)
+                block += 1
+                left_over = wanted - found
+                area = min(smallest, left_over) + (left_over - min(smallest, left_over)) * unit(words[0])
+                aspect = np.exp(log_low + (log_high - log_low) * unit(words[1]))
+                height = np.int64(np.rint(np.sqrt(area * aspect)))
+                width = np.int64(np.rint(np.sqrt(area / aspect)))
+                if not (0 < height <= rows and 0 < width <= columns):
+                    continue
+                top = np.int64(unit(words[2]) * (rows - height + 1))
+                left = np.int64(unit(words[3]) * (columns - width + 1))
+                new = 0
+                for row in range(top, top + height):
+                    for column in range(left, left + width):
+                        new += not grid[row, column]
+                if 0 < new <= left_over:
+                    grid[top : top + height, left : left + width] = True
+                    found += new
+                    placed = True
+                    break
+        while found < wanted:
+            words = philox(seed, _STREAM, np.uint64(block) << np.uint64(16) | number, np.uint64(3), sample, epoch)
+            block += 1
+            row, column = np.int64(unit(words[0]) * rows), np.int64(unit(words[1]) * columns)
+            if not grid[row, column]:
+                grid[row, column] = True
+                found += 1
+
+
+@kernel
+def _block_size(area, aspect, rows, columns):
+    """Rows and columns of a block, at least one and at most the grid's."""
+    height = min(max(np.int64(np.rint(np.sqrt(area * aspect))), 1), rows)
+    width = min(max(np.int64(np.rint(np.sqrt(area / aspect))), 1), columns)
+    return height, width
+
+
+@kernel
+def _draw_context(
+    seed, epoch, sample_ids, number, rows, columns, settings, smallest, context, context_count, targets, target_count
+):
+    target_low, target_high, aspect_low, aspect_high, context_low, context_high = settings
+    taken = np.empty((rows, columns), np.bool_)
+    patches = np.float64(rows * columns)
+    for i in range(len(sample_ids)):
+        sample = np.uint64(sample_ids[i])
+        words = philox(seed, _STREAM, number, np.uint64(4), sample, epoch)
+        aspect = aspect_low + (aspect_high - aspect_low) * unit(words[1])
+        area = patches * (target_low + (target_high - target_low) * unit(words[0]))
+        height, width = _block_size(area, aspect, rows, columns)
+        area = patches * (context_low + (context_high - context_low) * unit(words[2]))
+        context_height, context_width = _block_size(area, 1.0, rows, columns)
+        draw = 0
+        free_targets = targets.shape[1]
+        while True:
+            taken[:] = False
+            for target in range(targets.shape[1]):
+                if target < free_targets:
+                    words = philox(
+                        seed, _STREAM, np.uint64(draw) << np.uint64(16) | number, np.uint64(5), sample, epoch
+                    )
+                    draw += 1
+                    top = np.int64(unit(words[0]) * (rows - height + 1))
+                    left = np.int64(unit(words[1]) * (columns - width + 1))
+                place = 0
+                for row in range(top, top + height):
+                    for column in range(left, left + width):
+                        taken[row, column] = True
+                        targets[i, target, place] = row * columns + column
+                        place += 1
+                target_count[i, target] = place
+            words = philox(seed, _STREAM, np.uint64(draw) << np.uint64(16) | number, np.uint64(5), sample, epoch)
+            draw += 1
+            top = np.int64(unit(words[0]) * (rows - context_height + 1))
+            left = np.int64(unit(words[1]) * (columns - context_width + 1))
+            found = 0
+            for row in range(top, top + context_height):
+                for column in range(left, left + context_width):
+                    if not taken[row, column]:
+                        context[i, found] = row * columns + column
+                        found += 1
+            if found >= smallest:
+                break
+            context[i] = -1
+            if draw > _ATTEMPTS * (targets.shape[1] + 1):
+                # A grid that these targets nearly fill: let them coincide, one more each time.
+                free_targets = max(1, free_targets - 1)
+                context_height, context_width = rows, columns
+        context_count[i] = found

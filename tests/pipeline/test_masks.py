@@ -1,0 +1,230 @@
+"""Masks: exact counts, the stated shapes, the distributions of the papers' code, and nothing but four integers."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare, ks_2samp
+
+from headrace.pipeline import BlockMask, ContextMask, Loader, RandomMask, TubeMask, View, ViewSpec
+from headrace.pipeline.masks import MaskSpec, draw_masks
+from headrace.shards import ShardSet
+
+GRID = (14, 14)
+EVERY_KIND: list[MaskSpec] = [
+    RandomMask(grid=GRID),
+    TubeMask(grid=GRID, frames=8),
+    BlockMask(grid=GRID, ratio=(0.1, 0.5), probability=0.5),
+    ContextMask(grid=GRID),
+]
+
+
+def drawn(spec: MaskSpec, samples: int, epoch: int = 0, seed: int = 7) -> Any:
+    (masks,) = draw_masks((spec,), seed, epoch, np.arange(samples))
+    return masks
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("spec", EVERY_KIND, ids=lambda spec: type(spec).__name__)
+def test_a_row_depends_on_seed_epoch_sample_and_number_alone(spec: MaskSpec) -> None:
+    whole = drawn(spec, 40)
+    (some,) = draw_masks((spec,), 7, 0, np.array([31, 4, 4]))
+    assert same(some, [part[[31, 4, 4]] for part in whole])
+    assert not same(whole, drawn(spec, 40, epoch=1))
+    assert not same(whole, drawn(spec, 40, seed=8))
+    first, second = draw_masks((spec, spec), 7, 0, np.arange(40))
+    assert same(first, whole)
+    assert not same(second, whole)
+    large = draw_masks((spec,), 7, 0, np.array([1 << 40, (1 << 40) + 1]))[0]
+    assert not same([part[:1] for part in large], [part[1:] for part in large])
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [((14, 14), 0.75), ((14, 14), 0.9), ((3, 5), 0.4), ((1, 2), 0.5)])
+def test_random_masks_part_the_patches(grid: tuple[int, int], ratio: float) -> None:
+    masks = drawn(RandomMask(grid=grid, ratio=ratio), 50)
+    patches = grid[0] * grid[1]
+    keep = int(round(patches * (1 - ratio), 6))  # MAE: int(L * (1 - mask_ratio))
+    assert masks.visible.shape == (50, keep)
+    assert masks.masked.shape == (50, patches - keep)
+    assert masks.visible.dtype == masks.masked.dtype == torch.int64
+    both = torch.cat([masks.visible, masks.masked], dim=1).sort(dim=1).values
+    assert torch.equal(both, torch.arange(patches).expand(50, -1))
+    for part in masks:
+        assert (part.diff(dim=1) > 0).all()
+
+
+def test_every_set_of_patches_is_equally_likely() -> None:
+    """5 choose 2 sets of visible patches."""
+    visible = drawn(RandomMask(grid=(1, 5), ratio=0.6), 20_000).visible
+    _, counts = np.unique(visible.numpy() @ np.array([10, 1]), return_counts=True)
+    assert len(counts) == math.comb(5, 2)
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_a_tube_goes_through_all_frames() -> None:
+    spec = TubeMask(grid=(14, 14), frames=8, ratio=0.9)
+    masks = drawn(spec, 5)
+    keep = 196 - int(0.9 * 196)  # VideoMAE: num_masks_per_frame = int(mask_ratio * num_patches_per_frame)
+    assert keep == 20
+    assert masks.visible.shape == (5, 8 * keep)
+    assert masks.masked.shape == (5, 8 * (196 - keep))
+    for frame in range(8):
+        part = masks.visible[:, frame * keep : (frame + 1) * keep]
+        assert torch.equal(part, masks.visible[:, :keep] + frame * 196)
+
+
+def test_block_masks_have_exact_counts() -> None:
+    masks = drawn(BlockMask(grid=GRID, ratio=(0.1, 0.5), probability=0.5), 4000)
+    assert masks.masked.shape == (4000, 196)
+    assert torch.equal(masks.masked.sum(dim=1), masks.masked_count)
+    some = masks.masked_count[masks.masked_count > 0]
+    assert abs(len(some) / 4000 - 0.5) < 0.03
+    assert (some.min(), some.max()) == (int(0.1 * 196), int(0.5 * 196) - 1)  # the share never reaches its upper end
+    uniform = torch.linspace(0.1, 0.5, 2000, dtype=torch.float64) * 196
+    assert ks_2samp(some.numpy(), uniform.long().numpy()).pvalue > 1e-3
+    always = drawn(BlockMask(grid=GRID, ratio=(0.4, 0.4)), 300)
+    assert (always.masked_count == 78).all()
+    assert (always.masked.sum(dim=1) == 78).all()
+    full = drawn(BlockMask(grid=(4, 5), ratio=(1.0, 1.0)), 20)
+    assert full.masked.all()
+
+
+class BeitGenerator:
+    """MaskingGenerator of BEiT's code, in its form in DINOv2 (dinov2/data/masking.py), written down again."""
+
+    def __init__(self, height: int, width: int, smallest: int, aspect: float) -> None:
+        self.height, self.width, self.smallest = height, width, smallest
+        self.log_aspect = (math.log(aspect), math.log(1 / aspect))
+
+    def place(self, mask: np.ndarray, most: int) -> int:
+        for _ in range(10):
+            area = random.uniform(self.smallest, most)
+            aspect = math.exp(random.uniform(*self.log_aspect))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if w < self.width and h < self.height:
+                top, left = random.randint(0, self.height - h), random.randint(0, self.width - w)
+                already = int(mask[top : top + h, left : left + w].sum())
+                if 0 < h * w - already <= most:
+                    mask[top : top + h, left : left + w] = True
+                    return h * w - already
+        return 0
+
+    def __call__(self, wanted: int) -> np.ndarray:
+        mask = np.zeros((self.height, self.width), bool)
+        while (left := wanted - int(mask.sum())) > 0 and self.place(mask, left):
+            pass
+        return mask
+
+
+def neighbours(mask: np.ndarray) -> int:
+    """Pairs of masked patches side by side or one above the other: few where masks are scattered."""
+    return int((mask[1:] & mask[:-1]).sum() + (mask[:, 1:] & mask[:, :-1]).sum())
+
+
+def test_block_masks_look_like_beits() -> None:
+    random.seed(5)
+    generator = BeitGenerator(14, 14, 4, 0.3)
+    theirs = [generator(78) for _ in range(1500)]
+    ours = drawn(BlockMask(grid=GRID, ratio=(0.4, 0.4)), 1500).masked.numpy().reshape(-1, 14, 14)
+    scattered = np.zeros((1500, 196), bool)
+    scattered[np.arange(1500)[:, None], drawn(RandomMask(grid=GRID, ratio=0.6), 1500).visible.numpy()] = True
+    ours_pairs, their_pairs = ([neighbours(mask) for mask in masks] for masks in (ours, theirs))
+    scattered_pairs = [neighbours(mask) for mask in scattered.reshape(-1, 14, 14)]
+    assert abs(np.mean(ours_pairs) - np.mean(their_pairs)) < 2
+    assert np.mean(ours_pairs) > np.mean(scattered_pairs) + 30
+    # Blocks cover the middle of the grid more often than its rim, and equally so.
+    assert np.abs(np.mean(ours, axis=0) - np.mean(theirs, axis=0)).max() < 0.07
+    assert np.mean(ours, axis=0)[7, 7] > np.mean(ours, axis=0)[0, 0] + 0.2
+
+
+def rectangle(patches: torch.Tensor, columns: int) -> tuple[int, int, int, int] | None:
+    """(top, left, height, width) if the patches are a whole rectangle."""
+    rows, cols = patches // columns, patches % columns
+    top, left = int(rows.min()), int(cols.min())
+    height, width = int(rows.max()) - top + 1, int(cols.max()) - left + 1
+    return (top, left, height, width) if len(patches) == height * width else None
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (16, 16), (6, 9)])
+def test_targets_are_blocks_and_the_context_is_one_without_them(grid: tuple[int, int]) -> None:
+    spec = ContextMask(grid=grid)
+    masks = drawn(spec, 400)
+    patches = grid[0] * grid[1]
+    assert masks.context.shape == (400, patches)
+    assert masks.targets.shape == (400, 4, spec.largest_target)
+    assert int(masks.target_count.max()) == spec.largest_target, "no room is wasted"
+    for i in range(400):
+        context = masks.context[i, : masks.context_count[i]]
+        assert (masks.context[i, masks.context_count[i] :] == -1).all()
+        assert len(context) >= 10
+        assert (context.diff() > 0).all()
+        shapes, found = set(), set()
+        for target, count in zip(masks.targets[i], masks.target_count[i], strict=True):
+            assert (target[count:] == -1).all()
+            place = rectangle(target[:count], grid[1])
+            assert place is not None
+            _, _, height, width = place
+            shapes.add((height, width))
+            area = height * width / patches
+            slack = (height + width) / 2 / patches + 0.01  # each side is rounded by half a patch at most
+            assert 0.15 - slack <= area <= 0.2 + slack
+            found |= set(target[:count].tolist())
+        assert len(shapes) == 1
+        assert not found & set(context.tolist())
+
+
+def test_targets_lie_everywhere() -> None:
+    masks = drawn(ContextMask(grid=GRID), 6000)
+    tops = np.array([int(row[0, 0]) // 14 for row in masks.targets])
+    heights = np.array(
+        [int((row[0, : int(n[0])] // 14).max()) for row, n in zip(masks.targets, masks.target_count, strict=True)]
+    )
+    height = heights - tops + 1
+    for h in np.unique(height):
+        found = np.bincount(tops[height == h], minlength=15 - h)
+        assert chisquare(found).pvalue > 1e-4
+
+
+def test_a_grid_that_targets_fill_still_ends() -> None:
+    spec = ContextMask(grid=(4, 4), targets=8, target_scale=(0.4, 0.6), smallest_context=4)
+    masks = drawn(spec, 300)
+    assert int(masks.context_count.min()) >= 4
+    with pytest.raises(ValueError, match=r"ContextMask\.smallest_context must be 1 to"):
+        ContextMask(grid=(4, 4), target_scale=(0.9, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomMask(grid=(1, 1)), "RandomMask.grid must be rows and columns of more than one patch"),
+        (lambda: RandomMask(grid=GRID, ratio=1.0), r"RandomMask.ratio must be in \(0, 1\), got 1.0"),
+        (lambda: TubeMask(grid=GRID, frames=0), "TubeMask.frames must be at least 1, got 0"),
+        (lambda: BlockMask(grid=GRID, ratio=(0.5, 0.1)), "BlockMask.ratio must be 0 < low <= high <= 1"),
+        (lambda: BlockMask(grid=GRID, smallest=0), "BlockMask.smallest must be at least 1"),
+        (lambda: ContextMask(grid=GRID, targets=0), "ContextMask.targets must be at least 1"),
+    ],
+)
+def test_contradictions_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_loader_delivers_them(photos: ShardSet) -> None:
+    spec = ViewSpec([View(size=32)], masks=EVERY_KIND)
+    with Loader(photos, spec, 8, seed=3, threads=2) as loader:
+        batches = list(loader)
+    assert len(batches) == 4
+    for batch in batches:
+        wanted = draw_masks(spec.masks, 3, 0, batch.index.numpy())
+        assert all(same(a, b) for a, b in zip(batch.masks, wanted, strict=True))
+        moved = batch.to("meta")
+        assert all(part.device.type == "meta" for mask in moved.masks for part in mask)
+        assert [type(mask) for mask in moved.masks] == [type(mask) for mask in batch.masks]
