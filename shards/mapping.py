@@ -1,8 +1,9 @@
-"""Read-only memory maps."""
+"""Read-only memory maps, and holes in the files under them."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import weakref
@@ -25,6 +26,27 @@ libc.mmap.argtypes = (
 )
 libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 MAP_FAILED = ctypes.c_void_p(-1).value
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+
+
+def punch_hole(path: Path, start: int, length: int) -> None:
+    """Give back the room that a range of a file takes; it reads as zeros, also through maps of the file.
+
+    OSError, with EOPNOTSUPP where the system or the file system has no holes.
+    """
+    if not hasattr(libc, "fallocate"):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if length == 0:
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+        if libc.fallocate(descriptor, mode, ctypes.c_int64(start), ctypes.c_int64(length)) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    finally:
+        os.close(descriptor)
 
 
 class MappedFile:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from headrace.shards.foreign import scan_shards
 from headrace.shards.index import OpenShard, bad_records, close_shards, entry_places, misplaced, misshaped, read_index
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from headrace.shards.mapping import MappedFile
+from headrace.shards.remote import RemoteFolder, is_remote
 from headrace.shards.staging import displaced_name
 
 
@@ -26,7 +28,8 @@ class Spans(NamedTuple):
     """Where the payloads of n samples lie in memory."""
 
     address: npt.NDArray[np.int64]
-    """(n,): pointer to the first byte, for raw images the first pixel; valid while the ShardSet is open."""
+    """(n,): pointer to the first byte, for raw images the first pixel; valid while the ShardSet is open and, where the
+    set is remote, while this array lives or one made from it by slicing or copying."""
     size: npt.NDArray[np.int64]
     """(n,): bytes."""
     height: npt.NDArray[np.int32]
@@ -37,6 +40,14 @@ class Spans(NamedTuple):
     """(n,): 0 jpg, 1 raw, 2 png; 0 where the field is no image."""
 
 
+class ChecksumError(ShardError):
+    """Bytes differ from their checksum."""
+
+
+def here() -> None:
+    """What to wait for where bytes are on this machine."""
+
+
 class ShardSet:
     """Random access to the samples of a set, numbered from 0. Made by `open_shards`.
 
@@ -44,7 +55,9 @@ class ShardSet:
     memory is the page cache, shared by all processes of a machine.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, shards: list[OpenShard], *, check: bool = False) -> None:
+    def __init__(
+        self, path: Path | RemoteFolder, manifest: Manifest, shards: list[OpenShard], *, check: bool = False
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.fields: Mapping[str, Field] = manifest.fields
@@ -80,7 +93,7 @@ class ShardSet:
                 raise ShardError(f"{self.where(i, name)}: {name} lies outside of the shard; verify the set")
             payload = shard.mapped.array[offset : offset + size]
             if self.check and zlib.crc32(payload.data) != checksum:
-                raise ShardError(f"{self.where(i, name)}: {name} differs from its checksum; copy the shard again")
+                raise ChecksumError(f"{self.where(i, name)}: {name} differs from its checksum; copy the shard again")
             try:
                 sample[name] = self._decode(field, payload, *image)
             except (ValueError, TypeError, SyntaxError, RecursionError) as error:
@@ -95,9 +108,21 @@ class ShardSet:
     def spans(self, field: str, ids: npt.ArrayLike) -> Spans:
         """Where one field of the samples `ids`, int64 (n,), lies in memory; no copy, no loop over samples.
 
-        Every address has been checked to lie, with its size, inside the mapped file. IndexError outside of
-        the set.
+        Every address has been checked to lie, with its size, inside the mapped file. Of a remote set the bytes are
+        fetched first.
+
+        Raises:
+            IndexError: Outside of the set.
+            ShardError: A remote set's bytes cannot be fetched, or do not fit into its cache at once.
         """
+        return self.places(field, ids)
+
+    def request(self, field: str, ids: npt.ArrayLike) -> tuple[Spans, Callable[[], None]]:
+        """`spans` without waiting: to be called, from any thread, before the bytes are read is what comes second."""
+        return self.places(field, ids), here
+
+    def places(self, field: str, ids: npt.ArrayLike) -> Spans:
+        """`spans` for their sizes and shapes: nothing is fetched, so in a remote set no address may be followed."""
         columns = self._columns.get(field) or self._load_columns(field)
         rows = np.asarray(ids, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
@@ -184,23 +209,44 @@ class ShardSet:
         return Spans(address, size, *(shard.index[f"{name}.{column}"] for column in ("height", "width", "encoding")))
 
 
-def open_shards(path: str | os.PathLike[str], *, check: bool = False) -> ShardSet:
-    """Open a shard set: a folder with manifest.json, or what another program wrote.
+def open_shards(
+    path: str | os.PathLike[str],
+    *,
+    check: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+    block_bytes: int = 1 << 20,
+    storage_options: Mapping[str, Any] | None = None,
+) -> ShardSet:
+    """Open a shard set: a folder with manifest.json, here or remote, or what another program wrote.
 
     Without a manifest, a folder of .tar or .beton files, or one such file, is scanned; its fields follow from
-    the extensions or from the .beton's own description, and it has no checksums.
+    the extensions or from the .beton's own description, and it has no checksums. A remote set needs its manifest.
 
     Args:
-        path: The folder, or one .tar or .beton file.
+        path: The folder, or one .tar or .beton file, or a URL such as s3://bucket/set.
         check: Compare every payload that `ShardSet.read` returns with its checksum.
+        cache_dir: Where blocks of remote shards are kept, for later runs too; None is $HEADRACE_CACHE or, without it,
+            ~/.cache/headrace. Of processes that open a set at the same time each has its own cache there.
+        cache_bytes: Bytes of blocks kept for this set by this process; None is $HEADRACE_CACHE_BYTES or, without it,
+            16 GiB. Indexes come on top.
+        block_bytes: Size of a block; neighbouring ones are fetched together.
+        storage_options: Of `RemoteFolder`: fsspec's options for the protocol, and `retry`.
 
     Raises:
         ShardError: There is no set, it is damaged, or it has another version. Files of a wrong size are found
-            here, changed bytes by `check` and by `headrace verify`.
+            here (in a remote set when they are read), changed bytes by `check` and by `headrace verify`.
     """
+    if is_remote(path):
+        from headrace.shards.remote_set import open_remote
+
+        options = {"check": check, "cache_dir": cache_dir, "cache_bytes": cache_bytes, "block_bytes": block_bytes}
+        return open_remote(RemoteFolder(str(path), **(storage_options or {})), options)
     folder = Path(path)
     if not folder.exists():
         hint = ""
+        if re.match(r"[a-z0-9+.-]{2,}:/[^/]", str(folder)):
+            hint = "; pass a URL as text, because pathlib takes one of its slashes away"
         if displaced_name(folder).exists():
             hint = f"; the old set is at {displaced_name(folder)}, its replacement was killed: rename it back"
         raise ShardError(f"{folder}: there is no such file or folder{hint}")

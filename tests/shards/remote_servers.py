@@ -20,6 +20,7 @@ STALL_S = 1.5
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # the usual 5 makes bursts of connections wait for seconds
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that go away are part of the tests."""
@@ -124,8 +125,11 @@ class ProxyHandler(BaseHTTPRequestHandler):
         super().__init__(*args)  # type: ignore[arg-type]
 
     def forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.faults.next(f"{self.command} {self.path}")
+        if fault == "half":
+            self.forward_half()
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if fault.isdigit():
             self.send_response(int(fault))
             self.send_header("Content-Length", "0")
@@ -160,6 +164,15 @@ class ProxyHandler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.wfile.write(content)
+
+    def forward_half(self) -> None:
+        """Half of the request's body reaches the server, which then loses the connection as the client goes away."""
+        with socket.create_connection((self.upstream.hostname, self.upstream.port)) as upstream:
+            upstream.sendall(f"{self.requestline}\r\n{self.headers}".encode())
+            upstream.sendall(self.rfile.read(int(self.headers["Content-Length"]) // 2))
+            while self.connection.recv(1 << 16):
+                pass
+        self.close_connection = True
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
 
