@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -212,7 +212,7 @@ class Loader:
         started = perf_counter()
         first, last = rank_share(begin, end, self._rank, self._world_size)
         ids = order(self.seed, epoch, len(self.shards), self._shuffle)[first:last]
-        spans = self.shards.spans(self._image_field, ids)
+        spans, wait = self.shards.request(self._image_field, ids)
         drawn = plan(self.views, self.seed, epoch, ids, np.stack([spans.height, spans.width], axis=1))
         buffers = [self._pool.take((len(ids), view.size, view.size, 3)) for view in self.views.views]
         render = self._engine.crop if isinstance(self._engine, TwoStageEngine) else self._engine.render
@@ -224,7 +224,7 @@ class Loader:
             part = slice(i, i + step)
             some = Spans._make(column[part] for column in spans)
             cut = [buffer[part] for buffer in buffers]
-            parts.append(self._executor.submit(render, ids[part], some, drawn[part], cut))
+            parts.append(self._executor.submit(_when_here, wait, render, ids[part], some, drawn[part], cut))
         self.stats.plan_s += perf_counter() - started
         return _Pending(ids, drawn, buffers, parts, end)
 
@@ -249,6 +249,14 @@ class Loader:
             epoch=epoch,
             normalize=tuple(view.normalize for view in self.views.views),
         )
+
+
+def _when_here(
+    wait: Callable[[], None], render: Callable[..., StageTimes], ids: np.ndarray, spans: Spans, *rest: Any
+) -> StageTimes:
+    """Render samples whose bytes may be on the way. They stay in a remote set's cache as long as `spans` lives."""
+    wait()
+    return render(ids, spans, *rest)
 
 
 @dataclass
