@@ -172,3 +172,38 @@ def test_the_real_webdataset_splits_the_shards_over_nodes(
         seen.append([sample["__key__"] for sample in dataset])
     assert all(seen)
     assert sorted(seen[0] + seen[1]) == [f"{i:02d}" for i in range(24)]
+
+
+@pytest.mark.peer("av")
+@pytest.mark.peer("ffcv")
+def test_the_real_ffcv_reads_stacks_of_frames(tmp_path: Path) -> None:
+    import clips
+    from ffcv.fields.decoders import NDArrayDecoder
+    from ffcv.loader import Loader, OrderOption
+
+    from headrace.tools.videos import decode_clip
+
+    videos = {f"class-{i % 2}/{i}": clips.video("mp4", first=5 * i, count=24) for i in range(4)}
+    for name, data in videos.items():
+        path = tmp_path / "videos" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    options: dict[str, Any] = {"encode": "frames", "frames": 6, "frame_stride": 2, "short_side": 48}
+    convert("folder", tmp_path / "videos", tmp_path / "set", format="ffcv", seed=None, **options)
+    loader = Loader(
+        str(tmp_path / "set" / "shard-000000.beton"),
+        batch_size=4,
+        num_workers=1,
+        order=OrderOption.SEQUENTIAL,
+        pipelines={"video": [NDArrayDecoder()]},
+    )
+    (batch,) = list(loader)
+    with open_shards(tmp_path / "set") as shards:
+        assert shards.fields["video"].kind == "array"
+        assert shards.fields["video"].shape == (6, 48, 48, 3)
+        assert shards.manifest.provenance["frames"] == 6
+        for i, found in enumerate(np.array(batch[0])):
+            clip = decode_clip(videos[shards.key(i)], 6, 2, 48)
+            left = (clip.shape[2] - 48) // 2
+            np.testing.assert_array_equal(found, clip[:, :, left : left + 48])
+            np.testing.assert_array_equal(shards.read(i)["video"], found)
