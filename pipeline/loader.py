@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from time import perf_counter
 from typing import Any, Literal
 
@@ -16,10 +16,12 @@ import torch
 
 from headrace.pipeline.batch import Batch
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes, TwoStageEngine, WholeBatchEngine
+from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
+from headrace.pipeline.masks import draw_masks
 from headrace.pipeline.order import epoch_batches, order, rank_share
 from headrace.pipeline.plan import Plan, plan
 from headrace.pipeline.views import ViewSpec
-from headrace.shards import ShardSet, Spans
+from headrace.shards import ShardError, ShardSet, Spans
 
 _DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -47,7 +49,8 @@ class _Pending:
     ids: np.ndarray
     plan: Plan
     buffers: list[np.ndarray]
-    parts: list[Future[StageTimes]]
+    parts: list[tuple[slice, Future[StageTimes]]]
+    """Rows, and who renders them."""
     end: int
     """Position in the epoch after this batch."""
 
@@ -74,11 +77,15 @@ class Loader:
         dtype: "uint8" levels (a quarter of the bytes; `Batch.normalized` does the rest on the device) or
             "float32", normalised by the engine.
         image_field, label_field: names in the shard set; labels are left out where the set has none.
+        on_error: what happens to a sample that cannot be decoded. "error" ends the iteration with its name;
+            "substitute" puts another sample in its place, drawn from (seed, epoch, sample), so that the same batches
+            come again; "skip" makes the batch smaller, which several ranks could not do alike.
+        max_bad: different bad samples to put up with; one more ends the iteration. They are in `bad`.
 
     Raises:
         ValueError: for contradictory arguments.
         ImportError: if the engine's package is missing.
-        ShardError: while iterating, for a sample that cannot be decoded.
+        ShardError: while iterating, as `on_error` says, for a sample that cannot be decoded or fetched.
     """
 
     def __init__(
@@ -99,6 +106,8 @@ class Loader:
         dtype: Literal["uint8", "float32"] = "uint8",
         image_field: str = "image",
         label_field: str = "label",
+        on_error: OnError = "error",
+        max_bad: int = 100,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
@@ -115,6 +124,10 @@ class Loader:
             raise ValueError(f"threads must be at least 1, got {threads}")
         if dtype not in _DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+        if on_error not in POLICIES:
+            raise ValueError(f"on_error {on_error!r} is not one of {', '.join(POLICIES)}")
+        if on_error == "skip" and world_size > 1:
+            raise ValueError("on_error 'skip' makes batches of several ranks unequal; use 'substitute'")
         if image_field not in shards.fields or shards.fields[image_field].kind != "image":
             raise ValueError(f"{shards.path} has no image field {image_field!r}; it has {', '.join(shards.fields)}")
         if drop_last and len(shards) < batch_size:
@@ -137,8 +150,15 @@ class Loader:
         self._engine = ENGINES[engine](shards, image_field, views, **options)
         self._dtype = _DTYPES[dtype]
         self._pool = _BufferPool(torch.uint8 if isinstance(self._engine, TwoStageEngine) else self._dtype)
+        self._on_error = on_error
+        self._faults = FaultLog(max_bad)
         self._position = 0
         self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def bad(self) -> Mapping[int, str]:
+        """The samples that could not be decoded so far, and why."""
+        return self._faults.reasons
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -167,7 +187,7 @@ class Loader:
                 self.epoch, self._position = epoch + 1, 0
         finally:
             for pending in under_way:
-                for part in pending.parts:
+                for _, part in pending.parts:
                     part.cancel()
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,17 +244,26 @@ class Loader:
             part = slice(i, i + step)
             some = Spans._make(column[part] for column in spans)
             cut = [buffer[part] for buffer in buffers]
-            parts.append(self._executor.submit(_when_here, wait, render, ids[part], some, drawn[part], cut))
+            parts.append((part, self._executor.submit(_when_here, wait, render, ids[part], some, drawn[part], cut)))
         self.stats.plan_s += perf_counter() - started
         return _Pending(ids, drawn, buffers, parts, end)
 
     def _finish(self, epoch: int, pending: _Pending) -> Batch:
         """Wait for a batch and wrap its memory."""
         started = perf_counter()
-        for part in pending.parts:
-            times = part.result()
+        skipped: list[int] = []
+        for rows, part in pending.parts:
+            try:
+                times = part.result()
+            except ShardError:
+                if self._on_error == "error":
+                    raise
+                skipped += self._mend(epoch, pending, rows)
+                continue
             self.stats.decode_s += times.decode_s
             self.stats.augment_s += times.augment_s
+        if skipped:
+            pending = self._without(pending, skipped)
         views = [self._pool.lend(buffer).permute(0, 3, 1, 2) for buffer in pending.buffers]
         if isinstance(self._engine, TwoStageEngine):
             finishing = perf_counter()
@@ -248,7 +277,47 @@ class Loader:
             labels=None if self._labels is None else torch.from_numpy(self._labels[pending.ids]),
             epoch=epoch,
             normalize=tuple(view.normalize for view in self.views.views),
+            masks=draw_masks(self.views.masks, self.seed, epoch, pending.ids),
         )
+
+    def _mend(self, epoch: int, pending: _Pending, rows: slice) -> list[int]:
+        """Render rows one by one, with substitutes for the bad ones, or give the rows to leave out."""
+        skipped = []
+        for row in range(*rows.indices(len(pending.ids))):
+            sample = int(pending.ids[row])
+            others = substitutes(self.seed, epoch, sample, len(self.shards)) if self._on_error == "substitute" else ()
+            for candidate in (sample, *others):
+                try:
+                    self._render_row(epoch, pending, row, int(candidate))
+                    break
+                except ShardError as error:
+                    self._faults.note(int(candidate), error)
+                    last = error
+            else:
+                if self._on_error == "substitute":
+                    raise ShardError(f"none of {len(others)} samples can stand in for a bad one; {last}")
+                skipped.append(row)
+        return skipped
+
+    def _render_row(self, epoch: int, pending: _Pending, row: int, sample: int) -> None:
+        """Put one sample's views into a batch; ShardError where it cannot be decoded."""
+        ids = np.array([sample])
+        spans, wait = self.shards.request(self._image_field, ids)
+        drawn = plan(self.views, self.seed, epoch, ids, np.stack([spans.height, spans.width], axis=1))
+        render = self._engine.crop if isinstance(self._engine, TwoStageEngine) else self._engine.render
+        _when_here(wait, render, ids, spans, drawn, [buffer[row : row + 1] for buffer in pending.buffers])
+        pending.ids[row] = sample
+        for column in fields(drawn):
+            getattr(pending.plan, column.name)[row] = getattr(drawn, column.name)[0]
+
+    def _without(self, pending: _Pending, rows: list[int]) -> _Pending:
+        """A batch without some of its rows."""
+        kept = np.setdiff1d(np.arange(len(pending.ids)), rows)
+        if not len(kept):
+            raise ShardError(f"a whole batch of {len(rows)} samples is bad; the last: {self.bad[int(pending.ids[-1])]}")
+        columns = {column.name: getattr(pending.plan, column.name)[kept] for column in fields(pending.plan)}
+        buffers = [np.ascontiguousarray(buffer[kept]) for buffer in pending.buffers]
+        return _Pending(pending.ids[kept], Plan(**columns), buffers, [], pending.end)
 
 
 def _when_here(
@@ -276,7 +345,7 @@ class _BufferPool:
     def lend(self, buffer: np.ndarray) -> torch.Tensor:
         """A tensor over `buffer`; the buffer is free again when every tensor that shares its memory is gone."""
         lease = buffer.view(_Lease)
-        weakref.finalize(lease, self.free[buffer.shape].append, buffer).atexit = False
+        weakref.finalize(lease, self.free.setdefault(buffer.shape, []).append, buffer).atexit = False
         return torch.from_numpy(lease)
 
 
