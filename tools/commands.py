@@ -276,7 +276,7 @@ def declare_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--distance", type=int, metavar="BITS", help="with --duplicates: bits in which hashes may differ (default: 11)"
     )
-    parser.add_argument("--field", default="image", metavar="NAME", help="image field to look at (default: image)")
+    parser.add_argument("--field", metavar="NAME", help="image field to look at (default: the first)")
     parser.add_argument("--workers", type=positive, metavar="N", help="threads for --duplicates (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 

@@ -36,6 +36,7 @@ from PIL import Image, ImageDraw, ImageOps
 from headrace.shards import ShardError, ShardSet
 from headrace.tools.errors import UserError
 from headrace.tools.images import decode_rgb, open_image, plain, to_pixels, to_rgb
+from headrace.tools.inspect import image_field
 
 Kind = Literal["bytes", "pixels", "near"]
 
@@ -117,7 +118,7 @@ def find_duplicates(
     shards: ShardSet,
     other: ShardSet | None = None,
     *,
-    field: str = "image",
+    field: str | None = None,
     distance: int = DISTANCE,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -130,7 +131,7 @@ def find_duplicates(
     Args:
         shards: The set.
         other: A second set: then only pairs between the two are found, such as training pictures in a test set.
-        field: An image field of both.
+        field: An image field of both; None is the first of `shards`.
         distance: Bits in which two hashes may differ, 0 to 64; see `DISTANCE`. Above 11 the search among a million
             pictures takes many minutes.
         workers: Threads; None takes one per core.
@@ -143,9 +144,9 @@ def find_duplicates(
     if not 0 <= distance <= 64:
         raise UserError(f"distance must lie between 0 and 64 bits, got {distance}")
     sets = [shards] if other is None else [shards, other]
+    field = image_field(shards, field)
     for each in sets:
-        if field not in each.fields or each.fields[field].kind != "image":
-            raise UserError(f"{each.path}: has no image field {field!r}")
+        image_field(each, field)
     pictures = Pictures(sets, field)
     unreadable = pictures.take(workers or os.cpu_count() or 1, progress)
     found: dict[tuple[int, int], tuple[Kind, int]] = {}
@@ -463,16 +464,19 @@ def write_pairs(pairs: list[Pair], path: Path) -> None:
             file.writelines(json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in pairs)
 
 
-def pair_sheet(pairs: list[Pair], sets: list[ShardSet], out: Path, *, field: str = "image", count: int = 24) -> None:
+def pair_sheet(
+    pairs: list[Pair], sets: list[ShardSet], out: Path, *, field: str | None = None, count: int = 24
+) -> None:
     """Write a PNG with pairs side by side, the least alike first: these are the ones to judge the limits by.
 
     Args:
         pairs: As in the report.
         sets: The sets that the pairs name.
         out: File to write.
-        field: An image field.
+        field: An image field; None is the first of the first set.
         count: Pairs, at most.
     """
+    field = image_field(sets[0], field)
     cell, gap, line = 160, 6, 14
     chosen = sorted(pairs, key=lambda pair: (pair.kind != "near", -pair.distance, pair.likeness))[:count]
     by_path = {str(shards.path): shards for shards in sets}

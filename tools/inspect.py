@@ -20,7 +20,9 @@ from headrace.tools.errors import UserError
 from headrace.tools.images import decode_rgb
 
 MOST_CLASSES = 20
-"""Classes that a printed report lists; the JSON has all of them."""
+"""Classes that a printed report lists: of more, the largest half and the smallest half of so many. The JSON has all."""
+MOST_SIZES = 10
+"""Sizes of pictures that are listed one by one; of more, their longer sides are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,10 @@ class FieldReport:
     """As in `headrace.shards.Field`."""
     bytes: int
     """Bytes of its payloads in the whole set."""
+    sample_bytes: dict[str, int]
+    """Bytes of one payload: min, median, max."""
+    declared: str = ""
+    """What the manifest says of all samples: the type of videos and sounds, dtype and shape of arrays."""
     encodings: dict[str, int] = field(default_factory=dict)
     """Images: samples of each encoding."""
     heights: dict[str, int] = field(default_factory=dict)
@@ -39,6 +45,10 @@ class FieldReport:
     """Likewise."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Images: samples of the ten most frequent sizes, "WIDTHxHEIGHT"."""
+    different_sizes: int = 0
+    """Images: number of sizes."""
+    longer_sides: dict[str, int] = field(default_factory=dict)
+    """Images: samples by their longer side, "FROM to TO" pixels, in ranges that begin at 1, 2, 3, 4, 6, 8, 12, ..."""
     classes: dict[str, int] = field(default_factory=dict)
     """Ints with class names: samples of each class, also of those with none."""
     values: dict[str, int] = field(default_factory=dict)
@@ -91,36 +101,49 @@ def inspect_shards(path: str | os.PathLike[str]) -> InspectReport:
 
 def inspect_field(shards: ShardSet, name: str) -> FieldReport:
     """Figures of one field."""
-    spans = shards.spans(name, np.arange(len(shards)))
+    spans = shards.places(name, np.arange(len(shards)))
     declared = shards.fields[name]
-    total = int(spans.size.sum())
+    common: dict[str, Any] = {"bytes": int(spans.size.sum()), "sample_bytes": spread(spans.size)}
     if declared.kind == "image":
         codes = np.bincount(spans.encoding, minlength=len(IMAGE_ENCODINGS)).tolist()
         pairs, counts = np.unique(np.stack([spans.width, spans.height]), axis=1, return_counts=True)
-        most = np.argsort(-counts, kind="stable")[:10]
+        most = np.argsort(-counts, kind="stable")[:MOST_SIZES]
         return FieldReport(
             kind="image",
-            bytes=total,
+            **common,
             encodings={encoding: count for encoding, count in zip(IMAGE_ENCODINGS, codes, strict=True) if count},
             heights=spread(spans.height),
             widths=spread(spans.width),
             sizes={f"{pairs[0, i]}x{pairs[1, i]}": int(counts[i]) for i in most},
+            different_sizes=len(counts),
+            longer_sides=by_side(np.maximum(spans.width, spans.height)),
         )
     if declared.kind != "int":
-        return FieldReport(kind=declared.kind, bytes=total)
+        shape = "x".join(map(str, declared.shape))
+        told = " ".join(part for part in (declared.encoding, declared.dtype, shape) if part)
+        return FieldReport(kind=declared.kind, declared=told, **common)
     values, counts = np.unique(shards.ints(name), return_counts=True)
     if not declared.classes:
         found = {"min": int(values[0]), "max": int(values[-1]), "different": len(values)}
-        return FieldReport(kind="int", bytes=total, values=found)
+        return FieldReport(kind="int", **common, values=found)
     classes = dict.fromkeys(declared.classes, 0)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         classes[declared.classes[value] if 0 <= value < len(declared.classes) else f"({value})"] = count
-    return FieldReport(kind="int", bytes=total, classes=classes)
+    return FieldReport(kind="int", **common, classes=classes)
 
 
 def spread(values: Any) -> dict[str, int]:
     """Min, median and max."""
     return {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}
+
+
+def by_side(sides: Any) -> dict[str, int]:
+    """Counts of ranges that begin at 1, 2, 3, 4, 6, 8, 12, 16, 24, ... pixels, without the empty ones at the ends."""
+    starts = np.array([1, *sorted([1 << power for power in range(1, 25)] + [3 << power for power in range(23)])])
+    place = np.searchsorted(starts, sides, side="right") - 1
+    counts = np.bincount(place, minlength=len(starts))
+    used = range(int(place.min()), int(place.max()) + 1)
+    return {f"{starts[i]} to {starts[i + 1] - 1}": int(counts[i]) for i in used}
 
 
 def render(report: InspectReport) -> RenderableType:
@@ -134,14 +157,19 @@ def render(report: InspectReport) -> RenderableType:
         parts.append(f"made from {settings}")
     table = Table("field", "kind", "MB", "bytes a sample", "what", box=SIMPLE)
     for name, found in report.fields.items():
-        per_sample = f"{found.bytes / report.samples:,.0f}"
+        least, most = found.sample_bytes["min"], found.sample_bytes["max"]
+        per_sample = (
+            f"{least:,} to {most:,}, half up to {found.sample_bytes['median']:,}" if least < most else f"{most:,}"
+        )
         table.add_row(name, found.kind, f"{found.bytes / 1e6:,.2f}", per_sample, summary(found))
     parts.append(table)
     for name, found in report.fields.items():
         if found.classes:
-            parts.append(histogram(name, found.classes))
-        elif len(found.sizes) > 1:
+            parts.append(class_histogram(name, found.classes))
+        elif 1 < found.different_sizes <= MOST_SIZES:
             parts.append(histogram(f"size of {name}, pixels", found.sizes))
+        elif found.different_sizes > MOST_SIZES:
+            parts.append(histogram(f"longer side of {name}, pixels", found.longer_sides))
     return Group(*parts)
 
 
@@ -149,11 +177,14 @@ def summary(found: FieldReport) -> str:
     """The column on the right."""
     if found.encodings:
         encodings = ", ".join(f"{count:,} {encoding}" for encoding, count in found.encodings.items())
-        width, height = found.widths, found.heights
-        return f"{encodings}; {extent(width)} wide, {extent(height)} high"
+        sizes = f"; {found.different_sizes:,} sizes" if found.different_sizes > 1 else ""
+        return f"{encodings}; {extent(found.widths)} wide, {extent(found.heights)} high{sizes}"
     if found.values:
         return f"{found.values['different']:,} values from {found.values['min']} to {found.values['max']}"
-    return f"{len(found.classes):,} classes" if found.classes else ""
+    if not found.classes:
+        return found.declared
+    empty = sum(not count for count in found.classes.values())
+    return f"{len(found.classes):,} classes{f', {empty:,} of them without samples' if empty else ''}"
 
 
 def extent(sides: dict[str, int]) -> str:
@@ -161,32 +192,55 @@ def extent(sides: dict[str, int]) -> str:
     return f"{sides['min']} to {sides['max']}" if sides["min"] < sides["max"] else str(sides["min"])
 
 
-def histogram(title: str, counts: dict[str, int]) -> Table:
-    """Counts with bars, the first few in the given order."""
-    table = Table(title, "samples", "", box=SIMPLE)
-    largest = max(counts.values())
-    for name, count in list(counts.items())[:MOST_CLASSES]:
-        table.add_row(name, f"{count:,}", Bar(largest, 0, count, width=30))
-    if len(counts) > MOST_CLASSES:
-        table.add_row(f"... and {len(counts) - MOST_CLASSES:,} more", "", "")
+def class_histogram(name: str, counts: dict[str, int]) -> RenderableType:
+    """Samples of each class; of many, the most and the least frequent."""
+    if len(counts) <= MOST_CLASSES:
+        return histogram(name, counts)
+    ranked = dict(sorted(counts.items(), key=lambda item: -item[1]))
+    names = list(ranked)
+    left_out = names[MOST_CLASSES // 2 : -MOST_CLASSES // 2]
+    between = spread(np.array([ranked[one] for one in left_out]))
+    table = histogram(f"{name}, by samples", {one: ranked[one] for one in names[: MOST_CLASSES // 2]})
+    table.add_row(f"... {len(left_out):,} between", extent(between), "")
+    add_bars(table, {one: ranked[one] for one in names[-MOST_CLASSES // 2 :]}, max(counts.values()))
     return table
 
 
+def histogram(title: str, counts: dict[str, int]) -> Table:
+    """Counts with bars, in the given order."""
+    table = Table(title, "samples", "", box=SIMPLE)
+    add_bars(table, counts, max(counts.values()))
+    return table
+
+
+def add_bars(table: Table, counts: dict[str, int], largest: int) -> None:
+    """A row for each count, with a bar that is full at `largest`."""
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}", Bar(max(largest, 1), 0, count, width=30))
+
+
+def image_field(shards: ShardSet, name: str | None) -> str:
+    """The image field of this name, or the first; UserError where there is none."""
+    images = [field for field, declared in shards.fields.items() if declared.kind == "image"]
+    if not images or (name or images[0]) not in images:
+        raise UserError(f"{shards.path}: has no image field {name!r}" if name else f"{shards.path}: has no images")
+    return name or images[0]
+
+
 def contact_sheet(
-    shards: ShardSet, out: Path, *, field: str = "image", columns: int = 8, rows: int = 6, cell: int = 112
+    shards: ShardSet, out: Path, *, field: str | None = None, columns: int = 8, rows: int = 6, cell: int = 112
 ) -> None:
     """Write a PNG with pictures evenly spread over the set, in order, left to right and top to bottom.
 
     Args:
         shards: The set.
         out: File to write.
-        field: An image field.
+        field: An image field; None is the first.
         columns: Pictures side by side.
         rows: Pictures one below another, at most.
         cell: Side of the square that a picture is shrunk, or enlarged a whole number of times, to fit in, pixels.
     """
-    if field not in shards.fields or shards.fields[field].kind != "image":
-        raise UserError(f"{shards.path}: has no image field {field!r}")
+    field = image_field(shards, field)
     numbers = np.linspace(0, len(shards) - 1, min(columns * rows, len(shards))).round().astype(int).tolist()
     gap = 4
     height = -(-len(numbers) // columns) * (cell + gap) + gap
