@@ -25,6 +25,7 @@ before it. Records are sorted by column size: first all 8-byte columns, then 4, 
 from __future__ import annotations
 
 import array
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,10 +121,15 @@ def index_bytes(index: npt.NDArray[np.void]) -> bytes:
     return npy_header(index.dtype, index.shape) + index.tobytes()
 
 
-def read_index(path: Path, fields: Mapping[str, Field], samples: int) -> tuple[MappedFile, npt.NDArray[np.void]]:
-    """Map an index file; the array is a view of the map. ShardError if it does not fit fields and count."""
+def read_index(
+    path: Path, fields: Mapping[str, Field], samples: int, sha256: str = ""
+) -> tuple[MappedFile, npt.NDArray[np.void]]:
+    """Map an index file; the array is a view of the map. ShardError if it does not fit fields and count, or differs
+    from its checksum where that is given: only then are its keys and numbers proven."""
     mapped = MappedFile(path)
     try:
+        if sha256 and hashlib.sha256(mapped.array.data).hexdigest() != sha256:
+            raise ValueError("its SHA-256 is not the manifest's")
         dtype, shape, start = parse_npy_header(mapped.array[: 1 << 16].data)
         key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
         if key is None or key.kind != "S" or dtype != index_dtype(fields, key.itemsize):

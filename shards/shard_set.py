@@ -225,7 +225,7 @@ def open_shards(
 
     Args:
         path: The folder, or one .tar or .beton file, or a URL such as s3://bucket/set.
-        check: Compare every payload that `ShardSet.read` returns with its checksum.
+        check: Compare indexes, and every payload that `ShardSet.read` returns, with their checksums.
         cache_dir: Where blocks of remote shards are kept, for later runs too; None is $HEADRACE_CACHE or, without it,
             ~/.cache/headrace. Of processes that open a set at the same time each has its own cache there.
         cache_bytes: Bytes of blocks kept for this set by this process; None is $HEADRACE_CACHE_BYTES or, without it,
@@ -258,21 +258,23 @@ def open_shards(
     shards: list[OpenShard] = []
     try:
         for shard in manifest.shards:
-            shards.append(open_shard(folder, manifest, shard))
+            shards.append(open_shard(folder, manifest, shard, check=check))
     except BaseException:
         close_shards(shards)
         raise
     return ShardSet(folder, manifest, shards, check=check)
 
 
-def open_shard(folder: Path, manifest: Manifest, shard: Shard) -> OpenShard:
-    """Map one shard and its index; ShardError where either is missing or has not the size that it should have."""
+def open_shard(folder: Path, manifest: Manifest, shard: Shard, *, check: bool = False) -> OpenShard:
+    """Map one shard and its index; ShardError where either is missing or has not the size that it should have, with
+    `check` also where the index differs from its checksum."""
     mapped = MappedFile(folder / shard.name)
     try:
         if mapped.size != shard.bytes:
             sizes = f"{mapped.size} bytes, the manifest says {shard.bytes}"
             raise ShardError(f"{mapped.path}: {sizes}; copy the shard again")
-        index_map, index = read_index(folder / shard.index, manifest.fields, shard.samples)
+        sha256 = shard.index_sha256 if check else ""
+        index_map, index = read_index(folder / shard.index, manifest.fields, shard.samples, sha256)
     except BaseException:
         mapped.close()
         raise
