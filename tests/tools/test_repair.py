@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import clips
 import numpy as np
 import pytest
 
@@ -418,3 +419,28 @@ def test_verify_is_parallel_and_counts(photos: ShardSet) -> None:
     assert total == [36]
     assert seen == sorted(seen)
     assert seen[-1] == 36
+
+
+@pytest.mark.peer("av")
+@pytest.mark.parametrize("format", FORMATS)
+def test_videos_and_sounds(tmp_path: Path, format: Any) -> None:
+    """They are decoded to their end; one that was broken before it was written goes to the quarantine."""
+    kinds = {"video": ("mp4", "webm", "avi"), "audio": ("flac", "mp3", "ogg")}
+    some = [
+        {"__key__": f"{i}", "video": clips.video(kinds["video"][i % 3]), "audio": clips.audio(kinds["audio"][i % 3])}
+        for i in range(6)
+    ]
+    some[4]["video"] = some[4]["video"][:-200]  # type: ignore[index]
+    fields = {kind: Field(kind=kind, encoding="mixed") for kind in kinds}  # type: ignore[arg-type]
+    write_shards(tmp_path / "set", some, fields, format=format)
+    (finding,) = verify(tmp_path / "set").findings
+    assert (finding.row, "video does not decode (cut off" in finding.line) == (4, True)
+    done = repaired(tmp_path / "set")
+    assert done.removed == 1
+    (line,) = quarantined(done)
+    assert (Path(done.quarantine) / line["files"][0]).read_bytes() == some[4]["video"]
+    assert keys_of(tmp_path / "set") == ["0", "1", "2", "3", "5"]
+    index(tmp_path / "set", 0).unlink()
+    assert repaired(tmp_path / "set").removed == 0
+    with open_shards(tmp_path / "set", check=True) as shards:
+        assert shards.read(4)["audio"] == some[5]["audio"]
