@@ -83,16 +83,23 @@ def sounds() -> list[Any]:
 @lru_cache(maxsize=256)
 def video(encoding: str = "mp4", first: int = 0, count: int = 12, sound: bool = False) -> bytes:
     """`count` frames from `first` on, 25 a second, with a key frame every 5."""
+    muxer, codec, audio_codec = VIDEO_MUXERS[encoding]
+    options = {"deadline": "realtime", "cpu-used": "8"} if codec == "libvpx" else {}
+    return encoded(muxer, codec, options, first, count, 5, audio_codec if sound else "")
+
+
+def encoded(
+    muxer: str, codec: str, options: dict[str, str], first: int, count: int, gop: int, audio_codec: str = ""
+) -> bytes:
+    """The same with any encoder, and a key frame every `gop` or so."""
     import av
 
-    muxer, codec, audio_codec = VIDEO_MUXERS[encoding]
     stream = io.BytesIO()
     with av.open(stream, "w", format=muxer) as out:
         picture = out.add_stream(codec, rate=25)
-        picture.width, picture.height, picture.pix_fmt, picture.gop_size = 176, 144, "yuv420p", 5
-        if codec == "libvpx":
-            picture.options = {"deadline": "realtime", "cpu-used": "8"}
-        track = out.add_stream(audio_codec, rate=48000, bit_rate=128_000) if sound else None
+        picture.width, picture.height, picture.pix_fmt, picture.gop_size = 176, 144, "yuv420p", gop
+        picture.options = options
+        track = out.add_stream(audio_codec, rate=48000, bit_rate=128_000) if audio_codec else None
         for number, frame in enumerate(frames()[first : first + count]):
             copy = av.VideoFrame.from_ndarray(frame.to_ndarray(), "yuv420p")
             copy.pts = number

@@ -38,6 +38,8 @@ DEMUXERS = {
     "mpg": "mpeg",
     "ts": "mpegts",
 }
+TIMELESS = ("avi", "mpegvideo")
+"""Formats whose packets have no time of display, so that FFmpeg can only guess it."""
 # The same pixels on every processor, whatever vector units it has.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
@@ -165,7 +167,7 @@ def decode_clip(data: bytes, frames: int, stride: int, short_side: int | None = 
             scaled_frame = reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
             clip[first:last] = scaled_frame.to_ndarray()
 
-        start, moments = schedule(coded, frames, stride)
+        start, moments = schedule(coded, frames, stride, container.format.name not in TIMELESS)
         done, shown = 0, None
         for moment, frame in timed(stream.codec_context, coded, start):
             ahead = done
@@ -184,22 +186,23 @@ def decode_clip(data: bytes, frames: int, stride: int, short_side: int | None = 
         return clip
 
 
-def schedule(coded: list[Any], frames: int, stride: int) -> tuple[int | None, list[int]]:
+def schedule(coded: list[Any], frames: int, stride: int, has_times: bool) -> tuple[int | None, list[int]]:
     """Where to begin decoding, and the moments whose frames make the clip.
 
     Returns:
         (start, moments): the packet to begin with, a key frame, and times in units of the stream; or None where packets
-        lack times, and numbers of frames counted from the first.
+        lack times of their own, and numbers of frames counted from the first.
     """
-    times = sorted(packet.pts for packet in coded if packet.pts is not None and not packet.is_discard)
-    timed = len(times) == len(coded) - sum(packet.is_discard for packet in coded) and len(set(times)) == len(times) > 0
-    total = len(times) if timed else len(coded)
+    shown = [packet.pts for packet in coded if not packet.is_discard]
+    has_times = has_times and None not in shown and len(set(shown)) == len(shown) > 0
+    times = sorted(shown) if has_times else list(range(len(coded)))
+    total = len(times)
     first = max(0, total - (frames - 1) * stride - 1) // 2
     numbers = [min(first + stride * number, total - 1) for number in range(frames)]
-    if not timed:
-        return None, numbers
     moments = [times[number] for number in numbers]
-    keys = [at for at, packet in enumerate(coded) if packet.is_keyframe and packet.pts <= moments[0]]
+    if not has_times:
+        return None, moments
+    keys = [at for at, packet in enumerate(coded) if packet.is_keyframe and (packet.pts or 0) <= moments[0]]
     return max(keys, default=0), moments
 
 

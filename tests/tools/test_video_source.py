@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import clips
+import numpy as np
 import pytest
 
-from headrace.shards import open_shards
+from headrace.shards import Field, open_shards
 from headrace.shards.fields import check_key
 from headrace.shards.manifest import Format
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.sources import SOURCES, BadSample, SourceData
+from headrace.tools.verify import verify
 
 pytestmark = pytest.mark.peer("av")
 
@@ -388,7 +390,9 @@ def test_archives_and_tree_become_the_same_shards(tmp_path: Path, format: Format
         for name in ("out-a", "out-b")
     ]
     assert digests[0] == digests[1]
+    assert verify(tmp_path / "out-a").ok
     with open_shards(tmp_path / "out-a", check=True) as shards:
+        assert shards.fields["video"] == Field(kind="video", encoding="avi")
         samples = [shards.read(i) for i in range(len(shards))]
     assert {sample["__key__"]: sample["video"] for sample in samples} == {
         name[8:-4]: data for name, data in tree.items() if name.endswith(".avi") and "_g01_" not in name
@@ -397,6 +401,30 @@ def test_archives_and_tree_become_the_same_shards(tmp_path: Path, format: Format
     assert convert("shards", tmp_path / "out-a", tmp_path / "again", format="webdataset").samples == 4
     with open_shards(tmp_path / "again", check=True) as shards:
         assert {shards.read(i)["video"] for i in range(4)} == {sample["video"] for sample in samples}
+
+
+@pytest.mark.parametrize("format", ["webdataset", "ffcv"])
+def test_frames_instead_of_files(tmp_path: Path, format: Format) -> None:
+    from headrace.tools.videos import decode_clip
+
+    write_tree(tmp_path / "k", kinetics_lists() | kinetics_videos())
+    convert(
+        "video",
+        tmp_path / "k",
+        tmp_path / "out",
+        format=format,
+        encode="frames",
+        frames=4,
+        frame_stride=2,
+        short_side=32,
+    )
+    clip_of = {name[:-4]: decode_clip(data, 4, 2, 32) for name, data in kinetics_videos().items()}
+    with open_shards(tmp_path / "out", check=True) as shards:
+        assert shards.fields["video"] == Field(kind="array", dtype="|u1", shape=(4, 32, 32, 3))
+        for sample in map(shards.read, range(4)):
+            expected = clip_of[sample["__key__"].rpartition("/")[2].removeprefix("x")]
+            left = (expected.shape[2] - 32) // 2
+            np.testing.assert_array_equal(sample["video"], expected[:, :, left : left + 32])
 
 
 def test_links_into_other_folders_are_followed(tmp_path: Path) -> None:

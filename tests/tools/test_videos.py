@@ -87,6 +87,38 @@ def test_a_clip_is_the_middle_of_all_frames(encoding: str, frames: int, stride: 
     np.testing.assert_array_equal(found, expected)
 
 
+CODERS = {
+    "B frames in AVI, which has no times of display": ("avi", "libx264", {}),
+    "B frames of MPEG-4 in AVI": ("avi", "mpeg4", {"bf": "2"}),
+    "B frames of MPEG-2": ("mpeg", "mpeg2video", {"bf": "2"}),
+    "frames that need the group before": (
+        "matroska",
+        "libx264",
+        {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0"},
+    ),
+    "hidden frames of VP8": ("webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16", "b:v": "100k"}),
+    "hidden frames of VP9": (
+        "webm",
+        "libvpx-vp9",
+        {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8", "b:v": "100k"},
+    ),
+}
+
+
+@pytest.mark.parametrize("coder", CODERS)
+def test_frames_in_another_order_than_they_are_shown(coder: str) -> None:
+    from headrace.tools.videos import SCALING, decode_clip, probe_video
+
+    data = clips.encoded(*CODERS[coder], 0, 60, 12)
+    everything = every_frame(data)
+    assert probe_video(data).frames == len(everything) == 60
+    for frames, stride in ((1, 1), (8, 3), (60, 1), (5, 5)):
+        first = (60 - (frames - 1) * stride - 1) // 2
+        chosen = everything[first : first + frames * stride : stride]
+        expected = [f.reformat(format="rgb24", interpolation=SCALING).to_ndarray() for f in chosen]
+        np.testing.assert_array_equal(decode_clip(data, frames, stride), expected)
+
+
 def test_pixels_are_those_of_the_frames() -> None:
     """Another path from YUV to RGB: Pillow's conversion of planes at full range."""
     from headrace.tools.videos import decode_clip
