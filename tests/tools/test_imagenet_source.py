@@ -389,6 +389,27 @@ def test_a_cut_or_missing_development_kit(archives: Path, unpacked: Path, tmp_pa
     refused(tmp_path, "val", r"meta\.mat: No such file")
 
 
+def test_a_development_kit_that_unpacks_without_end(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long name in the archive, and a table of classes: both of zeros, packed a thousandfold."""
+    os.symlink(archives / "ILSVRC2012_img_val.tar", tmp_path / "ILSVRC2012_img_val.tar")
+    with monkeypatch.context() as patch:
+        patch.setattr("headrace.tools.sources.archives.MAX_UNPACKED", 1 << 20)
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as tar:
+            info = tarfile.TarInfo("././@LongLink")
+            info.type, info.size = tarfile.GNUTYPE_LONGNAME, 4 << 20
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+        (tmp_path / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(gzip.compress(stream.getvalue()))
+        refused(tmp_path, "val", r"devkit_t12\.tar\.gz: .*unpacks to more than 1,048,576 bytes")
+    table = io.BytesIO()
+    savemat(table, {"synsets": np.zeros(20 << 20, np.uint8)}, do_compression=True)
+    assert len(table.getvalue()) < 1 << 17
+    write_devkit(tmp_path, devkit_files() | {"ILSVRC2012_devkit_t12/data/meta.mat": table.getvalue()})
+    refused(tmp_path, "val", r"meta\.mat: not the table of ImageNet's classes .*unpacks to more than 16,777,216 bytes")
+
+
 def test_classes_that_do_not_fit(archives: Path, unpacked: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(unpacked, copy)

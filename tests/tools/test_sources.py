@@ -115,6 +115,14 @@ def test_pickles_of_todays_python_and_numpy(tmp_path: Path, protocol: int) -> No
     np.testing.assert_array_equal(SOURCES["cifar10"](tmp_path, "test").load(4)["image"][0, 0], [4, 3, 0])
 
 
+def test_an_archive_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.tools.sources.archives.MAX_UNPACKED", 1 << 20)
+    write_archive(tmp_path / "cifar-10-python.tar.gz", {"zeros": bytes(4 << 20), **python_layout()})
+    assert (tmp_path / "cifar-10-python.tar.gz").stat().st_size < 1 << 19
+    with pytest.raises(UserError, match="unpacks to more than 1,048,576 bytes"):
+        SOURCES["cifar10"](tmp_path, "test")
+
+
 class Hostile:
     """Unpickled by pickle itself, it would make a file."""
 

@@ -7,13 +7,17 @@ read from one open file.
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import stat
 import struct
+import tarfile
 import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +27,8 @@ from headrace.tools.sources.source import BadSample
 
 MAX_PICTURE = 64 << 20
 """Bytes of one picture, also unpacked from a zip; the largest pictures of the known data sets have 15 MB."""
+MAX_UNPACKED = 1 << 30
+"""Bytes in a .tar.gz; CIFAR-10 has 186 MB, the development kit of ImageNet 6 MB."""
 CHUNK = 1 << 20
 """Bytes that are looked at together behind the end of a tar."""
 
@@ -114,6 +120,30 @@ def read_name(file: ArchiveFile, where: str, at: int, size: int, type_flag: byte
         return entry_name(file.read(at, size), type_flag)
     except (ValueError, OSError, BadSample) as error:
         raise UserError(f"{where}, offset {at}: damaged name ({error}); download it again") from error
+
+
+class Limited(io.RawIOBase):
+    """A stream that ends with an OSError after `MAX_UNPACKED` bytes: a few megabytes can unpack to terabytes, and
+    Python's tarfile takes the name of a file, however long, into memory."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self.stream = stream
+        self.left = MAX_UNPACKED
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes."""
+        content = self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
+        self.left -= len(content)
+        if self.left < 0:
+            raise OSError(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
+        return content
+
+
+@contextmanager
+def tar_gz(path: Path) -> Iterator[tarfile.TarFile]:
+    """A small .tar.gz, to be read once from begin to end."""
+    with gzip.open(path) as stream, tarfile.open(fileobj=Limited(stream), mode="r|") as tar:
+        yield tar
 
 
 class ZipEntry(NamedTuple):

@@ -9,7 +9,6 @@ itself: `ArrayUnpickler` knows arrays of bytes and nothing else.
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
 import pickle
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from headrace.shards import Field
 from headrace.tools.errors import UserError
+from headrace.tools.sources.archives import tar_gz
 from headrace.tools.sources.source import SourceData
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -31,8 +31,6 @@ SPLITS = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": [
 PIXELS = 3 * 32 * 32
 MAX_FILE = 64 << 20
 """Bytes; the official files have 31 MB."""
-MAX_UNPACKED = 1 << 30
-"""Bytes; the official archives hold 186 MB."""
 
 
 def read(src: Path, split: str) -> SourceData:
@@ -96,7 +94,7 @@ def read_archive(archive: Path, names: list[str]) -> dict[str, tuple[bytes, bool
     """The same from a .tar.gz, which is read once and not unpacked."""
     contents: dict[str, tuple[bytes, bool]] = {}
     try:
-        with gzip.open(archive) as unpacked, tarfile.open(fileobj=Limited(unpacked), mode="r|") as tar:
+        with tar_gz(archive) as tar:
             for member in tar:
                 base, _, ending = Path(member.name).name.partition(".")
                 if base not in names or ending not in ("", "bin") or not member.isreg():
@@ -112,22 +110,6 @@ def read_archive(archive: Path, names: list[str]) -> dict[str, tuple[bytes, bool
     if missing:
         raise UserError(f"{archive}: holds no {missing[0]}; is it the official CIFAR-10 archive?")
     return contents
-
-
-class Limited(io.RawIOBase):
-    """A stream that ends with an error after `MAX_UNPACKED` bytes: a few megabytes can unpack to terabytes."""
-
-    def __init__(self, stream: io.BufferedIOBase) -> None:
-        self.stream = stream
-        self.left = MAX_UNPACKED
-
-    def read(self, size: int = -1) -> bytes:
-        """At most `size` bytes."""
-        content = self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
-        self.left -= len(content)
-        if self.left < 0:
-            raise OSError(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
-        return content
 
 
 def parse_batch(

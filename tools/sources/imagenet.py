@@ -24,7 +24,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from headrace.tools.sources.archives import (
     check_size,
     read_picture,
     scan_tar,
+    tar_gz,
 )
 from headrace.tools.sources.folder import EXTENSIONS, pictures, unique_keys
 from headrace.tools.sources.source import BadSample, SourceData
@@ -331,7 +332,7 @@ def devkit_archive(archive: Path) -> dict[str, bytes]:
     """Content of the two files that matter."""
     contents: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        with tar_gz(archive) as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
                 if path.name in (META, GROUND_TRUTH) and path.parent.name == "data" and member.isreg():
@@ -362,6 +363,21 @@ def devkit_folder(folder: Path) -> dict[str, bytes]:
     return contents
 
 
+def check_unpacked(content: bytes) -> None:
+    """ValueError for a .mat file whose compressed elements unpack to more than `MAX_FILE` bytes.
+
+    Level 5 of the format: a header of 128 bytes, then elements of u4 type (15: compressed), u4 size, content."""
+    order: Literal["big", "little"] = "big" if content[126:128] == b"MI" else "little"
+    at, left = 128, MAX_FILE
+    while at + 8 <= len(content):
+        kind, size = (int.from_bytes(content[at + place : at + place + 4], order) for place in (0, 4))
+        if kind == 15:
+            left -= len(zlib.decompressobj().decompress(content[at + 8 : at + 8 + size], left + 1))
+        if left < 0:
+            raise ValueError(f"it unpacks to more than {MAX_FILE:,} bytes")
+        at += 8 + size
+
+
 def parse_meta(content: bytes) -> tuple[dict[int, str], dict[str, str]]:
     """(WordNet id by number, words by WordNet id) of the classes; any failure is an exception.
 
@@ -370,6 +386,7 @@ def parse_meta(content: bytes) -> tuple[dict[int, str], dict[str, str]]:
     """
     from scipy.io import loadmat  # takes long to import
 
+    check_unpacked(content)
     synsets = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True)["synsets"])
     wnids: dict[int, str] = {}
     words: dict[str, str] = {}
