@@ -67,32 +67,43 @@ def check_riff(data: bytes) -> None:
         at += 8 + size + size % 2
 
 
+SEGMENT = b"\x18\x53\x80\x67"
+"""Identifier of the element that holds everything but the header (RFC 9559, 5.1)."""
+
+
 def check_ebml(data: bytes) -> None:
     """Elements of the outermost level (RFC 8794, 4): identifier, size, both of variable length; all ones: unknown."""
-    at = 0
+    at, seen = 0, False
     while at < len(data):
-        width = 9 - data[at].bit_length()  # of the identifier
-        place = at + width
-        if width > 4 or place >= len(data):
-            return
-        width = 9 - data[place].bit_length()
-        if width > 8:
-            return
+        place = at + 9 - data[at].bit_length()  # behind the identifier
+        width = 9 - data[place].bit_length() if place < len(data) else 1
+        if place + width > len(data) and not seen:
+            raise cut_off("the element", at, place + width - len(data))
+        if place + width > len(data) or width > 8 or place > at + 4:
+            break  # litter behind the film
+        seen = seen or data[at:place] == SEGMENT
         size = int.from_bytes(data[place : place + width], "big") - (1 << 7 * width)
         if size == (1 << 7 * width) - 1:
-            return
+            break
         end = place + width + size
         if end > len(data):
             raise cut_off("the element", at, end - len(data))
         at = end
+    if not seen:
+        raise ValueError("cut off: has no segment")
 
 
 def check_ogg(data: bytes) -> None:
-    """Pages (RFC 3533, 6): 27 bytes, the last of them the number of segments; a byte with the size of each."""
-    at = 0
+    """Pages (RFC 3533, 6): 27 bytes, the last of them the number of segments; a byte with the size of each. A packet
+    ends with a segment of less than 255 bytes."""
+    at, last = 0, 0
     while data[at : at + 4] == b"OggS":
-        segments = data[at + 26] if at + 26 < len(data) else 0
-        end = at + 27 + segments + sum(data[at + 27 : at + 27 + segments])
-        if end > len(data) or at + 27 > len(data):
-            raise cut_off("the page", at, max(end, at + 27) - len(data))
-        at = end
+        if at + 27 > len(data):
+            raise cut_off("the page", at, at + 27 - len(data))
+        sizes = data[at + 27 : at + 27 + data[at + 26]]
+        end = at + 27 + data[at + 26] + sum(sizes)
+        if end > len(data):
+            raise cut_off("the page", at, end - len(data))
+        at, last = end, sizes[-1] if sizes else last
+    if last == 255 or (at < len(data) and b"OggS".startswith(data[at:])):
+        raise ValueError(f"cut off: a packet at offset {at} does not end")

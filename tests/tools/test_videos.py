@@ -166,6 +166,22 @@ def test_a_cut_video_is_found_wherever_it_is_cut(encoding: str) -> None:
             probe_video(data[:size])
 
 
+@pytest.mark.parametrize("encoding", [*WHOLE, "ogg", "wav", "weba"])
+def test_containers_know_their_end_at_every_byte(encoding: str) -> None:
+    from headrace.tools.containers import check_whole
+
+    kind = "video" if encoding in VIDEOS else "audio"
+    data = clips.video(encoding) if kind == "video" else clips.audio(encoding)
+    assert check_whole(kind, data) == encoding
+    for size in {*range(0, 600), *range(0, len(data), 41), *range(len(data) - 300, len(data))}:
+        try:
+            check_whole(kind, data[:size])
+        except ValueError:
+            continue
+        assert encoding == "ogg"  # where a page ends, which the decoder has to notice
+        assert data[size : size + 4] == b"OggS"
+
+
 @pytest.mark.parametrize("encoding", ["flac", "ogg", "opus", "wav", "m4a", "weba"])
 def test_a_cut_sound_is_found(encoding: str) -> None:
     from headrace.tools.videos import probe_audio
