@@ -248,6 +248,56 @@ def test_a_damaged_header_in_the_middle_is_an_error(tmp_path: Path, every_kind: 
         open_shards(path)
 
 
+def with_field(header: bytes, at: int, content: bytes) -> bytes:
+    """A header with a field changed and its checksum mended."""
+    changed = bytearray(header)
+    changed[at : at + len(content)] = content
+    changed[148:156] = b" " * 8
+    changed[148:156] = b"%06o\0 " % sum(changed)
+    return bytes(changed)
+
+
+GOOD = tar_header(b"a.txt", 5) + b"hello".ljust(512, b"\0")
+END = bytes(1024)
+EXTENDED = with_field(tar_header(b"pax", 512), 156, b"x")
+LONG_NAME = with_field(tar_header(b"././@LongLink", 512), 156, b"L")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (with_field(GOOD[:512], 124, b"-0000001000") + GOOD[512:] + END, "not an octal number"),  # it looped
+        (with_field(GOOD[:512], 124, b"+0000000005") + GOOD[512:] + END, "not an octal number"),
+        (with_field(GOOD[:512], 124, b"0000000_005") + GOOD[512:] + END, "not an octal number"),
+        (with_field(GOOD[:512], 124, b"\xff" * 12) + GOOD[512:] + END, "not an octal number"),
+        (GOOD + bytes(1536) + GOOD + END, "offset 1024: zeros as at the end, but data at 2560"),
+        (GOOD + LONG_NAME + b"b.txt".ljust(512, b"\0") + END, "a name without its file"),
+        (END, "the tar holds no samples"),
+        (with_field(LONG_NAME, 124, b"00004000001") + bytes(1 << 20) + bytes(512) + END, "damaged name"),
+        (EXTENDED + b"19 path=b.txt\n".ljust(512, b"\0") + GOOD + END, "another length than it says"),
+        (EXTENDED + b"-9 path=b.txt\n".ljust(512, b"\0") + GOOD + END, "without a length"),
+        (EXTENDED + b"1_4 path=b.txt\n".ljust(512, b"\0") + GOOD + END, "without a length"),
+        (EXTENDED + b"9999999999 path=b\n".ljust(512, b"\0") + GOOD + END, "without a length"),
+    ],
+)
+def test_hostile_and_damaged_tars(tmp_path: Path, content: bytes, message: str) -> None:
+    """Headers whose checksum is right, and ends that are none."""
+    path = tmp_path / "odd.tar"
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match=rf"odd\.tar.*{message}"):
+        open_shards(path)
+
+
+def test_names_of_link_targets_and_attributes_of_the_tar(tmp_path: Path) -> None:
+    """GNU's K and pax's g entries between a long name and its file leave the name alone."""
+    link = with_field(LONG_NAME, 156, b"K") + b"target".ljust(512, b"\0")
+    attributes = with_field(EXTENDED, 156, b"g") + b"15 comment=abc\n".ljust(512, b"\0")
+    name = LONG_NAME + b"folder/long.txt".ljust(512, b"\0")
+    (tmp_path / "odd.tar").write_bytes(name + link + attributes + GOOD + END)
+    with open_shards(tmp_path / "odd.tar") as shards:
+        assert shards.read(0) == {"__key__": "folder/long", "text": "hello"}
+
+
 @given(st.text("abcdefgh/é0123456789-_", min_size=1, max_size=250), st.integers(0, (1 << 33) - 1))
 def test_headers_are_those_of_tarfile(key: str, size: int) -> None:
     """Byte for byte what the standard library writes; longer names may be cut at another slash."""
