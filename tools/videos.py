@@ -17,6 +17,7 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from headrace.tools.containers import check_whole
@@ -139,6 +140,8 @@ def probe_audio(data: bytes) -> AudioInfo:
 def decode_clip(data: bytes, frames: int, stride: int, short_side: int | None = None) -> npt.NDArray[np.uint8]:
     """Frames from the middle of a video, uint8 RGB (frames, H, W, 3); the same on every machine.
 
+    Frames are as they are stored: neither turned nor stretched, whatever the file says about showing them.
+
     A video that is too short for the clip shows its last frame until the clip ends.
 
     Args:
@@ -233,7 +236,8 @@ def opened(kind: str, data: bytes) -> Iterator[tuple[Any, Any]]:
     limits = {"max_pixels": str(MAX_PIXELS), "threads": "1"}
     try:
         with av.open(io.BytesIO(data), format=demuxer, options=limits, metadata_errors="replace") as container:
-            streams = container.streams.video if kind == "video" else container.streams.audio
+            of_kind: Any = container.streams.video if kind == "video" else container.streams.audio
+            streams = [stream for stream in of_kind if not stream.disposition & Disposition.attached_pic]  # covers
             if not streams:
                 raise ValueError(f"the {encoding} file holds no {kind}")
             context: Any = streams[0].codec_context

@@ -246,6 +246,28 @@ def test_a_video_without_a_picture() -> None:
         probe_video(clips.audio("m4a"))
 
 
+def test_the_cover_of_a_sound_is_no_video() -> None:
+    import av
+    from av.stream import Disposition
+
+    from headrace.tools.videos import probe_audio, probe_video
+
+    cover, stream = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (64, 64)).save(cover, "JPEG")
+    with av.open(stream, "w", format="mp4") as out:
+        picture = out.add_stream("mjpeg", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 64, 64, "yuvj420p"
+        picture.disposition = Disposition.attached_pic
+        track = out.add_stream("aac", rate=48000)
+        packet = av.Packet(cover.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.is_keyframe = picture, 0, 0, True
+        out.mux(packet)
+        clips.write_sound(out, track)
+    assert probe_audio(stream.getvalue()).seconds == pytest.approx(1, abs=0.1)
+    with pytest.raises(ValueError, match="the mp4 file holds no video"):
+        probe_video(stream.getvalue())
+
+
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     from headrace.tools import videos
 
