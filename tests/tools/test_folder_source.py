@@ -236,6 +236,13 @@ def test_which_kind_leads(tmp_path: Path, files: tuple[str, ...], leader: str, t
 
 
 @pytest.mark.peer("av")
+def test_images_of_which_some_have_a_video(tmp_path: Path) -> None:
+    data = folder(tmp_path, {"a.png": png(1), "a.mp4": clips.video(), "b.png": png(2)})
+    assert data.load(0) == {"image": png(1), "video": clips.video()}
+    assert_matches("missing video", reason(data, 1))
+
+
+@pytest.mark.peer("av")
 def test_real_stamps_with_captions_and_sounds(tmp_path: Path) -> None:
     """Tux Paint's stamps: image, caption in many languages, the sound of the thing, its spoken names beside."""
     stamps = clips.fetched(lambda: debian_package("tuxpaint-stamps-default")) / "usr" / "share" / "tuxpaint" / "stamps"

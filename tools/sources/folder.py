@@ -35,8 +35,16 @@ MEDIA = {
 LEADERS = ("video", "image", "audio")
 """Of two kinds of files in pairs, the first one here is the sample and the other belongs to it."""
 SIDECARS = {".txt": "text", ".json": "json", ".cls": "label"}
-"""Field by the extension of the file beside."""
-MISSING = {"text": "caption", "json": "JSON file", "label": "class", "image": "image", "audio": "sound"}
+"""Field by the extension of a file beside that is no media file."""
+FIELDS = SIDECARS | MEDIA
+MISSING = {
+    "text": "caption",
+    "json": "JSON file",
+    "label": "class",
+    "image": "image",
+    "video": "video",
+    "audio": "sound",
+}
 MAX_MEDIA = {"image": MAX_PICTURE, "video": 1 << 30, "audio": 1 << 30}
 """Bytes of a file."""
 MAX_SIDECAR = 16 << 20
@@ -100,7 +108,7 @@ class MediaFile(NamedTuple):
 
 def scan(root: Path, classes: list[str]) -> tuple[list[MediaFile], dict[str, Field]]:
     """The samples of a tree and their fields."""
-    found: dict[str, list[MediaFile]] = {kind: [] for kind in LEADERS}
+    found: dict[str, list[MediaFile]] = {}
     alone: dict[str, str] = {}
     folders = [(root / name, label) for label, name in enumerate(classes)] if classes else [(root, -1)]
     for folder, label in folders:
@@ -113,35 +121,54 @@ def scan(root: Path, classes: list[str]) -> tuple[list[MediaFile], dict[str, Fie
                 kind = MEDIA.get(extension.lower())
                 if kind is None:
                     continue
-                beside = tuple(other for other in stems[stem] if is_beside(other, kind))
                 path = os.path.join(parent, stem + extension)
-                found[kind].append(MediaFile(path, label, beside))
+                beside = tuple(other for other in stems[stem] if is_beside(other, kind))
+                found.setdefault(kind, []).append(MediaFile(path, label, beside))
                 if kind not in alone and not leans(stem, kind, stems):
                     alone[kind] = path
-    kinds = [kind for kind in LEADERS if found[kind]]
-    if not kinds:
+    if not found:
         some = ".jpg, .png, .mp4, .webm, .flac, .ogg"
         raise UserError(f"{root}: holds no images, videos or sounds ({some}, ...)")
-    leader = next((kind for kind in kinds if not any(other in alone for other in kinds if other != kind)), None)
-    if leader is None:
-        one, other = [kind for kind in kinds if kind in alone][:2]
-        raise UserError(
-            f"{root}: holds several kinds of media that do not belong together: {printable(alone[one])} ({one}) and "
-            f"{printable(alone[other])} ({other}); name the folder of one kind"
-        )
-    files = found[leader]
-    endings = {extension.lower() for file in files for extension in file.beside}
-    fields = {leader: Field(kind=leader, encoding="mixed")}  # type: ignore[arg-type]
+    leader = leading_kind(root, [kind for kind in LEADERS if kind in found], alone)
+    return found[leader], fields_of(leader, found[leader], classes)
+
+
+def leading_kind(root: Path, kinds: list[str], alone: Mapping[str, str]) -> str:
+    """The kind on whose files all others lean; UserError where there is none.
+
+    Args:
+        root: The tree.
+        kinds: What it holds.
+        alone: A file of each kind of which one leans on no other.
+    """
+    for kind in kinds:
+        if not alone.keys() - {kind}:
+            return kind
+    one, other = [kind for kind in kinds if kind in alone][:2]
+    raise UserError(
+        f"{root}: holds several kinds of media that do not belong together: {printable(alone[one])} ({one}) and "
+        f"{printable(alone[other])} ({other}); name the folder of one kind"
+    )
+
+
+def fields_of(leader: str, files: list[MediaFile], classes: list[str]) -> dict[str, Field]:
+    """The fields that at least one file has, the file itself first."""
+    beside = {FIELDS[extension.lower()] for file in files for extension in file.beside}
+    fields = {leader: media_field(leader)}
     if classes:
         fields["label"] = Field(kind="int", classes=tuple(printable(name) for name in classes))
-    elif ".cls" in endings:
+    elif "label" in beside:
         fields["label"] = Field(kind="int")
-    for extension, name in ((".txt", "text"), (".json", "json")):
-        if extension in endings:
-            fields[name] = Field(kind=name)  # type: ignore[arg-type]
-    for kind in sorted({MEDIA[extension] for extension in endings if extension in MEDIA}):
-        fields[kind] = Field(kind=kind, encoding="mixed")  # type: ignore[arg-type]
-    return files, fields
+    if "text" in beside:
+        fields["text"] = Field(kind="text")
+    if "json" in beside:
+        fields["json"] = Field(kind="json")
+    return fields | {kind: media_field(kind) for kind in sorted(beside.intersection(LEADERS))}
+
+
+def media_field(kind: str) -> Field:
+    """A field of files."""
+    return Field(kind=kind, encoding="mixed")  # type: ignore[arg-type]
 
 
 def is_beside(extension: str, kind: str) -> bool:
@@ -220,7 +247,7 @@ def video_tools() -> Any:
 def the_one_beside(path: str, beside: tuple[str, ...], name: str) -> str:
     """The file that holds a field; BadSample unless there is one."""
     stem = os.path.splitext(path)[0]
-    fitting = [extension for extension in beside if (SIDECARS | MEDIA).get(extension.lower()) == name]
+    fitting = [extension for extension in beside if FIELDS[extension.lower()] == name]
     if len(fitting) == 1:
         return stem + fitting[0]
     if not fitting:
