@@ -152,10 +152,9 @@ def decode(field: Field, payload: npt.NDArray[np.uint8], height: int = 0, width:
         return payload.reshape(height, width, 3).copy() if encoding == RAW else payload.tobytes()
     if field.kind == "array":
         return payload.view(field.dtype).reshape(field.shape).copy()
-    if field.kind == "int":
-        return int(payload.view("<i8")[0])
-    if field.kind == "float":
-        return float(payload.view("<f8")[0])
+    if field.kind in ("int", "float"):
+        (number,) = payload.view("<i8" if field.kind == "int" else "<f8").tolist()
+        return number
     content = payload.tobytes()
     if own_kind(field.kind) == "bytes":
         return content

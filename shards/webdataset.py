@@ -138,7 +138,7 @@ def decode(field: Field, payload: npt.NDArray[np.uint8], height: int = 0, width:
     if field.kind == "int":
         return int(content)
     if field.kind == "float":
-        return float(json.loads(content))
+        return float(json.loads(content, parse_int=float))  # a number of 400 digits is infinite, not an error
     if field.kind == "text":
         return content.decode()
     return json.loads(content) if field.kind == "json" else content

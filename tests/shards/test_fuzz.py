@@ -24,6 +24,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -332,13 +333,13 @@ def tar_open(case: Case) -> None:
 
 
 def read_all(path: Path) -> None:
-    """Open a set without checksums, read every sample; each may fail for itself."""
+    """Open a set, read every sample without its checksum; each may fail for itself."""
     with open_shards(path) as shards:
         for i in range(len(shards)):
             try:
                 sample = shards.read(i)
             except ShardError as error:
-                says(error, Path(path.name))
+                says(error, Path(path.name if path.is_file() else "shard-00000"))
                 continue
             assert sample.keys() == {"__key__", *shards.fields}
         for name in shards.fields:
@@ -351,6 +352,22 @@ def beton(case: Case) -> None:
     found = read_beton(mapped)
     index_beton(mapped, found, 0)
     read_all(path)
+
+
+ODD_VALUES = (0, 1, -1, 7, 255, 256, 1 << 15, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63))
+
+
+def forged_index(random: np.random.Generator, data: bytes) -> Damage:
+    """An index with odd numbers in some places."""
+    index = np.load(io.BytesIO(data))
+    names = [name for name in index.dtype.names if name != "key"]
+    for _ in range(random.integers(1, 4)):
+        column = index[names[random.integers(len(names))]]
+        wrapped = ODD_VALUES[random.integers(len(ODD_VALUES))] & ((1 << 8 * column.itemsize) - 1)
+        column[random.integers(len(column))] = np.frombuffer(wrapped.to_bytes(column.itemsize, "little"), column.dtype)[
+            0
+        ]
+    return Damage("forged", data[: len(data) - index.nbytes] + index.tobytes())
 
 
 ORIGINALS: dict[Path, list[dict[str, Any]]] = {}
@@ -367,13 +384,16 @@ def checked_set(case: Case) -> None:
             ORIGINALS[copy] = [shards.read(i) for i in range(len(shards))]
     names = sorted(path.name for path in source.iterdir())
     name = names[case.random.integers(len(names))]
-    damage = damaged(case.random, (source / name).read_bytes())
+    forge = forged_index if name.endswith(".npy") else damaged
+    damage = repeated(case.random, (source / name).read_bytes(), forge)
     changed = damage.data != (source / name).read_bytes()
     target = copy / name
     target.unlink()  # a mapped file must not shrink
     target.write_bytes(damage.data)
     try:
         silent = read_checked(copy, ORIGINALS[copy])
+        with suppress(ShardError):
+            read_all(copy)
         report = verify(copy, workers=1)
         if name != "manifest.json":
             assert report.ok == (not changed), f"{name}, {damage.kind}: verify says {report}"
@@ -520,7 +540,7 @@ TARGETS: dict[str, tuple[Callable[[Case], None], int]] = {
     "tar_scan": (tar_scan, 2500),
     "tar_open": (tar_open, 1500),
     "beton": (beton, 2000),
-    "checked_set": (checked_set, 800),
+    "checked_set": (checked_set, 900),
     "npy": (npy, 3000),
     "image": (image, 3000),
     "unpickle": (unpickle, 3000),
