@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -233,6 +234,14 @@ def test_a_mixture_is_refused_with_a_file_of_each(tmp_path: Path, files: tuple[s
 def test_which_kind_leads(tmp_path: Path, files: tuple[str, ...], leader: str, total: int) -> None:
     data = folder(tmp_path, dict.fromkeys(files, b"x"))
     assert (next(iter(data.fields)), data.total) == (leader, total)
+
+
+def test_links_that_lead_in_circles(tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", {"cat/a.png": png(1), "dog/deep/b.png": png(2)})
+    os.symlink(tmp_path / "tree", tmp_path / "tree" / "dog" / "up")
+    os.symlink(tmp_path / "tree" / "cat", tmp_path / "tree" / "kitten")
+    data = SOURCES["folder"](tmp_path / "tree", "train")
+    assert [data.key(i) for i in range(data.total)] == ["cat/a", "dog/deep/b", "dog/up/cat/a", "kitten/a"]
 
 
 @pytest.mark.peer("av")

@@ -97,8 +97,17 @@ def unpack_hint(packed: list[str]) -> str:
 
 
 def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
-    """(folder, names of its files) of a folder and all below, both sorted. Links are followed, hidden names are not."""
+    """(folder, names of its files) of a folder and all below, both sorted.
+
+    Hidden names are left out. Links are followed, but to no folder twice, since they may lead in circles.
+    """
+    seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield parent, sorted(name for name in names if not name.startswith("."))
 
