@@ -83,7 +83,7 @@ class RemoteFolder:
         self.url = url.rstrip("/")
         self.retry = retry or Retry()
         self.storage_options = storage_options
-        self._secrets = sorted(known_secrets(url, storage_options), key=len, reverse=True)
+        self._secrets = sorted(known_secrets(self.url, storage_options), key=len, reverse=True)
         self._lock = threading.Lock()
         self._store: Store | None = None
         self._pid = 0
@@ -176,7 +176,7 @@ class RemoteFolder:
         try:
             store = self._connected()
             store.upload(name, read, size, lambda once: self._attempt(name, lambda _: once()))
-        except Unfit as error:
+        except (Damaged, Unfit) as error:
             raise ShardError(f"{self / name}: {error}") from None
 
     def _connected(self) -> Store:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -51,9 +51,10 @@ class Store:
         import fsspec
         from fsspec.asyn import AsyncFileSystem
 
+        configured = fsspec.config.conf.get(url.partition("://")[0].lower(), {})
+        options = merged(merged(self.defaults(timeout_s), configured), options)
         # Instances are shared through fsspec's cache; the settings made here are for this store alone.
-        options = {**self.defaults(timeout_s), **options, "skip_instance_cache": True}
-        self.fs, path = fsspec.core.url_to_fs(url, **options)
+        self.fs, path = fsspec.core.url_to_fs(url, **options, skip_instance_cache=True)
         self.path = path.rstrip("/")
         self.limit = {"timeout": 10 * timeout_s} if isinstance(self.fs, AsyncFileSystem) else {}
 
@@ -178,32 +179,35 @@ class S3Store(Store):
     def upload(self, name: str, read: Callable[[int, int], bytes], size: int, attempt: Attempt[Any]) -> None:
         if size <= PART_BYTES:
             content = read(0, size)
-            attempt(lambda: self.call("put_object", name, Body=content, ContentMD5=md5_header(content)))
-            digests = [md5(content)]
+            attempt(lambda: self.kept_if_right(name, lambda: self.send("put_object", name, content)))
+            etag = md5(content).hex()
         else:
-            digests = self.upload_parts(name, read, size, attempt)
-        attempt(lambda: self.verify(name, size, digests))
+            etag = self.upload_parts(name, read, size, attempt)
+        head = attempt(lambda: self.call("head_object", name))
+        self.kept_if_right(name, lambda: verify(head, size, etag))
 
-    def upload_parts(
-        self, name: str, read: Callable[[int, int], bytes], size: int, attempt: Attempt[Any]
-    ) -> list[bytes]:
-        """The MD5 of every part. Nothing is visible before the last request; what fails is aborted."""
+    def kept_if_right(self, name: str, once: Callable[[], Result]) -> Result:
+        """Remove an object that turns out to be Damaged."""
+        try:
+            return once()
+        except Damaged:
+            with contextlib.suppress(Exception):
+                self.delete(name)
+            raise
+
+    def upload_parts(self, name: str, read: Callable[[int, int], bytes], size: int, attempt: Attempt[Any]) -> str:
+        """The ETag to expect. Nothing is visible before the last request; what fails is aborted."""
         step = max(PART_BYTES, -(-size // MAX_PARTS))
         upload = attempt(lambda: self.call("create_multipart_upload", name))["UploadId"]
 
-        def send(number: int) -> tuple[dict[str, Any], bytes]:
+        def part(number: int) -> tuple[dict[str, Any], bytes]:
             content = read((number - 1) * step, min(number * step, size))
-            header = md5_header(content)
-            answer = attempt(
-                lambda: self.call(
-                    "upload_part", name, UploadId=upload, PartNumber=number, Body=content, ContentMD5=header
-                )
-            )
+            answer = attempt(lambda: self.send("upload_part", name, content, UploadId=upload, PartNumber=number))
             return {"PartNumber": number, "ETag": answer["ETag"]}, md5(content)
 
         try:
             with ThreadPoolExecutor(PART_THREADS) as pool:
-                sent = list(pool.map(send, range(1, -(-size // step) + 1)))
+                sent = list(pool.map(part, range(1, -(-size // step) + 1)))
             parts = {"Parts": [part for part, _ in sent]}
             # Where the answer to this got lost, another try finds no such upload: `verify` tells whether it was made.
             with contextlib.suppress(FileNotFoundError):
@@ -212,30 +216,45 @@ class S3Store(Store):
             with contextlib.suppress(Exception):
                 self.call("abort_multipart_upload", name, UploadId=upload)
             raise
-        return [digest for _, digest in sent]
+        return f"{md5(b''.join(digest for _, digest in sent)).hex()}-{len(sent)}"
 
-    def verify(self, name: str, size: int, digests: list[bytes]) -> None:
-        """Compare the stored object's size and, where it is made of MD5s, its ETag with what was sent."""
-        head = self.call("head_object", name)
-        if head["ContentLength"] != size:
-            raise Damaged(f"{size:,} bytes were sent, the store has {head['ContentLength']:,}")
-        etag = head.get("ETag", "").strip('"')
-        keyed = head.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in head
-        if keyed or not re.fullmatch(r"[0-9a-f]{32}(-\d+)?", etag):
-            return
-        expected = digests[0].hex() if size <= PART_BYTES else f"{md5(b''.join(digests)).hex()}-{len(digests)}"
-        if etag != expected:
-            raise Damaged(f"the store's checksum is {etag}, that of what was sent {expected}")
+    def send(self, method: str, name: str, content: bytes, **parameters: Any) -> dict[str, Any]:
+        """An object or a part of one, with the checksum by which the store refuses what changed on the way."""
+        digest = md5(content)
+        header = base64.b64encode(digest).decode()
+        answer = self.call(method, name, Body=content, ContentMD5=header, **parameters)
+        compare(answer, digest.hex())  # some stores do not look at the header
+        return answer
+
+
+def verify(head: Mapping[str, Any], size: int, etag: str) -> None:
+    """Damaged where the stored object has not the size, or not the checksum, of what was sent."""
+    if head["ContentLength"] != size:
+        raise Damaged(f"{size:,} bytes were sent, the store has {head['ContentLength']:,}")
+    compare(head, etag)
+
+
+def compare(answer: Mapping[str, Any], expected: str) -> None:
+    """Damaged where the ETag that S3 answers is made of MD5s, as it is unless a key encrypts, and not as expected."""
+    etag = answer.get("ETag", "").strip('"')
+    keyed = answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer
+    if not keyed and re.fullmatch(r"[0-9a-f]{32}(-\d+)?", etag) and etag != expected:
+        raise Damaged(f"the store's checksum is {etag}, that of what was sent {expected}")
+
+
+def merged(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` over `defaults`; where both have a dictionary, key by key."""
+    both = {
+        key: {**defaults[key], **value}
+        for key, value in options.items()
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping)
+    }
+    return {**defaults, **options, **both}
 
 
 def md5(content: bytes) -> bytes:
     """S3's checksum; not for security."""
     return hashlib.md5(content, usedforsecurity=False).digest()
-
-
-def md5_header(content: bytes) -> str:
-    """The checksum with which S3 refuses a body that changed on the way."""
-    return base64.b64encode(md5(content)).decode()
 
 
 STORES: dict[str, type[Store]] = {"http": HttpStore, "https": HttpStore, "s3": S3Store, "s3a": S3Store}

@@ -130,6 +130,8 @@ class ProxyHandler(BaseHTTPRequestHandler):
             self.forward_half()
             return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if fault == "garble":
+            body = body[:-1] + bytes([body[-1] ^ 1])
         if fault.isdigit():
             self.send_response(int(fault))
             self.send_header("Content-Length", "0")

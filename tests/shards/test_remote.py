@@ -163,6 +163,26 @@ def test_s3_uploads_through_faults(size: int, s3: tuple[str, Faults, dict[str, A
 
 
 @pytest.mark.peer("s3fs", "moto")
+def test_s3_refuses_what_changed_on_the_way(s3: tuple[str, Faults, dict[str, Any]], tmp_path: Path) -> None:
+    url, faults, options = s3
+    folder = RemoteFolder(url, **options)
+    faults.set("garble", every=2, match="^PUT")
+    for number in range(4):
+        folder.write("x", bytes([number] * 1000))
+        assert folder.read("x", 0, 1000) == bytes([number] * 1000)
+    assert faults.made >= 2
+    (tmp_path / "local").write_bytes(bytes(PART_BYTES + 1))
+    folder.put(tmp_path / "local", "z")
+    assert faults.made >= 3
+    faults.set("garble", match="^PUT")
+    with pytest.raises(ShardError, match=rf"^{url}/y: .*, after 5 tries$"):
+        folder.write("y", bytes(1000))
+    with pytest.raises(ShardError, match=rf"^{url}/w: .*, after 5 tries$"):
+        folder.put(tmp_path / "local", "w")
+    assert folder.names() == ["x", "z"]
+
+
+@pytest.mark.peer("s3fs", "moto")
 def test_s3_upload_that_fails_leaves_nothing(s3: tuple[str, Faults, dict[str, Any]], tmp_path: Path) -> None:
     url, faults, options = s3
     folder = RemoteFolder(url, **{**options, "retry": Retry(tries=2, pause_s=0.01)})

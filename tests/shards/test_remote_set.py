@@ -196,8 +196,11 @@ def test_leased_bytes_stay_while_others_come_and_go(served: tuple[str, Faults, P
         for start in range(0, len(local), 5):
             shards.spans("image", range(start, min(start + 5, len(local))))
         assert contents(part) == expected[2:5]
+        del part
+        for start in range(0, len(local), 5):
+            shards.spans("image", range(start, min(start + 5, len(local))))
         assert [ctypes.string_at(a, n) for a, n in zip(copied.tolist(), sizes.tolist(), strict=True)] == expected[6:]
-        del part, copied
+        del copied
         for start in range(100, len(local), 5):
             shards.spans("image", range(start, min(start + 5, len(local))))
         block_cache(shards)._take_back()
@@ -216,6 +219,7 @@ def test_threads_never_see_wrong_bytes(served: tuple[str, Faults, Path], cache: 
             try:
                 for _ in range(25):
                     ids = draw.integers(0, len(local), 4)
+                    shards.request("image", draw.integers(0, len(local), 2))  # and not wait, as after a break
                     spans, wait = shards.request("image", ids)
                     wait()
                     time.sleep(draw.uniform(0, 0.01))
@@ -238,6 +242,7 @@ def test_more_than_the_cache_holds(
     monkeypatch.setattr(BlockCache, "patience_s", 0.1)
     url, _, folder = served
     with open_shards(url, **cache) as shards, open_shards(folder) as local:
+        shards.spans("image", range(15))
         with pytest.raises(ShardError, match=rf"^{url}: 8\d\d,\d+ bytes are needed at once; the cache has 204,800, "):
             shards.spans("image", range(len(local)))
         held = [shards.spans("image", range(start, start + 20)) for start in (0, 20)]
@@ -303,15 +308,25 @@ def test_blocks_damaged_on_the_disk_are_fetched_again(served: tuple[str, Faults,
     shard.write_bytes(content)
     with open_shards(url, **cache) as shards:
         assert contents(shards.spans("image", range(len(expected)))) == expected
+    index = shard.with_name("shard-000000.index.npy")
+    index.write_bytes(index.read_bytes()[:-1] + b"!")
     os.truncate(shard, 1000)
     with open_shards(url, **cache) as shards:
         assert contents(shards.spans("image", range(len(expected)))) == expected
+        assert index.read_bytes() == (folder / index.name).read_bytes()
 
 
 READ_FOREVER = """
-import json, sys
+import json, os, sys, time
 import numpy as np
 from headrace.shards import open_shards
+
+def slow(descriptor, content, at, pwrite=os.pwrite):
+    written = pwrite(descriptor, content[: len(content) // 2 + 1], at)
+    time.sleep(0.01)
+    return written
+
+os.pwrite = slow
 shards = open_shards(sys.argv[1], **json.loads(sys.argv[2]))
 draw = np.random.Generator(np.random.Philox(int(sys.argv[3])))
 print("ready", flush=True)
