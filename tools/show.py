@@ -79,14 +79,19 @@ def show_views(path: Path, spec: ViewSpec, out: Path, *, count: int = 6, seed: i
         UserError: if the name of `out` is no picture's, or `count` is not positive.
         ShardError: if the shard set at `path` cannot be read.
     """
-    if out.suffix.lower() not in PICTURES:
-        raise UserError(f"{out}: the name of a picture ends in one of {', '.join(PICTURES)}")
+    check_picture(out)
     if count < 1:
         raise UserError(f"at least one sample has to be shown, not {count}")
     with open_shards(path) as shards:
         rows = augmented(shards, spec, count=count, seed=seed, epoch=epoch)
     out.parent.mkdir(parents=True, exist_ok=True)
     draw(rows, f"{path.name}, seed {seed}, epoch {epoch}").savefig(out, dpi=130, facecolor="white")
+
+
+def check_picture(out: Path) -> None:
+    """UserError unless this is a picture's name."""
+    if out.suffix.lower() not in PICTURES:
+        raise UserError(f"{out}: the name of a picture ends in one of {', '.join(PICTURES)}")
 
 
 def draw(rows: list[Shown], title: str) -> Figure:

@@ -24,7 +24,7 @@ from headrace.train.checkpoint import checkpoint_paths, newest_checkpoint, read_
 from headrace.train.config import RunConfig
 from headrace.train.distributed import World, distribute, join
 from headrace.train.errors import ConfigError, RunError
-from headrace.train.metrics import Meter, Record, RunLog
+from headrace.train.metrics import Meter, Record, RunLog, stage_times
 from headrace.train.optim import build_optimizer, peak_lr
 from headrace.train.precision import choose_precision
 from headrace.train.schedule import warmup_cosine
@@ -150,6 +150,7 @@ def train(
         step, record, stopped_by = first_step, None, None
         first_bad = torch.zeros((), dtype=torch.int64, device=world.device)  # step of the first non-finite loss
         meter = Meter()
+        counted = replace(loader.stats)
         told = 0  # bad samples that the log knows of
         try:
             while step < total_steps and not stopped_by:
@@ -183,8 +184,9 @@ def train(
                     stopped_by = signal.Signals(signal_number).name if signal_number else None
                     if log_now:
                         record = {"step": step, "epoch": batch.epoch, **scalars, "lr": optimizer.param_groups[0]["lr"]}
-                        record |= meter.read()
+                        record |= meter.read() | stage_times(counted, loader.stats)
                         meter.restart()
+                        counted = replace(loader.stats)
                         if loader.bad:
                             record["bad_samples"] = len(loader.bad)
                         if log:

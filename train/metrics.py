@@ -12,12 +12,15 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from headrace.pipeline import LoaderStats
+
 T = TypeVar("T")
 Record = dict[str, Any]
 """One line of metrics.jsonl: `step` (steps taken, from 1), `epoch` (of the step's batch, from 0), `loss` and the
 method's other scalars (mean over ranks), `lr`, `samples_per_s` (of all ranks, over the steps since the last line),
 `data_wait` (share of that time, 0 to 1, in which this rank's loop stood waiting for the loader: 0 when loading
-keeps up, towards 1 when it is all that counts)."""
+keeps up, towards 1 when it is all that counts), and `decode_ms`, `augment_ms` and `plan_ms`: milliseconds of this
+rank's threads that a sample took in these stages of its loader."""
 
 
 class Meter:
@@ -49,6 +52,15 @@ class Meter:
         """`samples_per_s` and `data_wait` of the interval so far."""
         elapsed = max(perf_counter() - self._began, 1e-9)
         return {"samples_per_s": self._samples / elapsed, "data_wait": min(1.0, self._waited / elapsed)}
+
+
+def stage_times(before: LoaderStats, now: LoaderStats) -> dict[str, float]:
+    """`decode_ms`, `augment_ms` and `plan_ms` of the samples delivered between two readings."""
+    samples = max(1, now.samples - before.samples)
+    return {
+        f"{stage}_ms": round(1e3 * (getattr(now, f"{stage}_s") - getattr(before, f"{stage}_s")) / samples, 4)
+        for stage in ("decode", "augment", "plan")
+    }
 
 
 class RunLog:
