@@ -66,7 +66,9 @@ def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
     assert [record["epoch"] for record in records] == [0] * 4 + [1] * 4 + [2] * 4
     for record in records:
-        assert record.keys() == {"step", "epoch", "loss", "lr", "samples_per_s", "data_wait"}
+        stages = {"decode_ms", "augment_ms", "plan_ms"}
+        assert record.keys() == {"step", "epoch", "loss", "lr", "samples_per_s", "data_wait", *stages}
+        assert all(record[stage] >= 0 for stage in stages)
         assert 0 <= record["data_wait"] <= 1
         assert record["samples_per_s"] > 0
     assert RunConfig.load(whole / "config.yaml").batch_size == 50
