@@ -25,6 +25,7 @@ from headrace.shards.images import image_header
 from headrace.shards.index import OpenShard, misplaced
 from headrace.shards.manifest import MANIFEST_NAME, Shard, read_manifest
 from headrace.shards.npy import npy_header
+from headrace.shards.remote import is_remote
 from headrace.shards.shard_set import open_shard
 from headrace.shards.webdataset import extension, scan_tar, stored_encoding
 from headrace.tools.errors import UserError
@@ -112,8 +113,16 @@ def verify(
         workers: Threads; None takes one per core. Reading, checksums and decoding hold no GIL.
         progress: Called with the number of samples checked so far.
         started: Called once with the number of samples in the set, when it is known.
+
+    Raises:
+        ShardError: There is no set, or one of another program cannot be scanned.
+        UserError: The set is remote, or holds videos and there is no PyAV.
     """
     start = time.perf_counter()
+    if is_remote(path):
+        raise UserError(
+            f"{path}: verify reads every byte of a set on this machine; copy the set, or compare it with one"
+        )
     folder = Path(path)
     shards: Iterable[tuple[Shard, OpenShard | None]]
     if folder.is_dir() and (folder / MANIFEST_NAME).exists():
