@@ -50,7 +50,7 @@ from headrace.tools.verify import verify
 MEMORY = 2 << 30
 """Bytes that a process may take beyond what it has after its imports; the largest image that is decoded takes 1 GB."""
 SECONDS = 120
-"""For all cases of a target, which take 2 to 8."""
+"""For all cases of a target, which take 2 to 12."""
 
 
 # Damage
@@ -537,13 +537,13 @@ def unpickle(case: Case) -> None:
 
 
 TARGETS: dict[str, tuple[Callable[[Case], None], int]] = {
-    "tar_scan": (tar_scan, 2500),
-    "tar_open": (tar_open, 1500),
-    "beton": (beton, 2000),
-    "checked_set": (checked_set, 900),
-    "npy": (npy, 3000),
-    "image": (image, 3000),
-    "unpickle": (unpickle, 3000),
+    "tar_scan": (tar_scan, 2000),
+    "tar_open": (tar_open, 1200),
+    "beton": (beton, 1600),
+    "checked_set": (checked_set, 700),
+    "npy": (npy, 2500),
+    "image": (image, 2300),
+    "unpickle": (unpickle, 2500),
 }
 DOCUMENTED = (ShardError, UserError, BadSample)
 
