@@ -242,7 +242,9 @@ def test_more_than_the_cache_holds(
     monkeypatch.setattr(BlockCache, "patience_s", 0.1)
     url, _, folder = served
     with open_shards(url, **cache) as shards, open_shards(folder) as local:
-        shards.spans("image", range(15))
+        shards.spans("image", range(40))
+        with pytest.raises(ShardError, match="are needed at once"):
+            shards.spans("image", range(60))
         with pytest.raises(ShardError, match=rf"^{url}: 8\d\d,\d+ bytes are needed at once; the cache has 204,800, "):
             shards.spans("image", range(len(local)))
         held = [shards.spans("image", range(start, start + 20)) for start in (0, 20)]
@@ -251,6 +253,18 @@ def test_more_than_the_cache_holds(
         held.pop()
         assert contents(shards.spans("image", range(40, 60))) == contents(local.spans("image", range(40, 60)))
         assert contents(held[0]) == contents(local.spans("image", range(20)))
+
+
+def test_what_nobody_waits_for_makes_room_when_it_is_there(
+    served: tuple[str, Faults, Path], cache: dict[str, Any]
+) -> None:
+    url, _, folder = served
+    with open_shards(folder) as local:
+        with open_shards(url, **cache) as shards:
+            shards.request("image", range(45))
+            shards.request("image", range(100, 145))
+            assert contents(shards.spans("image", range(50, 90))) == contents(local.spans("image", range(50, 90)))
+        assert disk_bytes(cache["cache_dir"]) <= cache["cache_bytes"]
 
 
 def test_a_request_does_not_wait(served: tuple[str, Faults, Path], cache: dict[str, Any]) -> None:
@@ -322,9 +336,11 @@ import numpy as np
 from headrace.shards import open_shards
 
 def slow(descriptor, content, at, pwrite=os.pwrite):
-    written = pwrite(descriptor, content[: len(content) // 2 + 1], at)
-    time.sleep(0.01)
-    return written
+    if len(content) % 4096:
+        return pwrite(descriptor, content, at)
+    pwrite(descriptor, content[:1], at)
+    time.sleep(0.05)
+    return 1
 
 os.pwrite = slow
 shards = open_shards(sys.argv[1], **json.loads(sys.argv[2]))
