@@ -5,7 +5,9 @@ With HEADRACE_REQUIRE_PEERS=1 a missing peer, or missing photographs, is a failu
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import Image
 from headrace.benchmarks.command import SMOKE_BATCH, SMOKE_PHOTOGRAPHS
 from headrace.benchmarks.photographs import photographs_or_skip
 from headrace.benchmarks.report import COLUMNS
+from headrace.pipeline.engines import ENGINES
 
 CROP = f"1 x float32 ({SMOKE_BATCH}, 3, 224, 224)"
 PAIR = f"2 x float32 ({SMOKE_BATCH}, 3, 224, 224)"
@@ -128,6 +131,28 @@ def test_step(tmp_path: Path) -> None:
     names = LOADERS - {"lightly", "decoding only"} | {"synthetic data"}
     for each in took_part(comparisons["resnet18-32"], names).values():
         assert each["rounds"][0]["samples"] % SMOKE_BATCH == 0
+
+
+def test_parity(tmp_path: Path) -> None:
+    photographs_or_skip(SMOKE_PHOTOGRAPHS)
+    command = [sys.executable, "-m", "headrace.benchmarks.parity", "--smoke", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "parity.json").read_text())["differences"]
+    assert {"flip", "hue", "blur", "simclr"} <= found.keys()
+    assert (tmp_path / "parity.md").read_text().strip() == done.stdout.strip()
+    for by_engine in found.values():
+        assert by_engine.keys() == {name for name in ENGINES if name != "torchvision" and can_run(name)}
+        assert by_engine["native"]["largest"] <= 2
+
+
+def can_run(engine: str) -> bool:
+    """DALI and Kornia are optional; CI has both."""
+    module = {"dali": "nvidia.dali", "kornia": "kornia"}.get(engine, "headrace")
+    try:
+        return importlib.util.find_spec(module) is not None or os.environ.get("HEADRACE_REQUIRE_PEERS") == "1"
+    except ModuleNotFoundError:
+        return os.environ.get("HEADRACE_REQUIRE_PEERS") == "1"
 
 
 def test_a_folder_without_photographs_is_one_clear_line(tmp_path: Path) -> None:

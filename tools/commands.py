@@ -449,7 +449,7 @@ def run_eval(args: argparse.Namespace) -> None:
         show(table({"probes": scores}))
 
 
-BENCHMARKS = ("loader", "shard", "step")
+BENCHMARKS = ("loader", "shard", "step", "parity")
 
 
 def declare_bench(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headrace.pipeline import View, ViewSpec, plan
+from headrace.benchmarks.parity import render
+from headrace.pipeline import View, ViewSpec
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
 
@@ -27,14 +28,6 @@ SPEC = ViewSpec([SIMCLR, SIMCLR, PLAIN])
 
 # Those that need an optional package are skipped without it.
 AVAILABLE = [pytest.param(name, marks=pytest.mark.peer(name)) if name in DEVICE_ENGINES else name for name in ENGINES]
-
-
-def render(engine: str, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype: str = "uint8") -> list[np.ndarray]:
-    spans = shards.spans("image", ids)
-    drawn = plan(spec, 11, 0, ids, np.stack([spans.height, spans.width], axis=1))
-    views = [np.zeros((len(ids), view.size, view.size, 3), dtype) for view in spec.views]
-    ENGINES[engine](shards, "image", spec).render(ids, spans, drawn, views)
-    return views
 
 
 @pytest.mark.parametrize("source", ["photos", "photos_ffcv", "digits_webdataset", "digits_ffcv"])

@@ -1,46 +1,29 @@
 """Each engine against the torchvision reference with the plan's own numbers, in grey levels.
 
-Operators alone run on pictures that are already as large as the view, so that resizing changes nothing; cropping and
-whole pipelines run on JPEG photographs. Every engine decodes to the same pixels.
+What is compared, and on which pictures, is in `headrace.benchmarks.parity`. Every engine decodes to the same pixels.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 
-from headrace.pipeline import View, ViewSpec, plan
-from headrace.pipeline.decode import decode_image
-from headrace.shards import Field, ShardSet, open_shards, write_shards
-from tests.pipeline.test_engines import AVAILABLE, render
-
-SIDE = 96
-SAMPLES = 8
-WHOLE: dict[str, Any] = {"size": SIDE, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
-COLOUR: dict[str, Any] = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
-
-OPERATORS: dict[str, dict[str, Any]] = {
-    "flip": {"flip": 1.0},
-    "brightness": {"jitter": 1.0, "brightness": 0.8},
-    "contrast": {"jitter": 1.0, "contrast": 0.8},
-    "saturation": {"jitter": 1.0, "saturation": 0.8},
-    "hue": {"jitter": 1.0, "hue": 0.5},
-    "jitter": {"jitter": 1.0, **COLOUR},
-    "grayscale": {"grayscale": 1.0},
-    "blur": {"blur": 1.0},
-    "solarize": {"solarize": 1.0},
-}
-SIMCLR = View(size=SIDE, jitter=0.8, **COLOUR, grayscale=0.2, blur=0.5)
-BYOL = View(
-    size=SIDE, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2, blur=0.1, solarize=0.2
+from headrace.benchmarks.parity import (
+    COLOUR,
+    OPERATORS,
+    PIPELINES,
+    SIDE,
+    WHOLE,
+    alone,
+    errors,
+    render,
+    write_squares,
 )
-PIPELINES = {
-    "crop": ViewSpec([View(size=SIDE, flip=0.0)]),
-    "enlarge": ViewSpec([View(size=SIDE, scale=(0.01, 0.05))]),
-    "simclr": ViewSpec.repeat(SIMCLR, 2),
-    "byol": ViewSpec([SIMCLR, BYOL]),
-}
+from headrace.pipeline import View, ViewSpec, plan
+from headrace.shards import ShardSet, open_shards
+from tests.pipeline.test_engines import AVAILABLE
+
+SAMPLES = 8
 
 CLOSE = (1, 0.001)
 """Largest and mean difference, in grey levels, of an engine that computes what torchvision computes."""
@@ -70,30 +53,17 @@ CHECKED = [engine for engine in AVAILABLE if engine != "torchvision"]
 @pytest.fixture(scope="module")
 def squares(photos: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
     """Centres of photographs, raw, as large as the views."""
-    samples = []
-    for i in range(SAMPLES):
-        pixels = decode_image(photos.read(i)["image"])
-        top, left = (pixels.shape[0] - SIDE) // 2, (pixels.shape[1] - SIDE) // 2
-        samples.append({"__key__": str(i), "image": pixels[top : top + SIDE, left : left + SIDE].copy()})
     path = tmp_path_factory.mktemp("squares") / "raw"
-    write_shards(path, samples, {"image": Field(kind="image", encoding="raw")})
+    write_squares(photos, path, SAMPLES)
     with open_shards(path) as shards:
         yield shards
-
-
-def errors(engine: str, shards: ShardSet, spec: ViewSpec) -> tuple[int, float]:
-    """Largest and mean difference from the reference, in grey levels."""
-    ids = np.arange(SAMPLES)
-    pairs = zip(render(engine, shards, spec, ids), render("torchvision", shards, spec, ids), strict=True)
-    differences = np.stack([np.abs(ours.astype(int) - theirs.astype(int)) for ours, theirs in pairs])
-    return int(differences.max()), float(differences.mean())
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("engine", CHECKED)
 def test_one_operator(engine: str, operator: str, squares: ShardSet) -> None:
     """At probability 1 it does what torchvision does."""
-    largest, mean = errors(engine, squares, ViewSpec([View(**{**WHOLE, **OPERATORS[operator]})]))
+    largest, mean = errors(engine, squares, alone(operator), SAMPLES)
     bound = BOUNDS[engine].get(operator, CLOSE)
     assert (largest <= bound[0], mean <= bound[1]) == (True, True), (largest, mean)
 
@@ -120,7 +90,7 @@ def test_samples_that_go_without_stay_as_they_are(engine: str, squares: ShardSet
 @pytest.mark.parametrize("pipeline", PIPELINES)
 @pytest.mark.parametrize("engine", CHECKED)
 def test_pipelines(engine: str, pipeline: str, photos: ShardSet) -> None:
-    largest, mean = errors(engine, photos, PIPELINES[pipeline])
+    largest, mean = errors(engine, photos, PIPELINES[pipeline], SAMPLES)
     bound = BOUNDS[engine].get(pipeline, CLOSE)
     assert (largest <= bound[0], mean <= bound[1]) == (True, True), (largest, mean)
 

@@ -1,0 +1,185 @@
+"""How far each engine's views lie from torchvision's, in grey levels, with the plan's own numbers.
+
+    python -m headrace.benchmarks.parity [--photos N] [--smoke] [--json FILE] [--out DIR]
+
+Operators alone run on pictures that are already as large as the view, so that resizing changes nothing; cropping and
+whole pipelines run on JPEG photographs. The tests hold each engine to bounds on the same figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from headrace.benchmarks.command import default_results
+from headrace.benchmarks.errors import BenchmarkError
+from headrace.benchmarks.machine import machine, versions
+from headrace.benchmarks.photographs import with_bar
+from headrace.benchmarks.report import now
+from headrace.pipeline import View, ViewSpec, plan
+from headrace.pipeline.decode import decode_image
+from headrace.pipeline.engines import ENGINES
+from headrace.shards import Field, ShardSet, open_shards, write_shards
+
+REFERENCE = "torchvision"
+SIDE = 96
+PHOTOGRAPHS, SMOKE_PHOTOGRAPHS = 128, 8
+BATCH = 32
+
+WHOLE: dict[str, Any] = {"size": SIDE, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
+COLOUR: dict[str, Any] = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+OPERATORS: dict[str, dict[str, Any]] = {
+    "flip": {"flip": 1.0},
+    "brightness": {"jitter": 1.0, "brightness": 0.8},
+    "contrast": {"jitter": 1.0, "contrast": 0.8},
+    "saturation": {"jitter": 1.0, "saturation": 0.8},
+    "hue": {"jitter": 1.0, "hue": 0.5},
+    "jitter": {"jitter": 1.0, **COLOUR},
+    "grayscale": {"grayscale": 1.0},
+    "blur": {"blur": 1.0},
+    "solarize": {"solarize": 1.0},
+}
+"""Fields of a view that does one thing, always."""
+SIMCLR = View(size=SIDE, jitter=0.8, **COLOUR, grayscale=0.2, blur=0.5)
+BYOL = View(
+    size=SIDE, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2, blur=0.1, solarize=0.2
+)
+PIPELINES = {
+    "crop": ViewSpec([View(size=SIDE, flip=0.0)]),
+    "enlarge": ViewSpec([View(size=SIDE, scale=(0.01, 0.05))]),
+    "simclr": ViewSpec.repeat(SIMCLR, 2),
+    "byol": ViewSpec([SIMCLR, BYOL]),
+}
+
+
+def alone(operator: str) -> ViewSpec:
+    """One view that does nothing but one of `OPERATORS`."""
+    return ViewSpec([View(**{**WHOLE, **OPERATORS[operator]})])
+
+
+def render(engine: str, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype: str = "uint8") -> list[np.ndarray]:
+    """V arrays (n, S, S, 3): the views of some samples by one engine, with a plan that is always the same."""
+    spans = shards.spans("image", ids)
+    drawn = plan(spec, 11, 0, ids, np.stack([spans.height, spans.width], axis=1))
+    views = [np.empty((len(ids), view.size, view.size, 3), dtype) for view in spec.views]
+    ENGINES[engine](shards, "image", spec).render(ids, spans, drawn, views)
+    return views
+
+
+def errors(engine: str, shards: ShardSet, spec: ViewSpec, samples: int) -> tuple[int, float]:
+    """Largest and mean difference from the reference over the first `samples` of a set, in grey levels."""
+    largest, total, count = 0, 0.0, 0
+    for first in range(0, samples, BATCH):
+        ids = np.arange(first, min(first + BATCH, samples))
+        for ours, theirs in zip(render(engine, shards, spec, ids), render(REFERENCE, shards, spec, ids), strict=True):
+            difference = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
+            largest = max(largest, int(difference.max()))
+            total, count = total + float(difference.sum()), count + difference.size
+    return largest, total / count
+
+
+def write_squares(photos: ShardSet, path: Path, count: int) -> None:
+    """A set of the centres of photographs, as pixels, as large as the views."""
+    samples = []
+    for i in range(count):
+        pixels = decode_image(photos.read(i)["image"])
+        top, left = (pixels.shape[0] - SIDE) // 2, (pixels.shape[1] - SIDE) // 2
+        samples.append({"__key__": str(i), "image": pixels[top : top + SIDE, left : left + SIDE].copy()})
+    write_shards(path, samples, {"image": Field(kind="image", encoding="raw")})
+
+
+def installed() -> list[str]:
+    """Engines whose packages are there, without the reference."""
+    found = []
+    with TemporaryDirectory() as folder:
+        pixel = [{"__key__": "0", "image": np.zeros((1, 1, 3), np.uint8)}]
+        write_shards(Path(folder) / "set", pixel, {"image": Field(kind="image", encoding="raw")})
+        with open_shards(Path(folder) / "set") as shards:
+            for name, engine in ENGINES.items():
+                try:
+                    engine(shards, "image", PIPELINES["crop"])
+                except ImportError:
+                    continue
+                found.append(name)
+    return [name for name in found if name != REFERENCE]
+
+
+def measure(photographs: Sequence[Path]) -> dict[str, dict[str, dict[str, float]]]:
+    """Work to engine to `largest` and `mean`."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    with TemporaryDirectory(prefix="headrace-parity-") as folder:
+        samples = ({"__key__": f"{i:06d}", "image": path.read_bytes()} for i, path in enumerate(photographs))
+        write_shards(Path(folder) / "photos", samples, {"image": Field(kind="image", encoding="jpg")})
+        with open_shards(Path(folder) / "photos") as photos:
+            write_squares(photos, Path(folder) / "squares", len(photos))
+            with open_shards(Path(folder) / "squares") as squares:
+                works = [(name, squares, alone(name)) for name in OPERATORS]
+                works += [(name, photos, spec) for name, spec in PIPELINES.items()]
+                for name, shards, spec in works:
+                    found[name] = {}
+                    for engine in installed():
+                        largest, mean = errors(engine, shards, spec, len(shards))
+                        found[name][engine] = {"largest": largest, "mean": round(mean, 5)}
+    return found
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The table."""
+    engines = list(next(iter(report["differences"].values())))
+    lines = [
+        "# parity: engines and torchvision",
+        "",
+        f"- {report['photographs']} photographs, views of {SIDE}; {report['date']}",
+        f"- Versions: {', '.join(f'{name} {version}' for name, version in report['versions'].items())}",
+        "- Largest and mean difference from torchvision's functional operators with the same plan, in grey levels.",
+        "  Why an engine differs is written beside its bounds in `tests/pipeline/test_parity.py`.",
+        "",
+        f"| work | {' | '.join(engines)} |",
+        f"| --- |{' ---: |' * len(engines)}",
+    ]
+    for work, by_engine in report["differences"].items():
+        cells = [f"{int(each['largest'])}, {each['mean']:.3f}" for each in by_engine.values()]
+        lines.append(f"| {work} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="headrace.benchmarks.parity", description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=int, help=f"photographs (default {PHOTOGRAPHS})")
+    parser.add_argument("--smoke", action="store_true", help="few photographs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default benchmarks/results)")
+    options = parser.parse_args(arguments)
+    try:
+        photographs = with_bar(options.photos or (SMOKE_PHOTOGRAPHS if options.smoke else PHOTOGRAPHS))
+    except BenchmarkError as error:
+        print(f"headrace.benchmarks.parity: {error}", file=sys.stderr)
+        return 1
+    report = {
+        "benchmark": "parity",
+        "date": now(),
+        "machine": machine([0]).cpu,
+        "versions": versions(),
+        "photographs": len(photographs),
+        "differences": measure(photographs),
+    }
+    print(as_markdown(report))
+    out = options.out or default_results(options.smoke)
+    out.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(report, indent=2) + "\n"
+    (out / "parity.json").write_text(content)
+    (out / "parity.md").write_text(as_markdown(report))
+    if options.json:
+        options.json.write_text(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
