@@ -16,6 +16,7 @@ from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.sources.mnist import digits
 
 PEERS = {
+    "aiohttp": "aiohttp",
     "av": "av",
     "dali": "nvidia.dali",
     "ffcv": "ffcv",

@@ -239,6 +239,7 @@ def test_s3_answers_that_no_try_mends(s3: tuple[str, Faults, dict[str, Any]], mo
     assert len(faults.requests) == 1
 
 
+@pytest.mark.peer("aiohttp")
 def test_nothing_shows_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     retry = Retry(tries=1)
@@ -263,6 +264,7 @@ def test_nothing_shows_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     assert RemoteFolder("memory://set", key=SECRET)._clean(f"HTTP 400 {SECRET}") == "HTTP 400 ***"
 
 
+@pytest.mark.peer("aiohttp")
 def test_a_folder_pickles_and_works_in_a_forked_process(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
     with folder_server(tmp_path) as url:
@@ -273,6 +275,7 @@ def test_a_folder_pickles_and_works_in_a_forked_process(tmp_path: Path) -> None:
             assert processes.submit(folder.read, "x", 6, 10).result(20) == b"6789"
 
 
+@pytest.mark.peer("aiohttp")
 def test_http_that_cannot(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes(100))
     with folder_server(tmp_path, WholeHandler) as url:
@@ -285,6 +288,7 @@ def test_http_that_cannot(tmp_path: Path) -> None:
             folder.names()
 
 
+@pytest.mark.peer("aiohttp")
 @pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "truncate", "short", "stall"])
 def test_http_reads_through_faults(fault: str, tmp_path: Path) -> None:
     content = random.Random(3).randbytes(30_000)
@@ -297,3 +301,11 @@ def test_http_reads_through_faults(fault: str, tmp_path: Path) -> None:
             assert folder.size("x") == 30_000
             assert folder.exists("x")
         assert faults.made >= 3
+
+
+def test_a_protocol_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(
+        ShardError, match=r"^http://host/set: http:// needs a package .*: pip install 'headrace\[http\]'$"
+    ):
+        RemoteFolder("http://host/set")

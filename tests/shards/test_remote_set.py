@@ -31,6 +31,8 @@ from headrace.shards.block_cache import BlockCache
 from headrace.shards.remote import RemoteFolder, Retry
 from headrace.shards.remote_set import RemoteShardSet
 
+pytestmark = pytest.mark.peer("aiohttp")
+
 QUICK = Retry(tries=6, pause_s=0.01, timeout_s=1.0)
 BLOCK = 4096
 SPEC = ViewSpec.repeat(View(size=24, grayscale=0.2, blur=0.5), 2)
