@@ -124,7 +124,7 @@ def upload(shards: ShardSet, url: str, endpoint: str) -> None:
 def test_batches_from_s3_are_the_local_ones(
     fault: str, local: ShardSet, s3_endpoint: str, cache: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a cache of a quarter of the set, through two epochs in random order."""
+    """With a cache of a quarter of the set, in random order."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     url = f"s3://headrace-test/{local.manifest.format}"
@@ -137,7 +137,8 @@ def test_batches_from_s3_are_the_local_ones(
             assert str(shards.path) == url
             assert shards.manifest == local.manifest
             assert shards.ints().tolist() == local.ints().tolist()
-            assert_same_batches(batches(shards, 8), batches(local, 8))
+            epochs = 1 if fault else 2
+            assert_same_batches(batches(shards, 8, epochs), batches(local, 8, epochs))
             assert bool(faults.made) == bool(fault)
             assert 0 < disk_bytes(cache["cache_dir"]) <= quarter
 
@@ -145,7 +146,7 @@ def test_batches_from_s3_are_the_local_ones(
 def test_samples_over_http_are_the_local_ones(local: ShardSet, tmp_path: Path, cache: dict[str, Any]) -> None:
     assert isinstance(local.path, Path)
     with folder_server(local.path) as url, open_shards(url, check=True, **cache) as shards:
-        for i in np.random.Generator(np.random.Philox(0)).permutation(len(local)).tolist():
+        for i in np.random.Generator(np.random.Philox(0)).permutation(len(local))[:80].tolist():
             assert_same_sample(shards.read(i), local.read(i))
             assert shards.where(i, "image") == local.where(i, "image")
         for field in ("image", "label"):
@@ -360,7 +361,7 @@ def test_killed_at_any_moment(served: tuple[str, Faults, Path], cache: dict[str,
     del options["storage_options"]
     found = 0
     with open_shards(folder) as local:
-        for round in range(4):
+        for round in range(3):
             arguments = [url, json.dumps(options), str(round)]
             child = subprocess.Popen([sys.executable, "-c", READ_FOREVER, *arguments], stdout=subprocess.PIPE)
             assert child.stdout is not None
@@ -386,7 +387,7 @@ def test_killed_at_any_moment(served: tuple[str, Faults, Path], cache: dict[str,
                     ids = range(start, start + 10)
                     assert contents(shards.spans("image", ids)) == contents(local.spans("image", ids))
             assert disk_bytes(cache["cache_dir"]) <= cache["cache_bytes"]
-    assert found > 50
+    assert found > 30
 
 
 def test_a_full_disk(served: tuple[str, Faults, Path], cache: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
