@@ -331,7 +331,7 @@ def inspect_duplicates(args: argparse.Namespace) -> None:
 
 def declare_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="WHAT", type=one_of("views"), help="what to draw: views")
-    parser.add_argument("dir", metavar="DIR", type=Path, help="folder of a shard set")
+    parser.add_argument("dir", metavar="DIR", help="folder or URL of a shard set")
     parser.add_argument("--method", required=True, metavar="METHOD|RECIPE", help="whose views to draw")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="picture to write: .png, .svg or .pdf")
     parser.add_argument("--samples", type=int, default=6, metavar="N", help="samples to draw (default: 6)")
@@ -428,11 +428,10 @@ def declare_eval(parser: argparse.ArgumentParser) -> None:
         "probe", metavar="PROBE", type=one_of("knn", "linear", "finetune"), help="knn, linear or finetune"
     )
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
-    parser.add_argument("--data", required=True, metavar="DIR", type=Path, help="labelled shard set to learn from")
+    parser.add_argument("--data", required=True, metavar="DIR", help="labelled shard set to learn from")
     parser.add_argument(
         "--test",
         metavar="DIR",
-        type=Path,
         help="shard set to score on (default: a fifth of --data, held out)",
     )
     parser.add_argument("--json", action="store_true", help="print the table as JSON")

@@ -33,14 +33,16 @@ RESULTS = "results.json"
 HELD_OUT = 0.2  # share of the samples that scores, where there is no test set
 PIXEL_SIDE = 32  # raw pixels are compared at this size at most: a linear probe of larger ones fills the memory
 
+Place = str | os.PathLike[str]
+"""A folder, or for shard sets also a URL."""
 Scores = dict[str, dict[str, float]]
 """Encoder (a key of ENCODERS) to probe (a key of PROBES) to accuracy, 0 to 1."""
 
 
 def evaluate(
     run: Path,
-    data: Path,
-    test: Path | None = None,
+    data: Place,
+    test: Place | None = None,
     *,
     probes: Sequence[str] = tuple(FROZEN_PROBES),
     encoders: Sequence[str] = tuple(ENCODERS),
@@ -113,7 +115,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _keep(run: Path, data: Path, test: Path | None, scores: Scores) -> None:
+def _keep(run: Path, data: Place, test: Place | None, scores: Scores) -> None:
     """Merge `scores` into results.json; scores on other data are dropped."""
     place = {"data": str(data), "test": None if test is None else str(test)}
     kept = read_results(run)

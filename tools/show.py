@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def caption(draws: dict[str, Any]) -> str:
     return " · ".join(words)
 
 
-def show_views(path: Path, spec: ViewSpec, out: Path, *, count: int = 6, seed: int = 0, epoch: int = 0) -> None:
+def show_views(
+    path: str | os.PathLike[str], spec: ViewSpec, out: Path, *, count: int = 6, seed: int = 0, epoch: int = 0
+) -> None:
     """Draw the views of `count` samples, one row a sample, into the picture `out`.
 
     Raises:
@@ -85,7 +88,7 @@ def show_views(path: Path, spec: ViewSpec, out: Path, *, count: int = 6, seed: i
     with open_shards(path) as shards:
         rows = augmented(shards, spec, count=count, seed=seed, epoch=epoch)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw(rows, f"{path.name}, seed {seed}, epoch {epoch}").savefig(out, dpi=130, facecolor="white")
+    draw(rows, f"{os.path.basename(path)}, seed {seed}, epoch {epoch}").savefig(out, dpi=130, facecolor="white")
 
 
 def check_picture(out: Path) -> None:
