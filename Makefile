@@ -10,7 +10,7 @@ ARGS ?=
 
 # A stamp .venv/.with-NAME says that the extras of NAME are installed as pyproject.toml lists them now.
 EXTRAS_demo := demo
-EXTRAS_dev := demo,dev,video
+EXTRAS_dev := demo,dev,video,http,duplicates
 EXTRAS_bench := demo,dev,video,dali,kornia,peers
 EXTRAS_peers := demo,dev,video,duplicates,dali,kornia,peers,ffcv,s3,http,ray
 

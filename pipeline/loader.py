@@ -22,6 +22,7 @@ from headrace.pipeline.order import epoch_batches, order, rank_share
 from headrace.pipeline.plan import Plan, plan
 from headrace.pipeline.views import ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans
+from headrace.shards.errors import RemoteError
 
 _DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -85,7 +86,8 @@ class Loader:
     Raises:
         ValueError: for contradictory arguments.
         ImportError: if the engine's package is missing.
-        ShardError: while iterating, as `on_error` says, for a sample that cannot be decoded or fetched.
+        ShardError: while iterating, as `on_error` says, for a sample that cannot be decoded; for a remote set that
+            does not answer in any case, with the object's name.
     """
 
     def __init__(
@@ -255,8 +257,8 @@ class Loader:
         for rows, part in pending.parts:
             try:
                 times = part.result()
-            except ShardError:
-                if self._on_error == "error":
+            except ShardError as error:
+                if self._on_error == "error" or isinstance(error, RemoteError):
                     raise
                 skipped += self._mend(epoch, pending, rows)
                 continue
@@ -290,6 +292,8 @@ class Loader:
                 try:
                     self._render_row(epoch, pending, row, int(candidate))
                     break
+                except RemoteError:
+                    raise
                 except ShardError as error:
                     self._faults.note(int(candidate), error)
                     last = error

@@ -1,4 +1,4 @@
-"""The one exception of this package."""
+"""The exceptions of this package."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ class ShardError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class RemoteError(ShardError):
+    """A store does not answer, or not as it should, after all tries. Nothing is known about the samples themselves."""

@@ -17,7 +17,7 @@ from secrets import SystemRandom
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from headrace.shards.errors import ShardError
+from headrace.shards.errors import RemoteError, ShardError
 from headrace.shards.stores import PARTIAL, STORES, Damaged, Store, Unfit, file_reader
 
 Result = TypeVar("Result")
@@ -215,7 +215,7 @@ class RemoteFolder:
                 pause = next(pauses, None) if may_retry(error) else None
             if pause is None:
                 after = f", after {tries} tries" if tries > 1 else ""
-                raise ShardError(f"{self / name if name else self}: {cause}{after}")
+                raise RemoteError(f"{self / name if name else self}: {cause}{after}")
             time.sleep(pause)
 
     def _clean(self, text: str) -> str:

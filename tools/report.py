@@ -20,6 +20,7 @@ from sklearn.manifold import TSNE
 from headrace.models import Method
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.manifest import MANIFEST_NAME
+from headrace.shards.remote import is_remote
 from headrace.tools.charts import class_map, legend, line_chart
 from headrace.tools.errors import UserError
 from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows
@@ -68,7 +69,7 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
         Section("Probes", PROBES_NOTE, probe_table(results)),
         Section("Training", "", training_charts(metrics)),
         gallery(config, method),
-        feature_map(method, Path(read_results(first).get("test") or config.data), seed),
+        feature_map(method, read_results(first).get("test") or config.data, seed),
         Section("Configuration", "Saved with the run; it starts the run again.", resolved_config(runs)),
         Section("Environment", "Where this page was made.", definitions(environment())),
     ]
@@ -144,7 +145,7 @@ def training_charts(metrics: Mapping[str, Sequence[Record]]) -> str:
 def gallery(config: RunConfig, method: Method) -> Section:
     """Stored samples beside the views of the run's first epoch."""
     heading = "What the method sees"
-    if not (Path(config.data) / MANIFEST_NAME).exists():
+    if not is_there(config.data):
         return Section(heading, f"The shards at {config.data} are not here any more.", "")
     with open_shards(config.data) as shards:
         rows = augmented(shards, method.views, count=GALLERY_SAMPLES, seed=config.seed)
@@ -160,10 +161,15 @@ def gallery(config: RunConfig, method: Method) -> Section:
     return Section(heading, note, f'<div class="gallery">{samples}</div>')
 
 
-def feature_map(method: Method, data: Path, seed: int) -> Section:
+def is_there(data: str) -> bool:
+    """Whether a shard set is where a run found it; of a remote one that is taken for granted."""
+    return is_remote(data) or (Path(data) / MANIFEST_NAME).exists()
+
+
+def feature_map(method: Method, data: str, seed: int) -> Section:
     """t-SNE of the encoder's features of some labelled samples; empty where `data` has none or is gone."""
     heading = "Map of the features"
-    if not (data / MANIFEST_NAME).exists():
+    if not is_there(data):
         return Section(heading, "", "")
     with open_shards(data) as shards:
         if "label" not in shards.fields:

@@ -17,6 +17,7 @@ from headrace.pipeline import Batch, Loader, View, ViewSpec
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES
 from headrace.pipeline.faults import substitutes
 from headrace.shards import ShardError, ShardSet, open_shards, write_shards
+from headrace.shards.errors import RemoteError
 
 SPEC = ViewSpec.repeat(View(size=24, jitter=0.8, brightness=0.4, hue=0.1, blur=0.5), 2)
 BAD = {3, 4, 17}
@@ -115,6 +116,20 @@ def test_where_everything_is_bad_it_says_so(photos: ShardSet, tmp_path: Path) ->
             list(loader)
         with make(shards, on_error="skip") as loader, pytest.raises(ShardError, match="a whole batch of 10 samples"):
             list(loader)
+
+
+@pytest.mark.parametrize("policy", ["error", "substitute", "skip"])
+def test_a_store_that_does_not_answer_is_no_bad_sample(
+    policy: str, photos: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise RemoteError("s3://bucket/set/shard-000003.tar: no answer within 30 s, after 6 tries")
+
+    with make(photos, on_error=policy) as loader:
+        monkeypatch.setattr(loader._engine, "render", lost)
+        with pytest.raises(RemoteError, match=r"shard-000003\.tar"):
+            list(loader)
+        assert not loader.bad
 
 
 def test_ranks_do_not_skip(damaged: ShardSet) -> None:
