@@ -181,8 +181,8 @@ def feature_map(method: Method, data: str, seed: int) -> Section:
     labels = labels[chosen]
     points = layout(found[chosen], seed)
     note = (
-        f"{len(labels):,} samples of {os.path.basename(data)}, t-SNE of the frozen features; the labels only colour the dots. "
-        "Point at a dot to see the sample."
+        f"{len(labels):,} samples of {os.path.basename(data)}, t-SNE of the frozen features; the labels only colour "
+        "the dots. Point at a dot to see the sample."
     )
     label_names = escape(json.dumps([names[c] for c in labels]))
     return Section(
