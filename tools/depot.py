@@ -181,6 +181,7 @@ class RemoteDepot:
     def start(self, job: dict[str, Any]) -> None:
         """See `Depot`. ShardError where there is a set already."""
         if self.remote.exists(MANIFEST_NAME):
+            self._clean_up()  # after a conversion that was killed when its set was complete
             raise ShardError(f"{self.remote}: holds a set already; delete it or choose another name")
         names = self.remote.names(HIDDEN)
         path = f"{HIDDEN}/{JOB_NAME}"
@@ -229,6 +230,9 @@ class RemoteDepot:
         if rejects:
             self.remote.write(REJECTS_NAME, rejects)
         self.remote.write(MANIFEST_NAME, manifest.to_json().encode())
+        self._clean_up()
+
+    def _clean_up(self) -> None:
         # The job last: without it, what is left would be taken for another job's.
         for name in sorted(self.remote.names(HIDDEN), key=lambda name: name.endswith(JOB_NAME)):
             self.remote.delete(name)
