@@ -365,15 +365,63 @@ def test_what_is_no_video_data_set(tmp_path: Path) -> None:
     write_tree(tmp_path / "both", ssv2_files() | kinetics_lists())
     refused(tmp_path / "both", "train", r"holds Kinetics and Something-Something V2; name the folder of one")
     refused(write_tar(tmp_path / "a.tar", {"a.mp4": clips.video()}), "train", r"a\.tar: holds the lists of none of")
-    packed = write_tar(tmp_path / "k" / "train_part_0.tar.gz", kinetics_videos(), "w:gz")
-    refused(packed, "train", r"train_part_0\.tar\.gz can only be read from its beginning: unpack it")
+    packed = write_tar(tmp_path / "k" / "train_part_0.tar.xz", kinetics_videos(), "w:xz")
+    refused(packed, "train", r"train_part_0\.tar\.xz can only be read from its beginning: unpack it")
     write_tree(tmp_path / "k", kinetics_lists())
-    refused(tmp_path / "k", "train", r"holds none of the 4 videos .*train_part_0\.tar\.gz can only be read")
+    refused(tmp_path / "k", "train", r"holds none of the 4 videos .*train_part_0\.tar\.xz can only be read")
     (tmp_path / "k" / "cut.tar").write_bytes(write_tar(tmp_path / "b.tar", kinetics_videos()).read_bytes()[:5000])
     refused(tmp_path / "k", "train", r"cut\.tar, offset \d+: .* cut off; download it again")
     (tmp_path / "list.csv.gz").write_bytes(gzip.compress(b"x"))
     refused(tmp_path / "list.csv.gz", "train", r"unpack it")
     refused(write_tree(tmp_path / "c", {"x.mp4": b""}) / "x.mp4", "train", r"expected a folder, a \.tar or a \.zip")
+
+
+def test_gzipped_tars_as_they_are_downloaded(tmp_path: Path) -> None:
+    """Kinetics comes as many .tar.gz."""
+    videos = kinetics_videos()
+    write_tree(tmp_path / "tree", kinetics_lists() | videos)
+    for number, name in enumerate(videos):
+        write_tar(tmp_path / "gz" / f"train_part_{number}.tar.gz", {name: videos[name]}, "w:gz")
+    write_tree(tmp_path / "gz", kinetics_lists())
+    assert listed(SOURCES["video"](tmp_path / "gz", "train")) == listed(SOURCES["video"](tmp_path / "tree", "train"))
+    for name in ("tree", "gz"):
+        convert("video", tmp_path / name, tmp_path / "sets" / name, workers=2, shard_size=1 << 14)
+    ours, theirs = ({p.name: p.read_bytes() for p in (tmp_path / "sets" / n).glob("*.tar")} for n in ("gz", "tree"))
+    assert len(ours) > 1
+    assert ours == theirs
+
+
+def test_a_gzipped_tar_in_parts(tmp_path: Path) -> None:
+    """Something-Something V2 comes as one .tar.gz cut into pieces of a gigabyte."""
+    files = ssv2_files()
+    videos = {name: files.pop(name) for name in list(files) if name.endswith(".webm")}
+    whole = write_tar(tmp_path / "whole.tar.gz", videos, "w:gz").read_bytes()
+    root = write_tree(tmp_path / "parts", files)
+    size = len(whole) // 5
+    for number in range(6):
+        part = whole[number * size : (number + 1) * size if number < 5 else len(whole)]
+        (root / f"20bn-something-something-v2-{number:02d}").write_bytes(part)
+    write_tree(tmp_path / "tree", ssv2_files())
+    assert listed(SOURCES["video"](root, "train")) == listed(SOURCES["video"](tmp_path / "tree", "train"))
+    (root / "20bn-something-something-v2-03").unlink()
+    refused(root, "train", r"20bn-something-something-v2-00: cannot be unpacked|damaged tar header|cut off")
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "endless", "empty"])
+def test_damaged_gzipped_tars(tmp_path: Path, damage: str) -> None:
+    path = write_tar(tmp_path / "train.tar.gz", kinetics_videos(), "w:gz")
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    elif damage == "changed":
+        data[len(data) // 2] ^= 0xFF
+    elif damage == "endless":
+        data = bytearray(gzip.compress(bytes(100 << 20)))
+    else:
+        data = bytearray()
+    path.write_bytes(bytes(data))
+    write_tree(tmp_path, kinetics_lists())
+    refused(tmp_path, "train", r"train\.tar\.gz(: cannot be unpacked|, offset \d+: )")
 
 
 @pytest.mark.parametrize("format", ["webdataset", "ffcv"])

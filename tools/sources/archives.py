@@ -1,8 +1,8 @@
 """Random access into archives as they were downloaded: tars, tars in tars, zips. Nothing is unpacked.
 
 A table of members is made once: for a tar by a walk from header to header, for a zip from the directory at its end
-(PKWARE APPNOTE, 4.3). From then on a member is read at its offset, without a cursor, so that any number of threads may
-read from one open file.
+(PKWARE APPNOTE, 4.3), for a .tar.gz by going through it. From then on a member is read at its offset, without a cursor,
+so that any number of threads may read from one open file.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import os
 import stat
 import struct
 import tarfile
+import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from headrace.shards.webdataset import BLOCK, MAX_NAME_ENTRY, check_header, entry_name, header_name, padded
 from headrace.tools.errors import UserError
@@ -59,6 +62,89 @@ class ArchiveFile:
             parts.append(part)
             missing -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+SEEK_SPACING = 32 << 20
+"""Bytes between the places of an unpacked .gz at which reading may begin; each takes 32 kB of memory."""
+MAX_RATIO = 50
+"""Times that a .gz of videos or pictures may be larger unpacked; they hardly shrink at all."""
+
+
+class GzipArchive(ArchiveFile):
+    """A .gz, whole or in parts that follow each other, read at offsets of what it unpacks to.
+
+    It is gone through once, which finds damage and notes places to begin at. A read then unpacks half of
+    `SEEK_SPACING` more than it needs, on average.
+
+    Raises:
+        UserError: It is damaged or cut off, unpacks to far more than such files do, or indexed_gzip is missing.
+    """
+
+    def __init__(self, parts: Sequence[Path]) -> None:
+        try:
+            from indexed_gzip import IndexedGzipFile
+        except ImportError as error:
+            raise UserError(f"{parts[0]}: unpack it, or pip install headrace[video]") from error
+        self.path = parts[0]
+        joined = Joined([ArchiveFile(part) for part in parts])
+        self._lock = threading.Lock()
+        self._file = IndexedGzipFile(fileobj=io.BufferedReader(joined, CHUNK), spacing=SEEK_SPACING)
+        try:
+            self.size = self._go_through(MAX_RATIO * joined.size + SEEK_SPACING)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{self.path}: cannot be unpacked ({' '.join(str(error).split())})") from error
+
+    def _go_through(self, most: int) -> int:
+        """Size of what it unpacks to."""
+        size = 0
+        while part := self._file.read(CHUNK):
+            size += len(part)
+            if size > most:
+                raise ValueError(f"it unpacks to more than {most:,} bytes")
+        self._file.build_full_index()  # an error unless all was covered
+        return size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See `ArchiveFile`."""
+        with self._lock:
+            self._file.seek(offset)
+            content: bytes = self._file.read(size)
+        if len(content) != size:
+            raise BadSample(f"{self.path}, offset {offset}: the file ends {size - len(content)} bytes too early")
+        return content
+
+
+class Joined(io.RawIOBase):
+    """Files read as one, the one behind the other."""
+
+    def __init__(self, files: Sequence[ArchiveFile]) -> None:
+        self.files = files
+        self.starts = [0, *accumulate(file.size for file in files)]
+        self.size = self.starts[-1]
+        self.at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        if self.at >= self.size:
+            return 0
+        number = bisect_right(self.starts, self.at) - 1
+        size = min(len(view), self.starts[number + 1] - self.at)
+        view[:size] = self.files[number].read(self.at - self.starts[number], size)
+        self.at += size
+        return size
 
 
 class TarEntry(NamedTuple):

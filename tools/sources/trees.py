@@ -1,15 +1,18 @@
-"""A folder and the plain tars and zips that lie in it, as one tree of files at random access. Nothing is unpacked."""
+"""A folder and the tars and zips that lie in it, as one tree of files at random access. Nothing is unpacked."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from headrace.tools.errors import UserError
+from headrace.tools.progress import say
 from headrace.tools.sources.archives import (
     ArchiveFile,
+    GzipArchive,
     TarEntry,
     ZipEntry,
     check_size,
@@ -20,7 +23,10 @@ from headrace.tools.sources.archives import (
 from headrace.tools.sources.source import BadSample
 
 ARCHIVES = (".tar", ".zip")
-PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".rar", ".7z")
+GZIPPED = (".tar.gz", ".tgz")
+PACKED = (*GZIPPED, ".tar.bz2", ".tar.xz", ".gz", ".rar", ".7z")
+PART = re.compile(r"(20bn-something-something-v2)-\d\d")
+"""A part of the one data set whose .tar.gz comes in parts."""
 
 
 class Tree:
@@ -33,7 +39,7 @@ class Tree:
     def __init__(self, src: Path) -> None:
         self.src = src
         self.packed: list[str] = []
-        """Files that would have to be unpacked first."""
+        """Compressed files, of which only `look_into_gzipped` takes notice."""
         self._members: dict[str, tuple[ArchiveFile, TarEntry | ZipEntry]] = {}
         names: set[str] = set()
         if src.is_dir():
@@ -54,8 +60,22 @@ class Tree:
         self.names = sorted(names.union(self._members))
         """Paths of all files."""
 
-    def _add_archive(self, path: Path) -> None:
-        archive = ArchiveFile(path)
+    def look_into_gzipped(self) -> bool:
+        """Add the files of every .tar.gz that lies in the folder, and of one in parts; False where there is none.
+
+        Each has to be gone through once, so this is for a tree that lacks what it should hold.
+        """
+        here = sorted(name for name in os.listdir(self.src) if (self.src / name).is_file()) if self.src.is_dir() else []
+        groups = [[name] for name in here if name.endswith(GZIPPED)]
+        parts = [name for name in here if PART.fullmatch(name)]
+        for group in [*groups, *([parts] if parts else [])]:
+            say(f"{self.src / group[0]}: going through it once; unpacked files would be read at once")
+            self._add_archive(self.src / group[0], GzipArchive([self.src / name for name in group]))
+        self.names = sorted({*self.names, *self._members})
+        return bool(groups or parts)
+
+    def _add_archive(self, path: Path, archive: ArchiveFile | None = None) -> None:
+        archive = archive or ArchiveFile(path)
         entries: Iterable[tuple[str, TarEntry | ZipEntry]] = (
             zip_entries(archive).items()
             if path.name.endswith(".zip")
@@ -92,7 +112,7 @@ class Tree:
 
 
 def unpack_hint(packed: list[str]) -> str:
-    """Why compressed archives are not read, naming the first."""
+    """Why compressed files are not read, naming the first."""
     return f"{packed[0]} can only be read from its beginning: unpack it" if packed else ""
 
 
