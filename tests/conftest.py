@@ -42,6 +42,12 @@ def require_peer(name: str) -> Any:
     pytest.skip(reason)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that import the real ffcv come last: where it has been loaded, with its OpenCV, torch's backward pass crashes
+    ("corrupted double-linked list", ffcv 1.0.2 and torch 2.14)."""
+    items.sort(key=lambda item: any("ffcv" in marker.args for marker in item.iter_markers("peer")))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("peer"):
         for name in marker.args:

@@ -69,8 +69,8 @@ def test_slow_decoding_limits(photos: ShardSet, config: RunConfig, monkeypatch: 
 
     def render(self: NativeEngine, ids: Any, *rest: Any) -> Any:
         times = plain(self, ids, *rest)
-        time.sleep(0.02 * len(ids))
-        return times._replace(decode_s=times.decode_s + 0.02 * len(ids))
+        time.sleep(0.1 * len(ids))
+        return times._replace(decode_s=times.decode_s + 0.1 * len(ids))
 
     monkeypatch.setattr(NativeEngine, "render", render)
     monkeypatch.setattr(doctor, "ROUNDS", 1)
@@ -78,7 +78,7 @@ def test_slow_decoding_limits(photos: ShardSet, config: RunConfig, monkeypatch: 
     found = diagnose(photos.path, config, seconds=SECONDS)
     assert found.limit == "decode"
     torchvision = {proposal.setting: proposal.gain for proposal in found.proposals}
-    assert torchvision["--loader.engine torchvision"] > 1.5
+    assert torchvision["--loader.engine torchvision"] > 1.2
 
 
 def test_gains_are_medians_of_ratios_taken_in_turn() -> None:
