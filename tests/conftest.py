@@ -43,8 +43,8 @@ def require_peer(name: str) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that import the real ffcv come last: where it has been loaded, with its OpenCV, torch's backward pass crashes
-    ("corrupted double-linked list", ffcv 1.0.2 and torch 2.14)."""
+    """Tests that import the real ffcv come last: torch's backward pass may crash in a process that has loaded it after
+    torch, with nothing of Headrace in it ("corrupted double-linked list"; ffcv 1.0.2, torch 2.14)."""
     items.sort(key=lambda item: any("ffcv" in marker.args for marker in item.iter_markers("peer")))
 
 
