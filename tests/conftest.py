@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import hypothesis  # noqa: F401  its plugin imports it at the end, which CPython 3.11 refuses after ffcv's deep recursions
 import numpy as np
 import pytest
 

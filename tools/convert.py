@@ -20,6 +20,7 @@ from headrace.shards.staging import REJECTS_NAME
 from headrace.tools.depot import Depot, LocalDepot, RemoteDepot, numbered, set_shards
 from headrace.tools.encode import Encode, EncodeSettings
 from headrace.tools.errors import UserError
+from headrace.tools.hardware import cores
 from headrace.tools.sources import SOURCES
 from headrace.tools.units import Job, Reject, UnitRecord, merged_fields, opened, plan_job
 from headrace.tools.workers import ProgressCounter, in_processes, in_this_process, on_ray
@@ -152,11 +153,6 @@ def convert(
                 "command goes on from there"
             ) from error
     return ConvertResult(manifest.samples, len(rejects), manifest.bytes, time.perf_counter() - start, resumed)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def samples_of(job: Job, units: Iterable[int]) -> int:

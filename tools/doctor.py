@@ -26,6 +26,7 @@ from headrace.pipeline.engines import StageTimes
 from headrace.shards import ShardSet, open_shards, write_shards
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
+from headrace.tools.hardware import cores
 from headrace.train import RunConfig
 from headrace.train.config import LoaderConfig
 from headrace.train.optim import build_optimizer
@@ -156,11 +157,6 @@ def diagnose(
             "device": str(device),
         },
     )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reading(shards: ShardSet, threads: int, seconds: float) -> float:

@@ -24,7 +24,7 @@ from headrace.shards.remote import is_remote
 from headrace.tools.charts import class_map, legend, line_chart
 from headrace.tools.errors import UserError
 from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows
-from headrace.tools.hardware import processor
+from headrace.tools.hardware import cores, processor
 from headrace.tools.page import Section, definitions, page, png_uri, tiles
 from headrace.tools.show import augmented, pixels
 from headrace.train import RunConfig, load_run, read_metrics
@@ -231,7 +231,7 @@ def environment() -> list[tuple[str, str]]:
     packages = ("headrace", "torch", "torchvision", "timm", "numpy", "numba", "simplejpeg", "scikit-learn")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return [
-        ("processor", f"{processor()}, {len(os.sched_getaffinity(0))} cores for this process"),
+        ("processor", f"{processor()}, {cores()} cores for this process"),
         ("threads of torch", str(torch.get_num_threads())),
         ("GPU", gpu),
         ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
