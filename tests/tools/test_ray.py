@@ -6,14 +6,16 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.shards import ShardSet
+from headrace.tools import workers
 from headrace.tools.convert import convert
+from headrace.tools.depot import Depot
+from headrace.tools.units import Job, UnitRecord
 from headrace.tools.verify import verify
 
 SHARD_SIZE = 1 << 20
@@ -48,32 +50,28 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def ray_workers() -> list[int]:
-    """Processes that are converting a unit."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::_work_on_ray"):
-                found.append(int(entry.name))
-    return found
-
-
 @pytest.mark.peer("ray")
-def test_the_bytes_are_those_of_one_machine(cluster: Any, pictures: Path, tmp_path: Path) -> None:
-    killed: list[int] = []
+def test_the_bytes_are_those_of_one_machine(
+    cluster: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
 
-    def kill_workers(done: int) -> None:
-        if not killed:
-            killed.extend(ray_workers())
-            for pid in killed:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+    def dying_once(job: Job, depot: Depot, unit: int) -> UnitRecord:
+        """Convert a unit; every third one kills its worker the first time, in the middle."""
+
+        def count(samples: int) -> None:
+            death = deaths / str(unit)
+            if unit % 3 == 0 and not death.exists():
+                death.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return workers.work(job, depot, unit, 1, count)
 
     convert("folder", pictures, tmp_path / "local", shard_size=SHARD_SIZE, workers=2)
-    result = convert(
-        "folder", pictures, tmp_path / "ray", shard_size=SHARD_SIZE, workers=2, engine="ray", progress=kill_workers
-    )
-    assert killed
+    monkeypatch.setattr(workers, "_work_on_ray", dying_once)
+    result = convert("folder", pictures, tmp_path / "ray", shard_size=SHARD_SIZE, workers=2, engine="ray")
+    assert len(list(deaths.iterdir())) >= 2
     assert (result.samples, result.rejects) == (90, 1)
     assert content(tmp_path / "ray") == content(tmp_path / "local")
     assert len(list((tmp_path / "ray").glob("*.tar"))) > 5
