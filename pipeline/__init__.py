@@ -1,6 +1,7 @@
 """Batches: which samples (order), how they are augmented (plan), and the engines that turn both into pixels."""
 
 from headrace.pipeline.batch import Batch
+from headrace.pipeline.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
 from headrace.pipeline.loader import Loader, LoaderStats
 from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, TubeMask
 from headrace.pipeline.order import Order, order
@@ -10,7 +11,11 @@ from headrace.pipeline.views import Normalize, View, ViewSpec, center_view
 __all__ = [
     "Batch",
     "BlockMask",
+    "Clip",
+    "ClipPlan",
+    "ClipSpec",
     "ContextMask",
+    "DrawnClips",
     "Loader",
     "LoaderStats",
     "Normalize",
@@ -21,6 +26,7 @@ __all__ = [
     "View",
     "ViewSpec",
     "center_view",
+    "clip_plan",
     "order",
     "plan",
 ]

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from headrace.pipeline.clips import DrawnClips
 from headrace.pipeline.masks import Masks
 from headrace.pipeline.views import Normalize
+
+Drawn = DrawnClips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +19,8 @@ class Batch:
     """One batch of one rank. B is the number of samples, V the number of views."""
 
     views: list[Tensor]
-    """V tensors of shape (B, 3, H, W), channels-last in memory: uint8 levels, or float32 already normalised."""
+    """V tensors of shape (B, 3, H, W), of clips (B, 3, T, H, W), channels-last in memory: uint8 levels, or float32
+    already normalised."""
     index: Tensor
     """int64 (B,): position of each sample in the shard set."""
     labels: Tensor | None
@@ -26,7 +30,9 @@ class Batch:
     normalize: tuple[Normalize, ...]
     """One per view: what `normalized` applies to uint8 views."""
     masks: list[Masks] = field(default_factory=list)
-    """One for each of the `ViewSpec`'s masks, a row a sample."""
+    """One for each of the specification's masks, a row a sample."""
+    drawn: Drawn | None = None
+    """The labels that come with the views: what was drawn for them. None where a specification has none."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -39,10 +45,13 @@ class Batch:
             index=self.index.to(device, non_blocking=True),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
             masks=[type(mask)(*(part.to(device, non_blocking=True) for part in mask)) for mask in self.masks],
+            drawn=None
+            if self.drawn is None
+            else type(self.drawn)(*(part.to(device, non_blocking=True) for part in self.drawn)),
         )
 
     def normalized(self) -> list[Tensor]:
-        """V float32 tensors of shape (B, 3, H, W), channels-last, on the batch's device."""
+        """V float32 tensors of the views' shapes, channels-last, on the batch's device."""
         return [
             normalize_images(view, normalize) if view.dtype == torch.uint8 else view
             for view, normalize in zip(self.views, self.normalize, strict=True)
@@ -50,7 +59,8 @@ class Batch:
 
 
 def normalize_images(images: Tensor, normalize: Normalize) -> Tensor:
-    """uint8 (..., 3, H, W) to float32 `(x / 255 - mean) / std`."""
-    scale = torch.tensor([1 / (255 * s) for s in normalize.std], device=images.device).view(3, 1, 1)
+    """uint8 (3, H, W), (B, 3, H, W) or (B, 3, T, H, W) to float32 `(x / 255 - mean) / std`."""
+    shape = (3, 1, 1, 1) if images.ndim == 5 else (3, 1, 1)
+    scale = torch.tensor([1 / (255 * s) for s in normalize.std], device=images.device).view(shape)
     shift = torch.tensor([-m / s for m, s in zip(normalize.mean, normalize.std, strict=True)], device=images.device)
-    return torch.addcmul(shift.view(3, 1, 1), images, scale)
+    return torch.addcmul(shift.view(shape), images, scale)

@@ -1,4 +1,4 @@
-"""The loader: shards and a view specification in, batches out, resumable at every step."""
+"""The loader: shards and a specification of views or clips in, batches out, resumable at every step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal
 
@@ -15,16 +15,16 @@ import numpy as np
 import torch
 
 from headrace.pipeline.batch import Batch
-from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes, TwoStageEngine, WholeBatchEngine
+from headrace.pipeline.clips import ClipSpec
+from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
+from headrace.pipeline.feeds import DTYPES, Source, feed
 from headrace.pipeline.masks import draw_masks
 from headrace.pipeline.order import epoch_batches, order, rank_share
-from headrace.pipeline.plan import Plan, plan
+from headrace.pipeline.rows import Rows
 from headrace.pipeline.views import ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans
 from headrace.shards.errors import RemoteError
-
-_DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
 
 @dataclass
@@ -36,7 +36,7 @@ class LoaderStats:
     waited_s: float = 0.0
     """Seconds that the consumer stood waiting for a batch: 0 when loading keeps up with training."""
     plan_s: float = 0.0
-    """Seconds spent on order, spans and plans, in the consumer's thread."""
+    """Seconds spent on order, spans and plans, in the consumer's thread; clips are planned while they are decoded."""
     decode_s: float = 0.0
     """Thread seconds spent on decoding (and on page faults of the mapped shards)."""
     augment_s: float = 0.0
@@ -48,7 +48,7 @@ class _Pending:
     """A batch under way."""
 
     ids: np.ndarray
-    plan: Plan
+    plan: Rows
     buffers: list[np.ndarray]
     parts: list[tuple[slice, Future[StageTimes]]]
     """Rows, and who renders them."""
@@ -63,8 +63,8 @@ class Loader:
     delivered batch owns its memory until the last tensor of it is gone; then the memory is used again.
 
     Args:
-        shards: an open shard set with an image field.
-        views: what each sample becomes.
+        shards: an open shard set with an image or a video field.
+        views: what each sample becomes: views of an image, or clips of a video.
         batch_size: of the global batch; this rank loads its contiguous share.
         engine: a key of `headrace.pipeline.engines.ENGINES`.
         device: where the engines "dali" and "kornia" work, such as "cuda"; the others work on the CPU. Kornia leaves
@@ -77,7 +77,8 @@ class Loader:
         prefetch: batches under way ahead of the consumer, at least 1.
         dtype: "uint8" levels (a quarter of the bytes; `Batch.normalized` does the rest on the device) or
             "float32", normalised by the engine.
-        image_field, label_field: names in the shard set; labels are left out where the set has none.
+        image_field, video_field, label_field: names in the shard set. The video field holds files or arrays of frames,
+            uint8 (T, H, W, 3); None takes "video" or else "frames". Labels are left out where the set has none.
         on_error: what happens to a sample that cannot be decoded. "error" ends the iteration with its name;
             "substitute" puts another sample in its place, drawn from (seed, epoch, sample), so that the same batches
             come again; "skip" makes the batch smaller, which several ranks could not do alike.
@@ -85,7 +86,7 @@ class Loader:
 
     Raises:
         ValueError: for contradictory arguments.
-        ImportError: if the engine's package is missing.
+        ImportError: if the engine's package is missing, or the one that decodes videos.
         ShardError: while iterating, as `on_error` says, for a sample that cannot be decoded; for a remote set that
             does not answer in any case, with the object's name.
     """
@@ -93,7 +94,7 @@ class Loader:
     def __init__(
         self,
         shards: ShardSet,
-        views: ViewSpec,
+        views: ViewSpec | ClipSpec,
         batch_size: int,
         *,
         engine: str = "native",
@@ -107,6 +108,7 @@ class Loader:
         prefetch: int = 2,
         dtype: Literal["uint8", "float32"] = "uint8",
         image_field: str = "image",
+        video_field: str | None = None,
         label_field: str = "label",
         on_error: OnError = "error",
         max_bad: int = 100,
@@ -124,14 +126,12 @@ class Loader:
             raise ValueError(f"prefetch must be at least 1, got {prefetch}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         if on_error not in POLICIES:
             raise ValueError(f"on_error {on_error!r} is not one of {', '.join(POLICIES)}")
         if on_error == "skip" and world_size > 1:
             raise ValueError("on_error 'skip' makes batches of several ranks unequal; use 'substitute'")
-        if image_field not in shards.fields or shards.fields[image_field].kind != "image":
-            raise ValueError(f"{shards.path} has no image field {image_field!r}; it has {', '.join(shards.fields)}")
         if drop_last and len(shards) < batch_size:
             raise ValueError(f"{len(shards)} samples do not fill one batch of {batch_size}; use a smaller one")
         self.shards = shards
@@ -146,12 +146,11 @@ class Loader:
         self._drop_last = drop_last
         self._threads = threads or len(os.sched_getaffinity(0))
         self._prefetch = prefetch
-        self._image_field = image_field
         self._labels = shards.ints(label_field) if label_field in shards.fields else None
-        options = {"device": device, "threads": self._threads} if engine in DEVICE_ENGINES else {}
-        self._engine = ENGINES[engine](shards, image_field, views, **options)
-        self._dtype = _DTYPES[dtype]
-        self._pool = _BufferPool(torch.uint8 if isinstance(self._engine, TwoStageEngine) else self._dtype)
+        source = Source(shards, image_field, video_field, engine, device, self._threads, dtype)
+        self._feed: Any = feed(views, source)
+        self._engine = self._feed.engine
+        self._pool = _BufferPool(self._feed.buffer_dtype)
         self._on_error = on_error
         self._faults = FaultLog(max_bad)
         self._position = 0
@@ -219,8 +218,7 @@ class Loader:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
-        if isinstance(self._engine, WholeBatchEngine):
-            self._engine.close()
+        self._feed.close()
 
     def __enter__(self) -> Loader:
         return self
@@ -234,12 +232,12 @@ class Loader:
         started = perf_counter()
         first, last = rank_share(begin, end, self._rank, self._world_size)
         ids = order(self.seed, epoch, len(self.shards), self._shuffle)[first:last]
-        spans, wait = self.shards.request(self._image_field, ids)
-        drawn = plan(self.views, self.seed, epoch, ids, np.stack([spans.height, spans.width], axis=1))
-        buffers = [self._pool.take((len(ids), view.size, view.size, 3)) for view in self.views.views]
-        render = self._engine.crop if isinstance(self._engine, TwoStageEngine) else self._engine.render
+        spans, wait = self.shards.request(self._feed.field, ids)
+        drawn = self._feed.plan(self.seed, epoch, ids, spans)
+        buffers = [self._pool.take(shape) for shape in self._feed.shapes(len(ids))]
+        render = self._feed.render
         # Four parts a thread even out slow samples.
-        count = 1 if isinstance(self._engine, WholeBatchEngine) else 4 * self._threads
+        count = 4 * self._threads if self._feed.splits else 1
         step = max(1, -(-len(ids) // count))
         parts = []
         for i in range(0, len(ids), step):
@@ -266,11 +264,9 @@ class Loader:
             self.stats.augment_s += times.augment_s
         if skipped:
             pending = self._without(pending, skipped)
-        views = [self._pool.lend(buffer).permute(0, 3, 1, 2) for buffer in pending.buffers]
-        if isinstance(self._engine, TwoStageEngine):
-            finishing = perf_counter()
-            views = self._engine.finish(pending.plan, views, self._dtype)
-            self.stats.augment_s += perf_counter() - finishing
+        finishing = perf_counter()
+        views = self._feed.finish(pending.plan, [self._pool.lend(buffer) for buffer in pending.buffers])
+        self.stats.augment_s += perf_counter() - finishing
         self.stats.waited_s += perf_counter() - started
         self.stats.samples += len(pending.ids)
         return Batch(
@@ -278,8 +274,9 @@ class Loader:
             index=torch.from_numpy(pending.ids),
             labels=None if self._labels is None else torch.from_numpy(self._labels[pending.ids]),
             epoch=epoch,
-            normalize=tuple(view.normalize for view in self.views.views),
+            normalize=self._feed.normalize,
             masks=draw_masks(self.views.masks, self.seed, epoch, pending.ids),
+            drawn=self._feed.drawn(pending.plan),
         )
 
     def _mend(self, epoch: int, pending: _Pending, rows: slice) -> list[int]:
@@ -306,22 +303,19 @@ class Loader:
     def _render_row(self, epoch: int, pending: _Pending, row: int, sample: int) -> None:
         """Put one sample's views into a batch; ShardError where it cannot be decoded."""
         ids = np.array([sample])
-        spans, wait = self.shards.request(self._image_field, ids)
-        drawn = plan(self.views, self.seed, epoch, ids, np.stack([spans.height, spans.width], axis=1))
-        render = self._engine.crop if isinstance(self._engine, TwoStageEngine) else self._engine.render
-        _when_here(wait, render, ids, spans, drawn, [buffer[row : row + 1] for buffer in pending.buffers])
+        spans, wait = self.shards.request(self._feed.field, ids)
+        drawn = self._feed.plan(self.seed, epoch, ids, spans)
+        _when_here(wait, self._feed.render, ids, spans, drawn, [buffer[row : row + 1] for buffer in pending.buffers])
         pending.ids[row] = sample
-        for column in fields(drawn):
-            getattr(pending.plan, column.name)[row] = getattr(drawn, column.name)[0]
+        pending.plan[row : row + 1] = drawn
 
     def _without(self, pending: _Pending, rows: list[int]) -> _Pending:
         """A batch without some of its rows."""
         kept = np.setdiff1d(np.arange(len(pending.ids)), rows)
         if not len(kept):
             raise ShardError(f"a whole batch of {len(rows)} samples is bad; the last: {self.bad[int(pending.ids[-1])]}")
-        columns = {column.name: getattr(pending.plan, column.name)[kept] for column in fields(pending.plan)}
         buffers = [np.ascontiguousarray(buffer[kept]) for buffer in pending.buffers]
-        return _Pending(pending.ids[kept], Plan(**columns), buffers, [], pending.end)
+        return _Pending(pending.ids[kept], pending.plan[kept], buffers, [], pending.end)
 
 
 def _when_here(

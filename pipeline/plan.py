@@ -13,6 +13,7 @@ import numpy as np
 
 from headrace.pipeline.compiled import kernel
 from headrace.pipeline.random import key_word, philox, unit
+from headrace.pipeline.rows import Rows
 from headrace.pipeline.views import View, ViewSpec
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -42,7 +43,7 @@ _VIEW_PARAMETERS = np.dtype(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Rows):
     """The draws of B samples with V views each."""
 
     crop: np.ndarray
@@ -60,12 +61,9 @@ class Plan:
     solarize: np.ndarray
     """bool (B, V)."""
 
-    def __len__(self) -> int:
-        return len(self.crop)
-
-    def __getitem__(self, rows: slice) -> Plan:
-        """The plan of some of the samples, sharing memory."""
-        return Plan(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+    def view(self, number: int) -> Plan:
+        """The plan of one of the views, sharing memory."""
+        return Plan(**{f.name: getattr(self, f.name)[:, number : number + 1] for f in fields(self)})
 
     def describe(self, sample: int, view: int) -> dict[str, Any]:
         """One view's draws in words and plain numbers, leaving out what does not apply."""

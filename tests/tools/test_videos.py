@@ -168,7 +168,7 @@ def test_a_cut_video_is_found_wherever_it_is_cut(encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", [*WHOLE, "ogg", "wav", "weba"])
 def test_containers_know_their_end_at_every_byte(encoding: str) -> None:
-    from headrace.tools.containers import check_whole
+    from headrace.shards.containers import check_whole
 
     kind = "video" if encoding in VIDEOS else "audio"
     data = clips.video(encoding) if kind == "video" else clips.audio(encoding)
@@ -269,6 +269,7 @@ def test_the_cover_of_a_sound_is_no_video() -> None:
 
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.shards import video
     from headrace.tools import videos
 
     data = clips.video()
@@ -277,7 +278,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MAX_FRAMES", 11, r"more than the limit of 11 frames"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(videos, name, limit)
+            patch.setattr(video, name, limit)
             for call in (videos.probe_video, lambda data: videos.decode_clip(data, 1, 1)):
                 with pytest.raises(ValueError, match=match):
                     call(data)

@@ -1,0 +1,211 @@
+"""What a specification makes of samples: everything in which a loader of images and one of clips differ.
+
+One table from the type of a specification to its feed; the loader knows neither.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headrace.pipeline.batch import Drawn
+from headrace.pipeline.clips import ClipPlan, ClipSpec
+from headrace.pipeline.decode import memory_at
+from headrace.pipeline.engines import CLIP_ENGINES, DEVICE_ENGINES, ENGINES
+from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, WholeBatchEngine
+from headrace.pipeline.engines.clips import ClipEngine, StoredVideo, Video
+from headrace.pipeline.plan import Plan, plan
+from headrace.pipeline.views import Normalize, ViewSpec
+from headrace.shards import ShardError, ShardSet, Spans
+from headrace.shards.npy import parse_npy_header
+
+AnyPlan = TypeVar("AnyPlan", Plan, ClipPlan)
+
+DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+
+
+class Source(NamedTuple):
+    """Where a feed takes its samples from, and what makes pixels of them; see `Loader`."""
+
+    shards: ShardSet
+    image_field: str
+    video_field: str | None
+    engine: str
+    device: str
+    threads: int
+    dtype: str
+
+
+class Feed(ABC, Generic[AnyPlan]):
+    """How batches of one kind of specification are planned, drawn and labelled. V is the number of its views."""
+
+    engine: Any
+    """What makes pixels."""
+    field: str
+    """Field of the shard set that the bytes come from."""
+    normalize: tuple[Normalize, ...]
+    """V of them."""
+    splits: bool = True
+    """Whether a batch may be drawn in parts, by several threads."""
+    buffer_dtype: torch.dtype
+    """Type of the buffers."""
+
+    @abstractmethod
+    def shapes(self, samples: int) -> list[tuple[int, ...]]:
+        """V shapes of buffers, channels last."""
+
+    @abstractmethod
+    def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Spans) -> AnyPlan:
+        """The draws of some samples, or room for them where they depend on what only `render` finds out."""
+
+    @abstractmethod
+    def render(self, ids: np.ndarray, spans: Spans, plan: AnyPlan, buffers: list[np.ndarray]) -> StageTimes:
+        """Write n samples into V buffers. Thread-safe.
+
+        Raises:
+            ShardError: naming the sample whose bytes cannot be decoded.
+        """
+
+    @abstractmethod
+    def finish(self, plan: AnyPlan, buffers: list[Tensor]) -> list[Tensor]:
+        """V views as they are delivered, from tensors over whole buffers."""
+
+    @abstractmethod
+    def drawn(self, plan: AnyPlan) -> Drawn | None:
+        """The labels that come with the views."""
+
+    def close(self) -> None:
+        """End what runs beside the loader's threads; the next `render` starts it again."""
+
+
+class ImageFeed(Feed[Plan]):
+    """Views of images; see `ViewSpec`."""
+
+    def __init__(self, spec: ViewSpec, source: Source) -> None:
+        self.field = _field(source.shards, source.image_field, "image")
+        options = {"device": source.device, "threads": source.threads} if source.engine in DEVICE_ENGINES else {}
+        self.engine = ENGINES[source.engine](source.shards, self.field, spec, **options)
+        self.normalize = tuple(view.normalize for view in spec.views)
+        self.splits = not isinstance(self.engine, WholeBatchEngine)
+        self._dtype = DTYPES[source.dtype]
+        self.buffer_dtype = torch.uint8 if isinstance(self.engine, TwoStageEngine) else self._dtype
+        self._spec = spec
+
+    def shapes(self, samples: int) -> list[tuple[int, ...]]:
+        return [(samples, view.size, view.size, 3) for view in self._spec.views]
+
+    def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Spans) -> Plan:
+        return plan(self._spec, seed, epoch, ids, np.stack([spans.height, spans.width], axis=1))
+
+    def render(self, ids: np.ndarray, spans: Spans, plan: Plan, buffers: list[np.ndarray]) -> StageTimes:
+        if isinstance(self.engine, TwoStageEngine):
+            return self.engine.crop(ids, spans, plan, buffers)
+        return self.engine.render(ids, spans, plan, buffers)
+
+    def finish(self, plan: Plan, buffers: list[Tensor]) -> list[Tensor]:
+        views = [buffer.permute(0, 3, 1, 2) for buffer in buffers]
+        return self.engine.finish(plan, views, self._dtype) if isinstance(self.engine, TwoStageEngine) else views
+
+    def drawn(self, plan: Plan) -> None:
+        return None
+
+    def close(self) -> None:
+        if isinstance(self.engine, WholeBatchEngine):
+            self.engine.close()
+
+
+class ClipFeed(Feed[ClipPlan]):
+    """Clips of videos; see `ClipSpec`. How long and how large a video is only its file says, so that the thread that
+    opens it draws its row of the plan."""
+
+    def __init__(self, spec: ClipSpec, source: Source) -> None:
+        if source.engine not in CLIP_ENGINES:
+            raise ValueError(f"engine {source.engine!r} has no clips; use {' or '.join(CLIP_ENGINES)}")
+        shards, name = source.shards, source.video_field
+        if name is None:
+            name = next((name for name in ("video", "frames") if name in shards.fields), "video")
+        self.field = _field(shards, name, "video", "array")
+        engines = [ENGINES[source.engine](shards, self.field, ViewSpec([clip.view])) for clip in spec.clips]
+        self.engine = ClipEngine(engines, spec, CLIP_ENGINES[source.engine])
+        self.normalize = tuple(clip.view.normalize for clip in spec.clips)
+        self.buffer_dtype = DTYPES[source.dtype]
+        self._spec = spec
+        self._shards = shards
+        self._encoded = shards.fields[name].kind == "video"
+        if self._encoded:
+            try:
+                import headrace.shards.video  # noqa: F401
+            except ImportError as error:
+                raise ImportError(f"encoded videos need PyAV: pip install headrace[video] ({error})") from error
+
+    def shapes(self, samples: int) -> list[tuple[int, ...]]:
+        return [(samples, clip.frames, clip.view.size, clip.view.size, 3) for clip in self._spec.clips]
+
+    def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Spans) -> ClipPlan:
+        return ClipPlan.blank(self._spec, seed, epoch, len(ids))
+
+    def render(self, ids: np.ndarray, spans: Spans, plan: ClipPlan, buffers: list[np.ndarray]) -> StageTimes:
+        decode_s = augment_s = 0.0
+        for i in range(len(ids)):
+            row = plan[i : i + 1]
+            try:
+                with self._open(spans, i) as video:
+                    row.fill(
+                        self._spec, ids[i : i + 1], np.array([video.length]), np.array([[video.height, video.width]])
+                    )
+                    times = self.engine.draw(int(ids[i]), video, row, [buffer[i] for buffer in buffers])
+            except ValueError as error:
+                where = self._shards.where(int(ids[i]), self.field)
+                raise ShardError(f"{where}: cannot decode the video: {error}") from error
+            decode_s += times.decode_s
+            augment_s += times.augment_s
+        return StageTimes(decode_s=decode_s, augment_s=augment_s)
+
+    def finish(self, plan: ClipPlan, buffers: list[Tensor]) -> list[Tensor]:
+        return [buffer.permute(0, 4, 1, 2, 3) for buffer in buffers]
+
+    def drawn(self, plan: ClipPlan) -> Drawn:
+        return plan.drawn()
+
+    def _open(self, spans: Spans, i: int) -> AbstractContextManager[Video]:
+        data = memory_at(int(spans.address[i]), int(spans.size[i]))
+        if self._encoded:
+            from headrace.shards.video import open_video  # needs an extra
+
+            return open_video(bytes(data))
+        if self._shards.manifest.format == "webdataset":
+            dtype, shape, start = parse_npy_header(data)
+        else:
+            field = self._shards.fields[self.field]
+            dtype, shape, start = np.dtype(field.dtype), field.shape, 0
+        count = math.prod(shape)
+        if dtype.itemsize * count != len(data) - start:
+            raise ValueError(f"{len(data) - start} bytes for an array of {dtype} with shape {shape}")
+        return nullcontext(StoredVideo(np.frombuffer(data, dtype, count, start).reshape(shape)))
+
+
+FEEDS: dict[type[Any], type[ImageFeed] | type[ClipFeed]] = {ViewSpec: ImageFeed, ClipSpec: ClipFeed}
+"""Type of specification to what feeds it."""
+
+
+def feed(spec: ViewSpec | ClipSpec, source: Source) -> ImageFeed | ClipFeed:
+    """The feed of a specification.
+
+    Raises:
+        ValueError: if the set lacks the field that it needs, or the engine cannot draw it.
+        ImportError: if a package that it needs is missing.
+    """
+    make: Any = FEEDS[type(spec)]
+    return make(spec, source)
+
+
+def _field(shards: ShardSet, name: str, *kinds: str) -> str:
+    if name not in shards.fields or shards.fields[name].kind not in kinds:
+        raise ValueError(f"{shards.path} has no {kinds[0]} field {name!r}; it has {', '.join(shards.fields)}")
+    return name
