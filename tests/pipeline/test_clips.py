@@ -115,7 +115,7 @@ def test_clips_start_independently_or_lie_apart() -> None:
     assert overlap(together).mean() > 0.3
     assert not overlap(apart).any()
     share(apart.frames[:, 0, 0] < apart.frames[:, 1, 0], 0.5)
-    assert (apart.frames[:, 0, :4].max() , apart.frames[:, 1].max()) == (39, 39)
+    assert (apart.frames[:, 0, :4].max(), apart.frames[:, 1].max()) == (39, 39)
     assert apart.frames[:, 0, :4].min() == apart.frames[:, 1].min() == 0
     assert (apart.frames[:, 0, 4:] == -1).all()  # behind the shorter clip
     assert (apart.permutation[:, 0, 4:] == -1).all()
