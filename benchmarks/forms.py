@@ -18,11 +18,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from PIL import Image
+
 from headrace.benchmarks.errors import BenchmarkError
 from headrace.benchmarks.photographs import QUALITY, cache_folder
 
 CLASSES = 10  # labels are the photograph's number modulo this
 SHARDS = 8  # tars: enough for every worker of a small machine to hold some
+SMALL = 32  # side of the small pictures, in pixels, as CIFAR-10 has it
+SMALL_ROWS, SMALL_COLUMNS = 6, 8  # small pictures of a photograph: about 50,000 of 1,024, as CIFAR-10 has it
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,37 @@ class Forms:
         """A Headrace shard set of one .beton that holds pixels: about eight times the bytes, and nothing to decode."""
         return self._made("headrace-raw", lambda out: self.write(out, format="ffcv", raw=True))
 
+    def small_shards(self) -> Path:
+        """A Headrace shard set of one .beton that holds the pixels of the small pictures."""
+        return self._made("headrace-small", self._write_small)
+
+    def small_pixels(self) -> Path:
+        """The small pictures as one array (N, 32, 32, 3) in a .npy file."""
+        return self._made("small.npy", self._save_small)
+
     def beton(self, *, raw: bool) -> Path:
         """A .beton by ffcv's own writer, of JPEGs (encoded again at the photographs' quality) or of pixels."""
         name = "ffcv-raw.beton" if raw else "ffcv-jpg.beton"
         return self._made(name, lambda out: in_own_process(write_beton, out, self.photographs, raw))
+
+    def _small(self) -> Iterator[np.ndarray]:
+        """Each photograph made small and cut into pieces, uint8 (32, 32, 3)."""
+        for path in self.photographs:
+            with Image.open(path) as photograph:
+                pixels = np.asarray(photograph.convert("RGB").resize((SMALL * SMALL_COLUMNS, SMALL * SMALL_ROWS)))
+            for top in range(0, SMALL * SMALL_ROWS, SMALL):
+                for left in range(0, SMALL * SMALL_COLUMNS, SMALL):
+                    yield pixels[top : top + SMALL, left : left + SMALL]
+
+    def _write_small(self, out: Path) -> None:
+        from headrace.shards import Field, write_shards
+
+        samples = ({"__key__": f"{number:06d}", "image": piece} for number, piece in enumerate(self._small()))
+        write_shards(out, samples, {"image": Field(kind="image", encoding="raw")}, format="ffcv", shard_size=1 << 34)
+
+    def _save_small(self, out: Path) -> None:
+        with out.open("wb") as file:  # `np.save` would add an ending to a name
+            np.save(file, np.stack(list(self._small())))
 
     def write(self, out: Path, *, format: Literal["webdataset", "ffcv"], raw: bool) -> None:
         """A Headrace shard set of the photographs in folder `out`: JPEG bytes as they are, or pixels."""

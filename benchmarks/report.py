@@ -19,6 +19,7 @@ COLUMNS = (
     "range",
     "Headrace is",
     "ratio range",
+    "target",
     "of the limit",
     "cores used",
     "peak RSS",
@@ -87,6 +88,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
                 **asdict(result.opened),
                 "per_second": asdict(Spread.of(result.rates)),
                 "headrace_times": asdict(Spread.of(comparison.ratios(result.name))),
+                "target": comparison.targets.get(result.name),
                 "of_limit": asdict(Spread.of(shares)) if shares else None,
                 "cores": Spread.of([each.cores for each in result.rounds]).median,
                 "peak_rss_mb": result.peak_rss_mb,
@@ -149,6 +151,7 @@ def _table(comparison: Comparison) -> list[str]:
             f"{figure(rate.low)} to {figure(rate.high)}",
             f"{ratio.median:.2f} x",
             f"{ratio.low:.2f} to {ratio.high:.2f}",
+            _target(comparison, result.name, ratio.median),
             f"{Spread.of(shares).median:.0%}" if shares else "",
             f"{Spread.of([each.cores for each in result.rounds]).median:.2f}",
             f"{result.peak_rss_mb:,.0f} MB",
@@ -158,6 +161,12 @@ def _table(comparison: Comparison) -> list[str]:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [f"| {each.name} | {each.reason} " + "| " * (len(heads) - 2) + "|" for each in comparison.missing]
     return lines
+
+
+def _target(comparison: Comparison, name: str, ratio: float) -> str:
+    """The ratio that is wanted, and whether the median reaches it; empty where none is."""
+    wanted = comparison.targets.get(name)
+    return "" if wanted is None else f"{wanted:g} x, {'met' if ratio >= wanted else 'missed'}"
 
 
 def figure(value: float) -> str:

@@ -101,7 +101,7 @@ class Opened:
     first_batch_s: float
     """Seconds from opening it to its first batch: imports of the peer, compilation, start of workers."""
     batch: str
-    """Number, type and shape of the views in a batch; empty where a batch holds no views."""
+    """Number, type and shape of the views in a batch, and of its masks; empty where a batch holds no views."""
     mean: float | None
     """Mean of all values in the first batch, to see that contestants do the same to the same pictures."""
     deviation: float | None
@@ -163,6 +163,8 @@ class Comparison:
     """What a rate counts a second."""
     results: list[Result]
     missing: list[Missing] = field(default_factory=list)
+    targets: Mapping[str, float] = field(default_factory=dict)
+    """Contestant to the ratio that the reference is to reach; for readers, nothing is asserted."""
 
     def result(self, name: str) -> Result:
         return next(result for result in self.results if result.name == name)
@@ -205,14 +207,15 @@ def compare(
     timeout_s: float = 300.0,
     unit: str = "samples/s",
     require_all: bool | None = None,
+    targets: Mapping[str, float] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Comparison:
     """Runs every contestant `rounds` times for `seconds`, interleaved, each on the same `cores`.
 
     `group` is the number of batches between two readings of the clock (None: the number of cores). `require_all` makes
-    a contestant that cannot take part an error (None: as HEADRACE_REQUIRE_PEERS=1 says). `progress` hears what comes
-    next, how many steps are done, and how many there are. Raises BenchmarkError naming the contestant that failed, gave
-    no batch within `timeout_s`, or delivers other batches than its rivals.
+    a contestant that cannot take part an error (None: as HEADRACE_REQUIRE_PEERS=1 says). `targets` go into the result.
+    `progress` hears what comes next, how many steps are done, and how many there are. Raises BenchmarkError naming the
+    contestant that failed, gave no batch within `timeout_s`, or delivers other batches than its rivals.
     """
     names = [contestant.name for contestant in contestants]
     if len(set(names)) != len(names):
@@ -253,7 +256,15 @@ def compare(
         for rival in rivals:
             rival.close()
     results = [rival.result for rival in rivals]
-    return Comparison(name=name, title=title, reference=reference, unit=unit, results=results, missing=missing)
+    return Comparison(
+        name=name,
+        title=title,
+        reference=reference,
+        unit=unit,
+        results=results,
+        missing=missing,
+        targets=targets or {},
+    )
 
 
 def _check_equal_work(name: str, rivals: Sequence[_Rival]) -> None:
@@ -422,13 +433,16 @@ def _describe(batch: Sized, first_batch_s: float) -> Opened:
     for view in views:
         shape = f"{str(view.dtype).removeprefix('torch.')} {tuple(view.shape)}"
         shapes[shape] = shapes.get(shape, 0) + 1
+    parts = [f"{times} x {shape}" for shape, times in shapes.items()]
+    for mask in getattr(batch, "masks", ()):
+        parts.append("mask of " + " and ".join(f"{name} {tuple(getattr(mask, name).shape)}" for name in mask._fields))
     flat = [view.double() for view in views]
     values = sum(view.numel() for view in flat)
     mean = sum(float(view.sum()) for view in flat) / values
     square = sum(float((view * view).sum()) for view in flat) / values
     return Opened(
         first_batch_s=first_batch_s,
-        batch=" + ".join(f"{times} x {shape}" for shape, times in shapes.items()),
+        batch=" + ".join(parts),
         mean=mean,
         deviation=max(0.0, square - mean * mean) ** 0.5,
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from headrace.pipeline.masks import PatchMasks
+
 
 @dataclass(frozen=True)
 class Views:
@@ -13,6 +15,8 @@ class Views:
 
     views: list[Tensor]
     """V float32 tensors of shape (B, 3, H, W), normalised."""
+    masks: tuple[PatchMasks, ...] = ()
+    """One for each mask that was asked for."""
 
     def __len__(self) -> int:
         return len(self.views[0])

@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 
 from headrace.benchmarks.peers import Views
 from headrace.pipeline import View, ViewSpec
+from headrace.pipeline.masks import PatchMasks, RandomMask
 
 SHUFFLE = 256  # samples held back by each worker to mix neighbours
 
@@ -59,19 +60,27 @@ def transform(view: View) -> v2.Compose:
     return v2.Compose(steps)
 
 
+def random_mask(mask: RandomMask) -> tuple[Tensor, Tensor]:
+    """Visible and masked patches, drawn as in MAE's code: the order of uniform noise."""
+    shuffled = torch.rand(mask.grid[0] * mask.grid[1]).argsort()
+    return shuffled[: mask.visible], shuffled[mask.visible :]
+
+
 class DecodeAndCut:
-    """JPEG bytes to one tensor a view."""
+    """JPEG bytes to one tensor a view, and two a mask."""
 
     def __init__(self, spec: ViewSpec) -> None:
         self.transforms = [transform(view) for view in spec.views]
+        self.masks = [mask for mask in spec.masks if isinstance(mask, RandomMask)]
+        assert len(self.masks) == len(spec.masks)
 
     def __call__(self, jpeg: bytes) -> list[Tensor]:
         image = decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
-        return [cut(image) for cut in self.transforms]
+        return [cut(image) for cut in self.transforms] + [part for mask in self.masks for part in random_mask(mask)]
 
 
 def collate(samples: Sequence[tuple[list[Tensor]]]) -> list[Tensor]:
-    return [torch.stack(views) for views in zip(*(views for (views,) in samples), strict=True)]
+    return [torch.stack(tensors) for tensors in zip(*(tensors for (tensors,) in samples), strict=True)]
 
 
 def webdataset(tars: Sequence[Path], spec: ViewSpec, batch_size: int, workers: int) -> Iterator[Views]:
@@ -86,5 +95,7 @@ def webdataset(tars: Sequence[Path], spec: ViewSpec, batch_size: int, workers: i
         .repeat()
         .batched(batch_size, collation_fn=collate)
     )
-    for views in wds.WebLoader(dataset, batch_size=None, num_workers=workers):
-        yield Views(views)
+    for tensors in wds.WebLoader(dataset, batch_size=None, num_workers=workers):
+        parts = tensors[len(spec) :]
+        masks = (PatchMasks(*pair) for pair in zip(parts[::2], parts[1::2], strict=True))
+        yield Views(tensors[: len(spec)], tuple(masks))

@@ -41,6 +41,7 @@ def report(foreign: float = 0.0) -> Report:
             result("decoding only", [1000, 1200, 1400], limit=True),
         ],
         missing=[Missing("ffcv", "not installed: pip install ffcv")],
+        targets={"peer": 4.5, "ffcv": 2.0},
     )
     return Report(
         benchmark="loader",
@@ -70,10 +71,18 @@ def test_the_table_shows_medians_ratios_of_rounds_and_shares_of_the_limit() -> N
     assert table["peer"]["Headrace is"] == "5.00 x"
     assert table["peer"]["range"] == "100 to 150"
     assert table["peer"]["ratio range"] == "4.00 to 7.00"
+    assert table["peer"]["target"] == "4.5 x, met"
+    assert table["**Headrace**"]["target"] == ""
     assert table["ffcv"]["samples/s"] == "not installed: pip install ffcv"
     for condition in ("AMD EPYC (9R14), 2 of 4 cores, 25.3 GB", "2026-01-02", "abc", "torch 2.0", "native engine"):
         assert condition in markdown
     assert "do not quote" not in markdown
+
+
+def test_a_target_that_is_missed_is_told() -> None:
+    missed = report()
+    missed.comparisons[0].targets = {"peer": 5.01}
+    assert rows(as_markdown(missed))["peer"]["target"] == "5.01 x, missed"
 
 
 def test_a_busy_machine_is_told() -> None:
@@ -96,6 +105,8 @@ def test_the_files_name_benchmark_machine_and_day_and_agree(tmp_path: Path) -> N
     peer = comparison["contestants"][1]
     assert peer["per_second"] == {"median": 100.0, "low": 100.0, "high": 150.0}
     assert peer["headrace_times"] == {"median": 5.0, "low": 4.0, "high": 7.0}
+    assert peer["target"] == 4.5
+    assert comparison["contestants"][0]["target"] is None
     assert [each["samples"] for each in peer["rounds"]] == [800, 1200, 800]
     assert comparison["missing"] == [{"name": "ffcv", "reason": "not installed: pip install ffcv"}]
     with Image.open(paths[2]) as drawn:

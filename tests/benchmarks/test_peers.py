@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from equal_work import Look, look
+from PIL import Image, ImageFilter
 
 from headrace.benchmarks.command import Options
 from headrace.benchmarks.forms import Forms
@@ -37,9 +40,9 @@ def options() -> Options:
     )
 
 
-def look_of(name: str) -> Look:
-    """How contestant `name` of the SimCLR work makes its views look."""
-    work = WORKS["simclr"]
+def look_of(name: str, work_name: str = "simclr") -> Look:
+    """How contestant `name` of a work makes its views look."""
+    work = WORKS[work_name]
     (contestant,) = (each for each in contestants(work, options()) if each.name == name)
     normalize = work.views.views[0].normalize
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -64,6 +67,14 @@ def test_views_look_alike(name: str, headrace_look: Look) -> None:
     for figure, apart in APART.items():
         assert abs(getattr(theirs, figure) - getattr(headrace_look, figure)) < apart, (figure, theirs, headrace_look)
     assert 0.75 < theirs.sharpness / headrace_look.sharpness < 1.33
+
+
+@pytest.mark.peer("lightly")
+def test_small_views_look_alike() -> None:
+    ours, theirs = (look_of(name, "cifar") for name in ("Headrace", "lightly"))
+    for figure, apart in APART.items():
+        assert abs(getattr(theirs, figure) - getattr(ours, figure)) < apart, (figure, theirs, ours)
+    assert 0.75 < theirs.sharpness / ours.sharpness < 1.33
 
 
 def expected(view: View, transform: type) -> dict[str, object]:
@@ -104,6 +115,15 @@ def test_simclr_is_lightlys_default_and_ours() -> None:
     assert simclr_views(CONFIGS["resnet18-224"]) == WORKS["simclr"].views
 
 
+def test_small_views_are_those_of_simclr_with_a_blur_as_wide_as_pillows() -> None:
+    (first, second), (large, _) = WORKS["cifar"].views.views, WORKS["simclr"].views.views
+    assert first == second == replace(large, size=32, blur_kernel=13)
+    edge = np.zeros((1, 64), np.uint8)
+    edge[:, 32:] = 255
+    blurred = np.asarray(Image.fromarray(edge).filter(ImageFilter.GaussianBlur(first.blur_sigma[1])))
+    assert 32 - np.flatnonzero(blurred)[0] in (5, 6)  # the outermost tap rounds to nothing or not
+
+
 @pytest.mark.peer("lightly")
 def test_dino_is_lightlys_default() -> None:
     from lightly.transforms import DINOTransform
@@ -141,6 +161,10 @@ def test_forms_hold_the_same_photographs(tmp_path: Path) -> None:
     assert sorted(in_tars) == sorted(bytes_of)
     with open_shards(forms.raw_shards()) as shards:
         assert [shards.read(number)["image"].shape[2] for number in range(len(shards))] == [3] * 5
+    pieces = np.load(forms.small_pixels())
+    assert pieces.shape == (5 * 48, 32, 32, 3)
+    with open_shards(forms.small_shards()) as shards:
+        assert all(np.array_equal(shards.read(number)["image"], piece) for number, piece in enumerate(pieces))
     made = forms.shards().stat().st_mtime_ns
     assert Forms.of(photographs, cache=tmp_path).shards().stat().st_mtime_ns == made
     assert Forms.of(photographs[:4], cache=tmp_path).root != forms.root
