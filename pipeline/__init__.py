@@ -7,6 +7,7 @@ from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, TubeMask
 from headrace.pipeline.order import Order, order
 from headrace.pipeline.plan import Plan, plan
 from headrace.pipeline.views import Normalize, View, ViewSpec, center_view
+from headrace.pipeline.window import WindowOrder
 
 __all__ = [
     "Batch",
@@ -25,6 +26,7 @@ __all__ = [
     "TubeMask",
     "View",
     "ViewSpec",
+    "WindowOrder",
     "center_view",
     "clip_plan",
     "order",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,11 +21,15 @@ from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
 from headrace.pipeline.feeds import DTYPES, Source, feed
 from headrace.pipeline.masks import draw_masks
-from headrace.pipeline.order import epoch_batches, order, rank_share
+from headrace.pipeline.mixing import Pairs, watch_mixing
+from headrace.pipeline.order import Order, epoch_batches, order
 from headrace.pipeline.rows import Rows
 from headrace.pipeline.views import ViewSpec
+from headrace.pipeline.window import LANES, WINDOW, WindowOrder
 from headrace.shards import ShardError, ShardSet, Spans
 from headrace.shards.errors import RemoteError
+
+OrderName = Literal["global", "window"]
 
 
 @dataclass
@@ -41,6 +46,18 @@ class LoaderStats:
     """Thread seconds spent on decoding (and on page faults of the mapped shards)."""
     augment_s: float = 0.0
     """Thread seconds spent on crops, colour, blur and the write into the batch."""
+    pairs: float = 0.0
+    """Pairs of samples of one class in a batch of this rank; of `Loader.mixed_by`, as the next two."""
+    pairs_expected: float = 0.0
+    """As many as a uniform shuffle has in the mean."""
+    pairs_variance: float = 0.0
+    """Their variance under a uniform shuffle."""
+
+    def mixing(self, since: LoaderStats | None = None) -> Pairs:
+        """How well the batches are mixed, from the beginning or since an earlier copy of these figures."""
+        since = since or LoaderStats()
+        names = ("pairs", "pairs_expected", "pairs_variance")
+        return Pairs(*(getattr(self, name) - getattr(since, name) for name in names))
 
 
 @dataclass
@@ -72,6 +89,11 @@ class Loader:
         seed: of order and augmentation.
         rank, world_size: this process among those that share the global batch.
         shuffle: False keeps the stored order.
+        order: "global" permutes the whole set; "window" reads shards in a random order and permutes within a window,
+            for sets that are slow to read at random (`headrace.pipeline.window`). None takes "window" for a remote
+            set, else "global"; a loader made with None takes over the order of the state that it loads.
+        window, lanes: of the order "window": samples over which it is random, and places of the set that are read
+            at the same time.
         drop_last: leave out the last, smaller batch of an epoch.
         threads: that decode and augment; None takes all cores this process may use.
         prefetch: batches under way ahead of the consumer, at least 1.
@@ -103,6 +125,9 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
+        order: OrderName | None = None,
+        window: int = WINDOW,
+        lanes: int = LANES,
         drop_last: bool = True,
         threads: int | None = None,
         prefetch: int = 2,
@@ -132,6 +157,8 @@ class Loader:
             raise ValueError(f"on_error {on_error!r} is not one of {', '.join(POLICIES)}")
         if on_error == "skip" and world_size > 1:
             raise ValueError("on_error 'skip' makes batches of several ranks unequal; use 'substitute'")
+        if order not in ("global", "window", None):
+            raise ValueError(f"order {order!r} is not one of global, window")
         if drop_last and len(shards) < batch_size:
             raise ValueError(f"{len(shards)} samples do not fill one batch of {batch_size}; use a smaller one")
         self.shards = shards
@@ -143,10 +170,15 @@ class Loader:
         self._rank = rank
         self._world_size = world_size
         self._shuffle = shuffle
+        self._order_given = order is not None
+        self._order_name: OrderName = order or ("window" if shards.remote else "global")
+        self._window, self._lanes = window, lanes
+        self._order = self._order_of(0)
         self._drop_last = drop_last
         self._threads = threads or len(os.sched_getaffinity(0))
         self._prefetch = prefetch
         self._labels = shards.ints(label_field) if label_field in shards.fields else None
+        self._mixing = watch_mixing(shards.shard_samples, self._labels)
         source = Source(shards, image_field, video_field, engine, device, self._threads, dtype)
         self._feed: Any = feed(views, source)
         self._engine = self._feed.engine
@@ -160,6 +192,11 @@ class Loader:
     def bad(self) -> Mapping[int, str]:
         """The samples that could not be decoded so far, and why."""
         return self._faults.reasons
+
+    @property
+    def mixed_by(self) -> Literal["label", "shard", ""]:
+        """What `LoaderStats.pairs` counts: pairs of a label or, without labels, of a shard; "" where all are alike."""
+        return self._mixing.by if self._mixing else ""
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -199,19 +236,39 @@ class Loader:
             "position": self._position,
             "samples": len(self.shards),
             "shuffle": self._shuffle,
+            "order": self._order_name,
+            "window": self._window,
+            "lanes": self._lanes,
+            "shards": self._shards_digest(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken.
 
         Raises:
-            ValueError: if the state is of another shard set or another kind of order.
+            ValueError: if the state is of another shard set or another kind of order, which this loader was told.
         """
         if state["samples"] != len(self.shards):
             raise ValueError(f"the state is of {state['samples']} samples, {self.shards.path} has {len(self.shards)}")
         if state["shuffle"] != self._shuffle:
             raise ValueError(f"the state is of a loader with shuffle={state['shuffle']}")
+        if "order" in state:  # states were without while there was one order
+            name, window, lanes = state["order"], state["window"], state["lanes"]
+        else:
+            name, window, lanes = "global", self._window, self._lanes
+        settings = f"order={name!r}" + (f", window={window}, lanes={lanes}" if name == "window" else "")
+        if self._order_given and name != self._order_name:
+            raise ValueError(f"the state is of a loader with {settings}, not order={self._order_name!r}")
+        if name == "window":
+            if self._order_given and (window, lanes) != (self._window, self._lanes):
+                raise ValueError(
+                    f"the state is of a loader with {settings}, not window={self._window}, lanes={self._lanes}"
+                )
+            if state["shards"] != self._shards_digest():
+                raise ValueError(f"the state is of shards of other sizes than those of {self.shards.path}")
+        self._order_name, self._window, self._lanes = name, window, lanes
         self.seed, self.epoch, self._position = state["seed"], state["epoch"], state["position"]
+        self._order = self._order_of(self.epoch)
 
     def close(self) -> None:
         """End the threads. The loader may be iterated again; the shard set stays open."""
@@ -226,12 +283,22 @@ class Loader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _order_of(self, epoch: int) -> Order | WindowOrder:
+        if self._shuffle and self._order_name == "window":
+            return WindowOrder(self.seed, epoch, self.shards.shard_samples, self._window, self._lanes)
+        return order(self.seed, epoch, len(self.shards), self._shuffle)
+
+    def _shards_digest(self) -> int:
+        """What the order "window" depends on beside numbers: how many samples each shard has."""
+        return zlib.crc32(self.shards.shard_samples.astype("<i8").tobytes())
+
     def _start(self, epoch: int, begin: int, end: int) -> _Pending:
         """Plan a batch and hand it to the threads."""
         assert self._executor is not None
         started = perf_counter()
-        first, last = rank_share(begin, end, self._rank, self._world_size)
-        ids = order(self.seed, epoch, len(self.shards), self._shuffle)[first:last]
+        if (self._order.seed, self._order.epoch) != (self.seed, epoch):
+            self._order = self._order_of(epoch)
+        ids = self._order.share(begin, end, self._rank, self._world_size)
         spans, wait = self.shards.request(self._feed.field, ids)
         drawn = self._feed.plan(self.seed, epoch, ids, spans)
         buffers = [self._pool.take(shape) for shape in self._feed.shapes(len(ids))]
@@ -269,6 +336,11 @@ class Loader:
         self.stats.augment_s += perf_counter() - finishing
         self.stats.waited_s += perf_counter() - started
         self.stats.samples += len(pending.ids)
+        if self._mixing is not None:
+            pairs = self._mixing.pairs(pending.ids)
+            self.stats.pairs += pairs.found
+            self.stats.pairs_expected += pairs.expected
+            self.stats.pairs_variance += pairs.variance
         return Batch(
             views=views,
             index=torch.from_numpy(pending.ids),

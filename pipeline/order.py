@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headrace.pipeline.compiled import kernel
+from headrace.pipeline.compiled import kernel, kernel_part
 from headrace.pipeline.random import key_word, philox
 
 _STREAM = key_word(0x6F72646572)  # the word "order": keeps this stream apart from the augmentations'
-_ONE = np.uint64(1)
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
 _MIX_0, _MIX_1 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT_0, _SHIFT_1, _SHIFT_2 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+RoundKeys = tuple[np.ndarray, np.ndarray]
+"""uint64 (rounds,) twice: pivots and salts of a swap-or-not shuffle."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,23 @@ class Order:
         if isinstance(positions, slice):
             wanted = np.arange(*positions.indices(self.n), dtype=np.int64)
         else:
-            wanted = np.asarray(positions, dtype=np.int64)
-            if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.n):
-                raise IndexError(f"positions must lie in [0, {self.n}), got {wanted.min()} to {wanted.max()}")
-        if not self.shuffle or self.n < 2:
+            wanted = inside("positions", positions, self.n)
+        if not self.shuffle:
             return wanted
-        return _permute(wanted.ravel(), self.n, *self._rounds()).reshape(wanted.shape)
+        return permuted(wanted, self.n, self._keys())
 
-    def _rounds(self) -> tuple[np.ndarray, np.ndarray]:
-        # Six rounds a bit leave no measurable distance to a uniform permutation (section 4 of the paper).
-        rounds = 6 * max(4, math.ceil(math.log2(self.n)))
-        return _round_keys(key_word(self.seed), key_word(self.epoch), rounds)
+    def positions(self, samples: np.ndarray) -> np.ndarray:
+        """int64, the shape of `samples`: when each of them comes; the inverse of indexing."""
+        wanted = inside("samples", samples, self.n)
+        return permuted(wanted, self.n, self._keys(), inverse=True) if self.shuffle else wanted
+
+    def share(self, begin: int, end: int, rank: int, world_size: int) -> np.ndarray:
+        """int64 sample indices that `rank` loads of the global batch [begin, end)."""
+        first, last = rank_share(begin, end, rank, world_size)
+        return self[first:last]
+
+    def _keys(self) -> RoundKeys:
+        return round_keys(key_word(self.seed), _STREAM, key_word(self.epoch), _ZERO, _ZERO, rounds_for(self.n))
 
 
 def order(seed: int, epoch: int, n: int, shuffle: bool = True) -> Order:
@@ -71,13 +81,51 @@ def rank_share(begin: int, end: int, rank: int, world_size: int) -> tuple[int, i
     return begin + total * rank // world_size, begin + total * (rank + 1) // world_size
 
 
+def rounds_for(n: int) -> int:
+    """Six rounds a bit leave no measurable distance to a uniform permutation (section 4 of the paper)."""
+    return 6 * max(4, math.ceil(math.log2(max(2, n))))
+
+
+def permuted(places: np.ndarray, n: int, keys: RoundKeys, *, inverse: bool = False) -> np.ndarray:
+    """Where the permutation of range(n) with these keys takes `places`, int64 of any shape; or whence, as `inverse`."""
+    if n < 2:
+        return places
+    if inverse:  # each round undoes itself
+        keys = keys[0][::-1].copy(), keys[1][::-1].copy()
+    return _permute(np.ascontiguousarray(places).ravel(), n, *keys).reshape(places.shape)
+
+
+def inside(name: str, values: int | np.ndarray, n: int) -> np.ndarray:
+    """`values` as int64; IndexError, with their `name`, where one is outside of range(n)."""
+    wanted = np.asarray(values, dtype=np.int64)
+    if wanted.size and not (wanted.min() >= 0 and wanted.max() < n):
+        raise IndexError(f"{name} must lie in [0, {n}), got {wanted.min()} to {wanted.max()}")
+    return wanted
+
+
 @kernel
-def _round_keys(seed, epoch, rounds):
+def round_keys(seed, stream, epoch, block, number, rounds):
+    """Pivots and salts; `block` and `number` tell the permutations of one epoch apart."""
     pivots = np.empty(rounds, np.uint64)
     salts = np.empty(rounds, np.uint64)
     for i in range(rounds):
-        pivots[i], salts[i], _, _ = philox(seed, _STREAM, np.uint64(i), epoch, np.uint64(0), np.uint64(0))
+        pivots[i], salts[i], _, _ = philox(seed, stream, np.uint64(i), epoch, block, number)
     return pivots, salts
+
+
+@kernel_part
+def swap_or_not(x, size, pivots, salts):
+    """Where x, of uint64 range(size), goes; the pivots are already taken modulo `size`."""
+    for k in range(len(pivots)):
+        partner = pivots[k] + size - x
+        if partner >= size:
+            partner -= size
+        word = max(x, partner) ^ salts[k]
+        word = (word ^ (word >> _SHIFT_0)) * _MIX_0
+        word = (word ^ (word >> _SHIFT_1)) * _MIX_1
+        if (word ^ (word >> _SHIFT_2)) & _ONE:
+            x = partner
+    return x
 
 
 @kernel
@@ -86,15 +134,5 @@ def _permute(positions, n, pivots, salts):
     result = np.empty(len(positions), np.int64)
     pivots = pivots % size
     for i in range(len(positions)):
-        x = np.uint64(positions[i])
-        for k in range(len(pivots)):
-            partner = pivots[k] + size - x
-            if partner >= size:
-                partner -= size
-            word = max(x, partner) ^ salts[k]
-            word = (word ^ (word >> _SHIFT_0)) * _MIX_0
-            word = (word ^ (word >> _SHIFT_1)) * _MIX_1
-            if (word ^ (word >> _SHIFT_2)) & _ONE:
-                x = partner
-        result[i] = np.int64(x)
+        result[i] = np.int64(swap_or_not(np.uint64(positions[i]), size, pivots, salts))
     return result

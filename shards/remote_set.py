@@ -44,6 +44,8 @@ class RemoteShardSet(ShardSet):
     their bytes as long as the array `Spans.address`, or one made from it by slicing or copying, lives.
     """
 
+    remote = True
+
     def __init__(
         self,
         folder: RemoteFolder,

@@ -70,8 +70,16 @@ class ShardSet:
         self._lock = threading.Lock()
         self._decode = webdataset.decode if manifest.format == "webdataset" else ffcv.decode
 
+    remote = False
+    """Whether the shards lie on a store, from which they are fetched by blocks."""
+
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @property
+    def shard_samples(self) -> npt.NDArray[np.int64]:
+        """Samples of each shard, (number of shards,), in the order in which samples are numbered."""
+        return np.diff(self._starts)
 
     def __repr__(self) -> str:
         return f"ShardSet({str(self.path)!r}, {len(self)} samples, {', '.join(self.fields)})"

@@ -232,7 +232,8 @@ def loader_of(
     """The loader that training would use."""
     where = str(device) if settings.engine in ("dali", "kornia") else "cpu"
     batch_size = min(config.batch_size, len(shards))
-    options: dict[str, Any] = {"threads": settings.threads, "prefetch": settings.prefetch}
+    names = ("threads", "prefetch", "order", "window", "lanes")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in names}
     return Loader(shards, views, batch_size, engine=settings.engine, device=where, seed=config.seed, **options)
 
 

@@ -58,9 +58,12 @@ def evaluate(
 
     Raises:
         RunError: if the run has no checkpoint or a shard set no labels.
-        UserError: for fine-tuning without `test`.
+        UserError: for fine-tuning without `test`, and in one of several processes of torchrun, which would all do the
+            same.
         ShardError: for a shard set that cannot be read.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("eval works in one process, which sees each sample once: start it without torchrun")
     config, trained = load_run(run)
     untrained = build_method(config.method, config.model, seed=config.seed).eval()
     scores = {}

@@ -20,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from headrace.models import METHODS
+from headrace.pipeline.window import LANES, WINDOW
 from headrace.train.errors import ConfigError
 
 
@@ -71,7 +72,7 @@ class ScheduleConfig:
 
 @dataclass(kw_only=True)
 class LoaderConfig:
-    """How batches are made; none of this changes what they hold, within the engines' tolerance."""
+    """How batches are made. Only `order`, `window` and `lanes` change what they hold, beyond the engines' tolerance."""
 
     engine: Literal["native", "torchvision", "dali", "kornia"] = "native"
     """Which engine decodes and augments. "dali" and "kornia" need their packages and work on the GPU where there is
@@ -80,6 +81,14 @@ class LoaderConfig:
     """Decoding threads of each rank; null takes the loader's own choice."""
     prefetch: int = 2
     """Batches made ahead of the training step, at least 1."""
+    order: Literal["global", "window"] | None = None
+    """How samples are shuffled: "global" over the whole set; "window" shard by shard and within a window, for sets
+    that are slow to read at random. null takes "window" for data on a store and "global" for data on a disk, and what
+    the run began with when it resumes."""
+    window: int = WINDOW
+    """Samples over which the order "window" is random."""
+    lanes: int = LANES
+    """Places of the set that the order "window" reads at the same time; best a multiple of the number of ranks."""
     on_error: Literal["error", "substitute"] = "error"
     """What a sample that cannot be decoded does: end the run with its name, or let another one take its place."""
     max_bad: int = 100
@@ -89,6 +98,8 @@ class LoaderConfig:
         _require(self.max_bad >= 0, "max_bad", self.max_bad, "at least 0")
         _require(self.threads is None or self.threads > 0, "threads", self.threads, "above 0 or null")
         _require(self.prefetch > 0, "prefetch", self.prefetch, "above 0")
+        _require(self.lanes > 0, "lanes", self.lanes, "above 0")
+        _require(self.window >= self.lanes, "window", self.window, f"at least lanes, {self.lanes}")
 
 
 @dataclass(kw_only=True)

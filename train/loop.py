@@ -24,7 +24,7 @@ from headrace.train.checkpoint import checkpoint_paths, newest_checkpoint, read_
 from headrace.train.config import RunConfig
 from headrace.train.distributed import World, distribute, join
 from headrace.train.errors import ConfigError, RunError
-from headrace.train.metrics import Meter, Record, RunLog, stage_times
+from headrace.train.metrics import Meter, Record, RunLog, clumping_warning, stage_times
 from headrace.train.optim import build_optimizer, peak_lr
 from headrace.train.precision import choose_precision
 from headrace.train.schedule import warmup_cosine
@@ -114,6 +114,9 @@ def train(
                 world_size=world.size,
                 threads=config.loader.threads,
                 prefetch=config.loader.prefetch,
+                order=config.loader.order,
+                window=config.loader.window,
+                lanes=config.loader.lanes,
                 on_error=config.loader.on_error,
                 max_bad=config.loader.max_bad,
             )
@@ -123,7 +126,7 @@ def train(
             try:
                 loader.load_state_dict(state["loader"])
             except ValueError as error:
-                raise ConfigError(f"data: {error}, and {out} was started on other data") from None
+                raise ConfigError(f"data or loader: {error}, and {out} was started otherwise") from None
             method.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
         del state
@@ -152,6 +155,7 @@ def train(
         meter = Meter()
         counted = replace(loader.stats)
         told = 0  # bad samples that the log knows of
+        warned = False  # of classes that clump
         try:
             while step < total_steps and not stopped_by:
                 for batch in meter.watch(loader, config.batch_size):
@@ -185,6 +189,8 @@ def train(
                     if log_now:
                         record = {"step": step, "epoch": batch.epoch, **scalars, "lr": optimizer.param_groups[0]["lr"]}
                         record |= meter.read() | stage_times(counted, loader.stats)
+                        if loader.mixed_by:
+                            record[f"{loader.mixed_by}_clumping"] = round(loader.stats.mixing(counted).clumping, 4)
                         meter.restart()
                         counted = replace(loader.stats)
                         if loader.bad:
@@ -194,6 +200,9 @@ def train(
                             for reason in list(loader.bad.values())[told:]:
                                 log.say(f"another sample takes the place of a bad one: {reason}")
                             told = len(loader.bad)
+                            if not warned and loader.mixed_by == "label" and loader.stats.mixing().clumped:
+                                log.say(clumping_warning(loader.stats.mixing().clumping))
+                                warned = True
                     if save_now or stopped_by:
                         if world.rank == 0:
                             checkpoint = {

@@ -19,8 +19,11 @@ Record = dict[str, Any]
 """One line of metrics.jsonl: `step` (steps taken, from 1), `epoch` (of the step's batch, from 0), `loss` and the
 method's other scalars (mean over ranks), `lr`, `samples_per_s` (of all ranks, over the steps since the last line),
 `data_wait` (share of that time, 0 to 1, in which this rank's loop stood waiting for the loader: 0 when loading
-keeps up, towards 1 when it is all that counts), and `decode_ms`, `augment_ms` and `plan_ms`: milliseconds of this
-rank's threads that a sample took in these stages of its loader."""
+keeps up, towards 1 when it is all that counts), `decode_ms`, `augment_ms` and `plan_ms`: milliseconds of this
+rank's threads that a sample took in these stages of its loader, and `label_clumping` or, without labels,
+`shard_clumping`: pairs of samples of one label (of one shard) in this rank's batches, over as many as a uniform shuffle
+has in the mean (`headrace.pipeline.mixing`): 1.0 for a perfect shuffle, more where samples of a kind come together. By
+shards, that is how the order "window" works and nothing to worry about, if the set was shuffled when it was written."""
 
 
 class Meter:
@@ -61,6 +64,15 @@ def stage_times(before: LoaderStats, now: LoaderStats) -> dict[str, float]:
         f"{stage}_ms": round(1e3 * (getattr(now, f"{stage}_s") - getattr(before, f"{stage}_s")) / samples, 4)
         for stage in ("decode", "augment", "plan")
     }
+
+
+def clumping_warning(clumping: float) -> str:
+    """What to say when samples of one label come together."""
+    return (
+        f"labels clump: batches hold {clumping:.1f} times as many pairs of samples with the same label as a uniform "
+        "shuffle would; store the set shuffled (convert it without --no-shuffle), or use a larger loader.window or "
+        "loader.order=global"
+    )
 
 
 class RunLog:

@@ -6,14 +6,20 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from headrace.pipeline import Batch, Loader, View, ViewSpec, center_view, order
+from headrace.pipeline import Batch, Loader, View, ViewSpec, WindowOrder, center_view, order
 from headrace.shards import ShardError, ShardSet
 
 SPEC = ViewSpec.repeat(
     View(size=24, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, blur=0.5),
     2,
 )
+
+
+GLOBAL: dict[str, object] = {"order": "global"}
+WINDOW: dict[str, object] = {"order": "window", "window": 40, "lanes": 4}
 
 
 def make(shards: ShardSet, batch_size: int = 32, **options: object) -> Loader:
@@ -58,12 +64,15 @@ def test_bytes_do_not_depend_on_threads_or_prefetch(change: dict[str, int], phot
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_ranks_together_load_the_global_batches(world_size: int, digits_ffcv: ShardSet) -> None:
-    with make(digits_ffcv) as whole:
+@pytest.mark.parametrize("order", [GLOBAL, WINDOW])
+def test_ranks_together_load_the_global_batches(
+    order: dict[str, object], world_size: int, digits_ffcv: ShardSet
+) -> None:
+    with make(digits_ffcv, **order) as whole:
         expected = copied(iter(whole))
     parts = []
     for rank in range(world_size):
-        with make(digits_ffcv, rank=rank, world_size=world_size) as loader:
+        with make(digits_ffcv, rank=rank, world_size=world_size, **order) as loader:
             parts.append(copied(iter(loader)))
     together = [
         tuple(np.concatenate(columns) for columns in zip(*shares, strict=True)) for shares in zip(*parts, strict=True)
@@ -72,11 +81,13 @@ def test_ranks_together_load_the_global_batches(world_size: int, digits_ffcv: Sh
 
 
 @pytest.mark.parametrize("resumed_world_size", [1, 3])
+@pytest.mark.parametrize("order", [GLOBAL, WINDOW])
 def test_resumes_at_every_step_with_another_number_of_ranks(
-    resumed_world_size: int, digits_webdataset: ShardSet
+    order: dict[str, object], resumed_world_size: int, digits_webdataset: ShardSet
 ) -> None:
-    """Two epochs; after every step the state goes to fresh loaders, whose ranks together must give the rest."""
-    with make(digits_webdataset) as loader:
+    """Two epochs; after every step the state goes to fresh loaders, whose ranks together must give the rest, in the
+    order that the state names."""
+    with make(digits_webdataset, **order) as loader:
         states, expected = [loader.state_dict()], []
         for _ in range(2):
             for batch in loader:
@@ -111,14 +122,32 @@ def test_a_resume_with_a_batch_larger_than_the_rest_moves_on(digits_webdataset: 
         assert len(list(loader)) == 1
 
 
-def test_evaluation_sees_every_sample_once_in_order(digits_webdataset: ShardSet) -> None:
-    for world_size in (1, 3):
-        seen = []
-        for rank in range(world_size):
-            options = {"shuffle": False, "drop_last": False, "rank": rank, "world_size": world_size}
-            with Loader(digits_webdataset, center_view(28), 64, **options) as loader:  # type: ignore[arg-type]
-                seen += [i for batch in loader for i in batch.index.tolist()]
-        assert sorted(seen) == list(range(200))
+def test_a_window_epoch_follows_its_order(digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset, drop_last=False, **WINDOW) as loader:
+        for epoch in range(2):
+            expected = WindowOrder(5, epoch, digits_webdataset.shard_samples, 40, 4)
+            for number, batch in enumerate(loader):
+                end = min(200, 32 * (number + 1))
+                assert np.array_equal(batch.index.numpy(), expected.share(32 * number, end, 0, 1))
+                assert set(batch.index.tolist()) == set(expected[32 * number : end].tolist())
+
+
+@given(world_size=st.integers(1, 24), batch_size=st.integers(24, 260))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(world_size=16, batch_size=192)  # the last batch has 8 samples: some ranks get none
+def test_evaluation_sees_every_sample_once_in_order(
+    world_size: int, batch_size: int, digits_webdataset: ShardSet
+) -> None:
+    """Whatever the number of ranks, of which each takes part in each batch, if with a sample less than others."""
+    seen, lengths = [], []
+    for rank in range(world_size):
+        options = {"shuffle": False, "drop_last": False, "rank": rank, "world_size": world_size, "threads": 1}
+        with Loader(digits_webdataset, center_view(28), batch_size, **options) as loader:  # type: ignore[arg-type]
+            shares = [batch.index.tolist() for batch in loader]
+        seen.append(shares)
+        lengths.append([len(share) for share in shares])
+    assert [i for shares in zip(*seen, strict=True) for share in shares for i in share] == list(range(200))
+    assert all(max(sizes) - min(sizes) <= 1 for sizes in zip(*lengths, strict=True))
 
 
 def test_center_view_of_raw_digits_is_the_digit(digits_ffcv: ShardSet) -> None:
@@ -199,6 +228,9 @@ def test_two_loaders_do_not_disturb_each_other(digits_webdataset: ShardSet, phot
         ({"dtype": "float16"}, "float16"),
         ({"batch_size": 400}, "200 samples"),
         ({"image_field": "picture"}, "picture"),
+        ({"order": "random"}, "order 'random' is not one of global, window"),
+        ({"order": "window", "window": 3, "lanes": 4}, "window must be at least 4, the number of lanes, got 3"),
+        ({"order": "window", "lanes": 0}, "lanes must be at least 1"),
     ],
 )
 def test_contradictory_arguments_are_refused(options: dict, message: str, digits_webdataset: ShardSet) -> None:
@@ -212,6 +244,27 @@ def test_a_state_of_another_set_is_refused(digits_webdataset: ShardSet, photos: 
             other.load_state_dict(loader.state_dict())
         with pytest.raises(ValueError, match="shuffle"):
             make(digits_webdataset, shuffle=False).load_state_dict(loader.state_dict())
+
+
+def test_a_state_of_another_order_is_refused_by_a_loader_that_was_told_one(
+    digits_webdataset: ShardSet, digits_ffcv: ShardSet
+) -> None:
+    state = make(digits_webdataset, **WINDOW).state_dict()
+    for options, message in (
+        (GLOBAL, "with order='window', window=40, lanes=4, not order='global'"),
+        (WINDOW | {"window": 80}, "with order='window', window=40, lanes=4, not window=80, lanes=4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(digits_webdataset, **options).load_state_dict(state)
+    with pytest.raises(ValueError, match="the state is of shards of other sizes than those of"):
+        make(digits_ffcv).load_state_dict(state)
+    with make(digits_webdataset, **WINDOW) as told, make(digits_webdataset) as untold:
+        untold.load_state_dict(state)
+        assert_same(copied(iter(untold)), copied(iter(told)))
+        old = {name: state[name] for name in ("seed", "epoch", "position", "samples", "shuffle")}
+        make(digits_webdataset).load_state_dict(old)  # from before there were two orders: global
+        with pytest.raises(ValueError, match="with order='global', not order='window'"):
+            told.load_state_dict(old)
 
 
 @pytest.mark.timeout(60)

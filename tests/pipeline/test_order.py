@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import peak_bytes
 from scipy.stats import chisquare, spearmanr
 
 from headrace.pipeline.order import epoch_batches, order, rank_share
@@ -69,3 +70,40 @@ def test_epoch_batches() -> None:
     assert epoch_batches(10, 4, drop_last=True) == 2
     assert epoch_batches(10, 4, drop_last=False) == 3
     assert epoch_batches(8, 4, drop_last=False) == 2
+
+
+@given(seed=st.integers(-(2**63), 2**63), epoch=st.integers(0, 2**40), n=st.integers(1, 3000))
+@settings(max_examples=30, deadline=None)
+def test_a_sample_is_found_where_it_comes(seed: int, epoch: int, n: int) -> None:
+    ours = order(seed, epoch, n)
+    assert np.array_equal(ours.positions(ours[:]), np.arange(n))
+    assert np.array_equal(order(seed, epoch, n, shuffle=False).positions(np.arange(n)), np.arange(n))
+
+
+def test_a_billion_samples_on_a_thousand_ranks() -> None:
+    """Shares of 1,024 ranks are disjoint and cover the global batch; positions anywhere are found again."""
+    n, batch = 10**9 + 7, 32 * 1024
+    ours = order(7, 2, n)
+    for begin in (0, 12_345 * batch, n - n % batch):
+        end = min(begin + batch, n)
+        shares = [ours.share(begin, end, rank, 1024) for rank in range(1024)]
+        assert np.array_equal(np.concatenate(shares), ours[begin:end])
+        assert len(np.unique(ours[begin:end])) == end - begin
+    anywhere = np.random.Generator(np.random.Philox(5)).integers(0, n, 200_000)
+    assert np.array_equal(ours.positions(ours[anywhere]), anywhere), "one to one"
+    assert np.array_equal(ours[ours.positions(anywhere)], anywhere), "and onto"
+    assert len(np.unique(ours[400_000_000:400_500_000])) == 500_000
+
+
+def test_memory_does_not_grow_with_the_set() -> None:
+    def work(n: int) -> dict[str, int]:
+        order(7, 2, n)[:10]
+        with peak_bytes() as peak:
+            for begin in range(0, n - 4096, n // 10):
+                order(7, 2, n).share(begin, begin + 4096, 1, 8)
+        return peak
+
+    small, large = work(10**6), work(10**9)
+    assert large["python"] < 1.2 * small["python"] + 10_000
+    assert large["python"] < 200_000
+    assert large["process"] < 32 << 20

@@ -81,7 +81,7 @@ def block_cache(shards: ShardSet) -> BlockCache:
 
 
 def batches(shards: ShardSet, batch_size: int, epochs: int = 2) -> list[tuple[np.ndarray, ...]]:
-    with Loader(shards, SPEC, batch_size, seed=3, threads=2, prefetch=1) as loader:
+    with Loader(shards, SPEC, batch_size, seed=3, order="global", threads=2, prefetch=1) as loader:
         return [
             (batch.index.numpy().copy(), *(view.numpy().copy() for view in batch.views))
             for _ in range(epochs)

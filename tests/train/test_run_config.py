@@ -45,6 +45,8 @@ def test_every_field_is_documented_and_keyword_only(config: type) -> None:
         ("epochs=[", "epochs: not a YAML value: '['"),
         ("log.tensorboard=1", "log.tensorboard: must be true or false, got 1"),
         ("loader.threads=0", "loader.threads: must be above 0 or null, got 0"),
+        ("loader.order=random", "loader.order: must be one of global, window, got 'random'"),
+        ("loader.window=8", "loader.window: must be at least lanes, 64, got 8"),
         ("checkpoint.keep=1", "checkpoint.keep: must be at least 2, got 1"),
         ("method=moko", "method: unknown method 'moko'; known: simclr"),
         ("model.temperature=0", "model: SimCLRConfig.temperature must be above 0, got 0.0"),

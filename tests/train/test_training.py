@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import final_state, same_bits, tiny_run
@@ -67,7 +68,9 @@ def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     assert [record["epoch"] for record in records] == [0] * 4 + [1] * 4 + [2] * 4
     for record in records:
         stages = {"decode_ms", "augment_ms", "plan_ms"}
-        assert record.keys() == {"step", "epoch", "loss", "lr", "samples_per_s", "data_wait", *stages}
+        figures = {"samples_per_s", "data_wait", "label_clumping", *stages}
+        assert record.keys() == {"step", "epoch", "loss", "lr"} | figures
+        assert 0.5 < record["label_clumping"] < 2
         assert all(record[stage] >= 0 for stage in stages)
         assert 0 <= record["data_wait"] <= 1
         assert record["samples_per_s"] > 0
@@ -197,6 +200,43 @@ def test_another_run_is_not_continued(digits_webdataset: ShardSet, tmp_path: Pat
         train(tiny_run(digits_webdataset.path, tmp_path, "epochs=1", override), progress=False)
 
 
+def test_a_set_stored_class_by_class_is_warned_of_once(
+    digits_webdataset: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a small window; not with the global order, and not when it was stored shuffled."""
+    samples = sorted((digits_webdataset.read(i) for i in range(200)), key=lambda sample: sample["label"])
+    write_shards(tmp_path / "sorted", samples, digits_webdataset.fields)
+    window = ("loader.order=window", "loader.window=20", "loader.lanes=2")
+    for data, overrides, clumped in (
+        (tmp_path / "sorted", window, True),
+        (tmp_path / "sorted", (), False),
+        (digits_webdataset.path, window, False),
+    ):
+        capsys.readouterr()
+        out = tmp_path / f"{Path(str(data)).name}-{len(overrides)}"
+        train(tiny_run(data, out, *overrides), progress=False)
+        assert capsys.readouterr().err.count("labels clump: batches hold") == clumped
+        ratios = [record["label_clumping"] for record in read_metrics(out)]
+        assert (np.mean(ratios) > 2) == clumped
+
+
+def test_a_run_resumes_in_its_order(digits_webdataset: ShardSet, tmp_path: Path) -> None:
+    """Also where nothing is said of it; another one is refused."""
+    window = ("loader.order=window", "loader.window=40", "loader.lanes=4")
+    train(tiny_run(digits_webdataset.path, tmp_path / "whole", *window), progress=False)
+
+    def crash(record: Record) -> None:
+        if record["step"] == 7:
+            raise Crash
+
+    with pytest.raises(Crash):
+        train(tiny_run(digits_webdataset.path, tmp_path / "run", *window), progress=False, on_step=crash)
+    with pytest.raises(ConfigError, match=r"loader: the state is of a loader with order='window', window=40, lanes=4"):
+        train(tiny_run(digits_webdataset.path, tmp_path / "run", "loader.order=global"), progress=False)
+    train(tiny_run(digits_webdataset.path, tmp_path / "run"), progress=False)
+    assert same_bits(final_state(tmp_path / "run")["model"], final_state(tmp_path / "whole")["model"])
+
+
 def test_what_does_not_shape_the_weights_may_change(digits_webdataset: ShardSet, whole: Path, tmp_path: Path) -> None:
     def crash(record: Record) -> None:
         if record["step"] == 7:
@@ -212,7 +252,7 @@ def test_what_does_not_shape_the_weights_may_change(digits_webdataset: ShardSet,
 
 def test_other_data_is_not_continued_on(digits_webdataset: ShardSet, photos: ShardSet, tmp_path: Path) -> None:
     train(tiny_run(digits_webdataset.path, tmp_path, "epochs=1", "batch_size=20"), progress=False)
-    with pytest.raises(ConfigError, match=r"data: the state is of 200 samples, .* was started on other data"):
+    with pytest.raises(ConfigError, match=r"data or loader: the state is of 200 samples, .* was started otherwise"):
         train(tiny_run(photos.path, tmp_path, "epochs=1", "batch_size=20"), progress=False)
 
 
