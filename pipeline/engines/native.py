@@ -17,10 +17,9 @@ from numba import types
 from headrace.pipeline.compiled import carray, intrinsic, kernel
 from headrace.pipeline.decode import MAX_PIXELS, decode_image, decode_jpeg, memory_at
 from headrace.pipeline.engines.base import StageTimes
+from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
 from headrace.pipeline.engines.kernels import (
     as_pointer,
-    crop_resize,
-    gaussian_blur,
     grayscale,
     jitter,
     pixels_at,
@@ -28,6 +27,7 @@ from headrace.pipeline.engines.kernels import (
     store_floats,
     store_levels,
 )
+from headrace.pipeline.engines.resize import crop_resize
 from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch
 from headrace.pipeline.plan import Plan
 from headrace.pipeline.views import ViewSpec
@@ -157,9 +157,9 @@ class _Scratch:
 
     def __init__(self, capacity: tuple[int, ...], size: int) -> None:
         rows, height, width, file_size = self.capacity = capacity
-        self.rows = np.empty((rows, size), np.uint32)
+        self.rows = np.empty((rows + 1, size), np.uint32)
         self.canvas = np.empty(3 * size * size, np.uint8)
-        self.plane = np.empty(size * size, np.int16)
+        self.plane = np.empty(size * max(size, COLUMNS), np.int16)
         self.jpeg = jpeg_scratch(height, width, file_size)
         self.image = np.empty(3 * height * width, np.uint8)
         self.kept: np.ndarray | None = None  # pixels that a library decoded, alive until the next ones

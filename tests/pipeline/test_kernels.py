@@ -9,6 +9,8 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms.v2 import functional as F
 
 from headrace.pipeline.engines import kernels
+from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
+from headrace.pipeline.engines.resize import crop_resize
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[1][20:395, 60:560])
 SIZE = 96
@@ -28,11 +30,11 @@ def resized(
     crop: tuple[int, int, int, int], size: int, mirrored: bool = False, image: np.ndarray = PHOTO
 ) -> np.ndarray:
     out = np.empty((3, size, size), np.uint8)
-    kernels.crop_resize(image, *crop, mirrored, np.empty((crop[2], size), np.uint32), out)
+    crop_resize(image, *crop, mirrored, np.empty((crop[2] + 1, size), np.uint32), out)
     return out
 
 
-@pytest.mark.parametrize("size", [1, 7, 96, 224])
+@pytest.mark.parametrize("size", [1, 7, 32, 75, 96, 224])
 @pytest.mark.parametrize(
     "crop",
     [
@@ -52,13 +54,24 @@ def test_crop_resize(crop: tuple[int, int, int, int], size: int) -> None:
     assert share == 0 or (share < 0.02 and "AVX" not in torch.backends.cpu.get_cpu_capability())
 
 
-def test_crop_resize_mirrors() -> None:
+@pytest.mark.parametrize("size", [7, 96])
+def test_crop_resize_mirrors(size: int) -> None:
     crop = (30, 41, 200, 333)
-    assert np.array_equal(resized(crop, SIZE, mirrored=True), resized(crop, SIZE)[:, :, ::-1])
+    assert np.array_equal(resized(crop, size, mirrored=True), resized(crop, size)[:, :, ::-1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 33])
+def test_crop_resize_writes_nothing_beyond_its_memory(size: int) -> None:
+    rows = np.full((13, size), 0xA5A5A5A5, np.uint32)  # twelve for the crop, one to spare, one that is not ours
+    out = np.full(3 * size * size + 64, 7, np.uint8)
+    crop_resize(PHOTO, 3, 4, 11, 40, False, rows[:12], out[: 3 * size * size].reshape(3, size, size))
+    assert np.all(rows[12] == 0xA5A5A5A5)
+    assert np.all(out[3 * size * size :] == 7)
 
 
 def test_crop_resize_reads_nothing_beyond_the_image() -> None:
-    """The image's last byte is the last of a page, as in a shard's mapping; the next page must not be touched."""
+    """The image's last byte is the last of a page, as in a shard's mapping; the next page cannot be read."""
+    import ctypes
     import mmap
 
     height, width = 16, 16
@@ -66,10 +79,14 @@ def test_crop_resize_reads_nothing_beyond_the_image() -> None:
     begin = mmap.PAGESIZE - height * width * 3
     image = np.frombuffer(memory, np.uint8)[begin : mmap.PAGESIZE].reshape(height, width, 3)
     image[:] = PHOTO[:height, :width]
-    other = np.frombuffer(memory, np.uint8)[mmap.PAGESIZE :]
-    before = resized((0, 0, height, width), 24, image=image)
-    other[:] = 255
-    assert np.array_equal(before, resized((0, 0, height, width), 24, image=image))
+    libc = ctypes.CDLL(None, use_errno=True)
+    beyond = ctypes.c_void_p(image.ctypes.data + height * width * 3)
+    assert libc.mprotect(beyond, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    for crop in ((0, 0, height, width), (0, 9, height, 7), (15, 15, 1, 1)):
+        for size in (24, 5):
+            ours = resized(crop, size, image=image)
+            assert np.array_equal(ours, resized(crop, size, image=np.ascontiguousarray(PHOTO[:height, :width])))
+    assert libc.mprotect(beyond, ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_WRITE) == 0
 
 
 CANVAS = resized((30, 41, 200, 333), SIZE)
@@ -121,10 +138,12 @@ def test_grayscale_and_solarize() -> None:
 
 @pytest.mark.parametrize("taps", [3, 9, 23])
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6, 1.0, 1.7, 2.0, 5.0])
-def test_blur(sigma: float, taps: int) -> None:
-    ours = CANVAS.copy()
-    kernels.gaussian_blur(ours, np.float32(sigma), taps, np.empty(SIZE * SIZE, np.int16))
-    largest, share = differences(ours, F.gaussian_blur(TENSOR, [taps, taps], [float(np.float32(sigma))] * 2))
+@pytest.mark.parametrize("width", [SIZE, 75, 32, 20])
+def test_blur(sigma: float, taps: int, width: int) -> None:
+    ours = CANVAS[:, :, :width].copy()
+    theirs = F.gaussian_blur(torch.from_numpy(ours.copy()), [taps, taps], [float(np.float32(sigma))] * 2)
+    gaussian_blur(ours, np.float32(sigma), taps, np.empty(SIZE * max(width, COLUMNS), np.int16))
+    largest, share = differences(ours, theirs)
     assert largest <= 1
     assert share < 0.06  # 16-bit arithmetic: a rounding border within about 0.03 levels of the exact value
 
@@ -132,7 +151,7 @@ def test_blur(sigma: float, taps: int) -> None:
 def test_blur_keeps_a_flat_image() -> None:
     for level in (0, 1, 127, 254, 255):
         image = np.full((3, 16, 16), level, np.uint8)
-        kernels.gaussian_blur(image, np.float32(1.3), 9, np.empty(256, np.int16))
+        gaussian_blur(image, np.float32(1.3), 9, np.empty(16 * COLUMNS, np.int16))
         assert np.all(image == level)
 
 
