@@ -23,7 +23,7 @@ from headrace.benchmarks.errors import BenchmarkError
 from headrace.benchmarks.machine import machine, versions
 from headrace.benchmarks.photographs import with_bar
 from headrace.benchmarks.report import now
-from headrace.pipeline import View, ViewSpec, plan
+from headrace.pipeline import PatchPair, Tiles, View, ViewSpec, plan
 from headrace.pipeline.decode import decode_image
 from headrace.pipeline.engines import ENGINES
 from headrace.shards import Field, ShardSet, open_shards, write_shards
@@ -37,25 +37,31 @@ WHOLE: dict[str, Any] = {"size": SIDE, "scale": (1.0, 1.0), "ratio": (1.0, 1.0),
 COLOUR: dict[str, Any] = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 OPERATORS: dict[str, dict[str, Any]] = {
     "flip": {"flip": 1.0},
+    "turn": {"flip": 0.5, "turns": (0, 1, 2, 3)},
     "brightness": {"jitter": 1.0, "brightness": 0.8},
     "contrast": {"jitter": 1.0, "contrast": 0.8},
     "saturation": {"jitter": 1.0, "saturation": 0.8},
     "hue": {"jitter": 1.0, "hue": 0.5},
     "jitter": {"jitter": 1.0, **COLOUR},
+    "projection": {"project": 1.0},
     "grayscale": {"grayscale": 1.0},
     "blur": {"blur": 1.0},
     "solarize": {"solarize": 1.0},
+    "erase": {"erase": 1.0, "erase_value": (124, 116, 104)},
 }
 """Fields of a view that does one thing, always."""
 SIMCLR = View(size=SIDE, jitter=0.8, **COLOUR, grayscale=0.2, blur=0.5)
 BYOL = View(
     size=SIDE, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2, blur=0.1, solarize=0.2
 )
+JIGSAW = View(size=64, flip=0.0, jitter=0.5, brightness=0.4, hue=0.1, grayscale=0.3)
 PIPELINES = {
     "crop": ViewSpec([View(size=SIDE, flip=0.0)]),
     "enlarge": ViewSpec([View(size=SIDE, scale=(0.01, 0.05))]),
     "simclr": ViewSpec.repeat(SIMCLR, 2),
     "byol": ViewSpec([SIMCLR, BYOL]),
+    "tiles": ViewSpec([Tiles(view=JIGSAW)]),
+    "patch pair": ViewSpec([PatchPair(view=View(size=SIDE, flip=0.0, project=1.0))]),
 }
 
 

@@ -1,12 +1,13 @@
 """Batches: which samples (order), how they are augmented (plan), and the engines that turn both into pixels."""
 
-from headrace.pipeline.batch import Batch
+from headrace.pipeline.batch import Batch, DrawnViews
 from headrace.pipeline.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
 from headrace.pipeline.loader import Loader, LoaderStats
-from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, TubeMask
+from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeMask
 from headrace.pipeline.order import Order, order
+from headrace.pipeline.permutations import permutation_set
 from headrace.pipeline.plan import Plan, plan
-from headrace.pipeline.views import Normalize, View, ViewSpec, center_view
+from headrace.pipeline.views import Normalize, PatchPair, Tiles, View, ViewSpec, center_view
 from headrace.pipeline.window import WindowOrder
 
 __all__ = [
@@ -17,12 +18,16 @@ __all__ = [
     "ClipSpec",
     "ContextMask",
     "DrawnClips",
+    "DrawnViews",
     "Loader",
     "LoaderStats",
     "Normalize",
     "Order",
+    "PatchPair",
     "Plan",
     "RandomMask",
+    "RegionMask",
+    "Tiles",
     "TubeMask",
     "View",
     "ViewSpec",
@@ -30,5 +35,6 @@ __all__ = [
     "center_view",
     "clip_plan",
     "order",
+    "permutation_set",
     "plan",
 ]

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from headrace.pipeline.clips import DrawnClips
 from headrace.pipeline.masks import Masks
+from headrace.pipeline.plan import Plan
 from headrace.pipeline.views import Normalize
 
-Drawn = DrawnClips
+
+class DrawnViews(NamedTuple):
+    """How a `ViewSpec`'s views were cut: the labels of pretext tasks. Letters as in `Batch`."""
+
+    crop: Tensor
+    """int32 (B, V, 4): top, left, height, width of each view in the stored image, in pixels."""
+    flip: Tensor
+    """bool (B, V): mirrored left to right."""
+    turns: Tensor
+    """int64 (B, V): quarter turns counter-clockwise, 0 to 3."""
+    arrangement: Tensor
+    """int64 (B, A), a column for each of `ViewSpec.arranged`: a `Tiles`' number in its `permutation_set`, or the place
+    of a `PatchPair`'s neighbour, 0 to 7. A is 0 for a specification without."""
+
+
+def drawn_views(plan: Plan) -> DrawnViews:
+    """The plan's numbers that methods take for labels."""
+    columns = plan.crop, plan.flip, plan.turns.astype(np.int64), plan.arrangement
+    return DrawnViews(*map(torch.from_numpy, columns))
+
+
+Drawn = DrawnViews | DrawnClips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +56,7 @@ class Batch:
     masks: list[Masks] = field(default_factory=list)
     """One for each of the specification's masks, a row a sample."""
     drawn: Drawn | None = None
-    """The labels that come with the views: what was drawn for them. None where a specification has none."""
+    """The labels that come with the views: what was drawn for them. None for a batch that no loader made."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -59,8 +83,45 @@ class Batch:
 
 
 def normalize_images(images: Tensor, normalize: Normalize) -> Tensor:
-    """uint8 (3, H, W), (B, 3, H, W) or (B, 3, T, H, W) to float32 `(x / 255 - mean) / std`."""
-    shape = (3, 1, 1, 1) if images.ndim == 5 else (3, 1, 1)
+    """uint8 (3, H, W), (B, 3, H, W) or (B, 3, T, H, W) to float32, as `normalize` says, each frame by itself."""
+    channels = -4 if images.ndim == 5 else -3
+    if normalize.per_view:
+        return standardize(images)
+    if normalize.space == "lab":
+        lab = rgb_to_lab(images.movedim(channels, -3)).unbind(-3)
+        scaled = [(x - m) * (1 / s) for x, m, s in zip(lab, normalize.mean, normalize.std, strict=True)]
+        return torch.stack(scaled, dim=-1).movedim(-1, channels)  # channels-last in memory
+    shape = (3,) + (1,) * (-channels - 1)
     scale = torch.tensor([1 / (255 * s) for s in normalize.std], device=images.device).view(shape)
     shift = torch.tensor([-m / s for m, s in zip(normalize.mean, normalize.std, strict=True)], device=images.device)
     return torch.addcmul(shift.view(shape), images, scale)
+
+
+def standardize(images: Tensor) -> Tensor:
+    """Levels (..., H, W) to float32 of mean 0 and deviation 1 in each channel. See `Normalize.per_view`."""
+    deviation, mean = torch.std_mean(images.float(), dim=(-2, -1), correction=0, keepdim=True)
+    return (images - mean) / deviation.clamp(min=1.0)
+
+
+def rgb_to_lab(images: Tensor) -> Tensor:
+    """sRGB levels (..., 3, H, W), 0 to 255, to CIE Lab in float32, white point D65 (2 degrees).
+
+    The constants are `skimage.color.rgb2lab`'s. Nothing here needs a tensor on the device beforehand.
+    """
+    unit = images.float() / 255
+    linear = torch.where(unit > 0.04045, ((unit + 0.055) / 1.055) ** 2.4, unit / 12.92)
+    red, green, blue = linear.unbind(-3)
+    x, y, z = (
+        _lab_curve((row[0] * red + row[1] * green + row[2] * blue) / white)
+        for row, white in zip(XYZ_OF_RGB, D65, strict=True)
+    )
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
+
+
+XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+D65 = (0.95047, 1.0, 1.08883)
+
+
+def _lab_curve(t: Tensor) -> Tensor:
+    # Both branches are calculated: the power must stay finite where it is not taken.
+    return torch.where(t > 0.008856, t.clamp(min=0.008856) ** (1 / 3), 7.787 * t + 16 / 116)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.pipeline.batch import Drawn
+from headrace.pipeline.batch import Drawn, drawn_views
 from headrace.pipeline.clips import ClipPlan, ClipSpec
 from headrace.pipeline.decode import memory_at
 from headrace.pipeline.engines import CLIP_ENGINES, DEVICE_ENGINES, ENGINES
@@ -77,7 +77,7 @@ class Feed(ABC, Generic[AnyPlan]):
         """V views as they are delivered, from tensors over whole buffers."""
 
     @abstractmethod
-    def drawn(self, plan: AnyPlan) -> Drawn | None:
+    def drawn(self, plan: AnyPlan) -> Drawn:
         """The labels that come with the views."""
 
     def close(self) -> None:
@@ -112,8 +112,8 @@ class ImageFeed(Feed[Plan]):
         views = [buffer.permute(0, 3, 1, 2) for buffer in buffers]
         return self.engine.finish(plan, views, self._dtype) if isinstance(self.engine, TwoStageEngine) else views
 
-    def drawn(self, plan: Plan) -> None:
-        return None
+    def drawn(self, plan: Plan) -> Drawn:
+        return drawn_views(plan)
 
     def close(self) -> None:
         if isinstance(self.engine, WholeBatchEngine):

@@ -1,14 +1,14 @@
-"""Which patches of an image or clip a masked method hides, drawn from (seed, epoch, sample, number of the mask).
+"""What a masked method hides of an image or clip, drawn from (seed, epoch, sample, number of the mask).
 
-Patches are numbered row by row from the top left. Every count is exact and known before anything is drawn, or stands
-beside the indices. Letters: B samples, N patches of a grid.
+Patches are numbered row by row from the top left; regions are rectangles of pixels. Every count is exact and known
+before anything is drawn, or stands beside the indices. Letters: B samples, N patches of a grid, R regions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ Grid = tuple[int, int]
 
 _STREAM = key_word(0x6D61736B)  # the word "mask"
 _ONE = np.uint64(1)
-_ATTEMPTS = 10  # to place one block, as in BEiT's and I-JEPA's code
+_ATTEMPTS = 10  # to place one block or region, as in BEiT's and I-JEPA's code
 
 
 class PatchMasks(NamedTuple):
@@ -53,6 +53,15 @@ class ContextMasks(NamedTuple):
     """int64 (B, T, K), ascending; K is the largest that a target can have."""
     target_count: Tensor
     """int64 (B, T)."""
+
+
+class RegionMasks(NamedTuple):
+    """Rectangles of pixels to fill in. The views stay whole: the method hides what it has the network fill in."""
+
+    boxes: Tensor
+    """int64 (B, R, 4): top, left, height, width of each region, in pixels of the view."""
+    mask: Tensor
+    """bool (B, H, W): True inside any region."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +209,50 @@ class ContextMask:
         return ContextMasks(*map(torch.from_numpy, outputs))
 
 
-MaskSpec = RandomMask | TubeMask | BlockMask | ContextMask
-Masks = PatchMasks | BlockMasks | ContextMasks
+@dataclass(frozen=True, kw_only=True)
+class RegionMask:
+    """Regions to inpaint: the centre, or rectangles anywhere. Context encoders (1604.07379).
+
+    By default the paper's centre: half the view high and wide. Its random blocks are smaller ones that may overlap and
+    cover up to a quarter together, such as `place="random", regions=4, scale=(0.03, 0.0625)`.
+    """
+
+    size: int
+    """Side of the view, in pixels."""
+    place: Literal["center", "random"] = "center"
+    """The centre holds one region."""
+    regions: int = 1
+    """Rectangles of each sample, all of them at least one pixel and at most the view."""
+    scale: tuple[float, float] = (0.25, 0.25)
+    """Area of a region as a share of the view, drawn uniformly for each."""
+    aspect: tuple[float, float] = (1.0, 1.0)
+    """Height over width of a region, drawn log-uniformly for each."""
+    overlap: bool = True
+    """Whether regions may share pixels. Without, each takes the first of ten places that is free of those before it,
+    and the last of the ten where none is."""
+
+    def __post_init__(self) -> None:
+        _check(self.size >= 1, self, "size", self.size, "at least 1")
+        _check(self.place in ("center", "random"), self, "place", self.place, "'center' or 'random'")
+        _check(self.regions >= 1, self, "regions", self.regions, "at least 1")
+        if self.place == "center":
+            _check(self.regions == 1, self, "regions", self.regions, "1 in the centre")
+        _check(0.0 < self.scale[0] <= self.scale[1] <= 1.0, self, "scale", self.scale, "0 < low <= high <= 1")
+        _check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
+
+    def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> RegionMasks:
+        """See `draw_masks`."""
+        boxes = np.empty((len(sample_ids), self.regions, 4), np.int64)
+        mask = np.zeros((len(sample_ids), self.size, self.size), np.bool_)
+        low, high = (float(np.log(side)) for side in self.aspect)
+        settings = (*map(float, self.scale), low, high)
+        rules = self.place == "center", self.overlap
+        _draw_regions(key_word(seed), key_word(epoch), sample_ids, key_word(number), settings, rules, boxes, mask)
+        return RegionMasks(torch.from_numpy(boxes), torch.from_numpy(mask))
+
+
+MaskSpec = RandomMask | TubeMask | BlockMask | ContextMask | RegionMask
+Masks = PatchMasks | BlockMasks | ContextMasks | RegionMasks
 
 
 def draw_masks(specs: tuple[MaskSpec, ...], seed: int, epoch: int, sample_ids: np.ndarray) -> list[Masks]:
@@ -368,3 +419,35 @@ def _draw_context(
                 free_targets = max(1, free_targets - 1)
                 context_height, context_width = rows, columns
         context_count[i] = found
+
+
+@kernel
+def _draw_regions(seed, epoch, sample_ids, number, settings, rules, boxes, mask):
+    scale_low, scale_high, log_low, log_high = settings
+    centred, overlap = rules
+    size = mask.shape[1]
+    for i in range(len(sample_ids)):
+        sample = np.uint64(sample_ids[i])
+        for region in range(boxes.shape[1]):
+            counter = np.uint64(region) << np.uint64(16) | number
+            words = philox(seed, _STREAM, counter, np.uint64(6), sample, epoch)
+            area = size * size * (scale_low + (scale_high - scale_low) * unit(words[0]))
+            aspect = np.exp(log_low + (log_high - log_low) * unit(words[1]))
+            height, width = _block_size(area, aspect, size, size)
+            top, left = (size - height) // 2, (size - width) // 2
+            if not centred:
+                top = np.int64(unit(words[2]) * (size - height + 1))
+                left = np.int64(unit(words[3]) * (size - width + 1))
+                tries = 1 if overlap else _ATTEMPTS
+                for attempt in range(1, tries):
+                    if not mask[i, top : top + height, left : left + width].any():
+                        break
+                    counter = np.uint64(region * _ATTEMPTS + attempt) << np.uint64(16) | number
+                    words = philox(seed, _STREAM, counter, np.uint64(7), sample, epoch)
+                    top = np.int64(unit(words[0]) * (size - height + 1))
+                    left = np.int64(unit(words[1]) * (size - width + 1))
+            boxes[i, region, 0] = top
+            boxes[i, region, 1] = left
+            boxes[i, region, 2] = height
+            boxes[i, region, 3] = width
+            mask[i, top : top + height, left : left + width] = True

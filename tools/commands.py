@@ -330,9 +330,14 @@ def inspect_duplicates(args: argparse.Namespace) -> None:
 
 
 def declare_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", metavar="WHAT", type=one_of("views"), help="what to draw: views")
+    kinds = "views", "masks", "tiles"
+    parser.add_argument("what", metavar="WHAT", type=one_of(*kinds), help=f"what to draw: {', '.join(kinds)}")
     parser.add_argument("dir", metavar="DIR", help="folder or URL of a shard set")
-    parser.add_argument("--method", required=True, metavar="METHOD|RECIPE", help="whose views to draw")
+    whose = parser.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--method", metavar="METHOD|RECIPE", help="whose views to draw")
+    whose.add_argument(
+        "--preset", metavar="NAME", help="published views: mae, ijepa, dino, jigsaw, rotation and others"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="picture to write: .png, .svg or .pdf")
     parser.add_argument("--samples", type=int, default=6, metavar="N", help="samples to draw (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
@@ -341,11 +346,16 @@ def declare_show(parser: argparse.ArgumentParser) -> None:
 
 def run_show(args: argparse.Namespace) -> None:
     from headrace.models import build_method
-    from headrace.tools.show import show_views
+    from headrace.pipeline.presets import PRESETS
+    from headrace.tools.show import show
 
-    config = configuration(args.method)
-    views = build_method(config.method, config.model).views
-    show_views(args.dir, views, args.out, count=args.samples, seed=args.seed, epoch=args.epoch)
+    if args.preset:
+        known("preset", args.preset, PRESETS)
+        views = PRESETS[args.preset].views()
+    else:
+        config = configuration(args.method)
+        views = build_method(config.method, config.model).views
+    show(args.what, args.dir, views, args.out, count=args.samples, seed=args.seed, epoch=args.epoch)
     print(args.out)
 
 
@@ -568,9 +578,12 @@ twice (the same file, the same pixels, or nearly the same picture), or that DIR 
         "show",
         "draw what a method will see",
         """\
-Draws stored samples beside the augmented views that a method gets, each with its crop, colours and blur in numbers.
+Draws stored samples beside what a method gets, each with its numbers: the augmented views, the masks over their views,
+or the tiles of a puzzle in their order. --preset draws the views of published methods that cannot be trained yet, too.
 
-  headrace show views shards/train --method simclr --out views.png""",
+  headrace show views shards/train --method simclr --out views.png
+  headrace show masks shards/train --preset ijepa --out masks.png
+  headrace show tiles shards/train --preset jigsaw --samples 3 --out tiles.png""",
         declare_show,
         run_show,
     ),

@@ -13,7 +13,9 @@ import torch
 
 from headrace.models import Method
 from headrace.models.seeding import seeded
-from headrace.pipeline import Batch, ViewSpec
+from headrace.pipeline import Batch, ViewSpec, plan
+from headrace.pipeline.batch import drawn_views
+from headrace.pipeline.masks import draw_masks
 from headrace.train.distributed import World
 
 _SAMPLES = 16  # enough to fill the cores, few enough to take a second or two
@@ -51,15 +53,17 @@ def choose_precision(method: Method, world: World, samples: int) -> tuple[Litera
 
 
 def synthetic_batch(views: ViewSpec, samples: int) -> Batch:
-    """Noise in the shape of a batch of `views`: uint8, channels-last, without labels."""
-    noise = np.random.default_rng(0)
+    """Noise in the shape of a batch of `views`: uint8, channels-last, with masks and draws, without labels."""
+    noise, ids = np.random.default_rng(0), np.arange(samples)
     pixels = [noise.integers(0, 256, (samples, v.size, v.size, 3), np.uint8) for v in views.views]
     return Batch(
         views=[torch.from_numpy(p).permute(0, 3, 1, 2) for p in pixels],
-        index=torch.arange(samples),
+        index=torch.from_numpy(ids),
         labels=None,
         epoch=0,
         normalize=tuple(v.normalize for v in views.views),
+        masks=draw_masks(views.masks, 0, 0, ids),
+        drawn=drawn_views(plan(views, 0, 0, ids, np.full((samples, 2), 256))),
     )
 
 

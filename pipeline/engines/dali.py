@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.pipeline.batch import normalize_images
 from headrace.pipeline.decode import memory_at
 from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
-from headrace.pipeline.views import View, ViewSpec
+from headrace.pipeline.views import Normalize, View, ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans
 
 _dali: Any = importlib.import_module("nvidia.dali")  # its type stubs leave out half of what it exports
@@ -31,6 +32,10 @@ fn, types, math = _dali.fn, _dali.types, importlib.import_module("nvidia.dali.ma
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's, which add up to less than one
 _TRUNCATE = -0.5
 """Added, in grey levels, before DALI rounds to nearest."""
+
+
+_PROJECTION = [5 / 6, 1 / 3, -1 / 6, 1 / 3, 1 / 3, 1 / 3, -1 / 6, 1 / 3, 5 / 6]
+"""Takes a pixel's part along (-1, 2, -1) out. A twelfth of a level more rounds halves upwards and nothing else."""
 
 
 class DaliEngine(WholeBatchEngine):
@@ -75,8 +80,12 @@ class DaliEngine(WholeBatchEngine):
             except RuntimeError as error:
                 self._pipeline = None  # DALI's pipelines do not survive an error
                 raise self._named(error, ids) from error
-            for view_array, output in zip(views, outputs, strict=True):
-                view_array[:] = np.asarray(output.as_cpu().as_tensor())
+            for view, view_array, output in zip(self._spec.views, views, outputs, strict=True):
+                result = np.asarray(output.as_cpu().as_tensor())
+                if view_array.dtype == np.float32 and result.dtype == np.uint8:
+                    levels = torch.from_numpy(result).permute(0, 3, 1, 2)
+                    result = normalize_images(levels, view.normalize).permute(0, 2, 3, 1).numpy()
+                view_array[:] = result
         return StageTimes(decode_s=0.0, augment_s=perf_counter() - started)
 
     def close(self) -> None:
@@ -128,8 +137,13 @@ def _arguments(plan: Plan, v: int, view: View) -> dict[str, np.ndarray]:
     """What one view's operators take, one row a sample."""
     top_left, shape = plan.crop[:, v, :2], plan.crop[:, v, 2:]
     sides = np.full((len(plan), 2), view.size, np.float32)
-    sides[:, 1] *= np.where(plan.flip[:, v], -1, 1)  # a negative width mirrors
+    # A negative side mirrors. A quarter turn mirrors left to right, then exchanges rows and columns; three mirror
+    # top to bottom before that; two mirror both ways.
+    sides[:, 1] *= np.where(plan.flip[:, v] ^ np.isin(plan.turns[:, v], (1, 2)), -1, 1)
+    sides[:, 0] *= np.where(np.isin(plan.turns[:, v], (2, 3)), -1, 1)
     arguments = {"top_left": top_left, "shape": shape, "sides": sides}
+    if _transposes(view):
+        arguments["transposed"] = plan.turns[:, v] % 2 == 1
     if view.jitter:
         for slot in range(_slots(view)):
             arguments[f"code{slot}"] = plan.jitter_order[:, v, slot].astype(np.int32)
@@ -142,18 +156,33 @@ def _arguments(plan: Plan, v: int, view: View) -> dict[str, np.ndarray]:
             arguments["saturation"] = matrix.astype(np.float32)
             # torchvision truncates the grey level that it blends with as well.
             arguments["saturation_shift"] = np.repeat(_TRUNCATE + (1 - keep) * _TRUNCATE, 3, axis=1)
+    if view.project:
+        arguments["project"] = plan.project[:, v]
     if view.grayscale:
         arguments["grayscale"] = plan.grayscale[:, v]
     if view.blur:
         arguments["sigma"] = plan.blur_sigma[:, v]
     if view.solarize:
         arguments["solarize"] = plan.solarize[:, v]
+    if view.erase:
+        arguments["erase"] = plan.erase[:, v, 2] > 0
+        arguments["erase_at"] = plan.erase[:, v, :2].astype(np.float32)
+        arguments["erase_shape"] = plan.erase[:, v, 2:].astype(np.float32)
     return {name: np.ascontiguousarray(values) for name, values in arguments.items()}
 
 
 def _slots(view: View) -> int:
     """Colour changes that a jittered sample of this view gets."""
     return sum(strength > 0 for strength in (view.brightness, view.contrast, view.saturation, view.hue))
+
+
+def _transposes(view: View) -> bool:
+    return any(turns % 2 for turns in view.turns)
+
+
+def _in_graph(normalize: Normalize) -> bool:
+    """Whether the graph makes floats of levels; Lab and a view's own mean and deviation come after it."""
+    return normalize.space == "rgb" and not normalize.per_view
 
 
 @_dali.pipeline_def(enable_conditionals=True)
@@ -174,7 +203,7 @@ def _graph(spec: ViewSpec, device: str, raw: bool, as_float: bool) -> Any:
     outputs = []
     for v, view in enumerate(spec.views):
         levels = _view(image, v, view)
-        if as_float:
+        if as_float and _in_graph(view.normalize):
             levels = fn.crop_mirror_normalize(
                 levels,
                 dtype=types.FLOAT,
@@ -195,6 +224,10 @@ def _view(image: Any, v: int, view: View) -> Any:
     # Cut first: a region of interest given to `resize` would let it look beyond the crop's border.
     out = fn.slice(image, argument("top_left"), argument("shape"), axes=[0, 1])
     out = fn.resize(out, size=argument("sides"), interp_type=types.INTERP_LINEAR, antialias=True)
+    if _transposes(view):
+        transposed = argument("transposed")
+        if transposed:
+            out = fn.transpose(out, perm=[1, 0, 2], transpose_layout=False)
     if view.jitter:
         names = ("brightness", "contrast", "saturation", "saturation_shift", "hue")
         given = {name: argument(name) for name in names if getattr(view, name.removesuffix("_shift"))}
@@ -208,6 +241,10 @@ def _view(image: Any, v: int, view: View) -> Any:
                 out = fn.coord_transform(out, M=given["saturation"], T=given["saturation_shift"], dtype=types.UINT8)
             if view.hue and code == HUE:
                 out = _hue(out, given["hue"])
+    if view.project:
+        projected = argument("project")
+        if projected:
+            out = fn.coord_transform(out, M=_PROJECTION, T=[1 / 12] * 3, dtype=types.UINT8)
     if view.grayscale:
         gray = argument("grayscale")
         if gray:
@@ -222,6 +259,12 @@ def _view(image: Any, v: int, view: View) -> Any:
         if inverted:
             bright = out >= types.Constant(view.solarize_threshold, types.UINT8)
             out = out ^ (bright * types.Constant(255, types.UINT8))
+    if view.erase:
+        anchor, shape, erased = argument("erase_at"), argument("erase_shape"), argument("erase")
+        if erased:
+            out = fn.erase(
+                out, anchor=anchor, shape=shape, axis_names="HW", fill_value=[float(v) for v in view.erase_value]
+            )
     return out
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numba import types
 from numba.core import cgutils
 
+from headrace.pipeline.batch import D65, XYZ_OF_RGB
 from headrace.pipeline.compiled import carray, inlined, intrinsic, kernel
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
@@ -34,6 +35,29 @@ def as_pointer(typingctx, address):
 def pixels_at(address, height, width):
     """uint8 (height, width, 3) array over the memory at `address`."""
     return carray(as_pointer(address), (height, width, 3), np.uint8)
+
+
+# -- Place ---------------------------------------------------------------------------------------------------
+
+
+@kernel
+def turn(image, turns):
+    """Turn a planar square image (3, S, S) by quarters counter-clockwise, in place, as `torch.rot90` does."""
+    size = image.shape[1]
+    last = size - 1
+    for channel in range(3):
+        plane = image[channel]
+        for y in range(size // 2):
+            for x in range((size + 1) // 2):
+                # The four pixels that a quarter turn passes on to each other, clockwise from the upper left.
+                a, b, c, d = plane[y, x], plane[x, last - y], plane[last - y, last - x], plane[last - x, y]
+                if turns == 1:
+                    a, b, c, d = b, c, d, a
+                elif turns == 2:
+                    a, b, c, d = c, d, a, b
+                elif turns == 3:
+                    a, b, c, d = d, a, b, c
+                plane[y, x], plane[x, last - y], plane[last - y, last - x], plane[last - x, y] = a, b, c, d
 
 
 # -- Colour -------------------------------------------------------------------------------------------------
@@ -140,6 +164,22 @@ def hue(red, green, blue, shift):
         blue[i] = np.uint8(np.int32(min(max(b2, _ZERO), _ONE) * _TO_LEVEL))
 
 
+@inlined
+def _sixth(total):
+    """An integer over 6, to the nearest level, halves upwards."""
+    return np.uint8(min(max(total + np.int32(3), np.int32(0)) // np.int32(6), np.int32(255)))
+
+
+@kernel
+def project(red, green, blue):
+    """Take out each pixel's part along (-1, 2, -1): green against magenta. Planes (N,)."""
+    for i in range(len(red)):
+        r, g, b = np.int32(red[i]), np.int32(green[i]), np.int32(blue[i])
+        red[i] = _sixth(np.int32(5) * r + np.int32(2) * g - b)
+        green[i] = _sixth(np.int32(2) * (r + g + b))
+        blue[i] = _sixth(np.int32(5) * b + np.int32(2) * g - r)
+
+
 @kernel
 def grayscale(red, green, blue):
     """Replace each pixel by its grey level. Planes (N,)."""
@@ -157,6 +197,15 @@ def solarize(pixels, threshold):
     for i in range(len(pixels)):
         level = pixels[i]
         pixels[i] = ~level if level >= lowest else level
+
+
+@kernel
+def erase(image, box, value):
+    """Fill a rectangle (top, left, height, width) of a planar image (3, H, W) with a level for each channel."""
+    top, left, height, width = box
+    for channel in range(3):
+        for y in range(top, top + height):
+            image[channel, y, left : left + width] = value[channel]
 
 
 @kernel
@@ -208,3 +257,71 @@ def store_floats(red, green, blue, scale, shift, out):
         end = min(begin + block, len(red))
         store_levels(red[begin:end], green[begin:end], blue[begin:end], levels)
         _scale_levels(levels, scales, shifts, out[3 * begin : 3 * end])
+
+
+@kernel
+def standard_scale(plane):
+    """(scale, shift) that bring a plane (N,) to mean 0 and deviation 1; a deviation below one level counts as one."""
+    total, squares = np.int64(0), np.int64(0)
+    for i in range(len(plane)):
+        level = np.int64(plane[i])
+        total += level
+        squares += level * level
+    mean = total / len(plane)
+    deviation = np.sqrt(max(squares / len(plane) - mean * mean, 0.0))
+    scale = 1.0 / max(deviation, 1.0)
+    return np.float32(scale), np.float32(-mean * scale)
+
+
+_LEVELS = np.arange(256) / 255
+_LINEAR = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92).astype(np.float32)
+"""Levels of sRGB as light."""
+_TO_XYZ = (np.array(XYZ_OF_RGB) / np.array(D65)[:, None]).astype(np.float32)
+"""Light to the tristimulus values over those of white."""
+_THIRD = np.float32(1 / 3)
+_THIRD_OF_EXPONENT = np.int32(709958130)  # the FreeBSD libm's: a float's bits over 3, plus this, are near its cube root
+_LAB_KNEE, _LAB_SLOPE, _LAB_OFFSET = np.float32(0.008856), np.float32(7.787), np.float32(16 / 116)
+_LAB_L, _LAB_A, _LAB_B, _SIXTEEN = np.float32(116), np.float32(500), np.float32(200), np.float32(16)
+
+
+@kernel
+def _lab_curve(t, guess):
+    """The cube root of Lab with its straight foot, in place. float32 (N,); `guess`: float32 (N,).
+
+    Two of Halley's steps, each of which triples the digits, from a guess that is right to 5 bits.
+    """
+    t_bits, guess_bits = t.view(np.int32), guess.view(np.int32)
+    for k in range(len(t)):
+        guess_bits[k] = np.int32(np.float32(t_bits[k]) * _THIRD) + _THIRD_OF_EXPONENT
+    for k in range(len(t)):
+        x, root = t[k], guess[k]
+        for _ in range(2):
+            cube = root * root * root
+            root = root * (x + x + cube) / (x + cube + cube)
+        t[k] = root if x > _LAB_KNEE else _LAB_SLOPE * x + _LAB_OFFSET
+
+
+@kernel
+def store_lab(red, green, blue, scale, shift, out):
+    """Planes (N,) as CIE Lab, `lab * scale + shift` with three scales and shifts, to interleaved float32 (3 * N,)."""
+    block = 256  # pixels whose intermediate values stay in the first-level cache
+    values = np.empty(3 * block, np.float32)
+    guess = np.empty(3 * block, np.float32)
+    for begin in range(0, len(red), block):
+        n = min(block, len(red) - begin)
+        x, y, z = values[:n], values[n : 2 * n], values[2 * n : 3 * n]
+        for k in range(n):
+            x[k] = _LINEAR[red[begin + k]]
+            y[k] = _LINEAR[green[begin + k]]
+            z[k] = _LINEAR[blue[begin + k]]
+        for k in range(n):
+            r, g, b = x[k], y[k], z[k]
+            x[k] = _TO_XYZ[0, 0] * r + _TO_XYZ[0, 1] * g + _TO_XYZ[0, 2] * b
+            y[k] = _TO_XYZ[1, 0] * r + _TO_XYZ[1, 1] * g + _TO_XYZ[1, 2] * b
+            z[k] = _TO_XYZ[2, 0] * r + _TO_XYZ[2, 1] * g + _TO_XYZ[2, 2] * b
+        _lab_curve(values[: 3 * n], guess[: 3 * n])
+        for k in range(n):
+            at = 3 * (begin + k)
+            out[at] = (_LAB_L * y[k] - _SIXTEEN) * scale[0] + shift[0]
+            out[at + 1] = _LAB_A * (x[k] - y[k]) * scale[1] + shift[1]
+            out[at + 2] = _LAB_B * (y[k] - z[k]) * scale[2] + shift[2]

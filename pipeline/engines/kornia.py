@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from kornia.enhance import solarize as solarize_unit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headrace.pipeline.batch import rgb_to_lab, standardize
 from headrace.pipeline.engines.base import StageTimes, TwoStageEngine
 from headrace.pipeline.engines.native import NativeEngine
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
@@ -28,8 +28,8 @@ from headrace.shards import ShardSet, Spans
 
 # One row of parameters a sample. Up to three blends before the hue turns and three after it.
 _BLENDS = 6
-_HUE, _GRAY, _SIGMA, _SOLARIZE = range(3 * _BLENDS, 3 * _BLENDS + 4)
-_PARAMETERS = 3 * _BLENDS + 4
+_HUE, _PROJECT, _GRAY, _SIGMA, _SOLARIZE, _ERASE = range(3 * _BLENDS, 3 * _BLENDS + 6)
+_PARAMETERS = _ERASE + 4
 _NEVER = 2.0  # a solarise threshold above every level of [0, 1]
 
 
@@ -51,19 +51,12 @@ class KorniaEngine(TwoStageEngine):
         self._copying: deque[tuple[torch.cuda.Event, list[Tensor]]] = deque()
 
     def crop(self, ids: np.ndarray, spans: Spans, plan: Plan, crops: list[np.ndarray]) -> StageTimes:
-        """Decode, crop, resize and flip. Raises ShardError naming the sample whose bytes cannot be decoded."""
-        geometry = replace(
-            plan,
-            jitter_order=np.full_like(plan.jitter_order, -1),
-            grayscale=np.zeros_like(plan.grayscale),
-            blur_sigma=np.zeros_like(plan.blur_sigma),
-            solarize=np.zeros_like(plan.solarize),
-        )
-        return self._crops.render(ids, spans, geometry, crops)
+        """Decode, crop, resize, flip and turn. Raises ShardError naming the sample whose bytes cannot be decoded."""
+        return self._crops.render(ids, spans, plan.geometry(), crops)
 
     @torch.no_grad()
     def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """Jitter, grayscale, blur, solarise and, for float32, normalise. See `TwoStageEngine.finish`."""
+        """Everything from the jitter on and, for float32, normalise. See `TwoStageEngine.finish`."""
         parameters = torch.from_numpy(pack(plan))
         on_gpu = self._device.type == "cuda"
         if on_gpu:
@@ -103,9 +96,11 @@ def pack(plan: Plan) -> np.ndarray:
             row = np.stack([keep, (1 - keep) * (code == SATURATION), (1 - keep) * (code == CONTRAST)], axis=1)
             blends[sample, view, slot[sample, view]] = row
     packed[..., _HUE] = np.where(is_hue.any(axis=2), plan.jitter_factor[..., HUE], 0.0)
+    packed[..., _PROJECT] = plan.project
     packed[..., _GRAY] = plan.grayscale
     packed[..., _SIGMA] = plan.blur_sigma
     packed[..., _SOLARIZE] = plan.solarize
+    packed[..., _ERASE : _ERASE + 4] = plan.erase
     return np.ascontiguousarray(packed.swapaxes(0, 1))
 
 
@@ -114,6 +109,8 @@ class Photometric(nn.Module):
 
     luma: Tensor
     offsets: Tensor
+    pixels: Tensor
+    erase_value: Tensor
     scale: Tensor
     shift: Tensor
 
@@ -122,10 +119,13 @@ class Photometric(nn.Module):
         self.view = view
         radius = view.blur_taps // 2
         mean, std = np.array(view.normalize.mean), np.array(view.normalize.std)
+        scale = 1 / (std if view.normalize.space == "lab" else 255 * std)
         constants = {
             "luma": np.array([0.2989, 0.587, 0.114]),  # torchvision's
             "offsets": np.arange(-radius, radius + 1),
-            "scale": (1 / (255 * std))[:, None, None],
+            "pixels": np.arange(view.size),
+            "erase_value": np.array(view.erase_value)[:, None, None],
+            "scale": scale[:, None, None],
             "shift": (-mean / std)[:, None, None],
         }
         for name, values in constants.items():
@@ -145,6 +145,8 @@ class Photometric(nn.Module):
                 images = torch.where(turn.view(-1, 1, 1, 1) == 0, images, _turn_hue(images, turn))
                 for slot in range(_BLENDS // 2, _BLENDS):
                     images = self._blend(images, blends[:, slot])
+        if view.project:
+            images = torch.where(parameters[:, _PROJECT].view(-1, 1, 1, 1) > 0, _project(images), images)
         if view.grayscale:
             images = torch.where(parameters[:, _GRAY].view(-1, 1, 1, 1) > 0, self._gray(images), images)
         if view.blur:
@@ -153,8 +155,25 @@ class Photometric(nn.Module):
             unit_threshold = view.solarize_threshold / 255
             threshold = torch.where(parameters[:, _SOLARIZE] > 0, unit_threshold, _NEVER)
             images = (solarize_unit(images / 255, threshold) * 255).round()
+        if view.erase:
+            images = torch.where(self._inside(parameters[:, _ERASE : _ERASE + 4]), self.erase_value, images)
         images = images.contiguous(memory_format=torch.channels_last)
-        return torch.addcmul(self.shift, images, self.scale) if as_float else images.to(torch.uint8)
+        return self._floats(images) if as_float else images.to(torch.uint8)
+
+    def _floats(self, images: Tensor) -> Tensor:
+        normalize = self.view.normalize
+        if normalize.per_view:
+            return standardize(images)
+        if normalize.space == "lab":
+            images = rgb_to_lab(images).contiguous(memory_format=torch.channels_last)
+        return torch.addcmul(self.shift, images, self.scale)
+
+    def _inside(self, boxes: Tensor) -> Tensor:
+        """Rectangles (B, 4) as top, left, height, width to a mask, bool (B, 1, S, S)."""
+        top, left, height, width = boxes[:, :, None].unbind(1)  # (B, 1) each
+        rows = (self.pixels >= top) & (self.pixels < top + height)  # (B, S)
+        columns = (self.pixels >= left) & (self.pixels < left + width)
+        return rows[:, None, :, None] & columns[:, None, None, :]
 
     def _gray(self, images: Tensor) -> Tensor:
         return rgb_to_grayscale(images, self.luma).floor()  # (B, 1, S, S)
@@ -179,6 +198,14 @@ class Photometric(nn.Module):
         planes = F.conv2d(planes, weights[:, None, :, None], groups=b * c)
         planes = F.conv2d(planes, weights[:, None, None, :], groups=b * c)
         return planes.view(b, c, s, s).round()
+
+
+def _project(images: Tensor) -> Tensor:
+    """Levels without green against magenta, halves of a level rounded upwards."""
+    red, green, blue = images.unbind(1)
+    sixfold = torch.stack([5 * red + 2 * green - blue, 2 * (red + green + blue), 5 * blue + 2 * green - red], dim=1)
+    # Half a unit more than rounding needs: whole numbers stay clear of the borders of a division that is not exact.
+    return ((sixfold + 3.5) / 6).floor().clamp(0, 255)
 
 
 def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -20,17 +21,22 @@ from headrace.pipeline.engines.base import StageTimes
 from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
 from headrace.pipeline.engines.kernels import (
     as_pointer,
+    erase,
     grayscale,
     jitter,
     pixels_at,
+    project,
     solarize,
+    standard_scale,
     store_floats,
+    store_lab,
     store_levels,
+    turn,
 )
 from headrace.pipeline.engines.resize import crop_resize
 from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch
 from headrace.pipeline.plan import Plan
-from headrace.pipeline.views import ViewSpec
+from headrace.pipeline.views import View, ViewSpec
 from headrace.shards import JPG, RAW, ShardError, ShardSet, Spans
 
 _VIEW_LAYOUT = np.dtype(
@@ -38,10 +44,14 @@ _VIEW_LAYOUT = np.dtype(
         ("size", "i8"),
         ("blur_taps", "i8"),
         ("solarize_threshold", "i8"),
+        ("erase_value", "u1", 3),
+        ("space", "i8"),
         ("scale", "f4", 3),
         ("shift", "f4", 3),
     ]
 )
+_RGB, _LAB, _OWN = range(3)
+"""How levels become floats: scaled, as Lab and scaled, by their own mean and deviation."""
 
 
 class NativeEngine:
@@ -50,19 +60,7 @@ class NativeEngine:
     def __init__(self, shards: ShardSet, field: str, spec: ViewSpec) -> None:
         self._shards = shards
         self._field = field
-        self._layout = np.array(
-            [
-                (
-                    view.size,
-                    view.blur_taps,
-                    view.solarize_threshold,
-                    [1 / (255 * s) for s in view.normalize.std],
-                    [-m / s for m, s in zip(view.normalize.mean, view.normalize.std, strict=True)],
-                )
-                for view in spec.views
-            ],
-            _VIEW_LAYOUT,
-        )
+        self._layout = np.array([_layout(view) for view in spec.views], _VIEW_LAYOUT)
         self._largest = max(view.size for view in spec.views)
         self._local = threading.local()
 
@@ -94,11 +92,14 @@ class NativeEngine:
                 encoding,
                 plan.crop,
                 plan.flip,
+                plan.turns,
                 plan.jitter_order,
                 plan.jitter_factor,
+                plan.project,
                 plan.grayscale,
                 plan.blur_sigma,
                 plan.solarize,
+                plan.erase,
                 self._layout,
                 scratch.rows,
                 scratch.canvas,
@@ -152,6 +153,22 @@ class NativeEngine:
         return scratch
 
 
+def _layout(view: View) -> tuple[Any, ...]:
+    """A row of `_VIEW_LAYOUT`."""
+    normalize = view.normalize
+    mean, std = np.array(normalize.mean), np.array(normalize.std)
+    is_lab = normalize.space == "lab"
+    return (
+        view.size,
+        view.blur_taps,
+        view.solarize_threshold,
+        view.erase_value,
+        _OWN if normalize.per_view else _LAB if is_lab else _RGB,
+        1 / (std if is_lab else 255 * std),
+        -mean / std,
+    )
+
+
 class _Scratch:
     """Memory of one thread, reused from sample to sample."""
 
@@ -197,11 +214,14 @@ def _render(
     encoding,
     crop,
     flip,
+    turns,
     jitter_order,
     jitter_factor,
+    projected,
     gray,
     blur_sigma,
     solarized,
+    erased,
     layout,
     rows,
     canvas,
@@ -213,6 +233,7 @@ def _render(
     cycles,
 ):
     """Samples from `begin` on, up to the first that the compiled decoder declines. Returns that sample, or n."""
+    scales, shifts = np.empty(3, np.float32), np.empty(3, np.float32)
     for i in range(begin, len(address)):
         started = _cycles()
         if encoding[i] == RAW:
@@ -238,16 +259,32 @@ def _render(
             image = flat.reshape(3, size, size)
             top, left, crop_height, crop_width = crop[i, v]
             crop_resize(source, top, left, crop_height, crop_width, flip[i, v], rows, image)
+            if turns[i, v]:
+                turn(image, turns[i, v])
             jitter(image, jitter_order[i, v], jitter_factor[i, v])
+            if projected[i, v]:
+                project(red, green, blue)
             if gray[i, v]:
                 grayscale(red, green, blue)
             if blur_sigma[i, v] > 0.0:
                 gaussian_blur(image, blur_sigma[i, v], view.blur_taps, plane)
             if solarized[i, v]:
                 solarize(flat, view.solarize_threshold)
+            if erased[i, v, 2]:
+                erase(image, erased[i, v], view.erase_value)
             if as_float:
                 out = carray(as_pointer(out_address[v] + i * count * 4), count, np.float32)
-                store_floats(red, green, blue, view.scale, view.shift, out)
+                if view.space == _LAB:
+                    store_lab(red, green, blue, view.scale, view.shift, out)
+                else:
+                    if view.space == _OWN:
+                        scales[0], shifts[0] = standard_scale(red)
+                        scales[1], shifts[1] = standard_scale(green)
+                        scales[2], shifts[2] = standard_scale(blue)
+                    else:
+                        scales[:] = view.scale
+                        shifts[:] = view.shift
+                    store_floats(red, green, blue, scales, shifts, out)
             else:
                 out_levels = carray(as_pointer(out_address[v] + i * count), count, np.uint8)
                 store_levels(red, green, blue, out_levels)

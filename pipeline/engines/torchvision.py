@@ -70,9 +70,13 @@ def apply_view(image: Tensor, plan: Plan, sample: int, v: int, view: View) -> Te
     result = F.resized_crop(image, top, left, height, width, [view.size, view.size], antialias=True)
     if plan.flip[sample, v]:
         result = F.horizontal_flip(result)
+    if plan.turns[sample, v]:
+        result = F.rotate(result, 90.0 * int(plan.turns[sample, v]))
     for code in plan.jitter_order[sample, v]:
         if code >= 0:
             result = _JITTER[int(code)](result, float(plan.jitter_factor[sample, v, code]))
+    if plan.project[sample, v]:
+        result = project(result)
     if plan.grayscale[sample, v]:
         result = F.rgb_to_grayscale(result, num_output_channels=3)
     sigma = float(plan.blur_sigma[sample, v])
@@ -80,4 +84,18 @@ def apply_view(image: Tensor, plan: Plan, sample: int, v: int, view: View) -> Te
         result = F.gaussian_blur(result, [view.blur_taps] * 2, [sigma] * 2)
     if plan.solarize[sample, v]:
         result = F.solarize(result, view.solarize_threshold)
+    top, left, height, width = (int(value) for value in plan.erase[sample, v])
+    if height:
+        result = F.erase(
+            result, top, left, height, width, torch.tensor(view.erase_value, dtype=torch.uint8)[:, None, None]
+        )
     return result
+
+
+def project(image: Tensor) -> Tensor:
+    """Each pixel without its part along (-1, 2, -1): context prediction's projection (1505.05192, section 3.1), for
+    which torchvision has no operator. uint8 (3, H, W) to the same, halves of a level rounded upwards."""
+    axis = torch.tensor([-1, 2, -1])
+    matrix = 6 * torch.eye(3, dtype=torch.int64) - axis[:, None] * axis  # six times the paper's B
+    sixfold = torch.einsum("ij,jhw->ihw", matrix, image.long())
+    return (sixfold + 3).div(6, rounding_mode="floor").clamp(0, 255).to(torch.uint8)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.pipeline import Batch, Loader, View, ViewSpec
+from headrace.pipeline import Batch, DrawnViews, Loader, View, ViewSpec, plan
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES
 from headrace.pipeline.faults import substitutes
 from headrace.shards import ShardError, ShardSet, open_shards, write_shards
@@ -98,6 +98,18 @@ def test_skipping_makes_batches_smaller(engine: str, damaged: ShardSet) -> None:
     for index, views in views_by_index(skipping):
         assert views == whole[index]
     assert all(view.shape[0] == len(batch) for batch in skipping for view in batch.views)
+
+
+@pytest.mark.parametrize("policy", ["substitute", "skip"])
+def test_the_draws_are_those_of_the_delivered_samples(policy: str, damaged: ShardSet) -> None:
+    with make(damaged, on_error=policy) as loader:
+        for batch in loader:
+            ids = batch.index.numpy()
+            spans = damaged.spans("image", ids)
+            expected = plan(SPEC, 5, 0, ids, np.stack([spans.height, spans.width], axis=1))
+            assert isinstance(batch.drawn, DrawnViews)
+            assert np.array_equal(batch.drawn.crop.numpy(), expected.crop)
+            assert np.array_equal(batch.drawn.flip.numpy(), expected.flip)
 
 
 @pytest.mark.parametrize("policy", ["substitute", "skip"])

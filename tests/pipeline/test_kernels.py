@@ -8,9 +8,11 @@ import torch
 from sklearn.datasets import load_sample_images
 from torchvision.transforms.v2 import functional as F
 
+from headrace.pipeline.batch import rgb_to_lab
 from headrace.pipeline.engines import kernels
 from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
 from headrace.pipeline.engines.resize import crop_resize
+from tests.pipeline.colour import lab_of
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[1][20:395, 60:560])
 SIZE = 96
@@ -136,6 +138,37 @@ def test_grayscale_and_solarize() -> None:
         assert differences(ours, F.solarize(TENSOR, threshold))[0] == 0
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 96])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_turn(turns: int, size: int) -> None:
+    image = np.ascontiguousarray(CANVAS[:, :size, :size])
+    ours = image.copy()
+    kernels.turn(ours, turns)
+    assert np.array_equal(ours, F.rotate(torch.from_numpy(image), 90.0 * turns).numpy())
+    assert np.array_equal(ours, np.rot90(image, turns, axes=(1, 2)))
+
+
+@pytest.mark.parametrize("image", [CANVAS, every_colour()], ids=["photo", "every colour"])
+def test_project(image: np.ndarray) -> None:
+    """The paper's matrix in float64, rounded; green and magenta become gray."""
+    ours = image.copy()
+    kernels.project(*planes(ours))
+    axis = np.array([[-1.0, 2.0, -1.0]])
+    exact = np.einsum("ij,jhw->ihw", np.eye(3) - axis.T @ axis / (axis @ axis.T), image.astype(float))
+    assert np.array_equal(ours, np.clip(np.floor(exact + 0.5 + 1e-9), 0, 255))
+    for colour in ((0, 255, 0), (255, 0, 255)):
+        one = np.array(colour, np.uint8).reshape(3, 1, 1).copy()
+        kernels.project(*planes(one))
+        assert len(np.unique(one)) == 1
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (10, 20, 30, 40), (0, 5, 95, 90)])
+def test_erase(box: tuple[int, int, int, int]) -> None:
+    ours, value = CANVAS.copy(), np.array([3, 200, 77], np.uint8)
+    kernels.erase(ours, np.array(box, np.int32), value)
+    assert np.array_equal(ours, F.erase(TENSOR, *box, torch.from_numpy(value)[:, None, None]).numpy())
+
+
 @pytest.mark.parametrize("taps", [3, 9, 23])
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6, 1.0, 1.7, 2.0, 5.0])
 @pytest.mark.parametrize("width", [SIZE, 75, 32, 20])
@@ -153,6 +186,36 @@ def test_blur_keeps_a_flat_image() -> None:
         image = np.full((3, 16, 16), level, np.uint8)
         gaussian_blur(image, np.float32(1.3), 9, np.empty(16 * COLUMNS, np.int16))
         assert np.all(image == level)
+
+
+def test_lab_of_every_colour() -> None:
+    """Within 4e-4 of float64, in units of Lab, and torch's within the same."""
+    image, one, none = every_colour(), np.ones(3, np.float32), np.zeros(3, np.float32)
+    exact = lab_of(image.transpose(1, 2, 0))
+    ours = np.empty(image.size, np.float32)
+    kernels.store_lab(*planes(image), one, none, ours)
+    assert np.abs(ours.reshape(exact.shape) - exact).max() < 4e-4
+    theirs = rgb_to_lab(torch.from_numpy(image)).permute(1, 2, 0).numpy()
+    assert np.abs(theirs - exact).max() < 4e-4
+    white = exact[-1, -1]
+    np.testing.assert_allclose(white, (100, 0, 0), atol=0.01)
+
+
+@pytest.mark.peer("kornia")
+def test_lab_is_kornias() -> None:
+    from kornia.color import rgb_to_lab as kornias
+
+    theirs = kornias(torch.from_numpy(every_colour())[None] / 255)[0]
+    torch.testing.assert_close(rgb_to_lab(torch.from_numpy(every_colour())), theirs, atol=1e-3, rtol=0)
+
+
+def test_standard_scale() -> None:
+    for plane in planes(CANVAS):
+        scale, shift = kernels.standard_scale(plane)
+        standard = plane.astype(float) * scale + shift
+        np.testing.assert_allclose((standard.mean(), standard.std()), (0, 1), atol=1e-5)
+    scale, shift = kernels.standard_scale(np.full(100, 77, np.uint8))
+    assert 77 * scale + shift == 0
 
 
 def test_stores() -> None:

@@ -1,6 +1,7 @@
 """Kornia's photometric half: no host reads, one graph, and the loader's two stages. Pixels: see test_parity."""
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from headrace.pipeline import Loader, View, ViewSpec, plan
+from headrace.pipeline import Loader, Normalize, View, ViewSpec, plan
 from headrace.pipeline.engines import ENGINES
 from headrace.pipeline.plan import Plan
 from headrace.shards import ShardSet
 
 EVERYTHING = View(
-    size=32, jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2, blur=0.5, solarize=0.2
+    size=32,
+    turns=(0, 1, 2, 3),
+    jitter=0.8,
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    project=0.3,
+    grayscale=0.2,
+    blur=0.5,
+    solarize=0.2,
+    erase=0.5,
 )
 SPEC = ViewSpec([EVERYTHING, View(size=24, jitter=1.0, brightness=0.4, blur=0.5)])
+FLOATS = {"rgb": Normalize(), "lab": Normalize.lab(), "per view": Normalize(per_view=True)}
 
 
 def drawn(samples: int) -> Plan:
@@ -35,16 +48,17 @@ def crops(samples: int, side: int) -> Tensor:
 
 
 @pytest.mark.peer("kornia")
-@pytest.mark.parametrize("as_float", [False, True])
-def test_nothing_reads_the_host(as_float: bool) -> None:
+@pytest.mark.parametrize("floats", [None, *FLOATS])
+def test_nothing_reads_the_host(floats: str | None) -> None:
     """Fake CUDA tensors hold no values: whatever asks for one fails, as here it would stall a GPU."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
     module = engine_module()
+    as_float = floats is not None
     parameters = torch.from_numpy(module.pack(drawn(4)))
     with FakeTensorMode() as mode:
         on_device = mode.from_tensor(parameters).to("cuda")
-        for v, view in enumerate(SPEC.views):
+        for v, view in enumerate(replace(view, normalize=FLOATS[floats or "rgb"]) for view in SPEC.views):
             images = torch.empty((4, 3, view.size, view.size), dtype=torch.uint8, device="cuda")
             result = module.Photometric(view).to("cuda")(images, on_device[v], as_float)
             assert result.device.type == "cuda"
@@ -56,13 +70,14 @@ def test_nothing_reads_the_host(as_float: bool) -> None:
 
 
 @pytest.mark.peer("kornia")
-def test_compiles_into_one_graph() -> None:
+@pytest.mark.parametrize("floats", [None, *FLOATS])
+def test_compiles_into_one_graph(floats: str | None) -> None:
     module = engine_module()
     parameters = torch.from_numpy(module.pack(drawn(6)))[0]
-    photometric = module.Photometric(EVERYTHING)
-    compiled = torch.compile(photometric, fullgraph=True, backend="eager")
-    images = crops(6, EVERYTHING.size)
-    assert torch.equal(compiled(images, parameters, False), photometric(images, parameters, False))
+    photometric = module.Photometric(replace(EVERYTHING, normalize=FLOATS[floats or "rgb"]))
+    compiled = torch.compile(photometric, fullgraph=True, backend="aot_eager")
+    images, as_float = crops(6, EVERYTHING.size), floats is not None
+    torch.testing.assert_close(compiled(images, parameters, as_float), photometric(images, parameters, as_float))
 
 
 @pytest.mark.peer("kornia")
@@ -101,6 +116,7 @@ def test_the_loader_finishes_whole_batches(photos: ShardSet) -> None:
             assert u.views[v].is_contiguous(memory_format=torch.channels_last)
             assert (u.views[v].int() - n.views[v].int()).abs().float().mean() < 0.02
             torch.testing.assert_close(f.views[v], u.normalized()[v])
+        assert all(torch.equal(a, b) for a, b in zip(n.drawn, u.drawn, strict=True))
 
 
 def test_without_kornia_the_message_says_what_to_install(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:

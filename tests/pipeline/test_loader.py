@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from headrace.pipeline import Batch, Loader, View, ViewSpec, WindowOrder, center_view, order
+from headrace.pipeline import Batch, DrawnViews, Loader, Tiles, View, ViewSpec, WindowOrder, center_view, order, plan
 from headrace.shards import ShardError, ShardSet
 
 SPEC = ViewSpec.repeat(
@@ -47,6 +47,24 @@ def test_batches_have_the_stated_shapes(digits_webdataset: ShardSet) -> None:
         assert batch.labels.tolist() == [digits_webdataset.read(i)["label"] for i in batch.index.tolist()]
         assert len(loader) == 6
         assert len(batch) == 32
+
+
+def test_batches_bring_the_draws_of_their_views(photos: ShardSet) -> None:
+    spec = ViewSpec([*ViewSpec.rotations(View(size=8)).views, Tiles(view=View(size=4, flip=0.0))])
+    with Loader(photos, spec, 12, seed=5, threads=2) as loader:
+        batches = list(loader)
+    for batch in batches:
+        ids = batch.index.numpy()
+        spans = photos.spans("image", ids)
+        expected = plan(spec, 5, 0, ids, np.stack([spans.height, spans.width], axis=1))
+        for name in ("crop", "flip", "turns", "arrangement"):
+            assert np.array_equal(getattr(batch.drawn, name).numpy(), getattr(expected, name)), name
+        assert isinstance(batch.drawn, DrawnViews)
+        assert batch.drawn.turns.dtype == batch.drawn.arrangement.dtype == torch.int64
+        assert batch.drawn.arrangement.shape == (12, 1)
+    moved = batches[0].to("meta").drawn
+    assert isinstance(moved, DrawnViews)
+    assert {part.device.type for part in moved} == {"meta"}
 
 
 def test_an_epoch_follows_the_order_and_the_next_differs(digits_webdataset: ShardSet) -> None:

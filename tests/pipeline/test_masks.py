@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import chisquare, ks_2samp
 
-from headrace.pipeline import BlockMask, ContextMask, Loader, RandomMask, TubeMask, View, ViewSpec
+from headrace.pipeline import BlockMask, ContextMask, Loader, RandomMask, RegionMask, TubeMask, View, ViewSpec
 from headrace.pipeline.masks import MaskSpec, draw_masks
 from headrace.shards import ShardSet
 
@@ -21,6 +21,7 @@ EVERY_KIND: list[MaskSpec] = [
     TubeMask(grid=GRID, frames=8),
     BlockMask(grid=GRID, ratio=(0.1, 0.5), probability=0.5),
     ContextMask(grid=GRID),
+    RegionMask(size=32, place="random", regions=3, scale=(0.02, 0.1), aspect=(0.5, 2.0)),
 ]
 
 
@@ -228,3 +229,70 @@ def test_the_loader_delivers_them(photos: ShardSet) -> None:
         moved = batch.to("meta")
         assert all(part.device.type == "meta" for mask in moved.masks for part in mask)
         assert [type(mask) for mask in moved.masks] == [type(mask) for mask in batch.masks]
+
+
+def test_the_centre_is_a_region() -> None:
+    masks = drawn(RegionMask(size=128), 3)
+    assert masks.boxes.tolist() == [[[32, 32, 64, 64]]] * 3
+    assert masks.mask.dtype == torch.bool
+    assert masks.mask[:, 32:96, 32:96].all()
+    assert int(masks.mask.sum()) == 3 * 64 * 64
+
+
+def union(boxes: torch.Tensor, size: int) -> torch.Tensor:
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    for top, left, height, width in boxes.tolist():
+        assert min(top, left, size - top - height, size - left - width) >= 0
+        assert min(height, width) >= 1
+        mask[top : top + height, left : left + width] = True
+    return mask
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_regions_are_the_union_of_their_boxes(overlap: bool) -> None:
+    spec = RegionMask(size=64, place="random", regions=4, scale=(0.03, 0.0625), aspect=(0.5, 2.0), overlap=overlap)
+    masks = drawn(spec, 300)
+    assert masks.boxes.shape == (300, 4, 4)
+    assert masks.boxes.dtype == torch.int64
+    for boxes, mask in zip(masks.boxes, masks.mask, strict=True):
+        assert torch.equal(union(boxes, 64), mask)
+    areas = masks.boxes[..., 2] * masks.boxes[..., 3]
+    apart = masks.mask.flatten(1).sum(dim=1) == areas.sum(dim=1)
+    share = float(apart.float().mean())
+    assert share < 0.8 if overlap else share > 0.97  # ten places may all be taken
+
+
+def test_regions_follow_their_areas_and_aspects_and_lie_anywhere() -> None:
+    size = 200
+    spec = RegionMask(size=size, place="random", scale=(0.05, 0.2), aspect=(0.5, 2.0))
+    top, left, height, width = drawn(spec, 5000).boxes[:, 0].double().T.numpy()
+    area = height * width / size**2
+    assert ks_2samp(area, np.random.default_rng(0).uniform(0.05, 0.2, 20_000)).pvalue > 1e-4
+    log_aspect = np.log(height / width)
+    assert ks_2samp(log_aspect, np.random.default_rng(1).uniform(-np.log(2), np.log(2), 20_000)).pvalue > 1e-4
+    for place, side in ((top, height), (left, width)):
+        assert ks_2samp(place / (size - side), np.random.default_rng(2).uniform(0, 1, 20_000)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_regions_of_tiny_views(size: int, overlap: bool) -> None:
+    spec = RegionMask(size=size, place="random", regions=3, scale=(0.5, 1.0), aspect=(0.2, 5.0), overlap=overlap)
+    for boxes in drawn(spec, 50).boxes:
+        union(boxes, size)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RegionMask(size=0), "size"),
+        (lambda: RegionMask(size=8, place="corner"), "place"),  # type: ignore[arg-type]
+        (lambda: RegionMask(size=8, regions=2), "1 in the centre"),
+        (lambda: RegionMask(size=8, place="random", regions=0), "regions"),
+        (lambda: RegionMask(size=8, scale=(0.5, 0.1)), "scale"),
+        (lambda: RegionMask(size=8, aspect=(0.0, 1.0)), "aspect"),
+    ],
+)
+def test_contradictory_regions_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -19,8 +19,9 @@ from headrace.benchmarks.parity import (
     render,
     write_squares,
 )
-from headrace.pipeline import View, ViewSpec, plan
+from headrace.pipeline import Normalize, View, ViewSpec, plan
 from headrace.shards import ShardSet, open_shards
+from tests.pipeline.colour import lab_of
 from tests.pipeline.test_engines import AVAILABLE
 
 SAMPLES = 8
@@ -41,6 +42,9 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         # Besides, where the antialiasing filter reaches beyond the crop, DALI repeats the outermost pixel and
         # torchvision leaves those taps out: the outermost pixels of the view differ.
         "crop": (16, 0.25),
+        # The same borders; and the enlarged patch's level is multiplied by up to four thirds.
+        "tiles": (12, 0.25),
+        "patch pair": (2, 0.25),
         # All of the above, and contrast and brightness up to 1.8 times on top.
         "simclr": (30, 0.4),
         "byol": (30, 0.4),
@@ -77,14 +81,43 @@ def test_nothing_happens_at_probability_0(engine: str, squares: ShardSet) -> Non
 @pytest.mark.parametrize("engine", AVAILABLE)
 def test_samples_that_go_without_stay_as_they_are(engine: str, squares: ShardSet) -> None:
     """An operator must not touch the samples of its batch that the plan spares."""
-    gates = {"jitter": 0.3, **COLOUR, "grayscale": 0.3, "blur": 0.3, "solarize": 0.3}
+    gates = {"jitter": 0.2, **COLOUR, "project": 0.2, "grayscale": 0.2, "blur": 0.2, "solarize": 0.2, "erase": 0.2}
     spec, ids = ViewSpec.repeat(View(**{**WHOLE, **gates}), 2), np.arange(SAMPLES)
     drawn = plan(spec, 11, 0, ids, np.full((SAMPLES, 2), SIDE))  # as `render` draws it
     spared = (drawn.jitter_order[..., 0] < 0) & ~drawn.grayscale & (drawn.blur_sigma == 0) & ~drawn.solarize
+    spared &= ~drawn.project & (drawn.erase[..., 2] == 0)
     assert 0 < spared.sum() < spared.size
     views = render(engine, squares, spec, ids)
     for i, v in np.argwhere(spared):
         assert np.array_equal(views[v][i], squares.read(int(i))["image"])
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_turns_move_pixels_and_change_none(engine: str, squares: ShardSet) -> None:
+    """The four rotations are `torch.rot90`'s of the same flipped crop."""
+    ids = np.arange(SAMPLES)
+    turned = render(engine, squares, ViewSpec.rotations(View(**{**WHOLE, "flip": 0.5})), ids)
+    for turns, view in enumerate(turned):
+        assert np.array_equal(view, np.rot90(turned[0], turns, axes=(1, 2)))
+    mirrored = [np.array_equal(turned[0][i], squares.read(i)["image"][:, ::-1]) for i in range(SAMPLES)]
+    assert 0 < sum(mirrored) < SAMPLES
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_lab_is_the_float64_formula(engine: str, squares: ShardSet) -> None:
+    normalize = Normalize.lab(mean=(50.0, 0.0, 0.0), std=(100.0, 110.0, 110.0))
+    spec, ids = ViewSpec([View(**{**WHOLE, "normalize": normalize})]), np.arange(SAMPLES)
+    (levels,), (floats,) = (render(engine, squares, spec, ids, dtype) for dtype in ("uint8", "float32"))
+    expected = (lab_of(levels) - normalize.mean) / normalize.std
+    assert np.abs(floats - expected).max() < 5e-6
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_views_have_their_own_mean_and_deviation(engine: str, squares: ShardSet) -> None:
+    spec, ids = ViewSpec([View(**{**WHOLE, "normalize": Normalize(per_view=True)})]), np.arange(SAMPLES)
+    (levels,), (floats,) = (render(engine, squares, spec, ids, dtype) for dtype in ("uint8", "float32"))
+    mean, deviation = (getattr(levels.astype(np.float64), name)(axis=(1, 2), keepdims=True) for name in ("mean", "std"))
+    np.testing.assert_allclose(floats, (levels - mean) / deviation, atol=2e-6)
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

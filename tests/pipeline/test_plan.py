@@ -1,10 +1,11 @@
 from dataclasses import fields, replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from headrace.pipeline import Plan, View, ViewSpec, plan
+from headrace.pipeline import PatchPair, Plan, Tiles, View, ViewSpec, permutation_set, plan
 
 SIMCLR = View(
     size=32,
@@ -40,7 +41,8 @@ def test_a_view_does_not_depend_on_the_views_after_it() -> None:
     alone = draw(ViewSpec([SIMCLR]), np.arange(50))
     first_of_two = draw(SPEC, np.arange(50))
     for f in fields(Plan):
-        assert np.array_equal(getattr(alone, f.name)[:, 0], getattr(first_of_two, f.name)[:, 0]), f.name
+        if f.name != "arrangement":
+            assert np.array_equal(getattr(alone, f.name)[:, 0], getattr(first_of_two, f.name)[:, 0]), f.name
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"epoch": 2}])
@@ -56,7 +58,7 @@ def test_views_of_a_sample_differ() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("operation", ["flip", "grayscale", "solarize", "blur", "jitter"])
+@pytest.mark.parametrize("operation", ["flip", "grayscale", "solarize", "blur", "jitter", "project", "erase"])
 def test_operations_apply_as_often_as_asked(operation: str, probability: float) -> None:
     n = 20_000
     drawn = draw(ViewSpec([replace(SIMCLR, **{operation: probability})]), np.arange(n))
@@ -66,6 +68,8 @@ def test_operations_apply_as_often_as_asked(operation: str, probability: float) 
         "solarize": drawn.solarize,
         "blur": drawn.blur_sigma > 0,
         "jitter": (drawn.jitter_order >= 0).any(axis=-1),
+        "project": drawn.project,
+        "erase": drawn.erase[..., 2] > 0,
     }[operation]
     tolerance = 4 * np.sqrt(probability * (1 - probability) / n)
     assert abs(applied.mean() - probability) <= tolerance
@@ -129,6 +133,175 @@ def test_bad_sizes_are_refused() -> None:
         plan(SPEC, 0, 0, np.array([8, 9]), np.array([[4, 4]]))
 
 
+FROZEN = {
+    "crop": "bc99ea7e90f62afb",
+    "flip": "0ee33b386f3d8d36",
+    "jitter_order": "a908113f6414116b",
+    "jitter_factor": "d4a2bc81b67ef6d4",
+    "grayscale": "2a5361b170fb930c",
+    "blur_sigma": "60cea88a8e9a4892",
+    "solarize": "73fd9208bf280bfd",
+}
+"""SHA-256 of the draws of 500 samples, as the first version drew them."""
+
+
+@pytest.mark.parametrize("more", [{}, {"turns": (0, 1, 3), "project": 0.5, "erase": 1.0}])
+def test_draws_never_move(more: dict) -> None:
+    drawn = draw(ViewSpec.repeat(replace(SIMCLR, **more), 2), np.arange(500))
+    assert {name: sha256(getattr(drawn, name).tobytes()).hexdigest()[:16] for name in FROZEN} == FROZEN
+    few = plan(SPEC, 3, 1, np.array([0, 1 << 33]), np.array([[375, 500], [32, 32]]))
+    assert few.crop.tolist() == [[[27, 56, 323, 369], [92, 74, 260, 246]], [[4, 0, 28, 24], [8, 14, 19, 16]]]
+    assert few.describe(1, 0) == {"crop": (4, 0, 28, 24), "blur": 0.979}
+
+
+def test_turns_are_uniform() -> None:
+    drawn = draw(ViewSpec([replace(SIMCLR, turns=(0, 1, 3)), replace(SIMCLR, turns=(2,))]), np.arange(9000))
+    turns, counts = np.unique(drawn.turns[:, 0], return_counts=True)
+    assert turns.tolist() == [0, 1, 3]
+    assert chisquare(counts).pvalue > 1e-4
+    assert np.all(drawn.turns[:, 1] == 2)
+
+
+def test_erased_rectangles_follow_torchvisions_distribution() -> None:
+    import torch
+    from scipy.stats import ks_2samp
+    from torchvision.transforms.v2 import RandomErasing
+
+    erasing = RandomErasing(p=1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = [erasing.make_params([torch.zeros(3, 32, 32)]) for _ in range(6000)]
+    theirs = np.array([[p[k] for k in ("i", "j", "h", "w")] for p in found if p["v"] is not None])
+    ours = draw(ViewSpec([replace(SIMCLR, erase=1.0)]), np.arange(20_000)).erase[:, 0]
+    assert np.all((ours[:, :2] >= 0) & (ours[:, :2] + ours[:, 2:] <= 32) & (ours[:, 2:] < 32))
+    for column in range(4):
+        assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-4
+    assert ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-4
+
+
+def test_nothing_is_erased_where_no_rectangle_fits() -> None:
+    drawn = draw(ViewSpec([View(size=1, erase=1.0), View(size=32, erase=1.0, erase_scale=(1.0, 1.0))]), np.arange(50))
+    assert not drawn.erase.any()
+
+
+def test_views_that_share_draws_differ_in_their_settings_alone() -> None:
+    small = replace(SIMCLR, size=16, turns=(3,))
+    shared = draw(ViewSpec([SIMCLR, SIMCLR, small], draws=[0, 1, 0]), np.arange(60))
+    for f in fields(Plan):
+        column = getattr(shared, f.name)
+        if f.name == "arrangement":
+            continue
+        assert np.array_equal(column[:, 1], getattr(draw(SPEC, np.arange(60)), f.name)[:, 1])
+        if f.name != "turns":
+            assert np.array_equal(column[:, 0], column[:, 2]), f.name
+    rotations = draw(ViewSpec.rotations(SIMCLR), np.arange(60))
+    assert np.all(rotations.turns == np.arange(4))
+    assert np.all(rotations.crop == rotations.crop[:, :1])
+    assert np.all(rotations.jitter_factor == rotations.jitter_factor[:, :1])
+
+
+STILL = View(size=8, flip=0.0)
+SIZES = [(1, 1), (2, 3), (7, 5), (1, 500), (32, 32), (256, 341), (375, 500)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "part",
+    [
+        Tiles(view=STILL),
+        Tiles(view=STILL, grid=(2, 4), extent=(0.3, 1.0), jitter=0.3),
+        Tiles(view=STILL, tile=1.0, extent=(1.0, 1.0)),
+        PatchPair(view=STILL),
+        PatchPair(view=STILL, scale=(0.9, 1.0), gap=0.0, jitter=0.5),
+    ],
+)
+def test_arranged_boxes_stay_inside(part: Tiles | PatchPair, size: tuple[int, int]) -> None:
+    crop = draw(ViewSpec([part]), np.arange(200), size).crop
+    assert crop[..., :2].min() >= 0
+    assert np.all(crop[..., 2] == crop[..., 3])
+    assert crop[..., 2].min() >= 1
+    assert np.all(crop[..., :2] + crop[..., 2:] <= size)
+
+
+def test_jigsaws_tiles() -> None:
+    """In an image of 256 x 341: cells of 75, tiles of 64 anywhere in their cell, in the order of the label."""
+    n = 4000
+    drawn = draw(ViewSpec([STILL, Tiles(view=STILL, permutations=50)]), np.arange(n), (256, 341))
+    label, tiles = drawn.arrangement[:, 0], drawn.crop[:, 1:]
+    assert chisquare(np.bincount(label, minlength=50)).pvalue > 1e-4
+    assert np.all(tiles[..., 2:] == 64)
+    orders = permutation_set(9, 50)
+    placed = np.empty((n, 9, 2), np.int64)  # by place
+    for sample in range(n):
+        placed[sample, orders[label[sample]]] = tiles[sample, :, :2]
+    in_cell = placed - 75 * np.stack(np.divmod(np.arange(9), 3), axis=1)
+    corner_low, corner_high = in_cell.min(axis=1), in_cell.max(axis=1)
+    assert (corner_high - corner_low).max() == 11  # 75 - 64: a tile never leaves its cell
+    assert (corner_high - corner_low).mean() > 8
+    gaps = np.diff(placed.reshape(n, 3, 3, 2)[..., 1], axis=2) - 64
+    assert gaps.min() >= 0
+    assert abs(gaps.mean() - 11) < 0.2  # the paper's average gap
+    offsets = in_cell[:, :, 0] - in_cell[:, :1, 0]
+    assert abs(np.corrcoef(offsets[:, 1], offsets[:, 2] - offsets[:, 1])[0, 1]) < 0.9
+
+
+def test_tiles_without_jitter_lie_in_the_middle_of_their_cells() -> None:
+    spec = ViewSpec([Tiles(view=STILL, grid=(2, 2), extent=(1.0, 1.0), tile=0.5, jitter=0.0, permutations=1)])
+    drawn = draw(spec, np.arange(3), (100, 100))
+    assert np.all(drawn.arrangement == 0)
+    assert drawn.crop[0].tolist() == [[12, 12, 25, 25], [12, 62, 25, 25], [62, 12, 25, 25], [62, 62, 25, 25]]
+
+
+def test_patch_pairs() -> None:
+    """Neighbours lie where their label says, a gap away, give or take both patches' jitter."""
+    n = 8000
+    drawn = draw(ViewSpec([PatchPair(view=STILL, scale=(0.2, 0.2))]), np.arange(n), (480, 600))
+    assert np.all(drawn.crop[..., 2:] == 96)
+    label = drawn.arrangement[:, 0]
+    assert chisquare(np.bincount(label, minlength=8)).pvalue > 1e-4
+    around = np.array([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)])
+    stray = drawn.crop[:, 1, :2] - drawn.crop[:, 0, :2] - around[label] * (96 + 48)
+    assert stray.min() == -14
+    assert stray.max() == 14
+    assert abs(stray.mean()) < 0.2
+    # The first patch is not always in the middle of the image.
+    assert np.ptp(drawn.crop[label == 0, 0, 0]) > 480 - 96 - 48 - 96 - 20
+
+
+def test_arranged_views_depend_on_their_own_number_alone() -> None:
+    pair = PatchPair(view=STILL)
+    alone = draw(ViewSpec([STILL, pair]), np.arange(40))
+    followed = draw(ViewSpec([STILL, pair, pair, Tiles(view=STILL)]), np.arange(40))
+    assert np.array_equal(alone.crop, followed.crop[:, :3])
+    assert followed.arrangement.shape == (40, 3)
+    assert np.array_equal(alone.arrangement[:, 0], followed.arrangement[:, 0])
+    assert not np.array_equal(followed.crop[:, 1:3], followed.crop[:, 3:5])
+
+
+def test_tiles_are_alike_in_colour_where_asked() -> None:
+    tile = replace(SIMCLR, flip=0.0)
+    for alike in (True, False):
+        drawn = draw(ViewSpec([Tiles(view=tile, grid=(2, 2), alike=alike, permutations=2)]), np.arange(40))
+        assert np.all(drawn.jitter_factor == drawn.jitter_factor[:, :1]) == alike
+        assert np.all(drawn.grayscale == drawn.grayscale[:, :1]) == alike
+
+
 def test_describe_names_what_applies() -> None:
     words = draw(ViewSpec([View(size=32, flip=1.0, blur=1.0)]), np.arange(1)).describe(0, 0)
     assert set(words) == {"crop", "flip", "blur"}
+    view = View(size=32, flip=0.0, turns=(3,), project=1.0, erase=1.0)
+    drawn = draw(ViewSpec([view]), np.arange(1))
+    words = drawn.describe(0, 0)
+    assert set(words) == {"crop", "turned", "projection", "erase"}
+    assert words["turned"] == "270 degrees"
+    assert words["erase"] == tuple(drawn.erase[0, 0])
+
+
+def test_geometry_keeps_the_crops_and_nothing_else() -> None:
+    spec = ViewSpec.repeat(replace(SIMCLR, turns=(1, 2), project=0.5, erase=0.9), 2)
+    geometry = draw(spec, np.arange(50)).geometry()
+    for v in range(2):
+        for i in range(50):
+            assert set(geometry.describe(i, v)) <= {"crop", "flip", "turned"}
+    for name in ("crop", "flip", "turns"):
+        assert np.array_equal(getattr(geometry, name), getattr(draw(spec, np.arange(50)), name))
