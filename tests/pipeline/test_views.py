@@ -114,7 +114,9 @@ def test_frames_of_clips_are_normalised_one_by_one(normalize: Normalize) -> None
     clips = torch.randint(0, 256, (2, 3, 4, 5, 5), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     whole = normalize_images(clips, normalize)
     for t in range(4):
-        torch.testing.assert_close(whole[:, :, t], normalize_images(clips[:, :, t], normalize))
+        frame = normalize_images(clips[:, :, t], normalize)
+        # torch's powers differ in the last bits between the body and the end of its vector loops.
+        torch.testing.assert_close(whole[:, :, t], frame, atol=1e-4, rtol=0)
 
 
 def test_normalized_batches_match_the_formula() -> None:
