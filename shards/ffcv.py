@@ -31,9 +31,9 @@ from __future__ import annotations
 
 import array
 import hashlib
-import io
 import json
 import math
+import mmap
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +56,7 @@ from headrace.shards.values import (
     json_bytes,
     media_payload,
 )
+from headrace.shards.write_back import WriteBack, write_parts
 
 VERSION = 2
 MIN_PAGE_SIZE = 1 << 21
@@ -194,6 +195,7 @@ class BetonShard:
         self.allocations = array.array("Q")
         self.file = open(path, "w+b", buffering=0)  # noqa: SIM115  closed by the caller after `finish`
         self.file.seek(self.data_start)
+        self.write_back = WriteBack(self.file.fileno())
 
     @property
     def size(self) -> int:
@@ -239,8 +241,8 @@ class BetonShard:
             else:
                 record[column] = offset
             entries.append(Entry(offset, size, zlib.crc32(region.payload), 0, *shape))
-        for part in parts:
-            write_all(self.file, part)
+        write_parts(self.file, parts)
+        self.write_back.grown(self.at)
         self.records.append(record.tobytes())
         self.samples += 1
         return entries
@@ -253,7 +255,7 @@ class BetonShard:
         """Write what is missing and return the SHA-256; the file stays open for the caller to sync."""
         self._fill_page()
         self.file.truncate(self.at)  # a set of numbers alone has no pages
-        write_all(self.file, np.asarray(self.allocations, "<u8").tobytes())
+        write_parts(self.file, [np.asarray(self.allocations, "<u8").tobytes()])
         header = np.zeros((), HEADER)
         for name, value in (
             ("version", VERSION),
@@ -264,9 +266,9 @@ class BetonShard:
         ):
             header[name] = value
         self.file.seek(0)
-        write_all(self.file, header.tobytes() + descriptors(self.fields).tobytes() + b"".join(self.records))
-        self.file.seek(0)
-        return hashlib.file_digest(self.file, "sha256").hexdigest()
+        write_parts(self.file, [header.tobytes(), descriptors(self.fields).tobytes(), *self.records])
+        with mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return hashlib.sha256(content).hexdigest()
 
 
 def columns(dtype: np.dtype[Any]) -> list[tuple[str, tuple[Any, int]]]:
@@ -288,13 +290,6 @@ def page_size_for(regions: Sequence[Region], shard_size: int) -> int:
     if size > MAX_PAGE_SIZE:
         raise ValueError(f"{sample_size(regions)} bytes, a sample of a .beton has at most {MAX_PAGE_SIZE}")
     return size
-
-
-def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
-    """Unbuffered writes may be short."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
 
 
 def descriptors(fields: Mapping[str, Field]) -> npt.NDArray[np.void]:

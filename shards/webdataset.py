@@ -30,7 +30,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,7 @@ from headrace.shards.values import (
     json_bytes,
     media_payload,
 )
+from headrace.shards.write_back import WriteBack, write_parts
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
@@ -149,7 +150,8 @@ class TarShard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file: BinaryIO = open(path, "wb", buffering=1 << 20)  # noqa: SIM115  closed by `close`
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115  closed by the caller after `finish`
+        self.write_back = WriteBack(self.file.fileno())
         self.sha256 = hashlib.sha256()
         self.size = 0
 
@@ -171,19 +173,20 @@ class TarShard:
             value = (member.value, member.height, member.width, member.encoding)
             entries.append(Entry(offset, len(member.payload), checksum, *value))
             at += BLOCK + padded(size)
-        self._write(b"".join(parts))
+        self._write(parts)
         return entries
 
-    def _write(self, data: bytes) -> None:
-        self.file.write(data)
-        self.sha256.update(data)
-        self.size += len(data)
+    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+        write_parts(self.file, parts)
+        for part in parts:
+            self.sha256.update(part)
+            self.size += len(part)
+        self.write_back.grown(self.size)
 
     def finish(self) -> str:
         """Write the end of the tar and return its SHA-256; the file stays open for the caller to sync."""
-        self._write(bytes(2 * BLOCK))
-        self._write(bytes(-self.size % RECORD))
-        self.file.flush()
+        self._write([bytes(2 * BLOCK)])
+        self._write([bytes(-self.size % RECORD)])
         return self.sha256.hexdigest()
 
 

@@ -115,16 +115,14 @@ class EncodeSettings:
             makes_jpeg = self._makes_jpeg(key, width, height)
             if limit is None and not makes_jpeg:
                 return value
-            image = shrink(Image.fromarray(value), limit)
+            pixels = value if limit is None else to_pixels(shrink(Image.fromarray(value), limit))
         elif self.encode in ("keep", "frames"):
             return self._kept(value)
         else:
-            pixels = self._plain_pixels(value)
-            image = self._decoded(value) if pixels is None else Image.fromarray(pixels)
-            makes_jpeg = self._makes_jpeg(key, *image.size)
-            if pixels is not None and not makes_jpeg:
-                return pixels
-        return to_jpeg(image, self.quality) if makes_jpeg else to_pixels(image)
+            plain = self._plain_pixels(value)
+            pixels = to_pixels(self._decoded(value)) if plain is None else plain
+            makes_jpeg = self._makes_jpeg(key, pixels.shape[1], pixels.shape[0])
+        return to_jpeg(pixels, self.quality) if makes_jpeg else pixels
 
     def _makes_jpeg(self, key: str, width: int, height: int) -> bool:
         if self.encode == "smart":
@@ -168,10 +166,10 @@ class EncodeSettings:
         if header is not None and header.plain:
             if self._limit(header.width, header.height) is not None:
                 if header.encoding == JPG:
-                    return to_jpeg(self._decoded(data), self.quality)
+                    return to_jpeg(to_pixels(self._decoded(data)), self.quality)
             elif header.encoding == JPG or self.format == "webdataset":
                 try:
-                    if self.strict or not check_structure(data):
+                    if self.strict or not check_structure(data, header):
                         check_decodes(data)
                     return data
                 except ValueError:

@@ -17,7 +17,7 @@ import simplejpeg
 from PIL import Image
 
 from headrace.shards import JPG
-from headrace.shards.images import PNG_SIGNATURE, image_header
+from headrace.shards.images import PNG_SIGNATURE, ImageHeader, image_header
 
 MAX_PIXELS = 1 << 26
 """Larger images (67 million pixels) are refused before they are decoded: a few bytes can claim to be gigabytes."""
@@ -97,11 +97,10 @@ def to_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def to_jpeg(image: Image.Image, quality: int) -> bytes:
-    """A JPEG with colours at half resolution, the default of Pillow, OpenCV and ffcv."""
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=quality)
-    return stream.getvalue()
+def to_jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> bytes:
+    """A JPEG of RGB pixels (H, W, 3), colours at half resolution as is the default of Pillow, OpenCV and ffcv."""
+    jpeg: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420", fastdct=False)
+    return jpeg
 
 
 def to_png(image: Image.Image) -> bytes:
@@ -130,17 +129,17 @@ def check_decodes(data: bytes) -> None:
         raise ValueError(plain(error)) from error
 
 
-def check_structure(data: bytes) -> bool:
+def check_structure(data: bytes, header: ImageHeader | None = None) -> bool:
     """True if a JPEG or PNG is whole as far as its structure tells, at a tenth of the cost of decoding it.
 
     A JPEG passes if it is an ordinary one (8 bits, grey or colour, Huffman codes, no restart markers), its segments
     follow each other up to an end marker that is the file's end, its scans hold every coefficient, and none has a hole
     of zeros; a PNG if its chunks do, with their checksums. So no truncated file passes, whatever its thumbnail ends
     with, and only an undamaged one needs no decoding. Changed bits within the scan of a JPEG are not seen. False says
-    nothing: decode the file.
+    nothing: decode the file. `header` is the file's, where the caller has it.
     """
     try:
-        header = image_header(data)
+        header = header or image_header(data)
         if header.width * header.height > MAX_PIXELS:
             return False
         return whole_jpeg(data) if header.encoding == JPG else whole_png(data)

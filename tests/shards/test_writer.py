@@ -85,9 +85,7 @@ def test_a_full_disk_is_one_line_and_changes_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if where == "write":
-        target = (
-            "headrace.shards.webdataset.TarShard._write" if format == "webdataset" else "headrace.shards.ffcv.write_all"
-        )
+        target = f"headrace.shards.{format}.write_parts"
         monkeypatch.setattr(target, full)
     else:
         monkeypatch.setattr(os, where, full)

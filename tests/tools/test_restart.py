@@ -27,8 +27,11 @@ CONVERT = """
 import sys
 from headrace.tools.convert import convert
 src, out, workers = sys.argv[1:]
-result = convert("folder", src, out, encode="jpeg", max_side=160, shard_size=1 << 17, workers=int(workers))
-print(result.resumed)
+def started(total):
+    print("started", flush=True)
+convert(
+    "folder", src, out, encode="jpeg", max_side=160, shard_size=1 << 17, workers=int(workers), started=started
+)
 """
 
 
@@ -67,11 +70,10 @@ def test_killed_at_random_moments(pictures: Path, whole: Path, tmp_path: Path) -
     command = [sys.executable, "-c", CONVERT, str(pictures), str(out), "2"]
     while killed < KILLS:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-        folder = tmp_path / ".set.partial"
-        deadline = time.monotonic() + 60
-        while not (folder / "job.json").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.25))
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        # Some kills come at once, and each some later than the one before, so that all of it is reached.
+        time.sleep(random.uniform(0, 0.05 * killed))
         # In turn the whole group, as when the machine goes down, and the first process alone.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL) if killed % 2 else process.kill()
@@ -86,7 +88,7 @@ def test_killed_at_random_moments(pictures: Path, whole: Path, tmp_path: Path) -
         assert process.returncode == -signal.SIGKILL
         killed += 1
         assert not out.exists() or content(out) == content(whole)
-        kept = max(kept, len(list(folder.glob("units/0*"))))
+        kept = max(kept, len(list(tmp_path.glob(".set.partial/units/0*"))))
     assert kept > 0, "no kill came after a whole shard"
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

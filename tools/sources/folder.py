@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -23,7 +25,7 @@ from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import MAX_PICTURE
 from headrace.tools.sources.source import BadSample, SourceData
-from headrace.tools.sources.trees import read_file, walk
+from headrace.tools.sources.trees import read_file, relative, walk
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 """torchvision.datasets.folder.IMG_EXTENSIONS."""
@@ -193,7 +195,7 @@ def source_data(
 ) -> SourceData:
     """The samples as the converter wants them, with `meta` also a field "meta" that says what the video holds."""
     leader = next(iter(fields))
-    keys = unique_keys([os.path.relpath(file.path, root) for file in files])
+    keys = unique_keys([relative(file.path, root) for file in files])
     checks = {name: media_check(field.kind) for name, field in fields.items()}
 
     def load(i: int) -> dict[str, Any]:
@@ -328,8 +330,15 @@ def unique_keys(paths: list[str]) -> list[str]:
     return keys
 
 
+PLAIN = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]*")
+"""A part of a path that is a part of a key as it is, if it is not too long."""
+
+
+@lru_cache(maxsize=1 << 12)  # many files have the same folders
 def component(name: str) -> str:
     """One part of a path as part of a key."""
+    if len(name) <= COMPONENT_BYTES and PLAIN.fullmatch(name):
+        return name
     clean = "".join(c if c.isprintable() and c not in "\\." else "_" for c in name)
     clean = "x" + clean if clean.startswith(("_", "~")) else clean
     if len(clean.encode()) <= COMPONENT_BYTES:

@@ -41,6 +41,7 @@ from headrace.tools.sources.archives import (
 )
 from headrace.tools.sources.folder import EXTENSIONS, pictures, unique_keys
 from headrace.tools.sources.source import BadSample, SourceData
+from headrace.tools.sources.trees import relative
 
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -188,7 +189,7 @@ def tree(folder: Path, wnids: list[str]) -> FilePictures:
         paths = list(pictures(folder / wnid))
         if not paths and (folder / wnid).is_dir():
             raise UserError(f"{folder / wnid}: holds no pictures")
-        for key, path in zip(unique_keys([os.path.relpath(path, folder) for path in paths]), paths, strict=True):
+        for key, path in zip(unique_keys([relative(path, folder) for path in paths]), paths, strict=True):
             found.add(key, label, path)
     return found
 

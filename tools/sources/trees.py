@@ -132,6 +132,12 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
         yield parent, sorted(name for name in names if not name.startswith("."))
 
 
+def relative(path: str, root: Path) -> str:
+    """The path below a folder, as `os.path.relpath` gives it but in a tenth of its time where that is plain to see."""
+    prefix = os.path.join(root, "")
+    return path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, root)
+
+
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
     """Content of a file; BadSample where it is no regular file or has more than `limit` bytes, OSError where it cannot
     be read."""
