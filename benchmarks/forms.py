@@ -51,9 +51,9 @@ class Forms:
         """Size of the JPEG files, in 10^6 bytes."""
         return sum(path.stat().st_size for path in self.photographs) / 1e6
 
-    def folder(self) -> Path:
-        """One subfolder a class, hard links to the JPEG files."""
-        return self._made("folder", self._link)
+    def folder(self, times: int = 1) -> Path:
+        """One subfolder a class, hard links to the JPEG files, `times` to each."""
+        return self._made("folder" if times == 1 else f"folder-{times}", lambda out: self._link(out, times))
 
     def shards(self) -> Path:
         """A Headrace shard set of tars that hold the JPEG bytes as they are."""
@@ -133,8 +133,8 @@ class Forms:
             temporary.rename(target)
         return target
 
-    def _link(self, out: Path) -> None:
-        for number, path in enumerate(self.photographs):
+    def _link(self, out: Path, times: int) -> None:
+        for number, path in enumerate(self.photographs * times):
             link = out / f"class-{number % CLASSES}" / f"{number:06d}.jpg"
             link.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -158,14 +158,16 @@ class Photographs:
         return simplejpeg.decode_jpeg(self.paths[number].read_bytes(), colorspace="RGB"), number % CLASSES
 
 
-def write_beton(out: Path, photographs: Sequence[Path], raw: bool, workers: int = 2) -> None:
-    """Writes a .beton of `photographs` with the ffcv package."""
+def write_beton(out: Path, photographs: Sequence[Path] | Path, raw: bool, workers: int = 2) -> None:
+    """Writes a .beton with the ffcv package: of a list of photographs, which simplejpeg decodes, or of a folder, which
+    torchvision's ImageFolder reads as in ffcv's documentation."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
+    from torchvision.datasets import ImageFolder
 
     image = RGBImageField(write_mode="raw") if raw else RGBImageField(write_mode="jpg", jpeg_quality=QUALITY)
     writer = DatasetWriter(str(out), {"image": image, "label": IntField()}, num_workers=workers)
-    writer.from_indexed_dataset(Photographs(photographs))
+    writer.from_indexed_dataset(ImageFolder(photographs) if isinstance(photographs, Path) else Photographs(photographs))
 
 
 def in_own_process(function: Callable[..., None], *arguments: Any) -> None:

@@ -3,9 +3,11 @@
     python -m headrace.benchmarks.shard [--works tar beton ...] [--photos N] [--rounds R] [--seconds S] [--smoke]
                                         [--images FOLDER] [--json FILE] [--out DIR]
 
-All who write read the same files from the page cache, in a folder of their own on the same disk, and sync what they
-write. Each row's note says what it does besides: Headrace looks at every image's structure, and makes an index and
-checksums; ffcv's writer takes pixels, so that it has to encode JPEGs again.
+All who write read the same files from the page cache, in a folder of their own on the same disk, replace what they
+wrote the time before, and sync what they write. Each row's note says what it does besides: Headrace looks at every
+image's structure, and makes an index and checksums; ffcv's writer takes pixels, so that it has to encode JPEGs again.
+It has two rows: fed as its documentation does it, by torchvision's ImageFolder, and by the fastest decoder there is.
+Where the disk decides, "in memory" shows the writers alone.
 """
 
 from __future__ import annotations
@@ -13,42 +15,89 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from headrace.benchmarks import command
 from headrace.benchmarks.command import Options
 from headrace.benchmarks.forms import read_through
 from headrace.benchmarks.peers.readers import ffcv_read, headrace_read
 from headrace.benchmarks.peers.writers import ffcv_writer, gnu_tar, headrace_convert, webdataset_writer
+from headrace.benchmarks.photographs import QUALITY
 from headrace.benchmarks.runner import Comparison, Contestant, compare
+from headrace.tools.encode import Encode
+
+TAR, TAR_SUMS, FFCV = "GNU tar", "GNU tar, sha256sum", "ffcv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every contestant has to write."""
+
+    title: str
+    format: Literal["webdataset", "ffcv"]
+    encode: Encode
+    times: int = 1
+    """Each photograph comes so often: a fast writer needs more of them, or what it does once is all that is seen."""
+    memory: bool = False
+    """Written to a file system in memory."""
+    targets: Mapping[str, float] = field(default_factory=dict)
+    """Contestant -> how many times its rate Headrace is to have."""
+
 
 WORKS = {
-    "tar": "JPEG files to tars, bytes kept",
-    "beton": "JPEG files to .beton files of JPEGs",
-    "jpeg": "JPEG files to .beton files of JPEGs, all encoded anew",
-    "raw": "JPEG files to .beton files of pixels",
-    "read": "Single photographs at random, their bytes copied out of shards",
+    "tar": Work(
+        title="JPEG files to tars, bytes kept",
+        format="webdataset",
+        encode="keep",
+        times=8,
+        targets={TAR: 0.8, TAR_SUMS: 0.8},
+    ),
+    "beton": Work(
+        title="JPEG files to .beton files of JPEGs, bytes kept",
+        format="ffcv",
+        encode="keep",
+        times=2,
+        targets={FFCV: 2.0},
+    ),
+    "jpeg": Work(
+        title="JPEG files to .beton files of JPEGs, all encoded anew",
+        format="ffcv",
+        encode="jpeg",
+        targets={FFCV: 2.0},
+    ),
+    "raw": Work(title="JPEG files to .beton files of pixels", format="ffcv", encode="raw", targets={FFCV: 2.0}),
+    "raw-memory": Work(
+        title="JPEG files to .beton files of pixels, in memory",
+        format="ffcv",
+        encode="raw",
+        memory=True,
+        targets={FFCV: 2.0},
+    ),
 }
-FFCV = {"ffcv": "pip install ffcv"}
+READ = "read"
+READ_TITLE = "Single photographs at random, their bytes copied out of shards"
+NEEDS_FFCV = {"ffcv": "pip install ffcv"}
+MEMORY = Path("/dev/shm")
 
 
-def contestants(work: str, options: Options, out: Path) -> list[Contestant]:
-    """Everybody who can do `work`, each who writes with a folder of its own in `out`."""
+def contestants(work: Work, options: Options, out: Path) -> list[Contestant]:
+    """Everybody who can do `work`, each with a folder of its own in `out`."""
     forms, threads = options.forms, options.threads
-    if work == "read":
-        return readers(options)
-    encode = {"tar": "keep", "beton": "keep"}.get(work, work)
-    format = "webdataset" if work == "tar" else "ffcv"
+    times = 1 if options.smoke else work.times
+    photographs = times * len(forms.photographs)
     # As many bytes of shards as it takes to keep every core busy with some.
-    shard_size = max(1 << 20, int(forms.megabytes * 1e6 * (8 if work == "raw" else 1) / (2 * threads)))
-    looks = "looks at every image's structure" if encode == "keep" else "decodes every image"
+    pixels = 8 if work.encode == "raw" else 1
+    shard_size = max(1 << 20, int(forms.megabytes * times * pixels * 1e6 / (2 * threads)))
+    looks = "looks at every image's structure" if work.encode == "keep" else "decodes every image"
     common = {
-        "folder": forms.folder(),
-        "photographs": len(forms.photographs),
-        "format": format,
-        "encode": encode,
+        "folder": forms.folder(times),
+        "photographs": photographs,
+        "format": work.format,
+        "encode": work.encode,
+        "quality": QUALITY,
         "threads": threads,
         "shard_size": shard_size,
     }
@@ -60,7 +109,7 @@ def contestants(work: str, options: Options, out: Path) -> list[Contestant]:
             note=f"`headrace shard folder`: {looks}; index, checksums",
         ),
     ]
-    if encode == "keep":
+    if work.encode == "keep":
         found.append(
             Contestant(
                 name="Headrace, strict",
@@ -69,30 +118,63 @@ def contestants(work: str, options: Options, out: Path) -> list[Contestant]:
                 note="`headrace shard folder --strict`: decodes every image to see that it can be; index, checksums",
             )
         )
-    if work == "tar":
-        if shutil.which("tar"):
-            found.append(
-                Contestant(
-                    name="GNU tar",
-                    batches=gnu_tar,
-                    arguments={"folder": forms.folder(), "photographs": len(forms.photographs), "out": out / "tar"},
-                    note="one tar of the folder: no labels, no index, no checksum, no look into the files",
-                )
-            )
-        found.append(
-            Contestant(
-                name="webdataset",
-                batches=webdataset_writer,
-                arguments={"photographs": forms.photographs, "out": out / "webdataset"},
-                requires={"webdataset": "pip install webdataset"},
-                note="ShardWriter in one process: no index, no checksum, no look into the files",
-            )
-        )
-    else:
-        arguments = {"photographs": forms.photographs, "raw": work == "raw", "workers": threads, "out": out / "ffcv"}
-        note = "DatasetWriter: decodes" if work == "raw" else "DatasetWriter: decodes, and encodes again"
-        found.append(Contestant(name="ffcv", batches=ffcv_writer, arguments=arguments, requires=FFCV, note=note))
-    return found
+    return [*found, *(tar_writers if work.format == "webdataset" else beton_writers)(work, options, times, out)]
+
+
+def tar_writers(work: Work, options: Options, times: int, out: Path) -> list[Contestant]:
+    """The peers that write tars."""
+    forms = options.forms
+    photographs = forms.photographs * times
+    arguments = {"folder": forms.folder(times), "photographs": len(photographs)}
+    tars = [
+        Contestant(
+            name=TAR,
+            batches=gnu_tar,
+            arguments={**arguments, "out": out / "tar"},
+            note="one tar of the folder: no labels, no index, no checksum, no look into the files",
+        ),
+        Contestant(
+            name=TAR_SUMS,
+            batches=gnu_tar,
+            arguments={**arguments, "out": out / "sums", "checksums": True},
+            note="one tar of the folder, then a checksum of every file: no labels, no index, no look into the files",
+        ),
+    ]
+    shard_writer = Contestant(
+        name="webdataset",
+        batches=webdataset_writer,
+        arguments={"photographs": photographs, "out": out / "webdataset"},
+        requires={"webdataset": "pip install webdataset"},
+        note="ShardWriter in one process: no index, no checksum, no look into the files",
+    )
+    return [*(tars if shutil.which("tar") and shutil.which("sha256sum") else []), shard_writer]
+
+
+def beton_writers(work: Work, options: Options, times: int, out: Path) -> list[Contestant]:
+    """The real ffcv."""
+    forms = options.forms
+    arguments = {
+        "photographs": times * len(forms.photographs),
+        "raw": work.encode == "raw",
+        "workers": options.threads,
+    }
+    does = "decodes" if work.encode == "raw" else "decodes, and encodes again"
+    return [
+        Contestant(
+            name=FFCV,
+            batches=ffcv_writer,
+            arguments={**arguments, "source": forms.folder(times), "out": out / "ffcv"},
+            requires=NEEDS_FFCV,
+            note=f"DatasetWriter of torchvision's ImageFolder, as in its documentation: {does}",
+        ),
+        Contestant(
+            name="ffcv, simplejpeg",
+            batches=ffcv_writer,
+            arguments={**arguments, "source": forms.photographs * times, "out": out / "ffcv-simplejpeg"},
+            requires=NEEDS_FFCV,
+            note=f"DatasetWriter of a dataset that decodes with simplejpeg, as Headrace: {does}",
+        ),
+    ]
 
 
 def readers(options: Options) -> list[Contestant]:
@@ -111,7 +193,10 @@ def readers(options: Options) -> list[Contestant]:
         )
     ]
     contestant = Contestant(
-        name="ffcv", batches=ffcv_read, requires=FFCV, note="its OSCacheManager on a .beton of JPEGs by its own writer"
+        name=FFCV,
+        batches=ffcv_read,
+        requires=NEEDS_FFCV,
+        note="its OSCacheManager on a .beton of JPEGs by its own writer",
     )
     if not contestant.lacks():
         arguments = {"beton": forms.beton(raw=False), "photographs": len(forms.photographs), "batch_size": batch_size}
@@ -123,15 +208,19 @@ def measure(options: Options) -> list[Comparison]:
     found = []
     for name in options.works:
         options.progress(f"{name}: preparing files", 0, 1)
+        work = WORKS.get(name)
         options.forms.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".shard-", dir=options.forms.root) as out:
-            entered = contestants(name, options, Path(out))
+        place = MEMORY if work is not None and work.memory else options.forms.root
+        if not place.is_dir():
+            continue  # no file system in memory
+        with tempfile.TemporaryDirectory(prefix=".shard-", dir=place) as out:
+            entered = readers(options) if work is None else contestants(work, options, Path(out))
             for photograph in options.forms.photographs:
                 read_through(photograph)
             found.append(
                 compare(
                     name,
-                    WORKS[name],
+                    READ_TITLE if work is None else work.title,
                     entered,
                     reference="Headrace",
                     rounds=options.rounds,
@@ -140,6 +229,7 @@ def measure(options: Options) -> list[Comparison]:
                     group=1,
                     warm_up_s=0.1,
                     unit="photographs/s",
+                    targets={FFCV: 1.0} if work is None else work.targets,
                     progress=options.progress,
                 )
             )
@@ -147,15 +237,17 @@ def measure(options: Options) -> list[Comparison]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    works = [*WORKS, READ]
     return command.run(
         "shard",
         "Photographs a second from JPEG files to shards, beside GNU tar, webdataset and ffcv.",
-        list(WORKS),
+        works,
         measure,
         arguments=arguments,
-        default_works=list(WORKS),
+        default_works=works,
         photographs=1024,
         batch_size=64,
+        rounds=5,
         seconds=4.0,
     )
 

@@ -20,6 +20,7 @@ def headrace_convert(
     photographs: int,
     format: Literal["webdataset", "ffcv"],
     encode: Encode,
+    quality: int,
     threads: int,
     shard_size: int,
     out: Path,
@@ -30,19 +31,38 @@ def headrace_convert(
 
     while True:
         result = convert(
-            "folder", folder, out, format=format, encode=encode, strict=strict, shard_size=shard_size, workers=threads
+            "folder",
+            folder,
+            out,
+            format=format,
+            encode=encode,
+            quality=quality,
+            strict=strict,
+            shard_size=shard_size,
+            workers=threads,
         )
         assert result.samples == photographs
         yield range(photographs)
 
 
-def gnu_tar(folder: Path, photographs: int, out: Path) -> Iterator[range]:
-    """`tar` of the folder: no index, no checksum, no check of the images; synced as Headrace's files are."""
+def gnu_tar(folder: Path, photographs: int, out: Path, checksums: bool = False) -> Iterator[range]:
+    """`tar` of the folder into a new file: no index, no check of the images; synced as Headrace's files are.
+
+    With `checksums`, `sha256sum` of every file besides, one after the other as scripts do it.
+    """
     out.mkdir()
-    archive = out / "photographs.tar"
+    archive, sums = out / "photographs.tar", out / "sha256"
     while True:
-        subprocess.run(["tar", "--create", "--format=ustar", "-f", archive, "-C", folder, "."], check=True)
+        archive.unlink(missing_ok=True)
+        # The photographs may be hard links to each other, of which tar would keep one.
+        create = ["tar", "--create", "--format=ustar", "--hard-dereference"]
+        subprocess.run([*create, "-f", archive, "-C", folder, "."], check=True)
         sync(archive)
+        if checksums:
+            each = "find . -type f -print0 | xargs -0 sha256sum"
+            with sums.open("wb") as file:
+                subprocess.run(each, shell=True, cwd=folder, stdout=file, check=True)
+            sync(sums)
         yield range(photographs)
 
 
@@ -60,15 +80,15 @@ def webdataset_writer(photographs: Sequence[Path], out: Path) -> Iterator[range]
         yield range(len(photographs))
 
 
-def ffcv_writer(photographs: Sequence[Path], raw: bool, workers: int, out: Path) -> Iterator[range]:
-    """ffcv's DatasetWriter; it takes pixels, so JPEGs are decoded and encoded again."""
+def ffcv_writer(source: Sequence[Path] | Path, photographs: int, raw: bool, workers: int, out: Path) -> Iterator[range]:
+    """ffcv's DatasetWriter; it takes pixels, so JPEGs are decoded and encoded again. For `source` see `write_beton`."""
     out.mkdir()
     beton = out / "photographs.beton"
     while True:
         beton.unlink(missing_ok=True)
-        write_beton(beton, photographs, raw, workers)
+        write_beton(beton, source, raw, workers)
         sync(beton)
-        yield range(len(photographs))
+        yield range(photographs)
 
 
 def sync(path: Path) -> None:
