@@ -23,7 +23,7 @@ from headrace.benchmarks.errors import BenchmarkError
 from headrace.benchmarks.machine import machine, versions
 from headrace.benchmarks.photographs import with_bar
 from headrace.benchmarks.report import now
-from headrace.pipeline import PatchPair, Tiles, View, ViewSpec, plan
+from headrace.pipeline import Normalize, PatchPair, Tiles, View, ViewSpec, plan
 from headrace.pipeline.decode import decode_image
 from headrace.pipeline.engines import ENGINES
 from headrace.shards import Field, ShardSet, open_shards, write_shards
@@ -65,6 +65,10 @@ PIPELINES = {
 }
 
 
+FLOATS = {"lab": Normalize.lab(), "per view": Normalize(per_view=True)}
+"""Ways from levels to floats that are compared in units of their own: of Lab, and of a view's deviation."""
+
+
 def alone(operator: str) -> ViewSpec:
     """One view that does nothing but one of `OPERATORS`."""
     return ViewSpec([View(**{**WHOLE, **OPERATORS[operator]})])
@@ -79,14 +83,15 @@ def render(engine: str, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype
     return views
 
 
-def errors(engine: str, shards: ShardSet, spec: ViewSpec, samples: int) -> tuple[int, float]:
-    """Largest and mean difference from the reference over the first `samples` of a set, in grey levels."""
-    largest, total, count = 0, 0.0, 0
+def errors(engine: str, shards: ShardSet, spec: ViewSpec, samples: int, dtype: str = "uint8") -> tuple[float, float]:
+    """Largest and mean difference from the reference over the first `samples` of a set, in grey levels or as floats."""
+    largest, total, count = 0.0, 0.0, 0
     for first in range(0, samples, BATCH):
         ids = np.arange(first, min(first + BATCH, samples))
-        for ours, theirs in zip(render(engine, shards, spec, ids), render(REFERENCE, shards, spec, ids), strict=True):
-            difference = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
-            largest = max(largest, int(difference.max()))
+        pair = (render(name, shards, spec, ids, dtype) for name in (engine, REFERENCE))
+        for ours, theirs in zip(*pair, strict=True):
+            difference = np.abs(ours.astype(np.float32) - theirs.astype(np.float32))
+            largest = max(largest, float(difference.max()))
             total, count = total + float(difference.sum()), count + difference.size
     return largest, total / count
 
@@ -117,23 +122,26 @@ def installed() -> list[str]:
     return [name for name in found if name != REFERENCE]
 
 
-def measure(photographs: Sequence[Path]) -> dict[str, dict[str, dict[str, float]]]:
-    """Work to engine to `largest` and `mean`."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+def measure(photographs: Sequence[Path]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """ "differences" in grey levels and "floats" in their own units: work to engine to `largest` and `mean`."""
+    levels: dict[str, dict[str, dict[str, float]]] = {}
+    floats: dict[str, dict[str, dict[str, float]]] = {}
     with TemporaryDirectory(prefix="headrace-parity-") as folder:
         samples = ({"__key__": f"{i:06d}", "image": path.read_bytes()} for i, path in enumerate(photographs))
         write_shards(Path(folder) / "photos", samples, {"image": Field(kind="image", encoding="jpg")})
         with open_shards(Path(folder) / "photos") as photos:
             write_squares(photos, Path(folder) / "squares", len(photos))
             with open_shards(Path(folder) / "squares") as squares:
-                works = [(name, squares, alone(name)) for name in OPERATORS]
-                works += [(name, photos, spec) for name, spec in PIPELINES.items()]
-                for name, shards, spec in works:
-                    found[name] = {}
+                works = [(name, squares, alone(name), "uint8") for name in OPERATORS]
+                works += [(name, photos, spec, "uint8") for name, spec in PIPELINES.items()]
+                for name, normalize in FLOATS.items():
+                    works.append((name, squares, ViewSpec([View(**{**WHOLE, "normalize": normalize})]), "float32"))
+                for name, shards, spec, dtype in works:
+                    found = (levels if dtype == "uint8" else floats).setdefault(name, {})
                     for engine in installed():
-                        largest, mean = errors(engine, shards, spec, len(shards))
-                        found[name][engine] = {"largest": largest, "mean": round(mean, 5)}
-    return found
+                        largest, mean = errors(engine, shards, spec, len(shards), dtype)
+                        found[engine] = {"largest": largest, "mean": round(mean, 9)}
+    return {"differences": levels, "floats": floats}
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -152,6 +160,11 @@ def as_markdown(report: dict[str, Any]) -> str:
     ]
     for work, by_engine in report["differences"].items():
         cells = [f"{int(each['largest'])}, {each['mean']:.3f}" for each in by_engine.values()]
+        lines.append(f"| {work} | {' | '.join(cells)} |")
+    lines += ["", "Floats: the largest difference, in units of Lab and of a view's deviation.", ""]
+    lines += [f"| work | {' | '.join(engines)} |", f"| --- |{' ---: |' * len(engines)}"]
+    for work, by_engine in report["floats"].items():
+        cells = [f"{each['largest']:.1e}" for each in by_engine.values()]
         lines.append(f"| {work} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -174,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": machine([0]).cpu,
         "versions": versions(),
         "photographs": len(photographs),
-        "differences": measure(photographs),
+        **measure(photographs),
     }
     print(as_markdown(report))
     out = options.out or default_results(options.smoke)

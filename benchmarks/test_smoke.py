@@ -143,8 +143,10 @@ def test_parity(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "headrace.benchmarks.parity", "--smoke", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "parity.json").read_text())["differences"]
-    assert {"flip", "hue", "blur", "simclr"} <= found.keys()
+    report = json.loads((tmp_path / "parity.json").read_text())
+    found = report["differences"]
+    assert {"flip", "hue", "blur", "simclr", "turn", "projection", "erase", "tiles"} <= found.keys()
+    assert {"lab", "per view"} == report["floats"].keys()
     assert (tmp_path / "parity.md").read_text().strip() == done.stdout.strip()
     for by_engine in found.values():
         assert by_engine.keys() == {name for name in ENGINES if name != "torchvision" and can_run(name)}

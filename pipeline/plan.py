@@ -160,14 +160,15 @@ def plan(spec: ViewSpec, seed: int, epoch: int, sample_ids: np.ndarray, sizes: n
     _draw(*keys, parameters, *(getattr(drawn, f.name) for f in fields(drawn) if f.name != "arrangement"))
     for number, (first, part) in enumerate(spec.arranged):
         crops, label = drawn.crop[:, first : first + len(part)], drawn.arrangement[:, number]
+        draws = key_word(spec.draws[first])
         if isinstance(part, Tiles):
             orders = permutation_set(len(part), part.permutations)
             settings = (*map(float, part.extent), float(part.tile), float(part.jitter))
-            _draw_tiles(*keys, key_word(first), part.grid[1], settings, orders, crops, label)
+            _draw_tiles(*keys, draws, part.grid[1], settings, orders, crops, label)
         else:
             assert isinstance(part, PatchPair)
             settings = (*map(float, part.scale), float(part.gap), float(part.jitter))
-            _draw_pair(*keys, key_word(first), settings, crops, label)
+            _draw_pair(*keys, draws, settings, crops, label)
     return drawn
 
 
@@ -264,7 +265,7 @@ def _draw_erase(seed, epoch, sample, view, p, erase):
 
 
 @kernel
-def _draw_tiles(seed, epoch, sample_ids, sizes, first, columns, settings, orders, crop, label):
+def _draw_tiles(seed, epoch, sample_ids, sizes, view, columns, settings, orders, crop, label):
     """Boxes of the cells' tiles in a shuffled order. See `headrace.pipeline.views.Tiles`."""
     extent_low, extent_high, share, jitter = settings
     tiles = orders.shape[1]
@@ -272,7 +273,7 @@ def _draw_tiles(seed, epoch, sample_ids, sizes, first, columns, settings, orders
     for i in range(len(sample_ids)):
         sample = np.uint64(sample_ids[i])
         height, width = np.int64(sizes[i, 0]), np.int64(sizes[i, 1])
-        words = philox(seed, _STREAM, np.uint64(_BLOCK_ARRANGED), first, sample, epoch)
+        words = philox(seed, _STREAM, np.uint64(_BLOCK_ARRANGED), view, sample, epoch)
         label[i] = np.int64(unit(words[0]) * len(orders))
         extent = extent_low + (extent_high - extent_low) * unit(words[1])
         # What binary makes a little smaller than a whole number costs no pixel.
@@ -285,7 +286,7 @@ def _draw_tiles(seed, epoch, sample_ids, sizes, first, columns, settings, orders
         for slot in range(tiles):
             place = np.int64(orders[label[i], slot])
             # Two words move each tile; they belong to its place, not to the slot in which it is delivered.
-            words = philox(seed, _STREAM, np.uint64(_BLOCK_ARRANGED + 1 + place // 2), first, sample, epoch)
+            words = philox(seed, _STREAM, np.uint64(_BLOCK_ARRANGED + 1 + place // 2), view, sample, epoch)
             down, right = (unit(words[0]), unit(words[1])) if place % 2 == 0 else (unit(words[2]), unit(words[3]))
             crop[i, slot, 0] = min(top + place // columns * cell + least + np.int64(down * ways), height - side)
             crop[i, slot, 1] = min(left + place % columns * cell + least + np.int64(right * ways), width - side)
@@ -294,13 +295,13 @@ def _draw_tiles(seed, epoch, sample_ids, sizes, first, columns, settings, orders
 
 
 @kernel
-def _draw_pair(seed, epoch, sample_ids, sizes, first, settings, crop, label):
+def _draw_pair(seed, epoch, sample_ids, sizes, view, settings, crop, label):
     """Boxes of a patch and its neighbour. See `headrace.pipeline.views.PatchPair`."""
     scale_low, scale_high, gap, jitter = settings
     for i in range(len(sample_ids)):
         sample = np.uint64(sample_ids[i])
         height, width = np.int64(sizes[i, 0]), np.int64(sizes[i, 1])
-        words = philox(seed, _STREAM, np.uint64(_BLOCK_ARRANGED), first, sample, epoch)
+        words = philox(seed, _STREAM, np.uint64(_BLOCK_ARRANGED), view, sample, epoch)
         label[i] = np.int64(unit(words[0]) * 8.0)
         place = label[i] + (label[i] >= 4)  # of 3 x 3, leaving out the centre
         down, right = place // 3 - 1, place % 3 - 1
@@ -314,7 +315,7 @@ def _draw_pair(seed, epoch, sample_ids, sizes, first, settings, crop, label):
         # The first patch lies below or right of its neighbour where that is above or left.
         top = stray + np.int64(unit(words[2]) * (room_down + 1)) + (step if down < 0 else 0)
         left = stray + np.int64(unit(words[3]) * (room_right + 1)) + (step if right < 0 else 0)
-        words = philox(seed, _STREAM, np.uint64(_BLOCK_ARRANGED + 1), first, sample, epoch)
+        words = philox(seed, _STREAM, np.uint64(_BLOCK_ARRANGED + 1), view, sample, epoch)
         ways = 2 * stray + 1
         for patch in range(2):
             u, w = (unit(words[0]), unit(words[1])) if patch == 0 else (unit(words[2]), unit(words[3]))

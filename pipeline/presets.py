@@ -167,10 +167,14 @@ def data2vec(size: int = 224, patch: int = 16) -> ViewSpec:
     return ViewSpec([view], [BlockMask(grid=grid, ratio=(120 / 196, 120 / 196), smallest=16)])
 
 
+def autoencoder(size: int = 28) -> ViewSpec:
+    """Autoencoder (Hinton and Salakhutdinov, Science 2006): the whole image."""
+    return ViewSpec([View(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)])
+
+
 def denoising_autoencoder(size: int = 28, ratio: float = 0.25) -> ViewSpec:
     """Denoising autoencoder (ICML 2008): the whole image and a share of its pixels to set to 0."""
-    view = View(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
-    return ViewSpec([view], [RandomMask(grid=(size, size), ratio=ratio)])
+    return ViewSpec(autoencoder(size).views, [RandomMask(grid=(size, size), ratio=ratio)])
 
 
 def context_prediction(size: int = 96) -> ViewSpec:
@@ -240,6 +244,7 @@ PRESETS: dict[str, Preset] = {
     "simmim": Preset(simmim, "2111.09886"),
     "beit": Preset(beit, "2106.08254"),
     "data2vec": Preset(data2vec, "2202.03555"),
+    "autoencoder": Preset(autoencoder, "Science 2006"),
     "denoising_autoencoder": Preset(denoising_autoencoder, "ICML 2008"),
     "context_prediction": Preset(context_prediction, "1505.05192"),
     "jigsaw": Preset(jigsaw, "1603.09246"),

@@ -250,7 +250,8 @@ class ViewSpec:
         masks: see below.
         draws: for each of the V views, which view's random numbers it takes: its own number (the default for all), or
             that of an earlier view that takes its own. Views that share draws and settings are the same crop, flip
-            and colours, and differ in what their other settings make of it, such as `size` or `turns`.
+            and colours, and differ in what their other settings make of it, such as `size` or `turns`. The boxes of
+            `Tiles` and `PatchPair` go by the draws of their first view.
     """
 
     views: tuple[View, ...]

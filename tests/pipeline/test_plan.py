@@ -278,6 +278,13 @@ def test_arranged_views_depend_on_their_own_number_alone() -> None:
     assert not np.array_equal(followed.crop[:, 1:3], followed.crop[:, 3:5])
 
 
+def test_tiles_that_share_draws_are_the_same_puzzle() -> None:
+    small, large = (Tiles(view=replace(STILL, size=size), grid=(2, 2), permutations=9) for size in (8, 16))
+    shared = draw(ViewSpec([small, large], draws=[0] * 8), np.arange(40))
+    assert np.array_equal(shared.crop[:, :4], shared.crop[:, 4:])
+    assert np.array_equal(shared.arrangement[:, 0], shared.arrangement[:, 1])
+
+
 def test_tiles_are_alike_in_colour_where_asked() -> None:
     tile = replace(SIMCLR, flip=0.0)
     for alike in (True, False):

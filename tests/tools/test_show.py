@@ -85,6 +85,12 @@ def test_the_command_draws_presets(
     assert min(Image.open(out).size) > 200
 
 
+def test_either_a_method_or_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    for whose in ([], ["--method", "simclr", "--preset", "mae"]):
+        assert cli.main(["show", "views", "somewhere", *whose, "--out", "x.png"]) == cli.USAGE
+        assert "--preset" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("what", "preset", "message"),
     [
