@@ -1,4 +1,4 @@
-"""Samples a second from shards to augmented batches: Headrace beside lightly, webdataset, DALI, ffcv.
+"""Samples a second from shards to augmented batches: Headrace beside lightly, webdataset, DALI, ffcv, TorchCodec, PyAV.
 
     python -m headrace.benchmarks.loader [--works simclr crop ...] [--photos N] [--rounds R] [--seconds S] [--smoke]
                                          [--images FOLDER] [--json FILE] [--out DIR]
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from headrace.benchmarks import command
+from headrace.benchmarks.clips import PYAV, TORCHCODEC, ClipWork, clip_contestants
 from headrace.benchmarks.command import Options
 from headrace.benchmarks.forms import read_through
 from headrace.benchmarks.peers.copying import copy_only
@@ -30,6 +31,7 @@ from headrace.benchmarks.peers.simplejpeg import decode_only
 from headrace.benchmarks.peers.webdataset import webdataset
 from headrace.benchmarks.runner import Comparison, Contestant, compare
 from headrace.pipeline import View, ViewSpec
+from headrace.pipeline.clip_presets import videomae
 from headrace.pipeline.masks import RandomMask
 
 
@@ -84,7 +86,7 @@ MAE = ViewSpec([View(size=224, scale=(0.2, 1.0))], [RandomMask(grid=(14, 14), ra
 
 LIGHTLY, WEBDATASET, DALI, FFCV = "lightly", "webdataset + torchvision", "DALI, CPU", "ffcv"
 
-WORKS = {
+WORKS: dict[str, Work | ClipWork] = {
     "simclr": Work(
         title="SimCLR: 2 views of 224, all augmentations",
         views=ViewSpec.repeat(SIMCLR, 2),
@@ -122,11 +124,18 @@ WORKS = {
         targets={DALI: 3.0, WEBDATASET: 1.6},
     ),
     "multicrop": Work(title="2 views of 224 and 6 of 96, crop and flip", views=ViewSpec([*[GLOBAL] * 2, *[LOCAL] * 6])),
+    "video": ClipWork(
+        title="VideoMAE: clips of 16 frames of 224, every 4th frame, crop and flip, tube masks; from H.264 at 340x256",
+        clips=videomae(),
+        targets={TORCHCODEC: 1.5, PYAV: 1.5},
+    ),
 }
 
 
-def contestants(work: Work, options: Options) -> list[Contestant]:
+def contestants(work: Work | ClipWork, options: Options) -> list[Contestant]:
     """Everybody who can do `work`, Headrace first and the limit last; makes the files that they read."""
+    if isinstance(work, ClipWork):
+        return clip_contestants(work, options)
     found = [_headrace(work, options)]
     if len(work.views) == 1 and not work.views.masks:  # ffcv decodes a sample anew for every view
         found.append(_ffcv(work, options))

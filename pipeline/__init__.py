@@ -3,7 +3,7 @@
 from headrace.pipeline.batch import Batch, DrawnViews
 from headrace.pipeline.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
 from headrace.pipeline.loader import Loader, LoaderStats
-from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeMask
+from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeBlockMask, TubeMask
 from headrace.pipeline.order import Order, order
 from headrace.pipeline.permutations import permutation_set
 from headrace.pipeline.plan import Plan, plan
@@ -28,6 +28,7 @@ __all__ = [
     "RandomMask",
     "RegionMask",
     "Tiles",
+    "TubeBlockMask",
     "TubeMask",
     "View",
     "ViewSpec",

@@ -132,7 +132,7 @@ class ClipFeed(Feed[ClipPlan]):
             name = next((name for name in ("video", "frames") if name in shards.fields), "video")
         self.field = _field(shards, name, "video", "array")
         engines = [ENGINES[source.engine](shards, self.field, ViewSpec([clip.view])) for clip in spec.clips]
-        self.engine = ClipEngine(engines, spec, CLIP_ENGINES[source.engine])
+        self.engine = ClipEngine(engines, spec)
         self.normalize = tuple(clip.view.normalize for clip in spec.clips)
         self.buffer_dtype = DTYPES[source.dtype]
         self._spec = spec

@@ -251,7 +251,49 @@ class RegionMask:
         return RegionMasks(torch.from_numpy(boxes), torch.from_numpy(mask))
 
 
-MaskSpec = RandomMask | TubeMask | BlockMask | ContextMask | RegionMask
+@dataclass(frozen=True, kw_only=True)
+class TubeBlockMask:
+    """Blocks that overlap, the same in every frame of a clip, are the one target, the rest is the context.
+
+    V-JEPA (2404.08471), which uses two such masks: 8 blocks of 0.15 (the default) and 2 blocks of 0.7. Its code draws
+    the size of the blocks once for a batch and cuts all contexts to the smallest in it; here each sample has its own.
+    """
+
+    grid: Grid
+    """Rows and columns of patches in a frame."""
+    frames: int
+    """Time steps of the encoder: frames over the length of its tubes."""
+    blocks: int = 8
+    """Number of blocks. A sample goes with fewer where ten tries leave no context."""
+    scale: float = 0.15
+    """Area of each block as a share of the grid."""
+    aspect: tuple[float, float] = (0.75, 1.5)
+    """Height over width of the blocks, drawn uniformly; one size for all blocks of a sample."""
+
+    def __post_init__(self) -> None:
+        _check_grid(self, self.grid)
+        _check(self.frames >= 1, self, "frames", self.frames, "at least 1")
+        _check(self.blocks >= 1, self, "blocks", self.blocks, "at least 1")
+        _check(0.0 < self.scale < 1.0, self, "scale", self.scale, "in (0, 1)")
+        _check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
+        rows, columns = self.grid
+        largest = [_block_size(self.scale * rows * columns, aspect, rows, columns) for aspect in self.aspect]
+        _check((rows, columns) not in largest, self, "scale", self.scale, "so small that a block leaves a context")
+
+    def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> ContextMasks:
+        """See `draw_masks`; there is one target, and indices count through the frames, `frame * N + patch`."""
+        patches = _patches(self.grid)
+        context = np.full((len(sample_ids), self.frames * patches), -1, np.int64)
+        target = np.full((len(sample_ids), self.frames * patches), -1, np.int64)
+        counts = np.empty((2, len(sample_ids)), np.int64)
+        floats = (float(self.scale), float(self.aspect[0]), float(self.aspect[1]))
+        keys = key_word(seed), key_word(epoch), sample_ids, key_word(number)
+        _draw_tube_blocks(*keys, self.grid[0], self.grid[1], self.frames, self.blocks, floats, context, target, counts)
+        parts = context, counts[0], target[:, None], counts[1][:, None]
+        return ContextMasks(*map(torch.from_numpy, parts))
+
+
+MaskSpec = RandomMask | TubeMask | TubeBlockMask | BlockMask | ContextMask | RegionMask
 Masks = PatchMasks | BlockMasks | ContextMasks | RegionMasks
 
 
@@ -451,3 +493,41 @@ def _draw_regions(seed, epoch, sample_ids, number, settings, rules, boxes, mask)
             boxes[i, region, 2] = height
             boxes[i, region, 3] = width
             mask[i, top : top + height, left : left + width] = True
+
+
+@kernel
+def _draw_tube_blocks(
+    seed, epoch, sample_ids, number, rows, columns, frames, blocks, settings, context, target, counts
+):
+    scale, aspect_low, aspect_high = settings
+    taken = np.empty((rows, columns), np.bool_)
+    patches = rows * columns
+    for i in range(len(sample_ids)):
+        sample = np.uint64(sample_ids[i])
+        left_over = 0
+        attempt = 0
+        while left_over == 0:
+            words = philox(seed, _STREAM, np.uint64(attempt) << np.uint64(16) | number, np.uint64(8), sample, epoch)
+            aspect = aspect_low + (aspect_high - aspect_low) * unit(words[0])
+            height, width = _block_size(scale * patches, aspect, rows, columns)
+            taken[:] = False
+            for block in range(max(1, blocks - attempt // _ATTEMPTS)):
+                step = np.uint64(attempt * blocks + block)
+                words = philox(seed, _STREAM, step << np.uint64(16) | number, np.uint64(9), sample, epoch)
+                top = np.int64(unit(words[0]) * (rows - height + 1))
+                left = np.int64(unit(words[1]) * (columns - width + 1))
+                taken[top : top + height, left : left + width] = True
+            left_over = patches - taken.sum()
+            attempt += 1
+        seen, hidden = 0, 0
+        for frame in range(frames):
+            for row in range(rows):
+                for column in range(columns):
+                    patch = frame * patches + row * columns + column
+                    if taken[row, column]:
+                        target[i, hidden] = patch
+                        hidden += 1
+                    else:
+                        context[i, seen] = patch
+                        seen += 1
+        counts[0, i], counts[1, i] = seen, hidden

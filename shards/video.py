@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import av
+import numpy as np
+import numpy.typing as npt
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 
 from headrace.shards.containers import check_whole
 
@@ -35,6 +40,16 @@ TIMELESS = ("avi", "mpegvideo")
 SKIPPING = ("h264",)
 """Decoders that leave out a frame which nothing refers to without a trace in the others. Not those of HEVC, where a
 frame without references in its own layer may have some in a higher one."""
+
+
+class _Reformatters(threading.local):
+    """One for each thread, because making one anew takes longer than a small frame."""
+
+    def __init__(self) -> None:
+        self.of_this_thread = VideoReformatter()
+
+
+_REFORMATTER = _Reformatters()
 
 
 class EncodedVideo:
@@ -77,6 +92,17 @@ class EncodedVideo:
                 yield from self._from_first(wanted[done:])
                 return
 
+    def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """(number, uint8 RGB (H, W, 3)) of `frames`, as PyAV converts them.
+
+        A frame of another size than the first is scaled to that.
+        """
+        for number, frame in self.frames(wanted):
+            picture = _REFORMATTER.of_this_thread.reformat(frame, self.width, self.height, "rgb24", threads=1)
+            plane: Any = picture.planes[0]
+            rows = np.frombuffer(plane, np.uint8).reshape(self.height, plane.line_size)
+            yield number, rows[:, : 3 * self.width].reshape(self.height, self.width, 3)
+
     def _segments(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
         """(packet to begin with, last packet needed, numbers of frames): stretches that begin with a key frame."""
         place = {packet.pts: at for at, packet in enumerate(self._coded) if not packet.is_discard}
@@ -87,7 +113,8 @@ class EncodedVideo:
             moment = self._times[number]
             at = place[moment]
             # A frame that is shown before a key frame may refer to what was before that, wherever it is stored.
-            key = max((key for key in keys if key <= at and (self._coded[key].pts or 0) <= moment), default=0)
+            before = range(bisect_right(keys, at) - 1, -1, -1)
+            key = next((keys[i] for i in before if (self._coded[keys[i]].pts or 0) <= moment), 0)
             if numbers and key > last:
                 yield start, last, numbers
                 numbers = []

@@ -28,6 +28,7 @@ PEERS = {
     "moto": "moto.server",
     "ray": "ray",
     "s3fs": "s3fs",
+    "torchcodec": "torchcodec.decoders",
     "webdataset": "webdataset",
 }
 
@@ -36,7 +37,7 @@ def require_peer(name: str) -> Any:
     """The peer's module. Without it the test is skipped, or fails where HEADRACE_REQUIRE_PEERS=1."""
     try:
         return importlib.import_module(PEERS[name])
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # TorchCodec without FFmpeg's libraries raises the latter
         reason = f"needs {name}: {error}"
     if os.environ.get("HEADRACE_REQUIRE_PEERS") == "1":
         pytest.fail(f"HEADRACE_REQUIRE_PEERS=1, but the test {reason}", pytrace=False)

@@ -7,7 +7,7 @@ import difflib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from signal import Signals
@@ -330,13 +330,15 @@ def inspect_duplicates(args: argparse.Namespace) -> None:
 
 
 def declare_show(parser: argparse.ArgumentParser) -> None:
-    kinds = "views", "masks", "tiles"
+    kinds = "views", "masks", "tiles", "clips"
     parser.add_argument("what", metavar="WHAT", type=one_of(*kinds), help=f"what to draw: {', '.join(kinds)}")
     parser.add_argument("dir", metavar="DIR", help="folder or URL of a shard set")
     whose = parser.add_mutually_exclusive_group(required=True)
     whose.add_argument("--method", metavar="METHOD|RECIPE", help="whose views to draw")
     whose.add_argument(
-        "--preset", metavar="NAME", help="published views: mae, ijepa, dino, jigsaw, rotation and others"
+        "--preset",
+        metavar="NAME",
+        help="published views: mae, ijepa, dino, jigsaw, rotation and others; clips: videomae, vjepa, pace and others",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="picture to write: .png, .svg or .pdf")
     parser.add_argument("--samples", type=int, default=6, metavar="N", help="samples to draw (default: 6)")
@@ -349,13 +351,28 @@ def run_show(args: argparse.Namespace) -> None:
     from headrace.pipeline.presets import PRESETS
     from headrace.tools.show import show
 
+    options = {"count": args.samples, "seed": args.seed, "epoch": args.epoch}
+    if args.what == "clips":
+        show_preset_clips(args, options)
+        return
     if args.preset:
         known("preset", args.preset, PRESETS)
         views = PRESETS[args.preset].views()
     else:
         config = configuration(args.method)
         views = build_method(config.method, config.model).views
-    show(args.what, args.dir, views, args.out, count=args.samples, seed=args.seed, epoch=args.epoch)
+    show(args.what, args.dir, views, args.out, **options)
+    print(args.out)
+
+
+def show_preset_clips(args: argparse.Namespace, options: Mapping[str, int]) -> None:
+    from headrace.pipeline.clip_presets import CLIP_PRESETS
+    from headrace.tools.show_clips import show_clips
+
+    if args.preset is None:
+        raise UsageError(f"clips need a --preset (known: {', '.join(CLIP_PRESETS)})")
+    known("preset", args.preset, CLIP_PRESETS)
+    show_clips(args.dir, CLIP_PRESETS[args.preset](), args.out, **options)
     print(args.out)
 
 
@@ -583,7 +600,8 @@ or the tiles of a puzzle in their order. --preset draws the views of published m
 
   headrace show views shards/train --method simclr --out views.png
   headrace show masks shards/train --preset ijepa --out masks.png
-  headrace show tiles shards/train --preset jigsaw --samples 3 --out tiles.png""",
+  headrace show tiles shards/train --preset jigsaw --samples 3 --out tiles.png
+  headrace show clips shards/videos --preset videomae --samples 3 --out clips.png""",
         declare_show,
         run_show,
     ),

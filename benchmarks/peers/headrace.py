@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from headrace.pipeline import Batch, Loader, ViewSpec
+from headrace.pipeline import Batch, ClipSpec, Loader, ViewSpec
 from headrace.shards import open_shards
 
 
-def headrace(shards: Path, spec: ViewSpec, batch_size: int, threads: int) -> Iterator[Batch]:
+def headrace(shards: Path, spec: ViewSpec | ClipSpec, batch_size: int, threads: int) -> Iterator[Batch]:
     """Batches of the native engine from a shard set of either format."""
     with (
         open_shards(shards) as opened,

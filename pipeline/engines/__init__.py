@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from headrace.pipeline.engines.base import Engine, StageTimes, TwoStageEngine, WholeBatchEngine
-from headrace.pipeline.engines.clips import Paint, paint_whole
 from headrace.pipeline.engines.native import NativeEngine
 from headrace.pipeline.engines.torchvision import TorchvisionEngine
 from headrace.pipeline.views import ViewSpec
@@ -38,8 +37,8 @@ ENGINES: dict[str, Callable[..., Engine]] = {
 DEVICE_ENGINES = ("dali", "kornia")
 """Engines that can work on a GPU."""
 
-CLIP_ENGINES: dict[str, Paint] = {"native": paint_whole, "torchvision": paint_whole}
-"""Engines that draw the frames of clips, and how they come by a frame's pixels."""
+CLIP_ENGINES = ("native", "torchvision")
+"""Engines that draw the frames of clips."""
 
 __all__ = [
     "CLIP_ENGINES",

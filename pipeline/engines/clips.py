@@ -6,9 +6,9 @@ So whatever an engine does to images it does to clips, with one row of the plan 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -19,11 +19,6 @@ from headrace.shards import RAW, Spans
 MAX_CLIP = 1 << 31
 """Bytes of decoded crops of a sample; more are refused, so that a crafted header cannot ask for all the memory."""
 
-Box = tuple[int, int, int, int]
-"""Top, left, height, width."""
-Paint = Callable[[Any, "Video", Box, np.ndarray], None]
-"""Writes the pixels of a frame that lie in a box to uint8 (height, width, 3)."""
-
 
 class Video(Protocol):
     """A video that is open: its shape is known before any frame is decoded."""
@@ -33,8 +28,8 @@ class Video(Protocol):
     height: int
     width: int
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """(number, frame) of the frames `wanted`, whose numbers ascend and lie in [0, length)."""
+    def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, uint8 RGB (H, W, 3)) of the frames `wanted`, whose numbers ascend and lie in [0, length)."""
 
 
 class StoredVideo:
@@ -50,8 +45,8 @@ class StoredVideo:
         self.length, self.height, self.width, _ = pixels.shape
         self._pixels = pixels
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """uint8 (H, W, 3) each, over the stored memory. See `Video`."""
+    def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Over the stored memory. See `Video`."""
         return ((number, self._pixels[number]) for number in wanted)
 
 
@@ -61,13 +56,11 @@ class ClipEngine:
     Args:
         engines: for images, one a clip with the clip's view; they are handed samples of raw pixels.
         spec: the K clips.
-        paint: makes RGB pixels of a video's frames.
     """
 
-    def __init__(self, engines: Sequence[Engine], spec: ClipSpec, paint: Paint) -> None:
+    def __init__(self, engines: Sequence[Engine], spec: ClipSpec) -> None:
         self._engines = engines
         self._spec = spec
-        self._paint = paint
         self._local = threading.local()
 
     def draw(self, sample: int, video: Video, plan: ClipPlan, clips: list[np.ndarray]) -> StageTimes:
@@ -89,11 +82,11 @@ class ClipEngine:
         # Of each clip every frame once, however often it is shown.
         needed = [np.unique(numbers) for numbers in shown]
         crops = self._memory([(len(numbers), *box[2:], 3) for numbers, box in zip(needed, boxes, strict=True)])
-        for number, frame in video.frames(wanted.tolist()):
-            for numbers, box, crop in zip(needed, boxes, crops, strict=True):
+        for number, picture in video.pictures(wanted.tolist()):
+            for numbers, (top, left, height, width), crop in zip(needed, boxes, crops, strict=True):
                 at = int(np.searchsorted(numbers, number))
                 if at < len(numbers) and numbers[at] == number:
-                    self._paint(frame, video, box, crop[at])
+                    crop[at] = picture[top : top + height, left : left + width]
         decoded = perf_counter()
         for k, (numbers, crop, out) in enumerate(zip(needed, crops, clips, strict=True)):
             places = np.searchsorted(numbers, shown[k])
@@ -121,11 +114,3 @@ class ClipEngine:
             memory = self._local.memory = np.empty(sum(sizes), np.uint8)
         ends = np.cumsum(sizes)
         return [memory[end - size : end].reshape(shape) for end, size, shape in zip(ends, sizes, shapes, strict=True)]
-
-
-def paint_whole(frame: Any, video: Video, box: Box, out: np.ndarray) -> None:
-    """PyAV's own conversion of a whole frame, in which the box is then cut; stored frames are cut only."""
-    top, left, height, width = box
-    if not isinstance(frame, np.ndarray):
-        frame = frame.reformat(video.width, video.height, "rgb24", threads=1).to_ndarray()
-    out[:] = frame[top : top + height, left : left + width]

@@ -170,6 +170,7 @@ def test_floats_are_normalised_levels(shards: ShardSet) -> None:
         for a, b in zip(levels, floats, strict=True):
             for x, y in zip(a.normalized(), b.views, strict=True):
                 torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+                assert x.is_contiguous(memory_format=torch.channels_last_3d)
             assert torch.equal(normalize_images(a.views[0][:, :, 0], a.normalize[0]), a.normalized()[0][:, :, 0])
 
 

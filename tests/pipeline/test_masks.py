@@ -11,7 +11,17 @@ import pytest
 import torch
 from scipy.stats import chisquare, ks_2samp
 
-from headrace.pipeline import BlockMask, ContextMask, Loader, RandomMask, RegionMask, TubeMask, View, ViewSpec
+from headrace.pipeline import (
+    BlockMask,
+    ContextMask,
+    Loader,
+    RandomMask,
+    RegionMask,
+    TubeBlockMask,
+    TubeMask,
+    View,
+    ViewSpec,
+)
 from headrace.pipeline.masks import MaskSpec, draw_masks
 from headrace.shards import ShardSet
 
@@ -19,6 +29,7 @@ GRID = (14, 14)
 EVERY_KIND: list[MaskSpec] = [
     RandomMask(grid=GRID),
     TubeMask(grid=GRID, frames=8),
+    TubeBlockMask(grid=GRID, frames=8),
     BlockMask(grid=GRID, ratio=(0.1, 0.5), probability=0.5),
     ContextMask(grid=GRID),
     RegionMask(size=32, place="random", regions=3, scale=(0.02, 0.1), aspect=(0.5, 2.0)),
@@ -80,6 +91,40 @@ def test_a_tube_goes_through_all_frames() -> None:
     for frame in range(8):
         part = masks.visible[:, frame * keep : (frame + 1) * keep]
         assert torch.equal(part, masks.visible[:, :keep] + frame * 196)
+
+
+@pytest.mark.parametrize(("blocks", "scale"), [(8, 0.15), (2, 0.7), (1, 0.3)])
+def test_blocks_go_through_all_frames_and_leave_the_context(blocks: int, scale: float) -> None:
+    masks = drawn(TubeBlockMask(grid=GRID, frames=4, blocks=blocks, scale=scale), 400)
+    assert masks.context.shape == (400, 4 * 196)
+    assert masks.targets.shape == (400, 1, 4 * 196)
+    sizes = set()
+    for row in range(400):
+        context = masks.context[row, : masks.context_count[row]]
+        target = masks.targets[row, 0, : masks.target_count[row, 0]]
+        assert (masks.context[row, len(context) :] == -1).all()
+        assert (masks.targets[row, 0, len(target) :] == -1).all()
+        assert len(context) > 0
+        assert torch.equal(torch.cat([context, target]).sort().values, torch.arange(4 * 196))
+        hidden = torch.zeros(4 * 196, dtype=torch.bool)
+        hidden[target] = True
+        grid = hidden.view(4, 14, 14)
+        assert (grid == grid[0]).all()
+        if blocks == 1:
+            size = int(grid[0].any(dim=1).sum()), int(grid[0].any(dim=0).sum())
+            sizes.add(size)
+            assert grid[0].sum() == size[0] * size[1]
+    if blocks == 1:  # sqrt(0.3 * 196 * aspect) rows and sqrt(0.3 * 196 / aspect) columns, aspect 0.75 to 1.5
+        assert sizes == {(7, 9), (7, 8), (8, 8), (8, 7), (9, 7), (9, 6)}
+    if blocks == 8:  # V-JEPA's share of a frame that short-range masks hide
+        assert 0.55 < masks.target_count.float().mean() / (4 * 196) < 0.85
+
+
+def test_many_blocks_in_a_small_grid_leave_something() -> None:
+    masks = drawn(TubeBlockMask(grid=(3, 3), frames=1, blocks=40, scale=0.4), 50)
+    assert (masks.context_count > 0).all()
+    with pytest.raises(ValueError, match="leaves a context"):
+        TubeBlockMask(grid=(2, 2), frames=1, scale=0.9)
 
 
 def test_block_masks_have_exact_counts() -> None:

@@ -81,6 +81,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["shard", "folder", "a", "b", "--shard-size", "many"], "'many' is no size"),
         (["show", "vews", "a", "--method", "simclr", "--out", "x.png"], "did you mean 'views'?"),
         (["show", "views", "a", "--method", "simclear", "--out", "x.png"], "did you mean 'simclr'?"),
+        (["show", "clips", "a", "--method", "simclr", "--out", "x.png"], "known: videomae"),
+        (["show", "clips", "a", "--preset", "videomea", "--out", "x.png"], "did you mean 'videomae'?"),
         (["train", "simclear", "--data", "a", "--out", "b"], "did you mean 'simclr'?"),
         (["train", "simclr", "--data", "a", "--out", "b", "--epoch", "3"], "did you mean epochs?"),
         (["train", "simclr", "--data", "a", "--out", "b", "--epochs"], "--epochs: needs a value"),

@@ -1,0 +1,71 @@
+"""What published methods see of a video. One function a method; its arguments are what people change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from headrace.pipeline.clips import Clip, ClipSpec
+from headrace.pipeline.masks import TubeBlockMask, TubeMask
+from headrace.pipeline.views import View
+
+PATCH = 16
+"""Pixels of a patch's side, of the encoders that masks are for."""
+TUBE = 2
+"""Frames of a patch, likewise."""
+
+
+def videomae(size: int = 224, frames: int = 16, stride: int = 4, ratio: float = 0.9) -> ClipSpec:
+    """VideoMAE (2203.12602): one clip, the same patches hidden in all frames. Its crops of four fixed sizes at five
+    places are a random resized crop here."""
+    view = View(size=size, scale=(0.5, 1.0))
+    return ClipSpec([Clip(frames=frames, strides=(stride,), view=view)], [TubeMask(**_grid(size, frames), ratio=ratio)])
+
+
+def vjepa(size: int = 224, frames: int = 16, stride: int = 4) -> ClipSpec:
+    """V-JEPA (2404.08471): one clip, and two masks to predict, of many small and of few large blocks."""
+    view = View(size=size, scale=(0.3, 1.0), ratio=(0.75, 1.35))
+    grid = _grid(size, frames)
+    masks = [TubeBlockMask(**grid, blocks=8, scale=0.15), TubeBlockMask(**grid, blocks=2, scale=0.7)]
+    return ClipSpec([Clip(frames=frames, strides=(stride,), view=view)], masks)
+
+
+def pace(size: int = 112, frames: int = 16, strides: tuple[int, ...] = (1, 2, 3, 4)) -> ClipSpec:
+    """Pace prediction (2008.05861): how fast does it run? `DrawnClips.pace` is the class. Short videos start again."""
+    view = View(size=size, scale=(0.5, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    return ClipSpec([Clip(frames=frames, strides=strides, view=view, short="loop")])
+
+
+def frame_order(size: int = 224, strides: tuple[int, ...] = (5, 10, 15)) -> ClipSpec:
+    """Frame order verification (1603.08561): are three frames in order? `DrawnClips.ordered` is the class, and either
+    direction is in order. The paper takes frames where optical flow is large; here they may lie anywhere."""
+    view = View(size=size, scale=(0.5, 1.0))
+    clip = Clip(frames=3, strides=strides, view=view, reverse=0.5, disorder=0.5, disorder_by="replacing")
+    return ClipSpec([clip])
+
+
+def arrow_of_time(size: int = 224, frames: int = 16, stride: int = 2) -> ClipSpec:
+    """The arrow of time (Wei et al., CVPR 2018): does it run backwards? `DrawnClips.reversed` is the class."""
+    view = View(size=size, scale=(0.5, 1.0))
+    return ClipSpec([Clip(frames=frames, strides=(stride,), view=view, reverse=0.5)])
+
+
+def odd_one_out(size: int = 112, clips: int = 6, frames: int = 6, stride: int = 2) -> ClipSpec:
+    """Odd-one-out (1611.06646): which of the clips of a video is in disorder? `DrawnClips.odd` is the class."""
+    view = View(size=size, scale=(0.5, 1.0))
+    return ClipSpec.repeat(Clip(frames=frames, strides=(stride,), view=view), clips, odd=True)
+
+
+def _grid(size: int, frames: int) -> dict[str, Any]:
+    return {"grid": (size // PATCH, size // PATCH), "frames": max(1, frames // TUBE)}
+
+
+CLIP_PRESETS: dict[str, Callable[[], ClipSpec]] = {
+    "videomae": videomae,
+    "vjepa": vjepa,
+    "pace": pace,
+    "frame_order": frame_order,
+    "arrow_of_time": arrow_of_time,
+    "odd_one_out": odd_one_out,
+}
+"""Name to what a method sees."""
