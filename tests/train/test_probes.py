@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headrace.models import build_method
 from headrace.models.backbones import tiny_resnet
-from headrace.pipeline import Normalize
+from headrace.pipeline import Normalize, View, ViewSpec, plan
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.train import RunError
 from headrace.train.probes import (
@@ -23,7 +23,7 @@ from headrace.train.probes import (
     linear_probe,
     pixel_features,
 )
-from headrace.train.probes.finetune import _groups
+from headrace.train.probes.finetune import _groups, cropped
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -169,3 +169,24 @@ def test_layers_decay_towards_the_input() -> None:
     assert named["1.weight"] == 1.0
     assert named["0.conv1.weight"] < named["0.layer1.0.conv1.weight"] < named["0.layer4.0.conv1.weight"] < 1.0
     assert named["0.layer4.0.conv1.weight"] == 0.5
+
+
+def test_fine_tuning_sees_crops_and_flips_alone() -> None:
+    everything = View(
+        size=16,
+        turns=(1, 2),
+        jitter=1.0,
+        brightness=0.4,
+        project=1.0,
+        grayscale=1.0,
+        blur=1.0,
+        solarize=1.0,
+        erase=1.0,
+        normalize=Normalize.lab(),
+    )
+    view = cropped(everything)
+    assert (view.size, view.flip, view.normalize) == (16, 0.5, Normalize.lab())
+    drawn = plan(ViewSpec([view]), 0, 0, np.arange(30), np.full((30, 2), 64))
+    words = [drawn.describe(i, 0) for i in range(30)]
+    assert set().union(*words) == {"crop", "flip"}
+    assert np.array_equal(drawn.crop, plan(ViewSpec([everything]), 0, 0, np.arange(30), np.full((30, 2), 64)).crop)

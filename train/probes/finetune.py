@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from headrace.models import Method
 from headrace.models.seeding import seeded
-from headrace.pipeline import Loader, ViewSpec
+from headrace.pipeline import Loader, View, ViewSpec
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 from headrace.train.probes.features import extract_features
@@ -40,6 +40,11 @@ class FinetuneConfig:
     """Of the classifier's weights, the order, the crops and the dropout."""
 
 
+def cropped(view: View) -> View:
+    """The crop and flip of a view, and nothing else that it does."""
+    return View(size=view.size, scale=view.scale, ratio=view.ratio, flip=view.flip, normalize=view.normalize)
+
+
 def finetune_probe(
     method: Method,
     train: ShardSet,
@@ -63,7 +68,7 @@ def finetune_probe(
         if "label" not in shards.fields:
             raise RunError(f"{shards.path}: has no label field, which fine-tuning needs")
     first = method.views.views[0]
-    view = replace(first, jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
+    view = cropped(first)
     classes = int(train.ints("label").max()) + 1
     with seeded(config.seed):
         network = nn.Sequential(copy.deepcopy(method.backbone), nn.Linear(method.feature_dim, classes))
