@@ -18,7 +18,7 @@ from headrace.benchmarks.errors import BenchmarkError
 from headrace.benchmarks.forms import Forms
 from headrace.benchmarks.machine import commit, machine, versions
 from headrace.benchmarks.photographs import cache_folder, with_bar
-from headrace.benchmarks.report import Report, as_markdown, now, save
+from headrace.benchmarks.report import ABOUT, EQUAL, Report, as_markdown, now, save
 from headrace.benchmarks.runner import Comparison
 
 SMOKE_PHOTOGRAPHS = 96
@@ -63,6 +63,8 @@ def run(
     rounds: int = 7,
     seconds: float = 8.0,
     gpu: Callable[[], str] = lambda: "",
+    about: str = ABOUT,
+    equal: str = EQUAL,
 ) -> int:
     """A whole benchmark command: parses, measures, prints the tables, writes the files. Returns the exit status."""
     parser = argparse.ArgumentParser(prog=f"headrace.benchmarks.{name}", description=description)
@@ -141,6 +143,8 @@ def run(
                 "smoke": task.smoke,
             },
             comparisons=comparisons,
+            about=about,
+            equal=equal,
         )
         print(as_markdown(report))
         for path in save(report, options.out or default_results(options.smoke), options.json):

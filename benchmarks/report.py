@@ -26,6 +26,8 @@ COLUMNS = (
     "PSS",
     "first batch",
 )
+ABOUT = "Headrace and its peers"
+EQUAL = "Every contestant has the same photographs, views, cores and batch size"
 OURS = "#0b6e8f"
 THEIRS = "#b9c2c9"
 LIMIT = "#8a2f2f"
@@ -46,6 +48,10 @@ class Report:
     settings: Mapping[str, Any]
     """What was asked for, and what the data was."""
     comparisons: Sequence[Comparison] = field(default_factory=list)
+    about: str = ABOUT
+    """What is measured, for the heading."""
+    equal: str = EQUAL
+    """What contestants have in common."""
 
     @property
     def stem(self) -> str:
@@ -101,6 +107,8 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "title": comparison.title,
         "reference": comparison.reference,
         "unit": comparison.unit,
+        "ratio": comparison.ratio,
+        "findings": comparison.findings,
         "foreign_cores": comparison.foreign_cores,
         "contestants": contestants,
         "missing": [asdict(missing) for missing in comparison.missing],
@@ -113,7 +121,7 @@ def as_markdown(report: Report) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     lines = [
-        f"# {report.benchmark}: Headrace and its peers",
+        f"# {report.benchmark}: {report.about}",
         "",
         f"- Machine: {machine.cpu}, {machine.cores} of {machine.cores_present} cores, {machine.memory_gb:g} GB"
         + (f", {machine.gpu}" if machine.gpu else "")
@@ -122,8 +130,7 @@ def as_markdown(report: Report) -> str:
         f"- Settings: {settings}",
         f"- Versions: {versions}",
         "- Rounds run A B C A B C; a ratio is taken inside a round. Figures are medians over the rounds, ranges are "
-        "lowest to highest. Every contestant has the same photographs, views, cores and batch size; files are in the "
-        "page cache; an idle contestant is stopped.",
+        f"lowest to highest. {report.equal}; files are in the page cache; an idle contestant is stopped.",
         "- RSS is the sum over a contestant's processes of each one's peak (shared pages count in each), PSS divides "
         "shared pages; both include mapped files. Every process starts with torch, torchvision and Headrace imported.",
     ]
@@ -134,14 +141,15 @@ def as_markdown(report: Report) -> str:
         lines += _table(comparison)
         notes = [f"- {result.name}: {result.note}" for result in comparison.results if result.note]
         lines += ["", *notes] if notes else []
+        lines += ["", *(f"- {finding}" for finding in comparison.findings)] if comparison.findings else []
     return "\n".join(lines) + "\n"
 
 
 def _table(comparison: Comparison) -> list[str]:
     heads = list(COLUMNS)
-    heads[1] = comparison.unit
+    heads[1], heads[3] = comparison.unit, comparison.ratio
     lines = ["| " + " | ".join(heads) + " |", "| --- " + "| ---: " * (len(heads) - 1) + "|"]
-    for result in sorted(comparison.results, key=_speed, reverse=True):
+    for result in comparison.results if comparison.curve else sorted(comparison.results, key=_speed, reverse=True):
         rate = Spread.of(result.rates)
         ratio = Spread.of(comparison.ratios(result.name))
         shares = comparison.shares(result.name)
@@ -149,8 +157,8 @@ def _table(comparison: Comparison) -> list[str]:
             f"**{result.name}**" if result.name == comparison.reference else result.name,
             figure(rate.median),
             f"{figure(rate.low)} to {figure(rate.high)}",
-            f"{ratio.median:.2f} x",
-            f"{ratio.low:.2f} to {ratio.high:.2f}",
+            f"{times(ratio.median)} x",
+            f"{times(ratio.low)} to {times(ratio.high)}",
             _target(comparison, result.name, ratio.median),
             f"{Spread.of(shares).median:.0%}" if shares else "",
             f"{Spread.of([each.cores for each in result.rounds]).median:.2f}",
@@ -177,6 +185,11 @@ def figure(value: float) -> str:
     return f"{value:.3g}"
 
 
+def times(ratio: float) -> str:
+    """Two decimals, or of a small ratio two digits."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
 def _speed(result: Result) -> float:
     return Spread.of(result.rates).median
 
@@ -198,7 +211,8 @@ def picture(report: Report, path: Path) -> None:
         layout=ConstrainedLayoutEngine(h_pad=0.09),
     )
     for panel, comparison in zip(panels[:, 0], report.comparisons, strict=True):
-        results = sorted(comparison.results, key=_speed)
+        compared = comparison.ratio.removesuffix(" is")
+        results = comparison.results[::-1] if comparison.curve else sorted(comparison.results, key=_speed)
         spreads = [Spread.of(result.rates) for result in results]
         medians = [spread.median for spread in spreads]
         whiskers = [
@@ -219,7 +233,7 @@ def picture(report: Report, path: Path) -> None:
                 bar.set(facecolor="none", edgecolor=LIMIT, linestyle="--", linewidth=1.0)
         for row, (result, spread) in enumerate(zip(results, spreads, strict=True)):
             ratio = Spread.of(comparison.ratios(result.name)).median
-            beside = "" if result.name == comparison.reference or result.limit else f"   (Headrace {ratio:.2f} x)"
+            beside = "" if result.name == comparison.reference or result.limit else f"   ({compared} {times(ratio)} x)"
             panel.annotate(
                 f"{figure(spread.median)}{beside}",
                 (spread.high, row),

@@ -165,6 +165,12 @@ class Comparison:
     missing: list[Missing] = field(default_factory=list)
     targets: Mapping[str, float] = field(default_factory=dict)
     """Contestant to the ratio that the reference is to reach; for readers, nothing is asserted."""
+    ratio: str = "Headrace is"
+    """Head of the column of the reference's rate over the row's."""
+    curve: bool = False
+    """The contestants are one thing at growing sizes: they are shown in their order, not the fastest first."""
+    findings: list[str] = field(default_factory=list)
+    """What follows from the rounds, in sentences."""
 
     def result(self, name: str) -> Result:
         return next(result for result in self.results if result.name == name)

@@ -7,6 +7,7 @@ from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, RegionMa
 from headrace.pipeline.order import Order, order
 from headrace.pipeline.permutations import permutation_set
 from headrace.pipeline.plan import Plan, plan
+from headrace.pipeline.tokens import SpanMask, TokenMask
 from headrace.pipeline.views import Normalize, PatchPair, Tiles, View, ViewSpec, center_view
 from headrace.pipeline.window import WindowOrder
 
@@ -27,7 +28,9 @@ __all__ = [
     "Plan",
     "RandomMask",
     "RegionMask",
+    "SpanMask",
     "Tiles",
+    "TokenMask",
     "TubeBlockMask",
     "TubeMask",
     "View",

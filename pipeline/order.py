@@ -21,6 +21,8 @@ _MIX_0, _MIX_1 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT_0, _SHIFT_1, _SHIFT_2 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
+_TOGETHER = 512  # positions that are permuted at a time
+
 RoundKeys = tuple[np.ndarray, np.ndarray]
 """uint64 (rounds,) twice: pivots and salts of a swap-or-not shuffle."""
 
@@ -114,25 +116,34 @@ def round_keys(seed, stream, epoch, block, number, rounds):
 
 
 @kernel_part
+def swap_or_stay(x, size, pivot, salt):
+    """One round."""
+    partner = pivot + size - x
+    if partner >= size:
+        partner -= size
+    word = max(x, partner) ^ salt
+    word = (word ^ (word >> _SHIFT_0)) * _MIX_0
+    word = (word ^ (word >> _SHIFT_1)) * _MIX_1
+    return partner if (word ^ (word >> _SHIFT_2)) & _ONE else x
+
+
+@kernel_part
 def swap_or_not(x, size, pivots, salts):
     """Where x, of uint64 range(size), goes; the pivots are already taken modulo `size`."""
     for k in range(len(pivots)):
-        partner = pivots[k] + size - x
-        if partner >= size:
-            partner -= size
-        word = max(x, partner) ^ salts[k]
-        word = (word ^ (word >> _SHIFT_0)) * _MIX_0
-        word = (word ^ (word >> _SHIFT_1)) * _MIX_1
-        if (word ^ (word >> _SHIFT_2)) & _ONE:
-            x = partner
+        x = swap_or_stay(x, size, pivots[k], salts[k])
     return x
 
 
 @kernel
 def _permute(positions, n, pivots, salts):
     size = np.uint64(n)
-    result = np.empty(len(positions), np.int64)
+    result = positions.astype(np.uint64)
     pivots = pivots % size
-    for i in range(len(positions)):
-        result[i] = np.int64(swap_or_not(np.uint64(positions[i]), size, pivots, salts))
-    return result
+    # Round by round over some positions: their steps do not wait for one another, as those of one position do.
+    for begin in range(0, len(result), _TOGETHER):
+        some = result[begin : begin + _TOGETHER]
+        for k in range(len(pivots)):
+            for i in range(len(some)):
+                some[i] = swap_or_stay(some[i], size, pivots[k], salts[k])
+    return result.astype(np.int64)

@@ -475,7 +475,7 @@ def run_eval(args: argparse.Namespace) -> None:
         show(table({"probes": scores}))
 
 
-BENCHMARKS = ("loader", "shard", "step", "parity")
+BENCHMARKS = ("loader", "shard", "step", "parity", "scaling")
 
 
 def declare_bench(parser: argparse.ArgumentParser) -> None:

@@ -124,6 +124,22 @@ def test_this_machine_is_described() -> None:
     assert isinstance(cpu_flags(), set)
 
 
+def test_a_curve_keeps_its_order_and_says_what_follows() -> None:
+    told = report()
+    (comparison,) = told.comparisons
+    comparison.results.pop()
+    comparison.results[0].rounds, comparison.results[1].rounds = [
+        [Round(samples=samples, seconds=8.0, cores=1.0, foreign_cores=0.0)] for samples in (8, 800)
+    ]
+    comparison.ratio, comparison.curve, comparison.findings = "time of a sample", True, ["It takes longer."]
+    markdown = as_markdown(told)
+    table = rows(markdown)
+    assert list(table) == ["**Headrace**", "peer", "ffcv"], "the slower one first, as entered"
+    assert table["peer"]["time of a sample"] == "0.01 x"
+    assert "- It takes longer." in markdown
+    assert as_json(told)["comparisons"][0]["findings"] == ["It takes longer."]
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [(1234.0, "1,230"), (999.6, "1,000"), (155.49, "155"), (15.55, "15.6"), (0.1234, "0.123")]
 )
