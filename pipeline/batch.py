@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -63,15 +64,28 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; copies from pinned memory do not block."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the batch."""
+        found: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self._each(note)
+        return found
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed."""
         return replace(
             self,
-            views=[view.to(device, non_blocking=True) for view in self.views],
-            index=self.index.to(device, non_blocking=True),
-            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
-            masks=[type(mask)(*(part.to(device, non_blocking=True) for part in mask)) for mask in self.masks],
-            drawn=None
-            if self.drawn is None
-            else type(self.drawn)(*(part.to(device, non_blocking=True) for part in self.drawn)),
+            views=[change(view) for view in self.views],
+            index=change(self.index),
+            labels=None if self.labels is None else change(self.labels),
+            masks=[type(mask)(*map(change, mask)) for mask in self.masks],
+            drawn=None if self.drawn is None else type(self.drawn)(*map(change, self.drawn)),
         )
 
     def normalized(self) -> list[Tensor]:

@@ -19,6 +19,7 @@ from headrace.models import Method, build_method
 from headrace.models.seeding import seeded
 from headrace.pipeline import Loader
 from headrace.pipeline.engines import DEVICE_ENGINES
+from headrace.pipeline.transfer import DeviceBatches
 from headrace.shards import open_shards
 from headrace.train.checkpoint import checkpoint_paths, newest_checkpoint, read_checkpoint, save_checkpoint
 from headrace.train.config import RunConfig
@@ -150,6 +151,7 @@ def train(
                 done = "is finished" if first_step == total_steps else "resumes"
                 log.say(f"{out} {done}: step {first_step} of {total_steps}")
 
+        batches = DeviceBatches(loader, world.device)
         step, record, stopped_by = first_step, None, None
         first_bad = torch.zeros((), dtype=torch.int64, device=world.device)  # step of the first non-finite loss
         meter = Meter()
@@ -158,14 +160,14 @@ def train(
         warned = False  # of classes that clump
         try:
             while step < total_steps and not stopped_by:
-                for batch in meter.watch(loader, config.batch_size):
+                for batch in meter.watch(batches, config.batch_size):
                     for group in optimizer.param_groups:
                         group["lr"] = lr * warmup_cosine(
                             step, total=total_steps, warmup=warmup_steps, final=config.schedule.final
                         )
                     with seeded(config.seed, step, world.rank, device=world.device):
                         with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                            terms = module(batch.to(world.device))
+                            terms = module(batch)
                         optimizer.zero_grad(set_to_none=True)
                         terms["loss"].backward()
                     optimizer.step()
@@ -210,7 +212,7 @@ def train(
                                 "config": config.to_dict(),
                                 "model": method.state_dict(),
                                 "optimizer": optimizer.state_dict(),
-                                "loader": loader.state_dict(),
+                                "loader": batches.state_dict(),
                             }
                             save_checkpoint(out / "checkpoints", checkpoint, config.checkpoint.keep)
                         world.max(0)  # nobody runs ahead, or leaves, before the file is there

@@ -1,0 +1,105 @@
+"""Batches from the loader to the device that trains, the next one on its way while the current one is used."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+
+from headrace.pipeline.batch import Batch
+from headrace.pipeline.loader import Loader
+
+
+class Copies(Protocol):
+    """Copies batches to a device without being waited for."""
+
+    def begin(self, batch: Batch) -> None:
+        """Start to copy; the batch's memory stays untouched until its copy is complete."""
+
+    def take(self) -> Batch:
+        """The copy that was begun first; what is done with it next on the device comes after the copying."""
+
+    def close(self) -> None:
+        """Wait for copies under way, so that the memory they read may be used again."""
+
+
+class SideStream:
+    """Copies from pinned memory on a CUDA stream of its own, beside the computation."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._begun: deque[tuple[Batch, torch.cuda.Event]] = deque()
+        # The loader writes into a batch's memory again when its tensors are gone, which must not be before the copy.
+        self._reading: deque[tuple[Batch, torch.cuda.Event]] = deque()
+
+    def begin(self, batch: Batch) -> None:
+        """See `Copies`."""
+        while self._reading and self._reading[0][1].query():
+            self._reading.popleft()
+        with torch.cuda.stream(self._stream):
+            copy = batch.to(self._device)  # views that an engine made on the device stay as they are
+            complete = self._stream.record_event()
+        self._begun.append((copy, complete))
+        self._reading.append((batch, complete))
+
+    def take(self) -> Batch:
+        """See `Copies`."""
+        copy, complete = self._begun.popleft()
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(complete)
+        for tensor in copy.tensors():
+            tensor.record_stream(current)  # else its memory would be given away while the computation still reads it
+        return copy
+
+    def close(self) -> None:
+        """See `Copies`."""
+        self._stream.synchronize()
+        self._begun.clear()
+        self._reading.clear()
+
+
+class DeviceBatches:
+    """A loader's batches on a device. Iterates the rest of the current epoch, as the loader does.
+
+    On a GPU the next batch is copied while the current one is used. On the CPU there is nothing to copy.
+
+    Args:
+        loader: whose batches; it is not iterated otherwise meanwhile.
+        device: where they go.
+        copies: how they go there; None takes a `SideStream` for a GPU.
+    """
+
+    def __init__(self, loader: Loader, device: torch.device, copies: Copies | None = None) -> None:
+        self._loader = loader
+        self._copies = copies
+        if copies is None and device.type == "cuda":
+            self._copies = SideStream(device)
+        self._state = loader.state_dict()
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._copies is None:
+            for batch in self._loader:
+                self._state = self._loader.state_dict()
+                yield batch
+            return
+        behind: deque[dict[str, Any]] = deque()
+        try:
+            for batch in self._loader:
+                self._copies.begin(batch)
+                del batch  # its memory is the copies' to keep
+                behind.append(self._loader.state_dict())
+                if len(behind) > 1:
+                    self._state = behind.popleft()
+                    yield self._copies.take()
+            while behind:
+                self._state = behind.popleft()
+                yield self._copies.take()
+        finally:
+            self._copies.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loader's state behind the batch that was handed out last, not behind the one that is on its way."""
+        return self._state
