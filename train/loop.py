@@ -191,8 +191,9 @@ def train(
                     if log_now:
                         record = {"step": step, "epoch": batch.epoch, **scalars, "lr": optimizer.param_groups[0]["lr"]}
                         record |= meter.read() | stage_times(counted, loader.stats)
-                        if loader.mixed_by:
-                            record[f"{loader.mixed_by}_clumping"] = round(loader.stats.mixing(counted).clumping, 4)
+                        pairs = loader.stats.mixing(counted)
+                        if pairs.expected > 0:  # shares of a single sample have none
+                            record[f"{loader.mixed_by}_clumping"] = round(pairs.clumping, 4)
                         meter.restart()
                         counted = replace(loader.stats)
                         if loader.bad:
