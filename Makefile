@@ -27,7 +27,7 @@ help:
 	@echo "make demo    shard real digits, train SimCLR on them, probe it, write runs/demo/report.html (minutes)"
 	@echo "make test    run every test that this machine can run"
 	@echo "make bench   measure Headrace beside its peers, into benchmarks/results/"
-	@echo "make peers   install what the tests and benchmarks compare with (real ffcv, DALI, webdataset, lightly, Ray, S3)"
+	@echo "make peers   install what the tests and benchmarks compare with (real ffcv, DALI, webdataset, lightly, TorchCodec, Ray, S3)"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove the environment, caches and runs/demo"
 

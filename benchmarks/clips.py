@@ -57,7 +57,7 @@ def clip_contestants(work: ClipWork, options: Options) -> list[Contestant]:
             name=TORCHCODEC,
             batches=torchcodec,
             arguments={**files, "batch_size": batch_size, "workers": threads},
-            requires={"torchcodec": "pip install torchcodec, and FFmpeg's libraries: apt install ffmpeg"},
+            requires={"torchcodec.decoders": "pip install torchcodec, and FFmpeg's libraries: apt install ffmpeg"},
             note="VideoDecoder.get_frames_at with approximate seeks, v2 transforms, torch's DataLoader",
         ),
         Contestant(

@@ -72,7 +72,7 @@ class Contestant:
 def _importable(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent package is not there
+    except (ImportError, RuntimeError):  # its parent package is not there, or lacks a library of the system
         return False
 
 
