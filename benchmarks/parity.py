@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,8 @@ from headrace.benchmarks.photographs import with_bar
 from headrace.benchmarks.report import now
 from headrace.pipeline import Normalize, PatchPair, Tiles, View, ViewSpec, plan
 from headrace.pipeline.decode import decode_image
-from headrace.pipeline.engines import ENGINES
+from headrace.pipeline.engines import ENGINES, Engine, WholeBatchEngine
+from headrace.pipeline.views import Arranged
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 
 REFERENCE = "torchvision"
@@ -74,26 +76,82 @@ def alone(operator: str) -> ViewSpec:
     return ViewSpec([View(**{**WHOLE, **OPERATORS[operator]})])
 
 
-def render(engine: str, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype: str = "uint8") -> list[np.ndarray]:
-    """V arrays (n, S, S, 3): the views of some samples by one engine, with a plan that is always the same."""
+@contextmanager
+def opened(engine: str, shards: ShardSet, spec: ViewSpec) -> Iterator[Engine]:
+    """An engine that is closed in the end, if there is something to close."""
+    made = ENGINES[engine](shards, "image", spec)
+    try:
+        yield made
+    finally:
+        if isinstance(made, WholeBatchEngine):
+            made.close()
+
+
+def draw(engine: Engine, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype: str = "uint8") -> list[np.ndarray]:
+    """V arrays (n, S, S, 3): the views of some samples, with a plan that is always the same."""
     spans = shards.spans("image", ids)
     drawn = plan(spec, 11, 0, ids, np.stack([spans.height, spans.width], axis=1))
     views = [np.empty((len(ids), view.size, view.size, 3), dtype) for view in spec.views]
-    ENGINES[engine](shards, "image", spec).render(ids, spans, drawn, views)
+    engine.render(ids, spans, drawn, views)
     return views
 
 
-def errors(engine: str, shards: ShardSet, spec: ViewSpec, samples: int, dtype: str = "uint8") -> tuple[float, float]:
-    """Largest and mean difference from the reference over the first `samples` of a set, in grey levels or as floats."""
-    largest, total, count = 0.0, 0.0, 0
+def render(engine: str, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype: str = "uint8") -> list[np.ndarray]:
+    """`draw` by the engine of that name."""
+    with opened(engine, shards, spec) as made:
+        return draw(made, shards, spec, ids, dtype)
+
+
+def together(works: Mapping[str, ViewSpec]) -> ViewSpec:
+    """All views of all works, so that an engine that takes long to start does so once."""
+    parts: list[View | Arranged] = []
+    draws: list[int] = []
+    for work in works.values():
+        draws += [len(draws) + taken for taken in work.draws]
+        arranged = dict(work.arranged)
+        v = 0
+        while v < len(work):
+            parts.append(arranged.get(v, work.views[v]))
+            v += len(arranged[v]) if v in arranged else 1
+    return ViewSpec(parts, draws=draws)
+
+
+def compare(
+    engine: Engine,
+    reference: Engine,
+    shards: ShardSet,
+    works: Mapping[str, ViewSpec],
+    samples: int,
+    dtype: str = "uint8",
+) -> dict[str, tuple[float, float]]:
+    """Work to largest and mean difference over the first `samples` of a set, in grey levels or as floats.
+
+    Both engines are of `together(works)`.
+    """
+    owner = [name for name, work in works.items() for _ in work.views]
+    largest, total, count = dict.fromkeys(works, 0.0), dict.fromkeys(works, 0.0), dict.fromkeys(works, 0)
     for first in range(0, samples, BATCH):
         ids = np.arange(first, min(first + BATCH, samples))
-        pair = (render(name, shards, spec, ids, dtype) for name in (engine, REFERENCE))
-        for ours, theirs in zip(*pair, strict=True):
+        both = (draw(each, shards, together(works), ids, dtype) for each in (engine, reference))
+        for name, ours, theirs in zip(owner, *both, strict=True):
             difference = np.abs(ours.astype(np.float32) - theirs.astype(np.float32))
-            largest = max(largest, float(difference.max()))
-            total, count = total + float(difference.sum()), count + difference.size
-    return largest, total / count
+            largest[name] = max(largest[name], float(difference.max()))
+            total[name], count[name] = total[name] + float(difference.sum()), count[name] + difference.size
+    return {name: (largest[name], total[name] / count[name]) for name in works}
+
+
+def differences(
+    engine: str, shards: ShardSet, works: Mapping[str, ViewSpec], samples: int, dtype: str = "uint8"
+) -> dict[str, tuple[float, float]]:
+    """`compare` of the engine of that name with the reference."""
+    spec = together(works)
+    with opened(engine, shards, spec) as made, opened(REFERENCE, shards, spec) as reference:
+        return compare(made, reference, shards, works, samples, dtype)
+
+
+def errors(engine: str, shards: ShardSet, spec: ViewSpec, samples: int, dtype: str = "uint8") -> tuple[float, float]:
+    """`differences` of one work."""
+    return differences(engine, shards, {"": spec}, samples, dtype)[""]
 
 
 def write_squares(photos: ShardSet, path: Path, count: int) -> None:
@@ -103,7 +161,7 @@ def write_squares(photos: ShardSet, path: Path, count: int) -> None:
         pixels = decode_image(photos.read(i)["image"])
         top, left = (pixels.shape[0] - SIDE) // 2, (pixels.shape[1] - SIDE) // 2
         samples.append({"__key__": str(i), "image": pixels[top : top + SIDE, left : left + SIDE].copy()})
-    write_shards(path, samples, {"image": Field(kind="image", encoding="raw")})
+    write_shards(path, samples, {"image": Field(kind="image", encoding="raw")}, format="ffcv")
 
 
 def installed() -> list[str]:
@@ -111,7 +169,7 @@ def installed() -> list[str]:
     found = []
     with TemporaryDirectory() as folder:
         pixel = [{"__key__": "0", "image": np.zeros((1, 1, 3), np.uint8)}]
-        write_shards(Path(folder) / "set", pixel, {"image": Field(kind="image", encoding="raw")})
+        write_shards(Path(folder) / "set", pixel, {"image": Field(kind="image", encoding="raw")}, format="ffcv")
         with open_shards(Path(folder) / "set") as shards:
             for name, engine in ENGINES.items():
                 try:
@@ -128,19 +186,23 @@ def measure(photographs: Sequence[Path]) -> dict[str, dict[str, dict[str, dict[s
     floats: dict[str, dict[str, dict[str, float]]] = {}
     with TemporaryDirectory(prefix="headrace-parity-") as folder:
         samples = ({"__key__": f"{i:06d}", "image": path.read_bytes()} for i, path in enumerate(photographs))
-        write_shards(Path(folder) / "photos", samples, {"image": Field(kind="image", encoding="jpg")})
+        fields = {"image": Field(kind="image", encoding="jpg")}
+        write_shards(Path(folder) / "photos", samples, fields, format="ffcv")
         with open_shards(Path(folder) / "photos") as photos:
             write_squares(photos, Path(folder) / "squares", len(photos))
             with open_shards(Path(folder) / "squares") as squares:
-                works = [(name, squares, alone(name), "uint8") for name in OPERATORS]
-                works += [(name, photos, spec, "uint8") for name, spec in PIPELINES.items()]
-                for name, normalize in FLOATS.items():
-                    works.append((name, squares, ViewSpec([View(**{**WHOLE, "normalize": normalize})]), "float32"))
-                for name, shards, spec, dtype in works:
-                    found = (levels if dtype == "uint8" else floats).setdefault(name, {})
-                    for engine in installed():
-                        largest, mean = errors(engine, shards, spec, len(shards), dtype)
-                        found[engine] = {"largest": largest, "mean": round(mean, 9)}
+                operators = {name: alone(name) for name in OPERATORS}
+                to_floats = {
+                    name: ViewSpec([View(**{**WHOLE, "normalize": normalize})]) for name, normalize in FLOATS.items()
+                }
+                for engine in installed():
+                    for found, shards, works, dtype in (
+                        (levels, squares, operators, "uint8"),
+                        (levels, photos, PIPELINES, "uint8"),
+                        (floats, squares, to_floats, "float32"),
+                    ):
+                        for name, (largest, mean) in differences(engine, shards, works, len(shards), dtype).items():
+                            found.setdefault(name, {})[engine] = {"largest": largest, "mean": round(mean, 9)}
     return {"differences": levels, "floats": floats}
 
 

@@ -154,8 +154,8 @@ def test_parity(tmp_path: Path) -> None:
 
 
 def can_run(engine: str) -> bool:
-    """DALI and Kornia are optional; CI has both."""
-    module = {"dali": "nvidia.dali", "kornia": "kornia"}.get(engine, "headrace")
+    """DALI, Kornia and ffcv are optional; CI has all."""
+    module = {"dali": "nvidia.dali", "kornia": "kornia", "ffcv": "ffcv"}.get(engine, "headrace")
     try:
         return importlib.util.find_spec(module) is not None or os.environ.get("HEADRACE_REQUIRE_PEERS") == "1"
     except ModuleNotFoundError:

@@ -17,7 +17,7 @@ from torch import Tensor
 from headrace.pipeline.batch import Drawn, drawn_views
 from headrace.pipeline.clips import ClipPlan, ClipSpec
 from headrace.pipeline.decode import memory_at
-from headrace.pipeline.engines import CLIP_ENGINES, DEVICE_ENGINES, ENGINES
+from headrace.pipeline.engines import CLIP_ENGINES, DEVICE_ENGINES, ENGINES, THREADED_ENGINES
 from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, WholeBatchEngine
 from headrace.pipeline.engines.clips import ClipEngine, StoredVideo, Video
 from headrace.pipeline.plan import Plan, plan
@@ -89,7 +89,9 @@ class ImageFeed(Feed[Plan]):
 
     def __init__(self, spec: ViewSpec, source: Source) -> None:
         self.field = _field(source.shards, source.image_field, "image")
-        options = {"device": source.device, "threads": source.threads} if source.engine in DEVICE_ENGINES else {}
+        options: dict[str, Any] = {"device": source.device} if source.engine in DEVICE_ENGINES else {}
+        if source.engine in THREADED_ENGINES:
+            options["threads"] = source.threads
         self.engine = ENGINES[source.engine](source.shards, self.field, spec, **options)
         self.normalize = tuple(view.normalize for view in spec.views)
         self.splits = not isinstance(self.engine, WholeBatchEngine)

@@ -39,7 +39,13 @@ ROUNDS = 3
 """Of usual and other setting in turn."""
 NOTHING_TO_DO = 1e7
 """Samples a second above which a stage does nothing, as decoding does for stored pixels."""
-ENGINE_MODULES = {"native": "numba", "dali": "nvidia.dali", "kornia": "kornia", "torchvision": "torchvision"}
+ENGINE_MODULES = {
+    "native": "numba",
+    "dali": "nvidia.dali",
+    "kornia": "kornia",
+    "torchvision": "torchvision",
+    "ffcv": "ffcv",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +334,7 @@ def loader_proposals(
         replace(config.loader, engine=engine)  # type: ignore[arg-type]
         for engine, module in ENGINE_MODULES.items()
         if engine != config.loader.engine and installed(module)
+        if engine != "ffcv" or (shards.manifest.format == "ffcv" and not shards.remote)
     ]
     for settings in tried:
         gain = gain_of(rate(config.loader), rate(settings), seconds)

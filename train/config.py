@@ -74,7 +74,7 @@ class ScheduleConfig:
 class LoaderConfig:
     """How batches are made. Only `order`, `window` and `lanes` change what they hold, beyond the engines' tolerance."""
 
-    engine: Literal["native", "torchvision", "dali", "kornia"] = "native"
+    engine: Literal["native", "torchvision", "dali", "kornia", "ffcv"] = "native"
     """Which engine decodes and augments. "dali" and "kornia" need their packages and work on the GPU where there is
     one; "torchvision" is the slow reference."""
     threads: int | None = None

@@ -26,16 +26,30 @@ def _kornia(shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Eng
     return KorniaEngine(shards, field, spec, **options)
 
 
+def _ffcv(shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Engine:
+    from headrace.pipeline.engines.ffcv import FfcvEngine
+
+    try:
+        return FfcvEngine(shards, field, spec, **options)
+    except ImportError as error:
+        raise ImportError(f"engine 'ffcv' needs ffcv: pip install headrace[ffcv] ({error})") from error
+
+
 ENGINES: dict[str, Callable[..., Engine]] = {
     "native": NativeEngine,
     "torchvision": TorchvisionEngine,
     "dali": _dali,
     "kornia": _kornia,
+    "ffcv": _ffcv,
 }
-"""Name to a callable of (shards, image field, views); those of `DEVICE_ENGINES` also take `device` and `threads`."""
+"""Name to a callable of (shards, image field, views); those of `DEVICE_ENGINES` also take `device`, and those of
+`THREADED_ENGINES` take `threads`."""
 
 DEVICE_ENGINES = ("dali", "kornia")
 """Engines that can work on a GPU."""
+
+THREADED_ENGINES = (*DEVICE_ENGINES, "ffcv")
+"""Engines that can have threads of their own."""
 
 CLIP_ENGINES = ("native", "torchvision")
 """Engines that draw the frames of clips."""
@@ -44,6 +58,7 @@ __all__ = [
     "CLIP_ENGINES",
     "DEVICE_ENGINES",
     "ENGINES",
+    "THREADED_ENGINES",
     "Engine",
     "NativeEngine",
     "StageTimes",

@@ -27,7 +27,11 @@ PLAIN = View(size=96, scale=(0.05, 0.25))
 SPEC = ViewSpec([SIMCLR, SIMCLR, PLAIN])
 
 # Those that need an optional package are skipped without it.
-AVAILABLE = [pytest.param(name, marks=pytest.mark.peer(name)) if name in DEVICE_ENGINES else name for name in ENGINES]
+AVAILABLE = [
+    pytest.param(name, marks=pytest.mark.peer(name)) if name in DEVICE_ENGINES else name
+    for name in ENGINES
+    if name != "ffcv"  # which reads .beton only, and takes seconds to start: see test_ffcv_engine
+]
 
 
 @pytest.mark.parametrize("source", ["photos", "photos_ffcv", "digits_webdataset", "digits_ffcv"])

@@ -22,7 +22,11 @@ from headrace.shards.errors import RemoteError
 SPEC = ViewSpec.repeat(View(size=24, jitter=0.8, brightness=0.4, hue=0.1, blur=0.5), 2)
 BAD = {3, 4, 17}
 COUNT = 30
-AVAILABLE = [pytest.param(name, marks=pytest.mark.peer(name)) if name in DEVICE_ENGINES else name for name in ENGINES]
+AVAILABLE = [
+    pytest.param(name, marks=pytest.mark.peer(name)) if name in DEVICE_ENGINES else name
+    for name in ENGINES
+    if name != "ffcv"  # which reads .beton only, and takes seconds to start: see test_ffcv_engine
+]
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,19 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         "byol": (30, 0.4),
     },
     "kornia": {"simclr": (2, 0.001), "byol": (2, 0.001)},
+    # What comes after the crop is the native engine's. The crop is OpenCV's INTER_AREA: shrinking it averages the area
+    # that an output pixel covers, where torchvision's filter is a triangle twice as wide; enlarging it interpolates
+    # only across the border of two pixels. Besides, ffcv decodes JPEG with the fast, less accurate DCT. Colour changes
+    # of up to 1.8 times multiply all of it.
+    "ffcv": {
+        "blur": (1, 0.02),
+        "crop": (64, 2.5),
+        "enlarge": (80, 2.5),
+        "simclr": (100, 3.0),
+        "byol": (100, 3.0),
+        "tiles": (100, 3.0),
+        "patch pair": (100, 3.0),
+    },
 }
 CHECKED = [engine for engine in AVAILABLE if engine != "torchvision"]
 

@@ -1,0 +1,198 @@
+"""The process in which ffcv lives: reads orders for batches from a socket until that ends. See `FfcvEngine`.
+
+    python -m headrace.pipeline.engines.ffcv_process SOCKET MEMORY        (both as numbers of open files)
+
+What ffcv does here: its Reader and its OSCacheManager find a sample's bytes in the .beton, its `imdecode`
+(libjpeg-turbo) decodes them once, and its `resize_crop` (OpenCV, INTER_AREA) cuts every view, compiled together by its
+Compiler as its own decoders are. The native engine does the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from headrace.pipeline.engines.base import StageTimes
+from headrace.pipeline.engines.ffcv import Bad, Done, Failed, Order, shared_views
+from headrace.pipeline.engines.native import NativeEngine
+from headrace.pipeline.plan import Plan
+from headrace.pipeline.views import ViewSpec
+from headrace.shards import RAW, ShardSet, Spans, open_shards
+
+_GLANCE_S = 1.0  # between two looks at whether the parent lives
+
+
+class _Undecodable(Exception):
+    """Its arguments are those of `Bad`."""
+
+
+class Betons:
+    """The .beton files of a set, each with ffcv's tables and map."""
+
+    def __init__(self, shards: ShardSet, field: str) -> None:
+        reader: Any = importlib.import_module("ffcv.reader")
+        managers: Any = importlib.import_module("ffcv.memory_managers")
+        self._starts = np.concatenate([[0], np.cumsum(shards.shard_samples)])
+        self._files = []
+        self._largest = 1  # bytes of a decoded image
+        for shard in shards.manifest.shards:
+            beton = reader.Reader(str(Path(str(shards.path)) / shard.name))
+            metadata = beton.metadata[f"f{beton.field_names.index(field)}"]
+            manager = managers.OSCacheManager(beton)
+            context = manager.schedule_epoch(None)
+            context.__enter__()
+            self._files.append((metadata, context.state))
+            self._largest = max(self._largest, int(3 * np.max(metadata["height"].astype(np.int64) * metadata["width"])))
+        self._cut = _compiled(manager.compile_reader())
+        self._local = threading.local()
+
+    def cut(self, sample: int, crops: np.ndarray, views: list[np.ndarray]) -> None:
+        """Decode a sample and cut its views.
+
+        Args:
+            crops: int32 (V, 4), see `Plan.crop`.
+            views: V arrays (S, S, 3), uint8.
+        """
+        if not hasattr(self._local, "image"):
+            self._local.image = np.empty(self._largest, np.uint8)
+        number = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        metadata, state = self._files[number]
+        status = 0
+        for v, (crop, view) in enumerate(zip(crops, views, strict=True)):
+            status = self._cut(sample - self._starts[number], metadata, state, v > 0, self._local.image, crop, view)
+            if status:
+                raise _Undecodable(sample, "ffcv's decoder declines it")
+
+
+def _compiled(read: Callable[..., Any]) -> Callable[..., int]:
+    """ffcv's decoding and cropping of one view, without the GIL; a later view of a sample is not decoded again."""
+    libffcv: Any = importlib.import_module("ffcv.libffcv")
+    compiler: Any = importlib.import_module("ffcv.pipeline.compiler").Compiler
+    modes: Any = importlib.import_module("ffcv.fields.rgb_image").IMAGE_MODES
+    jpg = modes["jpg"]
+    imdecode, resize_crop = compiler.compile(libffcv.imdecode), compiler.compile(libffcv.resize_crop)
+
+    def cut(row, metadata, state, decoded, buffer, crop, out):  # type: ignore[no-untyped-def]
+        sample = metadata[row]
+        data = read(sample["data_ptr"], state)
+        height, width = np.uint32(sample["height"]), np.uint32(sample["width"])
+        if sample["mode"] == jpg:
+            if not decoded:
+                status = imdecode(data, buffer, height, width, height, width, 0, 0, 1, 1, False, False)
+                if status != 0:
+                    return 1
+            image = buffer[: 3 * height * width].reshape(height, width, 3)
+        else:
+            image = data[: 3 * height * width].reshape(height, width, 3)
+        resize_crop(image, crop[0], crop[0] + crop[2], crop[1], crop[1] + crop[3], out)
+        return 0
+
+    function: Callable[..., int] = compiler.compile(cut)
+    return function
+
+
+class Worker:
+    """Makes batches."""
+
+    def __init__(self, path: Path, field: str, spec: ViewSpec, threads: int) -> None:
+        importlib.import_module("ffcv.pipeline.compiler").Compiler.set_num_threads(1)  # the threads are ours
+        self._shards = open_shards(path)
+        self._betons = Betons(self._shards, field)
+        self.spec = spec
+        self._finish = [NativeEngine(self._shards, field, ViewSpec([view])) for view in spec.views]
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads)
+
+    def render(self, order: Order, views: list[np.ndarray]) -> StageTimes:
+        """The views of a batch, into V arrays (n, S, S, 3). Raises _Undecodable."""
+        step = max(1, -(-len(order.ids) // (4 * self._threads)))  # four parts a thread even out slow samples
+        parts = [slice(begin, begin + step) for begin in range(0, len(order.ids), step)]
+        jobs = [
+            self._pool.submit(self._part, order.ids[part], order.plan[part], [view[part] for view in views])
+            for part in parts
+        ]
+        times = [job.result() for job in jobs]
+        return StageTimes(sum(each.decode_s for each in times), sum(each.augment_s for each in times))
+
+    def _part(self, ids: np.ndarray, plan: Plan, views: list[np.ndarray]) -> StageTimes:
+        started = perf_counter()
+        crops = [np.empty(view.shape, np.uint8) for view in views]
+        for i, sample in enumerate(ids):
+            self._betons.cut(int(sample), plan.crop[i], [crop[i] for crop in crops])
+        cut = perf_counter()
+        for v, (engine, crop) in enumerate(zip(self._finish, crops, strict=True)):
+            size = self.spec.views[v].size
+            whole = np.tile(np.array([0, 0, size, size], np.int32), (len(ids), 1, 1))
+            engine.render(ids, _spans(crop), replace(plan.view(v), crop=whole), [views[v]])
+        return StageTimes(cut - started, perf_counter() - cut)
+
+
+def _spans(crops: np.ndarray) -> Spans:
+    """Where the pixels of crops (n, S, S, 3) lie."""
+    n, size = len(crops), crops.shape[1]
+    each = crops[0].nbytes
+    return Spans(
+        address=crops.ctypes.data + each * np.arange(n),
+        size=np.full(n, each, np.int64),
+        height=np.full(n, size, np.int32),
+        width=np.full(n, size, np.int32),
+        encoding=np.full(n, RAW, np.uint8),
+    )
+
+
+def serve(pipe: Connection, memory: int) -> None:
+    """Answer orders until the socket ends or the parent does."""
+    parent = os.getppid()
+    worker: Worker | None = None
+    shared = mmap.mmap(-1, 1)
+    while True:
+        try:
+            while not pipe.poll(_GLANCE_S):  # the socket's other end may live on in a process that the parent forked
+                if os.getppid() != parent:
+                    return
+            message = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            if worker is None:
+                worker = Worker(*message)  # answers nothing: the first order does
+                continue
+            if message.memory > len(shared):
+                shared = mmap.mmap(memory, message.memory)
+            dtype = np.dtype(np.float32 if message.as_float else np.uint8)
+            like = [np.empty((len(message.ids), view.size, view.size, 3), dtype) for view in worker.spec.views]
+            answer: Any = Done(worker.render(message, shared_views(shared, like)))
+        except _Undecodable as error:
+            answer = Bad(*error.args)
+        except Exception as error:
+            answer = Failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        try:
+            pipe.send(answer)
+        except OSError:
+            return
+        if worker is None:
+            return
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who then closes the socket
+    socket, memory = map(int, sys.argv[1:])
+    serve(Connection(socket), memory)
+    os._exit(0)  # threads of a batch that nobody waits for do not hold it up
+
+
+if __name__ == "__main__":
+    main()
