@@ -46,6 +46,8 @@ class Work:
     pictures: Literal["photographs", "pixels", "small"] = "photographs"
     """Photographs as JPEGs; as pixels, which are about eight times the bytes with nothing to decode; or pictures of
     32x32, as pixels."""
+    engines: bool = False
+    """Headrace's other engines take part."""
     targets: Mapping[str, float] = field(default_factory=dict)
     """Contestant to the ratio that Headrace is to reach."""
 
@@ -91,6 +93,7 @@ WORKS: dict[str, Work | ClipWork] = {
         title="SimCLR: 2 views of 224, all augmentations",
         views=ViewSpec.repeat(SIMCLR, 2),
         lightly="SimCLRTransform",
+        engines=True,
         targets={LIGHTLY: 6.0},
     ),
     "dino": Work(
@@ -136,7 +139,7 @@ def contestants(work: Work | ClipWork, options: Options) -> list[Contestant]:
     """Everybody who can do `work`, Headrace first and the limit last; makes the files that they read."""
     if isinstance(work, ClipWork):
         return clip_contestants(work, options)
-    found = [_headrace(work, options)]
+    found = [_headrace(work, options), *(_engines(work, options) if work.engines else [])]
     if len(work.views) == 1 and not work.views.masks:  # ffcv decodes a sample anew for every view
         found.append(_ffcv(work, options))
     if work.lightly:
@@ -163,6 +166,32 @@ def _headrace(work: Work, options: Options) -> Contestant:
         "threads": options.threads,
     }
     return Contestant(name="Headrace", batches=headrace, arguments=arguments, note=f"native engine on {holding}")
+
+
+def _engines(work: Work, options: Options) -> list[Contestant]:
+    """Headrace with its other engines, which are meant for a GPU or for comparison."""
+    forms = options.forms
+    return [
+        Contestant(
+            name=f"Headrace, {engine}",
+            batches=headrace,
+            arguments={
+                "shards": shards,
+                "spec": work.views,
+                "batch_size": options.batch_size,
+                "threads": options.threads,
+                "engine": engine,
+            },
+            requires=requires,
+            compute_threads=options.threads,
+            note=f"engine {engine}, on the CPU as well",
+        )
+        for engine, shards, requires in (
+            ("kornia", forms.shards(), {"kornia": "pip install headrace[kornia]"}),
+            ("dali", forms.shards(), {"nvidia.dali": "pip install headrace[dali]"}),
+            ("ffcv", forms.beton_shards(), {"ffcv": "pip install headrace[ffcv]"}),
+        )
+    ]
 
 
 def _ffcv(work: Work, options: Options) -> Contestant:

@@ -10,7 +10,7 @@ from headrace.benchmarks.command import SMOKE_BATCH, SMOKE_PHOTOGRAPHS
 from headrace.benchmarks.test_smoke import smoke, took_part
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_scaling(tmp_path: Path) -> None:
     comparisons = smoke("scaling", tmp_path)
     for name, names, step, finding in (

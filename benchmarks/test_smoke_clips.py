@@ -27,7 +27,7 @@ def videos_or_skip() -> None:
         pytest.skip(str(error))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_loader_of_clips(tmp_path: Path) -> None:
     videos_or_skip()
     (comparison,) = smoke("loader", tmp_path, "--works", "video").values()

@@ -9,11 +9,13 @@ from headrace.pipeline import Batch, ClipSpec, Loader, ViewSpec
 from headrace.shards import open_shards
 
 
-def headrace(shards: Path, spec: ViewSpec | ClipSpec, batch_size: int, threads: int) -> Iterator[Batch]:
-    """Batches of the native engine from a shard set of either format."""
+def headrace(
+    shards: Path, spec: ViewSpec | ClipSpec, batch_size: int, threads: int, engine: str = "native"
+) -> Iterator[Batch]:
+    """Batches of one of its engines, on the CPU, from a shard set of either format."""
     with (
         open_shards(shards) as opened,
-        Loader(opened, spec, batch_size, engine="native", threads=threads, dtype="float32") as loader,
+        Loader(opened, spec, batch_size, engine=engine, threads=threads, dtype="float32") as loader,
     ):
         while True:  # the loader stops at the end of each epoch, and its threads run dry there
             yield from loader
