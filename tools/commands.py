@@ -197,6 +197,7 @@ def declare_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> int:
+    from headrace.shards.remote import is_remote
     from headrace.tools.progress import sample_bar
     from headrace.tools.verify import verify
 
@@ -209,6 +210,8 @@ def run_verify(args: argparse.Namespace) -> int:
     with sample_bar(f"verifying {args.dir}") as progress:
         report = verify(args.dir, workers=args.workers, progress=progress, started=progress.of)
     if args.repair and not report.ok:
+        if is_remote(args.dir):
+            raise UsageError(f"{args.dir}: a remote set is not repaired in place; copy it here")
         return repair_set(args, report)
     if args.json:
         print_json(report.to_dict())

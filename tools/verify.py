@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from headrace.shards.images import image_header
 from headrace.shards.index import OpenShard, misplaced
 from headrace.shards.manifest import MANIFEST_NAME, Shard, read_manifest
 from headrace.shards.npy import npy_header
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import RemoteFolder, is_remote
 from headrace.shards.shard_set import open_shard
 from headrace.shards.webdataset import extension, scan_tar, stored_encoding
 from headrace.tools.errors import UserError
@@ -37,6 +38,8 @@ CHUNK = 64
 """Samples that a thread checks at a time."""
 AHEAD = 2
 """Shards that are under way at a time: while the last samples of one are checked, the next one is begun."""
+COPIED = 8 << 20
+"""Bytes of a remote shard that are asked for at a time."""
 
 
 class Finding(NamedTuple):
@@ -109,21 +112,45 @@ def verify(
     rest is checked.
 
     Args:
-        path: The set.
+        path: The set, or the URL of one. Of a remote set two shards at a time are copied to this machine.
         workers: Threads; None takes one per core. Reading, checksums and decoding hold no GIL.
         progress: Called with the number of samples checked so far.
         started: Called once with the number of samples in the set, when it is known.
 
     Raises:
-        ShardError: There is no set, or one of another program cannot be scanned.
-        UserError: The set is remote, or holds videos and there is no PyAV.
+        ShardError: There is no set, or one of another program cannot be scanned, or a store does not answer.
+        UserError: The set holds videos and there is no PyAV.
     """
+    if not is_remote(path):
+        return verify_folder(Path(path), workers, progress, started)
+    remote = RemoteFolder(os.fspath(path))
+    with TemporaryDirectory(prefix="headrace-verify-") as folder:
+        copy_here(remote, MANIFEST_NAME, Path(folder))
+        report = verify_folder(Path(folder), workers, progress, started, remote)
+        findings = [found._replace(line=found.line.replace(folder, str(remote))) for found in report.findings]
+    return replace(report, path=str(remote), findings=findings)
+
+
+def copy_here(remote: RemoteFolder, name: str, folder: Path) -> None:
+    """Copy an object, where there is one, into a folder."""
+    if not remote.exists(name):
+        return
+    size = remote.size(name)
+    with open(folder / name, "wb") as file:
+        for at in range(0, size, COPIED):
+            file.write(remote.read(name, at, min(at + COPIED, size)))
+
+
+def verify_folder(
+    folder: Path,
+    workers: int | None,
+    progress: Callable[[int], None] | None,
+    started: Callable[[int], None] | None,
+    remote: RemoteFolder | None = None,
+) -> VerifyReport:
+    """`verify` of a folder; with `remote`, of a folder that holds its manifest and room for its shards."""
     start = time.perf_counter()
-    if is_remote(path):
-        raise UserError(
-            f"{path}: verify reads every byte of a set on this machine; copy the set, or compare it with one"
-        )
-    folder = Path(path)
+    path = folder
     shards: Iterable[tuple[Shard, OpenShard | None]]
     if folder.is_dir() and (folder / MANIFEST_NAME).exists():
         try:
@@ -136,6 +163,8 @@ def verify(
     else:
         if not folder.exists():
             raise ShardError(f"{folder}: there is no such file or folder")
+        if remote is not None:
+            raise ShardError(f"{remote}: holds no {MANIFEST_NAME}; only a set with one can be verified from here")
         manifest, scanned = scan_shards(folder)
         shards = zip(manifest.shards, scanned, strict=True)
     if any(field.kind in ("video", "audio") for field in manifest.fields.values()):
@@ -151,7 +180,7 @@ def verify(
             remaining = iter(shards)
             while True:
                 under_way.extend(
-                    ShardCheck(pool, folder, manifest, shard, part)
+                    ShardCheck(pool, folder, manifest, shard, part, remote)
                     for shard, part in islice(remaining, AHEAD - len(under_way))
                 )
                 if not under_way:
@@ -179,9 +208,20 @@ class ShardCheck:
     """The check of one shard: everything that can run beside other work is given to the threads at once."""
 
     def __init__(
-        self, pool: ThreadPoolExecutor, folder: Path, manifest: Manifest, shard: Shard, part: OpenShard | None
+        self,
+        pool: ThreadPoolExecutor,
+        folder: Path,
+        manifest: Manifest,
+        shard: Shard,
+        part: OpenShard | None,
+        remote: RemoteFolder | None,
     ) -> None:
-        """`part` is None for a shard of a manifest, which is opened here."""
+        """`part` is None for a shard of a manifest, which is opened here. What `remote` has is copied to `folder`
+        before, and deleted after the check."""
+        self.copies = [folder / name for name in (shard.name, shard.index)] if remote is not None else []
+        if remote is not None:
+            for copy in self.copies:
+                copy_here(remote, copy.name, folder)
         self.shard = shard
         self.manifest = manifest
         self.part = part
@@ -224,8 +264,11 @@ class ShardCheck:
         for _, chunk in self.chunks:
             chunk.cancel()
         wait(future for _, future in self.chunks)
+        wait(self.digests)
         if self.set is not None:
             self.set.close()
+        for copy in self.copies:
+            copy.unlink(missing_ok=True)
 
 
 def check_file(path: Path, checksum: str) -> str:

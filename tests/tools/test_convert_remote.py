@@ -17,7 +17,7 @@ import pytest
 from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
-from headrace.tools.verify import compare
+from headrace.tools.verify import compare, verify
 
 BUCKET = "headrace-convert"
 SHARD_SIZE = 1 << 20
@@ -146,3 +146,25 @@ def test_too_many_bad_samples_are_told_of_beside(
         convert("folder", pictures, f"s3://{BUCKET}/strict", shard_size=SHARD_SIZE, max_rejects=0.0)
     assert os.listdir(tmp_path) == ["strict.rejects.jsonl"]
     assert all(name.startswith(".headrace/") for name in objects(s3, "strict"))
+
+
+def test_a_remote_set_is_verified(s3: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"s3://{BUCKET}/to-verify"
+    convert("folder", pictures, url, shard_size=SHARD_SIZE)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    report = verify(url)
+    assert report.ok, report
+    assert (report.path, report.samples) == (url, 60)
+    names = [each["Key"] for each in s3.list_objects_v2(Bucket=BUCKET, Prefix="to-verify/")["Contents"]]
+    first, second, third, *_ = sorted(name for name in names if name.endswith(".tar"))
+    content = bytearray(s3.get_object(Bucket=BUCKET, Key=first)["Body"].read())
+    content[len(content) // 2] ^= 1
+    s3.put_object(Bucket=BUCKET, Key=first, Body=bytes(content))
+    s3.put_object(Bucket=BUCKET, Key=second, Body=b"short")
+    s3.delete_object(Bucket=BUCKET, Key=third)
+    report = verify(url)
+    assert {finding.shard for finding in report.findings} == {Path(name).name for name in (first, second, third)}
+    assert all(line.startswith((f"{url}/", "shard-")) for line in report.problems), report.problems
+    assert not list(tmp_path.iterdir())  # no copy stays
+    with pytest.raises(ShardError, match=r"holds no manifest\.json"):
+        verify(f"s3://{BUCKET}/nothing")
