@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ import pytest
 
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.sources.mnist import digits
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that runs the tests in the background passes that on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PEERS = {
     "aiohttp": "aiohttp",

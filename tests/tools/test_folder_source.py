@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headrace import tools
+from headrace import shards, tools
 from headrace.benchmarks.photographs import debian_package
 from headrace.shards import Field, open_shards
 from headrace.tools.convert import convert
@@ -284,8 +284,9 @@ def test_real_stamps_with_captions_and_sounds(tmp_path: Path) -> None:
 
 def test_without_pyav_there_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.delitem(sys.modules, "headrace.tools.videos", raising=False)
-    monkeypatch.delattr(tools, "videos", raising=False)
+    for package, name in ((tools, "videos"), (shards, "video")):
+        monkeypatch.delitem(sys.modules, f"{package.__name__}.{name}", raising=False)
+        monkeypatch.delattr(package, name, raising=False)
     write_tree(tmp_path, {"a.mp4": b"", "b.txt": b""})
     for source in ("folder", "video"):
         with pytest.raises(UserError, match=r"videos and sounds need PyAV: pip install 'headrace\[video\]'"):

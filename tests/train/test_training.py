@@ -148,8 +148,8 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
 
 def test_a_second_signal_does_not_wait(digits_webdataset: ShardSet, tmp_path: Path) -> None:
     def send_twice(record: Record) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         train(tiny_run(digits_webdataset.path, tmp_path), progress=False, on_step=send_twice)
