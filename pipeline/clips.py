@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -238,22 +238,6 @@ class ClipPlan(Rows):
         columns = {name: getattr(self, name) for name in DrawnClips._fields if name not in ("crop", "flip")}
         columns |= {"crop": self.pixels.crop, "flip": self.pixels.flip}
         return DrawnClips(**{name: torch.from_numpy(column) for name, column in columns.items()})
-
-    def describe(self, spec: ClipSpec, sample: int, clip: int) -> dict[str, Any]:
-        """One clip's draws in words and plain numbers, leaving out what does not apply."""
-        shown = [int(frame) for frame in self.frames[sample, clip, : spec.clips[clip].frames]]
-        words: dict[str, Any] = {
-            "stride": spec.clips[clip].strides[self.pace[sample, clip]],
-            "start": min(shown),
-            "of": int(self.length[sample]),
-        }
-        if self.reversed[sample, clip]:
-            words["reversed"] = True
-        if not self.ordered[sample, clip]:
-            words["order"] = " ".join(str(place) for place in self.permutation[sample, clip, : len(shown)])
-        if self.odd[sample] == clip:
-            words["odd"] = True
-        return words | self.pixels.describe(sample, clip)
 
 
 def clip_plan(

@@ -174,6 +174,8 @@ class Loader:
         self._order_name: OrderName = order or ("window" if shards.remote else "global")
         self._window, self._lanes = window, lanes
         self._order = self._order_of(0)
+        # What the order "window" depends on beside numbers: how many samples each shard has.
+        self._shards_digest = zlib.crc32(shards.shard_samples.astype("<i8").tobytes())
         self._drop_last = drop_last
         self._threads = threads or len(os.sched_getaffinity(0))
         self._prefetch = prefetch
@@ -181,7 +183,6 @@ class Loader:
         self._mixing = watch_mixing(shards.shard_samples, self._labels)
         source = Source(shards, image_field, video_field, engine, device, self._threads, dtype)
         self._feed: Any = feed(views, source)
-        self._engine = self._feed.engine
         self._pool = _BufferPool(self._feed.buffer_dtype)
         self._on_error = on_error
         self._faults = FaultLog(max_bad)
@@ -239,7 +240,7 @@ class Loader:
             "order": self._order_name,
             "window": self._window,
             "lanes": self._lanes,
-            "shards": self._shards_digest(),
+            "shards": self._shards_digest,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -264,7 +265,7 @@ class Loader:
                 raise ValueError(
                     f"the state is of a loader with {settings}, not window={self._window}, lanes={self._lanes}"
                 )
-            if state["shards"] != self._shards_digest():
+            if state["shards"] != self._shards_digest:
                 raise ValueError(f"the state is of shards of other sizes than those of {self.shards.path}")
         self._order_name, self._window, self._lanes = name, window, lanes
         self.seed, self.epoch, self._position = state["seed"], state["epoch"], state["position"]
@@ -287,10 +288,6 @@ class Loader:
         if self._shuffle and self._order_name == "window":
             return WindowOrder(self.seed, epoch, self.shards.shard_samples, self._window, self._lanes)
         return order(self.seed, epoch, len(self.shards), self._shuffle)
-
-    def _shards_digest(self) -> int:
-        """What the order "window" depends on beside numbers: how many samples each shard has."""
-        return zlib.crc32(self.shards.shard_samples.astype("<i8").tobytes())
 
     def _start(self, epoch: int, begin: int, end: int) -> _Pending:
         """Plan a batch and hand it to the threads."""

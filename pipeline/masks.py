@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace.pipeline.checks import check
 from headrace.pipeline.compiled import kernel
 from headrace.pipeline.random import key_word, philox, unit
 
@@ -75,7 +76,7 @@ class RandomMask:
 
     def __post_init__(self) -> None:
         _check_grid(self, self.grid)
-        _check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
+        check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
 
     @property
     def visible(self) -> int:
@@ -102,9 +103,9 @@ class TubeMask:
     """Share of each frame that is masked; `int(N * ratio)` patches as in VideoMAE's code."""
 
     def __post_init__(self) -> None:
-        _check(self.frames >= 1, self, "frames", self.frames, "at least 1")
+        check(self.frames >= 1, self, "frames", self.frames, "at least 1")
         _check_grid(self, self.grid)
-        _check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
+        check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
 
     def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> PatchMasks:
         """See `draw_masks`; indices count through the frames, `frame * N + patch`."""
@@ -135,10 +136,10 @@ class BlockMask:
 
     def __post_init__(self) -> None:
         _check_grid(self, self.grid)
-        _check(0.0 < self.ratio[0] <= self.ratio[1] <= 1.0, self, "ratio", self.ratio, "0 < low <= high <= 1")
-        _check(0.0 <= self.probability <= 1.0, self, "probability", self.probability, "in [0, 1]")
-        _check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
-        _check(self.smallest >= 1, self, "smallest", self.smallest, "at least 1")
+        check(0.0 < self.ratio[0] <= self.ratio[1] <= 1.0, self, "ratio", self.ratio, "0 < low <= high <= 1")
+        check(0.0 <= self.probability <= 1.0, self, "probability", self.probability, "in [0, 1]")
+        check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
+        check(self.smallest >= 1, self, "smallest", self.smallest, "at least 1")
 
     def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> BlockMasks:
         """See `draw_masks`."""
@@ -173,13 +174,13 @@ class ContextMask:
 
     def __post_init__(self) -> None:
         _check_grid(self, self.grid)
-        _check(self.targets >= 1, self, "targets", self.targets, "at least 1")
+        check(self.targets >= 1, self, "targets", self.targets, "at least 1")
         for name in ("target_scale", "context_scale"):
             low, high = getattr(self, name)
-            _check(0.0 < low <= high <= 1.0, self, name, (low, high), "0 < low <= high <= 1")
-        _check(0.0 < self.target_aspect[0] <= self.target_aspect[1], self, "target_aspect", self.target_aspect, "> 0")
+            check(0.0 < low <= high <= 1.0, self, name, (low, high), "0 < low <= high <= 1")
+        check(0.0 < self.target_aspect[0] <= self.target_aspect[1], self, "target_aspect", self.target_aspect, "> 0")
         limit = _patches(self.grid) - self.largest_target
-        _check(1 <= self.smallest_context <= limit, self, "smallest_context", self.smallest_context, f"1 to {limit}")
+        check(1 <= self.smallest_context <= limit, self, "smallest_context", self.smallest_context, f"1 to {limit}")
 
     @property
     def largest_target(self) -> int:
@@ -232,13 +233,13 @@ class RegionMask:
     and the last of the ten where none is."""
 
     def __post_init__(self) -> None:
-        _check(self.size >= 1, self, "size", self.size, "at least 1")
-        _check(self.place in ("center", "random"), self, "place", self.place, "'center' or 'random'")
-        _check(self.regions >= 1, self, "regions", self.regions, "at least 1")
+        check(self.size >= 1, self, "size", self.size, "at least 1")
+        check(self.place in ("center", "random"), self, "place", self.place, "'center' or 'random'")
+        check(self.regions >= 1, self, "regions", self.regions, "at least 1")
         if self.place == "center":
-            _check(self.regions == 1, self, "regions", self.regions, "1 in the centre")
-        _check(0.0 < self.scale[0] <= self.scale[1] <= 1.0, self, "scale", self.scale, "0 < low <= high <= 1")
-        _check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
+            check(self.regions == 1, self, "regions", self.regions, "1 in the centre")
+        check(0.0 < self.scale[0] <= self.scale[1] <= 1.0, self, "scale", self.scale, "0 < low <= high <= 1")
+        check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
 
     def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> RegionMasks:
         """See `draw_masks`."""
@@ -272,13 +273,13 @@ class TubeBlockMask:
 
     def __post_init__(self) -> None:
         _check_grid(self, self.grid)
-        _check(self.frames >= 1, self, "frames", self.frames, "at least 1")
-        _check(self.blocks >= 1, self, "blocks", self.blocks, "at least 1")
-        _check(0.0 < self.scale < 1.0, self, "scale", self.scale, "in (0, 1)")
-        _check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
+        check(self.frames >= 1, self, "frames", self.frames, "at least 1")
+        check(self.blocks >= 1, self, "blocks", self.blocks, "at least 1")
+        check(0.0 < self.scale < 1.0, self, "scale", self.scale, "in (0, 1)")
+        check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
         rows, columns = self.grid
         largest = [_block_size(self.scale * rows * columns, aspect, rows, columns) for aspect in self.aspect]
-        _check((rows, columns) not in largest, self, "scale", self.scale, "so small that a block leaves a context")
+        check((rows, columns) not in largest, self, "scale", self.scale, "so small that a block leaves a context")
 
     def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> ContextMasks:
         """See `draw_masks`; there is one target, and indices count through the frames, `frame * N + patch`."""
@@ -306,13 +307,8 @@ def draw_masks(specs: tuple[MaskSpec, ...], seed: int, epoch: int, sample_ids: n
     return [spec.draw(seed, epoch, ids, number) for number, spec in enumerate(specs)]
 
 
-def _check(holds: bool, spec: object, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"{type(spec).__name__}.{name} must be {wanted}, got {value}")
-
-
 def _check_grid(spec: object, grid: Grid) -> None:
-    _check(min(grid) >= 1 and _patches(grid) > 1, spec, "grid", grid, "rows and columns of more than one patch")
+    check(min(grid) >= 1 and _patches(grid) > 1, spec, "grid", grid, "rows and columns of more than one patch")
 
 
 def _patches(grid: Grid) -> int:

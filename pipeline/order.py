@@ -41,10 +41,7 @@ class Order:
 
     def __getitem__(self, positions: int | slice | np.ndarray) -> np.ndarray:
         """int64 sample indices at `positions`, in the shape of `positions`."""
-        if isinstance(positions, slice):
-            wanted = np.arange(*positions.indices(self.n), dtype=np.int64)
-        else:
-            wanted = inside("positions", positions, self.n)
+        wanted = inside("positions", positions, self.n)
         if not self.shuffle:
             return wanted
         return permuted(wanted, self.n, self._keys())
@@ -97,8 +94,10 @@ def permuted(places: np.ndarray, n: int, keys: RoundKeys, *, inverse: bool = Fal
     return _permute(np.ascontiguousarray(places).ravel(), n, *keys).reshape(places.shape)
 
 
-def inside(name: str, values: int | np.ndarray, n: int) -> np.ndarray:
+def inside(name: str, values: int | slice | np.ndarray, n: int) -> np.ndarray:
     """`values` as int64; IndexError, with their `name`, where one is outside of range(n)."""
+    if isinstance(values, slice):
+        return np.arange(*values.indices(n), dtype=np.int64)
     wanted = np.asarray(values, dtype=np.int64)
     if wanted.size and not (wanted.min() >= 0 and wanted.max() < n):
         raise IndexError(f"{name} must lie in [0, {n}), got {wanted.min()} to {wanted.max()}")

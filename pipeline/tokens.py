@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace.pipeline.checks import check
 from headrace.pipeline.compiled import kernel
 from headrace.pipeline.random import key_word, philox, unit
 
@@ -77,12 +78,12 @@ class TokenMask:
     """Share of those that a random token replaces; the rest is kept."""
 
     def __post_init__(self) -> None:
-        _check(self.vocabulary >= 1, self, "vocabulary", self.vocabulary, "at least 1")
-        _check(0 <= self.mask_id < self.vocabulary, self, "mask_id", self.mask_id, f"in [0, {self.vocabulary})")
-        _check(0.0 < self.ratio <= 1.0, self, "ratio", self.ratio, "in (0, 1]")
-        _check(self.most is None or self.most >= 1, self, "most", self.most, "at least 1 or None")
-        _check(0.0 <= self.hidden <= 1.0, self, "hidden", self.hidden, "in [0, 1]")
-        _check(0.0 <= self.random <= 1.0 - self.hidden + 1e-9, self, "random", self.random, "in [0, 1 - hidden]")
+        check(self.vocabulary >= 1, self, "vocabulary", self.vocabulary, "at least 1")
+        check(0 <= self.mask_id < self.vocabulary, self, "mask_id", self.mask_id, f"in [0, {self.vocabulary})")
+        check(0.0 < self.ratio <= 1.0, self, "ratio", self.ratio, "in (0, 1]")
+        check(self.most is None or self.most >= 1, self, "most", self.most, "at least 1 or None")
+        check(0.0 <= self.hidden <= 1.0, self, "hidden", self.hidden, "in [0, 1]")
+        check(0.0 <= self.random <= 1.0 - self.hidden + 1e-9, self, "random", self.random, "in [0, 1 - hidden]")
 
     def wanted(self, lengths: np.ndarray) -> np.ndarray:
         """int64, the shape of `lengths`: tokens to predict of texts of so many, if that many are not special."""
@@ -158,11 +159,11 @@ class SpanMask:
     """The token that fills up inputs."""
 
     def __post_init__(self) -> None:
-        _check(0.0 < self.density < 1.0, self, "density", self.density, "in (0, 1)")
-        _check(self.mean_length >= 1.0, self, "mean_length", self.mean_length, "at least 1")
-        _check(self.sentinels >= 1, self, "sentinels", self.sentinels, "at least 1")
+        check(0.0 < self.density < 1.0, self, "density", self.density, "in (0, 1)")
+        check(self.mean_length >= 1.0, self, "mean_length", self.mean_length, "at least 1")
+        check(self.sentinels >= 1, self, "sentinels", self.sentinels, "at least 1")
         last = self.first_sentinel - self.sentinels + 1
-        _check(last >= 0, self, "first_sentinel", self.first_sentinel, f"at least {self.sentinels - 1}")
+        check(last >= 0, self, "first_sentinel", self.first_sentinel, f"at least {self.sentinels - 1}")
 
     def sizes(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(tokens, spans) that texts of these lengths lose: int64, the shape of `lengths`.
@@ -209,11 +210,6 @@ class SpanMask:
         end = -1 if self.end is None else self.end
         _corrupt_spans(*keys, tokens, lengths, lost, spans, self.first_sentinel, end, inputs, labels, counts, noise)
         return CorruptedSpans(*map(torch.from_numpy, (inputs, counts[0].copy(), labels, counts[1].copy(), noise)))
-
-
-def _check(holds: bool, spec: object, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"{type(spec).__name__}.{name} must be {wanted}, got {value}")
 
 
 def _texts(

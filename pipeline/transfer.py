@@ -77,29 +77,32 @@ class DeviceBatches:
         self._copies = copies
         if copies is None and device.type == "cuda":
             self._copies = SideStream(device)
-        self._state = loader.state_dict()
+        self._behind: deque[dict[str, Any]] = deque([loader.state_dict()])
+        """The loader's states behind the batch that was handed out last and those that are on their way."""
 
     def __iter__(self) -> Iterator[Batch]:
         if self._copies is None:
-            for batch in self._loader:
-                self._state = self._loader.state_dict()
-                yield batch
+            yield from self._loader
             return
-        behind: deque[dict[str, Any]] = deque()
         try:
             for batch in self._loader:
                 self._copies.begin(batch)
                 del batch  # its memory is the copies' to keep
-                behind.append(self._loader.state_dict())
-                if len(behind) > 1:
-                    self._state = behind.popleft()
-                    yield self._copies.take()
-            while behind:
-                self._state = behind.popleft()
-                yield self._copies.take()
+                self._behind.append(self._loader.state_dict())
+                if len(self._behind) > 2:
+                    yield self._next(self._copies)
+            while len(self._behind) > 1:
+                yield self._next(self._copies)
         finally:
             self._copies.close()
+            if len(self._behind) > 1:  # given up in the midst: what was on its way is to come again
+                self._behind = deque([self._behind[0]])
+                self._loader.load_state_dict(self._behind[0])
+
+    def _next(self, copies: Copies) -> Batch:
+        self._behind.popleft()
+        return copies.take()
 
     def state_dict(self) -> dict[str, Any]:
         """The loader's state behind the batch that was handed out last, not behind the one that is on its way."""
-        return self._state
+        return self._loader.state_dict() if self._copies is None else self._behind[0]

@@ -36,7 +36,6 @@ class Normalize:
             raise ValueError(f"Normalize.space must be 'rgb' or 'lab', got {self.space!r}")
         if self.space == "lab" and (self.mean == IMAGENET_MEAN or self.std == IMAGENET_STD):
             raise ValueError("Normalize.mean and std of space 'lab' are in units of Lab; Normalize.lab() has 0 and 1")
-
         if self.per_view and self.space != "rgb":
             raise ValueError(f"Normalize.per_view is for space 'rgb', got {self.space!r}")
 

@@ -74,11 +74,7 @@ class WindowOrder:
 
     def __getitem__(self, positions: int | slice | np.ndarray) -> np.ndarray:
         """int64 sample indices at `positions`, in the shape of `positions`."""
-        if isinstance(positions, slice):
-            wanted = np.arange(*positions.indices(self.n), dtype=np.int64)
-        else:
-            wanted = inside("positions", positions, self.n)
-        places = self._within_windows(wanted, inverse=False)
+        places = self._within_windows(inside("positions", positions, self.n), inverse=False)
         number = np.searchsorted(self._starts, places, side="right") - 1
         return self._firsts[self._shards[number]] + places - self._starts[number]
 

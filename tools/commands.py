@@ -395,7 +395,7 @@ def run_doctor(args: argparse.Namespace) -> None:
 
     from headrace.tools.doctor import diagnose, draw, waterfall
     from headrace.tools.progress import say, show
-    from headrace.tools.show import check_picture
+    from headrace.tools.show import check_picture, save
 
     if args.seconds <= 0:
         raise UsageError(f"--seconds must be positive, got {args.seconds}")
@@ -404,7 +404,7 @@ def run_doctor(args: argparse.Namespace) -> None:
     config = configuration(args.method).with_overrides(args.keys)
     found = diagnose(args.dir, config, seconds=args.seconds, say=say)
     if args.out:
-        draw(found, f"{config.method} on {args.dir}").savefig(args.out, dpi=130, facecolor="white")
+        save(draw(found, f"{config.method} on {args.dir}"), args.out)
     best = next((proposal for proposal in found.proposals if proposal.config), None)
     if args.apply:
         changes = [f"{key}={value}" for key, value in best.config.items()] if best else []

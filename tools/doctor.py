@@ -22,7 +22,7 @@ from rich.table import Table
 
 from headrace.models import Method, build_method
 from headrace.pipeline import Batch, Loader, ViewSpec
-from headrace.pipeline.engines import StageTimes
+from headrace.pipeline.engines import DEVICE_ENGINES, StageTimes
 from headrace.shards import ShardSet, open_shards, write_shards
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
@@ -223,7 +223,7 @@ def collating(shards: ShardSet, views: ViewSpec, config: RunConfig, device: torc
     """Samples a second of a loader whose engine does nothing."""
     settings = replace(config.loader, engine="native")
     with loader_of(shards, views, config, settings, device) as loader:
-        loader._engine.render = lambda *_: StageTimes(0.0, 0.0)
+        loader._feed.engine.render = lambda *_: StageTimes(0.0, 0.0)
         batches = endless(loader)
         next(batches)
         samples, began = 0, perf_counter()
@@ -236,7 +236,7 @@ def loader_of(
     shards: ShardSet, views: ViewSpec, config: RunConfig, settings: LoaderConfig, device: torch.device
 ) -> Loader:
     """The loader that training would use."""
-    where = str(device) if settings.engine in ("dali", "kornia") else "cpu"
+    where = str(device) if settings.engine in DEVICE_ENGINES else "cpu"
     batch_size = min(config.batch_size, len(shards))
     names = ("threads", "prefetch", "order", "window", "lanes")
     options: dict[str, Any] = {name: getattr(settings, name) for name in names}

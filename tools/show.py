@@ -110,18 +110,27 @@ def show(
         UserError: if the name of `out` is no picture's, `count` is not positive, or there is nothing of `what` to draw.
         ShardError: if the shard set at `path` cannot be read.
     """
-    check_picture(out)
-    if count < 1:
-        raise UserError(f"at least one sample has to be shown, not {count}")
+    check_request(out, count)
     if what == "masks" and not spec.masks:
         raise UserError("these views come without masks; draw `views` instead")
     if what == "tiles" and not spec.arranged:
         raise UserError("these views are neither tiles nor a pair of patches; draw `views` instead")
     with open_shards(path) as shards:
         rows = augmented(shards, spec, count=count, seed=seed, epoch=epoch)
+    save(PICTURED[what](rows, spec, f"{os.path.basename(path)}, seed {seed}, epoch {epoch}"), out)
+
+
+def save(figure: Figure, out: Path) -> None:
+    """Write a picture, in a folder that is made where there is none."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure = PICTURED[what](rows, spec, f"{os.path.basename(path)}, seed {seed}, epoch {epoch}")
     figure.savefig(out, dpi=130, facecolor="white")
+
+
+def check_request(out: Path, count: int) -> None:
+    """UserError unless samples can be drawn into this file."""
+    check_picture(out)
+    if count < 1:
+        raise UserError(f"at least one sample has to be shown, not {count}")
 
 
 def check_picture(out: Path) -> None:

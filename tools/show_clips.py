@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from headrace.pipeline import ClipSpec, DrawnClips, Loader
 from headrace.shards import ShardSet, open_shards
-from headrace.tools.errors import UserError
-from headrace.tools.show import check_picture
+from headrace.tools.show import blank, check_request, save
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +67,10 @@ def show_clips(
     path: str | os.PathLike[str], spec: ClipSpec, out: Path, *, count: int = 4, seed: int = 0, epoch: int = 0
 ) -> None:
     """Draw the clips of `count` videos, a strip of frames each, into the picture `out`. Raises as `show`."""
-    check_picture(out)
-    if count < 1:
-        raise UserError(f"at least one sample has to be shown, not {count}")
+    check_request(out, count)
     with open_shards(path) as shards:
         rows = clips_of(shards, spec, count=count, seed=seed, epoch=epoch)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draw_clips(rows, f"{os.path.basename(path)}, seed {seed}, epoch {epoch}").savefig(out, dpi=130, facecolor="white")
+    save(draw_clips(rows, f"{os.path.basename(path)}, seed {seed}, epoch {epoch}"), out)
 
 
 STRIP = 16
@@ -87,9 +82,7 @@ def draw_clips(rows: list[ShownClip], title: str) -> Figure:
     strips = [strip(shown) for shown in rows]
     width = min(15.0, max(7.0, 1.6 * max(len(numbers) for _, _, numbers in strips)))
     heights = [width * picture.shape[0] / picture.shape[1] + 0.45 for picture, _, _ in strips]
-    figure = Figure(figsize=(width, sum(heights) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10)
+    figure = blank((width, sum(heights) + 0.5), title)
     axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)
     for (axis,), shown, (picture, places, numbers) in zip(axes, rows, strips, strict=True):
         axis.imshow(picture, interpolation="antialiased")

@@ -150,7 +150,6 @@ def verify_folder(
 ) -> VerifyReport:
     """`verify` of a folder; with `remote`, of a folder that holds its manifest and room for its shards."""
     start = time.perf_counter()
-    path = folder
     shards: Iterable[tuple[Shard, OpenShard | None]]
     if folder.is_dir() and (folder / MANIFEST_NAME).exists():
         try:
@@ -158,7 +157,7 @@ def verify_folder(
         except ShardError as error:
             seconds = time.perf_counter() - start
             findings = [Finding("", None, str(error))]
-            return VerifyReport(path=str(path), format="", samples=0, bytes=0, findings=findings, seconds=seconds)
+            return VerifyReport(path=str(folder), format="", samples=0, bytes=0, findings=findings, seconds=seconds)
         shards = ((shard, None) for shard in manifest.shards)
     else:
         if not folder.exists():
@@ -195,7 +194,7 @@ def verify_folder(
             for check in under_way:
                 check.close()
     return VerifyReport(
-        path=str(path),
+        path=str(folder),
         format=manifest.format,
         samples=manifest.samples,
         bytes=manifest.bytes,

@@ -76,7 +76,7 @@ class LoaderConfig:
 
     engine: Literal["native", "torchvision", "dali", "kornia", "ffcv"] = "native"
     """Which engine decodes and augments. "dali" and "kornia" need their packages and work on the GPU where there is
-    one; "torchvision" is the slow reference."""
+    one; "ffcv" needs its package and a set of .beton files; "torchvision" is the slow reference."""
     threads: int | None = None
     """Decoding threads of each rank; null takes the loader's own choice."""
     prefetch: int = 2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headrace.pipeline.plan import Plan
-from headrace.shards import Spans
+from headrace.shards import RAW, Spans
 
 
 class StageTimes(NamedTuple):
@@ -18,6 +18,24 @@ class StageTimes(NamedTuple):
 
     decode_s: float
     augment_s: float
+
+
+def pixel_spans(pictures: np.ndarray, numbers: np.ndarray) -> Spans:
+    """Where the pixels of some pictures lie, for an engine to take them for samples of raw pixels.
+
+    Args:
+        pictures: uint8 (N, H, W, 3), contiguous, kept alive by the caller.
+        numbers: int (n,), in [0, N).
+    """
+    count, (height, width) = len(numbers), pictures.shape[1:3]
+    each = 3 * height * width
+    return Spans(
+        address=pictures.ctypes.data + each * numbers.astype(np.int64),
+        size=np.full(count, each, np.int64),
+        height=np.full(count, height, np.int32),
+        width=np.full(count, width, np.int32),
+        encoding=np.full(count, RAW, np.uint8),
+    )
 
 
 class Engine(Protocol):

@@ -13,8 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from headrace.pipeline.clips import ClipPlan, ClipSpec
-from headrace.pipeline.engines.base import Engine, StageTimes
-from headrace.shards import RAW, Spans
+from headrace.pipeline.engines.base import Engine, StageTimes, pixel_spans
 
 MAX_CLIP = 1 << 31
 """Bytes of decoded crops of a sample; more are refused, so that a crafted header cannot ask for all the memory."""
@@ -90,18 +89,10 @@ class ClipEngine:
         decoded = perf_counter()
         for k, (numbers, crop, out) in enumerate(zip(needed, crops, clips, strict=True)):
             places = np.searchsorted(numbers, shown[k])
-            size = crop[0].size
             count = len(places)
-            spans = Spans(
-                address=crop.ctypes.data + size * places.astype(np.int64),
-                size=np.full(count, size, np.int64),
-                height=np.full(count, crop.shape[1], np.int32),
-                width=np.full(count, crop.shape[2], np.int32),
-                encoding=np.full(count, RAW, np.uint8),
-            )
             pixels = plan.pixels.view(k)[np.zeros(count, np.int64)]
             pixels.crop[:] = (0, 0, crop.shape[1], crop.shape[2])
-            self._engines[k].render(np.full(count, sample), spans, pixels, [out])
+            self._engines[k].render(np.full(count, sample), pixel_spans(crop, places), pixels, [out])
         return StageTimes(decode_s=decoded - started, augment_s=perf_counter() - decoded)
 
     def _memory(self, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from headrace.pipeline.engines.base import StageTimes
+from headrace.pipeline.engines.base import StageTimes, pixel_spans
 from headrace.pipeline.engines.ffcv import Bad, Done, Failed, Order, shared_views
 from headrace.pipeline.engines.native import NativeEngine
 from headrace.pipeline.plan import Plan
 from headrace.pipeline.views import ViewSpec
-from headrace.shards import RAW, ShardSet, Spans, open_shards
+from headrace.shards import ShardSet, open_shards
 
 _GLANCE_S = 1.0  # between two looks at whether the parent lives
 
@@ -136,21 +136,8 @@ class Worker:
         for v, (engine, crop) in enumerate(zip(self._finish, crops, strict=True)):
             size = self.spec.views[v].size
             whole = np.tile(np.array([0, 0, size, size], np.int32), (len(ids), 1, 1))
-            engine.render(ids, _spans(crop), replace(plan.view(v), crop=whole), [views[v]])
+            engine.render(ids, pixel_spans(crop, np.arange(len(ids))), replace(plan.view(v), crop=whole), [views[v]])
         return StageTimes(cut - started, perf_counter() - cut)
-
-
-def _spans(crops: np.ndarray) -> Spans:
-    """Where the pixels of crops (n, S, S, 3) lie."""
-    n, size = len(crops), crops.shape[1]
-    each = crops[0].nbytes
-    return Spans(
-        address=crops.ctypes.data + each * np.arange(n),
-        size=np.full(n, each, np.int64),
-        height=np.full(n, size, np.int32),
-        width=np.full(n, size, np.int32),
-        encoding=np.full(n, RAW, np.uint8),
-    )
 
 
 def serve(pipe: Connection, memory: int) -> None:

@@ -142,20 +142,6 @@ def test_a_row_depends_on_seed_epoch_sample_and_clip_alone() -> None:
     assert not np.array_equal(whole.frames[:, 0], whole.frames[:, 1])
 
 
-def test_the_words_of_a_plan() -> None:
-    spec = ClipSpec.repeat(Clip(frames=3, strides=(2, 5), view=VIEW, reverse=1.0), 2, odd=True)
-    plan = drawn(spec, 40, 8)
-    for row in range(8):
-        for k in range(2):
-            words = plan.describe(spec, row, k)
-            assert words["stride"] == (2, 5)[plan.pace[row, k]]
-            assert words["start"] == plan.frames[row, k].min()
-            assert words["of"] == 40
-            assert words["reversed"] is True
-            assert ("order" in words) == ("odd" in words) == (plan.odd[row] == k)
-            assert words["crop"] == tuple(plan.pixels.crop[row, k])
-
-
 def test_labels_are_tensors_of_the_stated_shapes() -> None:
     spec = ClipSpec([Clip(frames=4, view=VIEW), Clip(frames=6, view=VIEW)])
     labels = drawn(spec, 99, 7).drawn()

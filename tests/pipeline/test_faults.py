@@ -142,7 +142,7 @@ def test_a_store_that_does_not_answer_is_no_bad_sample(
         raise RemoteError("s3://bucket/set/shard-000003.tar: no answer within 30 s, after 6 tries")
 
     with make(photos, on_error=policy) as loader:
-        monkeypatch.setattr(loader._engine, "render", lost)
+        monkeypatch.setattr(loader._feed.engine, "render", lost)
         with pytest.raises(RemoteError, match=r"shard-000003\.tar"):
             list(loader)
         assert not loader.bad
@@ -212,6 +212,6 @@ def test_an_interrupt_ends_the_process(photos: ShardSet) -> None:
 def test_a_thread_that_dies_ends_the_epoch(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever an engine raises comes out of the iteration; nothing waits for it for ever."""
     with make(photos) as loader:
-        monkeypatch.setattr(loader._engine, "render", lambda *_: sys.exit("the thread is gone"))
+        monkeypatch.setattr(loader._feed.engine, "render", lambda *_: sys.exit("the thread is gone"))
         with pytest.raises(SystemExit):
             list(loader)

@@ -71,7 +71,8 @@ def test_a_run_that_stops_with_a_copy_under_way_goes_on_behind_what_was_used(dig
         used = [batch.index.tolist() for batch in islice(iterator, 2)]
         iterator.close()  # type: ignore[attr-defined]
         state = batches.state_dict()
-    assert copies.closed == 1
+        assert copies.closed == 1
+        assert used + [batch.index.tolist() for batch in batches] == expected
     with make(digits_webdataset) as again:
         again.load_state_dict(state)
         assert used + [batch.index.tolist() for batch in DeviceBatches(again, torch.device("cpu"))] == expected
