@@ -56,12 +56,12 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
     # of up to 1.8 times multiply all of it.
     "ffcv": {
         "blur": (1, 0.02),
-        "crop": (64, 2.5),
-        "enlarge": (80, 2.5),
-        "simclr": (100, 3.0),
-        "byol": (100, 3.0),
-        "tiles": (100, 3.0),
-        "patch pair": (100, 3.0),
+        "crop": (56, 2.5),
+        "enlarge": (72, 2.5),
+        "simclr": (80, 2.5),
+        "byol": (80, 2.5),
+        "tiles": (56, 2.5),
+        "patch pair": (56, 2.5),
     },
 }
 CHECKED = [engine for engine in AVAILABLE if engine != "torchvision"]
