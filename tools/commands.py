@@ -207,11 +207,11 @@ def run_verify(args: argparse.Namespace) -> int:
         if args.repair:
             raise UsageError("two sets are compared, one is repaired")
         return compare_sets(args)
+    if args.repair and is_remote(args.dir):
+        raise UsageError(f"{args.dir}: a remote set is not repaired in place; copy it here")
     with sample_bar(f"verifying {args.dir}") as progress:
         report = verify(args.dir, workers=args.workers, progress=progress, started=progress.of)
     if args.repair and not report.ok:
-        if is_remote(args.dir):
-            raise UsageError(f"{args.dir}: a remote set is not repaired in place; copy it here")
         return repair_set(args, report)
     if args.json:
         print_json(report.to_dict())

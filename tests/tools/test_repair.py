@@ -411,9 +411,11 @@ def test_the_command_refuses(arguments: list[str], copied: Path, capsys: pytest.
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_remote_sets_are_not_verified(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "s3://bucket/set"]) == 1
-    assert "s3://bucket/set: verify reads every byte of a set on this machine" in capsys.readouterr().err
+def test_remote_sets_are_not_repaired(capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused before anything is asked for: no server is there to answer."""
+    assert main(["verify", "http://127.0.0.1:9/set", "--repair"]) == 2
+    line = "headrace verify: http://127.0.0.1:9/set: a remote set is not repaired in place; copy it here\n"
+    assert capsys.readouterr().err == line
 
 
 def test_verify_is_parallel_and_counts(photos: ShardSet) -> None:
