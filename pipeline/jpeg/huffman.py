@@ -1,0 +1,180 @@
+"""Huffman codes to coefficients: tables (annex C of T.81), symbols and whole blocks (annex F)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headrace.pipeline.compiled import inlined, kernel, kernel_part
+from headrace.pipeline.jpeg.memory import load_int32, load_word, store_int16, swap_bytes
+from headrace.pipeline.jpeg.scratch import LAST_CODE, LOOK_BITS, OFFSET, SYMBOLS
+from headrace.pipeline.jpeg.transform import clear_block
+
+# An AC look-up entry: bits 0-4 how many bits code and value take together (the code alone at an end of block), 5-9 the
+# run of zeros plus 1, 10-13 the value's size in bits, 14-18 the code's. Both flags also make an entry "unusual".
+_END_OF_BLOCK, _LONGER_CODE = 1 << 20, 1 << 21
+_UNUSUAL = _END_OF_BLOCK | _LONGER_CODE
+_BLOCK_ENDS, _BAD_CODE = 100, 101
+
+# Where a block's coefficients add up to no more than this (without sign), nothing overflows the 16 bits in which
+# libjpeg-turbo's SIMD code holds sums between its passes (4 * 1.387 * 5900 < 2**15). Damaged files have more.
+_LARGEST_BLOCK = 5900
+
+
+@kernel
+def build_table(data, at, end, table, scratch):
+    """Huffman table from its 16 counts and symbols at `at` (annex C of T.81). Returns the bytes used; 0 if bad."""
+    target = scratch.tables[table]
+    look = target.look
+    is_ac = table >= 4
+    look[:] = _LONGER_CODE if is_ac else 0
+    total = 0
+    for length in range(1, 17):
+        total += np.int64(data[at + length - 1])
+    if total > 256 or at + 16 + total > end:
+        return 0
+    code = 0
+    position = 0
+    for length in range(1, 17):
+        count = np.int64(data[at + length - 1])
+        if code + count > (1 << length):
+            return 0
+        target.offset[length] = position - code
+        target.last_code[length] = code + count - 1 if count else -1
+        for _ in range(count):
+            symbol = np.int64(data[at + 16 + position])
+            target.symbols[position] = symbol
+            if not is_ac and symbol > 11:
+                return 0
+            if length <= LOOK_BITS:
+                spare = LOOK_BITS - length
+                for rest in range(1 << spare):
+                    entry = _ac_entry(symbol, length) if is_ac else (symbol << 10) | length
+                    look[(code << spare) | rest] = entry
+            code += 1
+            position += 1
+        code <<= 1
+    return 16 + total
+
+
+@kernel_part
+def _ac_entry(symbol, length):
+    """Look-up entry of a code of `length` bits."""
+    run, size = symbol >> 4, symbol & 15
+    if size == 0 and run < 15:
+        return _END_OF_BLOCK | length
+    return (length << 14) | (size << 10) | ((run + 1) << 5) | (length + size)
+
+
+@inlined
+def _extend(value, size):
+    """The signed value of `size` bits, figure F.12 of T.81."""
+    return value if value >> (size - 1) else value - (1 << size) + 1
+
+
+@kernel_part
+def _refill(stream, bits, available, position):
+    """At least 56 bits in the reader: the bits, left-aligned, their number, and the position of the next byte."""
+    bits |= swap_bytes(load_word(stream + position)) >> np.uint64(available)
+    return bits, available | 56, position + ((63 - available) >> 3)
+
+
+@kernel
+def _long_code(bits, table):
+    """Symbol and length of a code longer than the look-up; length 0 if there is no such code."""
+    for length in range(LOOK_BITS + 1, 17):
+        code = np.int64(bits >> np.uint64(64 - length))
+        if code <= load_int32(table + LAST_CODE + 4 * length):
+            place = code + load_int32(table + OFFSET + 4 * length)
+            return np.int64(load_int32(table + SYMBOLS + 4 * (place & 255))), length
+    return 0, 0
+
+
+@kernel_part
+def _read_dc(stream, bits, available, position, dc, table):
+    """The block's DC coefficient, read as a difference to the previous one. Length 0 marks a bad code."""
+    bits, available, position = _refill(stream, bits, available, position)
+    entry = np.int64(load_int32(table + 4 * np.int64(bits >> np.uint64(64 - LOOK_BITS))))
+    length, size = entry & 63, entry >> 10
+    if length == 0:
+        size, length = _long_code(bits, table)
+    bits <<= np.uint64(length)
+    available -= length
+    if size:
+        dc += _extend(np.int64(bits >> np.uint64(64 - size)), size)
+        bits <<= np.uint64(size)
+        available -= size
+    return bits, available, position, dc, length
+
+
+@kernel_part
+def _read_symbol(bits, available, k, table):
+    """One AC symbol and its value. `k` moves to the value's place; `_BLOCK_ENDS` and `_BAD_CODE` are beyond any place.
+
+    Both a value and the common run of 16 zeros take the same way, since the processor cannot foresee which comes.
+    """
+    entry = np.int64(load_int32(table + 4 * np.int64(bits >> np.uint64(64 - LOOK_BITS))))
+    if entry & _UNUSUAL:
+        if entry & _END_OF_BLOCK:
+            length = entry & 31
+            return bits << np.uint64(length), available - length, _BLOCK_ENDS, 0
+        symbol, length = _long_code(bits, table)
+        if length == 0:
+            return bits, available, _BAD_CODE, 0
+        entry = _ac_entry(symbol, length)
+        if entry & _END_OF_BLOCK:
+            return bits << np.uint64(length), available - length, _BLOCK_ENDS, 0
+    size = (entry >> 10) & 15
+    length = (entry >> 14) & 31
+    # Figure F.12 of T.81: the value of `size` bits, of which a first bit of 0 means negative.
+    raw = np.int64(((bits << np.uint64(length)) >> np.uint64(1)) >> np.uint64(63 - size))
+    value = raw - ((1 << size) - 1 if raw < ((1 << size) >> 1) else 0)
+    total = entry & 31
+    return bits << np.uint64(total), available - total, k + ((entry >> 5) & 31), value
+
+
+@kernel_part
+def read_block(stream, bits, available, position, dc, dc_table, ac_table, quantum, zigzag, block):
+    """One block to `block`, dequantised. Returns the reader, the DC and whether any AC was there; -1 if bad."""
+    bits, available, position, dc, length = _read_dc(stream, bits, available, position, dc, dc_table)
+    if length == 0:
+        return bits, available, position, dc, -1
+    clear_block(block)
+    level = dc * load_int32(quantum)
+    store_int16(block, level)
+    weight = abs(level)
+    k = 0
+    coded = 0
+    while k < 63:
+        bits, available, position = _refill(stream, bits, available, position)
+        for _ in range(2):  # 56 bits are enough for two symbols of 16 + 11 bits
+            place = k
+            bits, available, k, value = _read_symbol(bits, available, place, ac_table)
+            if k >= _BLOCK_ENDS:
+                good = k == _BLOCK_ENDS and weight <= _LARGEST_BLOCK
+                return bits, available, position, dc, coded if good else -1
+            level = value * load_int32(quantum + 4 * k)
+            store_int16(block + load_int32(zigzag + 4 * k), level)
+            weight += abs(level)
+            coded = 1
+            if k >= 63:
+                break
+    good = k == 63 and weight <= _LARGEST_BLOCK
+    return bits, available, position, dc, coded if good else -1
+
+
+@kernel_part
+def skip_block(stream, bits, available, position, dc, dc_table, ac_table):
+    """Read past one block. Returns as `read_block`."""
+    bits, available, position, dc, length = _read_dc(stream, bits, available, position, dc, dc_table)
+    if length == 0:
+        return bits, available, position, dc, -1
+    k = 0
+    while k < 63:
+        bits, available, position = _refill(stream, bits, available, position)
+        for _ in range(2):
+            bits, available, k, _value = _read_symbol(bits, available, k, ac_table)
+            if k >= _BLOCK_ENDS:
+                return bits, available, position, dc, 0 if k == _BLOCK_ENDS else -1
+            if k >= 63:
+                break
+    return bits, available, position, dc, 0 if k == 63 else -1
