@@ -26,7 +26,7 @@ from headrace.benchmarks.photographs import with_bar
 from headrace.benchmarks.report import now
 from headrace.pipeline import Normalize, PatchPair, Tiles, View, ViewSpec, plan
 from headrace.pipeline.decode import decode_image
-from headrace.pipeline.engines import ENGINES, Engine, WholeBatchEngine
+from headrace.pipeline.engines import ENGINES, Engine, whole_batch_part
 from headrace.pipeline.views import Arranged
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 
@@ -83,8 +83,9 @@ def opened(engine: str, shards: ShardSet, spec: ViewSpec) -> Iterator[Engine]:
     try:
         yield made
     finally:
-        if isinstance(made, WholeBatchEngine):
-            made.close()
+        whole = whole_batch_part(made)
+        if whole is not None:
+            whole.close()
 
 
 def draw(engine: Engine, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype: str = "uint8") -> list[np.ndarray]:

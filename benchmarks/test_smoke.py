@@ -5,7 +5,6 @@ With HEADRACE_REQUIRE_PEERS=1 a missing peer, or missing photographs, is a failu
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ from headrace.benchmarks.command import SMOKE_BATCH, SMOKE_PHOTOGRAPHS
 from headrace.benchmarks.photographs import photographs_or_skip
 from headrace.benchmarks.report import COLUMNS
 from headrace.pipeline.engines import ENGINES
+from headrace.tools.doctor import ENGINE_MODULES, installed
 
 CROP = f"1 x float32 ({SMOKE_BATCH}, 3, 224, 224)"
 PAIR = f"2 x float32 ({SMOKE_BATCH}, 3, 224, 224)"
@@ -155,11 +155,7 @@ def test_parity(tmp_path: Path) -> None:
 
 def can_run(engine: str) -> bool:
     """DALI, Kornia and ffcv are optional; CI has all."""
-    module = {"dali": "nvidia.dali", "kornia": "kornia", "ffcv": "ffcv"}.get(engine, "headrace")
-    try:
-        return importlib.util.find_spec(module) is not None or os.environ.get("HEADRACE_REQUIRE_PEERS") == "1"
-    except ModuleNotFoundError:
-        return os.environ.get("HEADRACE_REQUIRE_PEERS") == "1"
+    return os.environ.get("HEADRACE_REQUIRE_PEERS") == "1" or all(map(installed, ENGINE_MODULES[engine]))
 
 
 def test_a_folder_without_photographs_is_one_clear_line(tmp_path: Path) -> None:

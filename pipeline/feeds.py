@@ -18,7 +18,7 @@ from headrace.pipeline.batch import Drawn, drawn_views
 from headrace.pipeline.clips import ClipPlan, ClipSpec
 from headrace.pipeline.decode import memory_at
 from headrace.pipeline.engines import CLIP_ENGINES, DEVICE_ENGINES, ENGINES, THREADED_ENGINES
-from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, WholeBatchEngine
+from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, whole_batch_part
 from headrace.pipeline.engines.clips import ClipEngine, StoredVideo, Video
 from headrace.pipeline.plan import Plan, plan
 from headrace.pipeline.views import Normalize, ViewSpec
@@ -94,7 +94,7 @@ class ImageFeed(Feed[Plan]):
             options["threads"] = source.threads
         self.engine = ENGINES[source.engine](source.shards, self.field, spec, **options)
         self.normalize = tuple(view.normalize for view in spec.views)
-        self.splits = not isinstance(self.engine, WholeBatchEngine)
+        self.splits = whole_batch_part(self.engine) is None
         self._dtype = DTYPES[source.dtype]
         self.buffer_dtype = torch.uint8 if isinstance(self.engine, TwoStageEngine) else self._dtype
         self._spec = spec
@@ -118,8 +118,9 @@ class ImageFeed(Feed[Plan]):
         return drawn_views(plan)
 
     def close(self) -> None:
-        if isinstance(self.engine, WholeBatchEngine):
-            self.engine.close()
+        whole = whole_batch_part(self.engine)
+        if whole is not None:
+            whole.close()
 
 
 class ClipFeed(Feed[ClipPlan]):

@@ -84,8 +84,8 @@ class Loader:
         views: what each sample becomes: views of an image, or clips of a video.
         batch_size: of the global batch; this rank loads its contiguous share.
         engine: a key of `headrace.pipeline.engines.ENGINES`.
-        device: where the engines "dali" and "kornia" work, such as "cuda"; the others work on the CPU. Kornia leaves
-            the views there.
+        device: where the engines "dali", "kornia" and "dali+kornia" work, such as "cuda"; the others work on the CPU.
+            Kornia leaves the views there.
         seed: of order and augmentation.
         rank, world_size: this process among those that share the global batch.
         shuffle: False keeps the stored order.

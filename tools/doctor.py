@@ -40,12 +40,14 @@ ROUNDS = 3
 NOTHING_TO_DO = 1e7
 """Samples a second above which a stage does nothing, as decoding does for stored pixels."""
 ENGINE_MODULES = {
-    "native": "numba",
-    "dali": "nvidia.dali",
-    "kornia": "kornia",
-    "torchvision": "torchvision",
-    "ffcv": "ffcv",
+    "native": ("numba",),
+    "dali": ("nvidia.dali",),
+    "kornia": ("kornia",),
+    "dali+kornia": ("nvidia.dali", "kornia"),
+    "torchvision": ("torchvision",),
+    "ffcv": ("ffcv",),
 }
+"""Engine to what it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,8 +334,8 @@ def loader_proposals(
     tried += [replace(config.loader, prefetch=n) for n in (1, 4) if n != config.loader.prefetch]
     tried += [
         replace(config.loader, engine=engine)  # type: ignore[arg-type]
-        for engine, module in ENGINE_MODULES.items()
-        if engine != config.loader.engine and installed(module)
+        for engine, modules in ENGINE_MODULES.items()
+        if engine != config.loader.engine and all(map(installed, modules))
         if engine != "ffcv" or (shards.manifest.format == "ffcv" and not shards.remote)
     ]
     for settings in tried:

@@ -74,9 +74,10 @@ class ScheduleConfig:
 class LoaderConfig:
     """How batches are made. Only `order`, `window` and `lanes` change what they hold, beyond the engines' tolerance."""
 
-    engine: Literal["native", "torchvision", "dali", "kornia", "ffcv"] = "native"
-    """Which engine decodes and augments. "dali" and "kornia" need their packages and work on the GPU where there is
-    one; "ffcv" needs its package and a set of .beton files; "torchvision" is the slow reference."""
+    engine: Literal["native", "torchvision", "dali", "kornia", "dali+kornia", "ffcv"] = "native"
+    """Which engine decodes and augments. "dali", "kornia" and "dali+kornia" (DALI crops, Kornia does the rest) need
+    their packages and work on the GPU where there is one; "ffcv" needs its package and a set of .beton files;
+    "torchvision" is the slow reference."""
     threads: int | None = None
     """Decoding threads of each rank; null takes the loader's own choice."""
     prefetch: int = 2

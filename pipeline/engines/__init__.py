@@ -1,9 +1,10 @@
 """Engines turn plans into pixels. One table; a new engine is a new line."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from headrace.pipeline.engines.base import Engine, StageTimes, TwoStageEngine, WholeBatchEngine
+from headrace.pipeline.engines.base import Engine, StageTimes, TwoStageEngine, WholeBatchEngine, whole_batch_part
 from headrace.pipeline.engines.native import NativeEngine
 from headrace.pipeline.engines.torchvision import TorchvisionEngine
 from headrace.pipeline.views import ViewSpec
@@ -18,12 +19,25 @@ def _dali(shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Engin
     return DaliEngine(shards, field, spec, **options)
 
 
-def _kornia(shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Engine:
+def _kornia(
+    shards: ShardSet, field: str, spec: ViewSpec, device: str = "cpu", threads: int | None = None
+) -> TwoStageEngine:
+    # The loader's threads crop, so that it needs none of its own.
+    return _photometric_by_kornia(NativeEngine(shards, field, spec), spec, device)
+
+
+def _dali_kornia(shards: ShardSet, field: str, spec: ViewSpec, device: str = "cpu", **options: Any) -> TwoStageEngine:
+    off: dict[str, Any] = dict.fromkeys(("jitter", "project", "grayscale", "blur", "solarize", "erase"), 0.0)
+    crops = ViewSpec([replace(view, **off) for view in spec.views])  # so that the graph holds nothing else
+    return _photometric_by_kornia(_dali(shards, field, crops, device=device, **options), spec, device)
+
+
+def _photometric_by_kornia(cropper: Engine, spec: ViewSpec, device: str) -> TwoStageEngine:
     try:
         from headrace.pipeline.engines.kornia import KorniaEngine
     except ImportError as error:
         raise ImportError(f"engine 'kornia' needs Kornia: pip install headrace[kornia] ({error})") from error
-    return KorniaEngine(shards, field, spec, **options)
+    return KorniaEngine(cropper, spec, device)
 
 
 def _ffcv(shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Engine:
@@ -40,12 +54,13 @@ ENGINES: dict[str, Callable[..., Engine]] = {
     "torchvision": TorchvisionEngine,
     "dali": _dali,
     "kornia": _kornia,
+    "dali+kornia": _dali_kornia,
     "ffcv": _ffcv,
 }
 """Name to a callable of (shards, image field, views); those of `DEVICE_ENGINES` also take `device`, and those of
 `THREADED_ENGINES` take `threads`."""
 
-DEVICE_ENGINES = ("dali", "kornia")
+DEVICE_ENGINES = ("dali", "kornia", "dali+kornia")
 """Engines that can work on a GPU."""
 
 THREADED_ENGINES = (*DEVICE_ENGINES, "ffcv")
@@ -65,4 +80,5 @@ __all__ = [
     "TorchvisionEngine",
     "TwoStageEngine",
     "WholeBatchEngine",
+    "whole_batch_part",
 ]

@@ -58,14 +58,17 @@ class WholeBatchEngine(ABC):
 
 
 class TwoStageEngine(ABC):
-    """An engine that crops parts of a batch in the loader's threads and does the rest to the whole batch on a device.
+    """An engine that lets another one crop and does the rest to the whole batch on a device.
 
-    The loader calls `crop` for the parts, then `finish` once.
+    The loader calls `crop` for the batch, or parts of it if its cropper takes parts, then `finish` once.
     """
 
-    @abstractmethod
+    cropper: Engine
+    """What decodes, crops, resizes, flips and turns."""
+
     def crop(self, ids: np.ndarray, spans: Spans, plan: Plan, crops: list[np.ndarray]) -> StageTimes:
-        """Write the cropped, resized and flipped views into V arrays (n, S, S, 3), uint8. See `Engine`."""
+        """Write the cropped, resized, flipped and turned views into V arrays (n, S, S, 3), uint8. See `Engine`."""
+        return self.cropper.render(ids, spans, plan.geometry(), crops)
 
     @abstractmethod
     def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -88,3 +91,9 @@ class TwoStageEngine(ABC):
         for view, result in zip(views, finished, strict=True):
             view[:] = result.permute(0, 2, 3, 1).cpu().numpy()
         return times
+
+
+def whole_batch_part(engine: Engine) -> WholeBatchEngine | None:
+    """What takes batches whole and is to be closed: the engine, or what crops for it, if any of them does."""
+    first = engine.cropper if isinstance(engine, TwoStageEngine) else engine
+    return first if isinstance(first, WholeBatchEngine) else None

@@ -1,4 +1,4 @@
-"""Kornia: crops from the native engine on the CPU, everything after them on whole batches on any device.
+"""Kornia: crops from another engine, everything after them on whole batches on any device.
 
 The device half reads nothing back and branches on nothing that lies on the device: each operation runs on the whole
 batch, with parameters that change nothing for the samples that go without. `torch.compile` takes it in one graph.
@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.pipeline.batch import rgb_to_lab, standardize
-from headrace.pipeline.engines.base import StageTimes, TwoStageEngine
-from headrace.pipeline.engines.native import NativeEngine
+from headrace.pipeline.engines.base import Engine, TwoStageEngine
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from headrace.pipeline.views import View, ViewSpec
-from headrace.shards import ShardSet, Spans
 
 # One row of parameters a sample. Up to three blends before the hue turns and three after it.
 _BLENDS = 6
@@ -37,22 +35,16 @@ class KorniaEngine(TwoStageEngine):
     """See `headrace.pipeline.engines.base.TwoStageEngine`. `crop` may be called by several threads, `finish` by one.
 
     Args:
-        shards, field, spec: what to read and what to make of it.
+        cropper: what crops.
+        spec: the views.
         device: where the photometric half runs and leaves the views.
-        threads: not used; the loader's threads crop.
     """
 
-    def __init__(
-        self, shards: ShardSet, field: str, spec: ViewSpec, device: str = "cpu", threads: int | None = None
-    ) -> None:
+    def __init__(self, cropper: Engine, spec: ViewSpec, device: str = "cpu") -> None:
+        self.cropper = cropper
         self._device = torch.device(device)
-        self._crops = NativeEngine(shards, field, spec)
         self._photometric = nn.ModuleList(Photometric(view) for view in spec.views).to(self._device)
         self._copying: deque[tuple[torch.cuda.Event, list[Tensor]]] = deque()
-
-    def crop(self, ids: np.ndarray, spans: Spans, plan: Plan, crops: list[np.ndarray]) -> StageTimes:
-        """Decode, crop, resize, flip and turn. Raises ShardError naming the sample whose bytes cannot be decoded."""
-        return self._crops.render(ids, spans, plan.geometry(), crops)
 
     @torch.no_grad()
     def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

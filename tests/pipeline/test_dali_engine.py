@@ -46,12 +46,18 @@ def test_the_same_graph_is_defined_for_a_gpu(source: str, request: pytest.Fixtur
         next(iter(loader))
 
 
-@pytest.mark.peer("dali")
-def test_close_ends_the_threads_and_iterating_starts_them_again(photos: ShardSet) -> None:
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param("dali", marks=pytest.mark.peer("dali")),
+        pytest.param("dali+kornia", marks=pytest.mark.peer("dali", "kornia")),
+    ],
+)
+def test_close_ends_the_threads_and_iterating_starts_them_again(engine: str, photos: ShardSet) -> None:
     def threads() -> int:
         return len(os.listdir("/proc/self/task"))
 
-    with Loader(photos, SPEC, 12, engine="dali", threads=3) as loader:
+    with Loader(photos, SPEC, 12, engine=engine, threads=3) as loader:
         first = [batch.index.tolist() for batch in loader]
         running = threads()
         loader.close()

@@ -28,7 +28,7 @@ SPEC = ViewSpec([SIMCLR, SIMCLR, PLAIN])
 
 # Those that need an optional package are skipped without it.
 AVAILABLE = [
-    pytest.param(name, marks=pytest.mark.peer(name)) if name in DEVICE_ENGINES else name
+    pytest.param(name, marks=pytest.mark.peer(*name.split("+"))) if name in DEVICE_ENGINES else name
     for name in ENGINES
     if name != "ffcv"  # which reads .beton only, and takes seconds to start: see test_ffcv_engine
 ]

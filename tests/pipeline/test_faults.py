@@ -23,7 +23,7 @@ SPEC = ViewSpec.repeat(View(size=24, jitter=0.8, brightness=0.4, hue=0.1, blur=0
 BAD = {3, 4, 17}
 COUNT = 30
 AVAILABLE = [
-    pytest.param(name, marks=pytest.mark.peer(name)) if name in DEVICE_ENGINES else name
+    pytest.param(name, marks=pytest.mark.peer(*name.split("+"))) if name in DEVICE_ENGINES else name
     for name in ENGINES
     if name != "ffcv"  # which reads .beton only, and takes seconds to start: see test_ffcv_engine
 ]
@@ -159,7 +159,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.parametrize("engine", ["native", "torchvision", pytest.param("dali", marks=pytest.mark.peer("dali"))])
+@pytest.mark.parametrize("engine", AVAILABLE)
 def test_nothing_is_left_after_close(engine: str, photos: ShardSet) -> None:
     def run() -> None:
         with open_shards(photos.path) as shards, make(shards, engine=engine) as loader:

@@ -99,13 +99,19 @@ def test_blends_surround_the_hue() -> None:
         assert hue == (factor[3] if wanted else 0)
 
 
-@pytest.mark.peer("kornia")
-def test_the_loader_finishes_whole_batches(photos: ShardSet) -> None:
-    def batches(engine: str, dtype: Any) -> list[Any]:
-        with Loader(photos, SPEC, 16, engine=engine, threads=2, dtype=dtype, drop_last=False) as loader:
+@pytest.mark.parametrize(
+    ("engine", "crops", "most"),
+    [
+        pytest.param("kornia", "native", 0.02, marks=pytest.mark.peer("kornia")),
+        pytest.param("dali+kornia", "dali", 0.5, marks=pytest.mark.peer("dali", "kornia")),
+    ],
+)
+def test_the_loader_finishes_whole_batches(engine: str, crops: str, most: float, photos: ShardSet) -> None:
+    def batches(engine: str, dtype: Any, spec: ViewSpec = SPEC) -> list[Any]:
+        with Loader(photos, spec, 16, engine=engine, threads=2, dtype=dtype, drop_last=False) as loader:
             return list(loader)
 
-    native, levels, floats = batches("native", "uint8"), batches("kornia", "uint8"), batches("kornia", "float32")
+    native, levels, floats = batches("native", "uint8"), batches(engine, "uint8"), batches(engine, "float32")
     assert [len(batch) for batch in levels] == [16, 16, 4]
     for n, u, f in zip(native, levels, floats, strict=True):
         assert torch.equal(n.index, u.index)
@@ -114,20 +120,27 @@ def test_the_loader_finishes_whole_batches(photos: ShardSet) -> None:
             assert u.views[v].dtype == torch.uint8
             assert u.views[v].shape == (len(n), 3, view.size, view.size)
             assert u.views[v].is_contiguous(memory_format=torch.channels_last)
-            assert (u.views[v].int() - n.views[v].int()).abs().float().mean() < 0.02
+            assert (u.views[v].int() - n.views[v].int()).abs().float().mean() < most
             torch.testing.assert_close(f.views[v], u.normalized()[v])
         assert all(torch.equal(a, b) for a, b in zip(n.drawn, u.drawn, strict=True))
+    plain = ViewSpec([View(size=40)])  # nothing but a crop: the cropper's own pixels
+    for ours, theirs in zip(batches(engine, "uint8", plain), batches(crops, "uint8", plain), strict=True):
+        assert torch.equal(ours.views[0], theirs.views[0])
 
 
-def test_without_kornia_the_message_says_what_to_install(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ["kornia", pytest.param("dali+kornia", marks=pytest.mark.peer("dali"))])
+def test_without_kornia_the_message_says_what_to_install(
+    engine: str, photos: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, "headrace.pipeline.engines.kornia", raising=False)
     for name in ("kornia", "kornia.color", "kornia.enhance"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"pip install headrace\[kornia\]") as caught:
-        ENGINES["kornia"](photos, "image", SPEC)
+        ENGINES[engine](photos, "image", SPEC)
     assert "\n" not in str(caught.value)
 
 
 def test_other_engines_refuse_a_device(photos: ShardSet) -> None:
-    with pytest.raises(ValueError, match="engine 'native' works on the CPU, not on 'cuda'; use dali or kornia"):
+    said = r"engine 'native' works on the CPU, not on 'cuda'; use dali or kornia or dali\+kornia"
+    with pytest.raises(ValueError, match=said):
         Loader(photos, SPEC, 8, device="cuda")

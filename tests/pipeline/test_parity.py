@@ -50,6 +50,15 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         "byol": (30, 0.4),
     },
     "kornia": {"simclr": (2, 0.001), "byol": (2, 0.001)},
+    # DALI's crops, see above, and what kornia makes of them.
+    "dali+kornia": {
+        "enlarge": (1, 0.25),
+        "crop": (16, 0.25),
+        "tiles": (12, 0.25),
+        "patch pair": (2, 0.25),
+        "simclr": (30, 0.4),
+        "byol": (30, 0.4),
+    },
     # What comes after the crop is the native engine's. The crop is OpenCV's INTER_AREA: shrinking it averages the area
     # that an output pixel covers, where torchvision's filter is a triangle twice as wide; enlarging it interpolates
     # only across the border of two pixels. Besides, ffcv decodes JPEG with the fast, less accurate DCT. Colour changes
