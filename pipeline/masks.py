@@ -120,7 +120,10 @@ class TubeMask:
 class BlockMask:
     """Overlapping rectangles until a count is reached. BEiT (2106.08254), iBOT (2111.07832), DINOv2 (2304.07193).
 
-    Where ten tries place no further rectangle, BEiT's code stays below the count; here single patches fill it up.
+    As `MaskingGenerator` in microsoft/unilm, beit/masking_generator.py, and the like in the other two: a rectangle's
+    area lies between `smallest` and the patches still wanted, and it is less high and less wide than the grid. Where
+    ten tries place none, their code stays below the count; here single patches fill it up, as in DINOv3's. DINOv2's
+    code masks just half of a batch, with shares spread evenly; here each sample draws for itself.
     """
 
     grid: Grid
@@ -132,7 +135,7 @@ class BlockMask:
     aspect: tuple[float, float] = (0.3, 1 / 0.3)
     """Height over width of a rectangle, drawn log-uniformly."""
     smallest: int = 4
-    """Patches of the smallest rectangle that is tried. BEiT takes 16."""
+    """Patches of the smallest rectangle that is tried. BEiT takes 16, iBOT a ninth of the grid."""
 
     def __post_init__(self) -> None:
         _check_grid(self, self.grid)
@@ -155,8 +158,11 @@ class BlockMask:
 class ContextMask:
     """One large block as context, without the targets, which are smaller blocks. I-JEPA (2301.08243).
 
-    I-JEPA's code draws the sizes of blocks once for a batch and cuts all contexts to the smallest one in it. Here each
-    sample has sizes of its own, so that they do not depend on who else is in the batch, and nothing is cut.
+    As `MaskCollator` in facebookresearch/ijepa, src/masks/multiblock.py, with what its authors changed for V-JEPA: area
+    and aspect of a block are drawn for themselves, not by one number; a block may be as high or wide as the grid, and
+    reach its last row and column. Its code draws the sizes of blocks once for a batch and cuts all contexts to the
+    smallest one in it; here each sample has sizes of its own, so that they do not depend on who else is in the batch,
+    and nothing is cut. Where no context is left, its code lets it overlap with targets; here targets coincide.
     """
 
     grid: Grid
@@ -164,13 +170,14 @@ class ContextMask:
     targets: int = 4
     """Number of targets."""
     target_scale: tuple[float, float] = (0.15, 0.2)
-    """Area of a target as a share of the grid; one size for all targets of a sample."""
+    """Area of a target as a share of the grid, in whole patches; one size for all targets of a sample."""
     target_aspect: tuple[float, float] = (0.75, 1.5)
     """Height over width of a target, drawn uniformly."""
     context_scale: tuple[float, float] = (0.85, 1.0)
     """Area of the context before the targets are taken out; it is as high as wide."""
-    smallest_context: int = 10
-    """Patches that are left in a context at least; after ten tries without, targets begin to coincide."""
+    smallest_context: int = 11
+    """Patches that are left in a context at least, "more than 10" in the code; after ten tries without, targets begin
+    to coincide."""
 
     def __post_init__(self) -> None:
         _check_grid(self, self.grid)
@@ -186,7 +193,7 @@ class ContextMask:
     def largest_target(self) -> int:
         """Patches of the largest target that can be drawn."""
         rows, columns = self.grid
-        area = self.target_scale[1] * rows * columns
+        area = _share(rows * columns, self.target_scale[1])
         low, high = self.target_aspect
         # Between the aspects at which a rounded side changes, both sides stay.
         changes = [*((np.arange(rows) + 0.5) ** 2 / area), *(area / (np.arange(columns) + 0.5) ** 2)]
@@ -256,8 +263,9 @@ class RegionMask:
 class TubeBlockMask:
     """Blocks that overlap, the same in every frame of a clip, are the one target, the rest is the context.
 
-    V-JEPA (2404.08471), which uses two such masks: 8 blocks of 0.15 (the default) and 2 blocks of 0.7. Its code draws
-    the size of the blocks once for a batch and cuts all contexts to the smallest in it; here each sample has its own.
+    V-JEPA (2404.08471), which uses two such masks: 8 blocks of 0.15 (the default) and 2 blocks of 0.7. As
+    `_MaskGenerator` in facebookresearch/jepa, src/masks/multiblock3d.py, which draws the size of the blocks once for a
+    batch and cuts all contexts to the smallest in it; here each sample has its own.
     """
 
     grid: Grid
@@ -267,7 +275,7 @@ class TubeBlockMask:
     blocks: int = 8
     """Number of blocks. A sample goes with fewer where ten tries leave no context."""
     scale: float = 0.15
-    """Area of each block as a share of the grid."""
+    """Area of each block as a share of the grid, in whole patches."""
     aspect: tuple[float, float] = (0.75, 1.5)
     """Height over width of the blocks, drawn uniformly; one size for all blocks of a sample."""
 
@@ -278,7 +286,8 @@ class TubeBlockMask:
         check(0.0 < self.scale < 1.0, self, "scale", self.scale, "in (0, 1)")
         check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
         rows, columns = self.grid
-        largest = [_block_size(self.scale * rows * columns, aspect, rows, columns) for aspect in self.aspect]
+        area = _share(rows * columns, self.scale)
+        largest = [_block_size(area, aspect, rows, columns) for aspect in self.aspect]
         check((rows, columns) not in largest, self, "scale", self.scale, "so small that a block leaves a context")
 
     def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> ContextMasks:
@@ -287,7 +296,7 @@ class TubeBlockMask:
         context = np.full((len(sample_ids), self.frames * patches), -1, np.int64)
         target = np.full((len(sample_ids), self.frames * patches), -1, np.int64)
         counts = np.empty((2, len(sample_ids)), np.int64)
-        floats = (float(self.scale), float(self.aspect[0]), float(self.aspect[1]))
+        floats = (float(_share(patches, self.scale)), float(self.aspect[0]), float(self.aspect[1]))
         keys = key_word(seed), key_word(epoch), sample_ids, key_word(number)
         _draw_tube_blocks(*keys, self.grid[0], self.grid[1], self.frames, self.blocks, floats, context, target, counts)
         parts = context, counts[0], target[:, None], counts[1][:, None]
@@ -371,11 +380,11 @@ def _draw_blocks(seed, epoch, sample_ids, number, settings, masked, count):
                 words = philox(seed, _STREAM, np.uint64(block) << np.uint64(16) | number, np.uint64(3), sample, epoch)
                 block += 1
                 left_over = wanted - found
-                area = min(smallest, left_over) + (left_over - min(smallest, left_over)) * unit(words[0])
+                area = smallest + (left_over - smallest) * unit(words[0])
                 aspect = np.exp(log_low + (log_high - log_low) * unit(words[1]))
                 height = np.int64(np.rint(np.sqrt(area * aspect)))
                 width = np.int64(np.rint(np.sqrt(area / aspect)))
-                if not (0 < height <= rows and 0 < width <= columns):
+                if not (0 < height < rows and 0 < width < columns):
                     continue
                 top = np.int64(unit(words[2]) * (rows - height + 1))
                 left = np.int64(unit(words[3]) * (columns - width + 1))
@@ -416,9 +425,9 @@ def _draw_context(
         sample = np.uint64(sample_ids[i])
         words = philox(seed, _STREAM, number, np.uint64(4), sample, epoch)
         aspect = aspect_low + (aspect_high - aspect_low) * unit(words[1])
-        area = patches * (target_low + (target_high - target_low) * unit(words[0]))
+        area = np.floor(np.round(patches * (target_low + (target_high - target_low) * unit(words[0])), 6))
         height, width = _block_size(area, aspect, rows, columns)
-        area = patches * (context_low + (context_high - context_low) * unit(words[2]))
+        area = np.floor(np.round(patches * (context_low + (context_high - context_low) * unit(words[2])), 6))
         context_height, context_width = _block_size(area, 1.0, rows, columns)
         draw = 0
         free_targets = targets.shape[1]
@@ -495,7 +504,7 @@ def _draw_regions(seed, epoch, sample_ids, number, settings, rules, boxes, mask)
 def _draw_tube_blocks(
     seed, epoch, sample_ids, number, rows, columns, frames, blocks, settings, context, target, counts
 ):
-    scale, aspect_low, aspect_high = settings
+    area, aspect_low, aspect_high = settings
     taken = np.empty((rows, columns), np.bool_)
     patches = rows * columns
     for i in range(len(sample_ids)):
@@ -505,7 +514,7 @@ def _draw_tube_blocks(
         while left_over == 0:
             words = philox(seed, _STREAM, np.uint64(attempt) << np.uint64(16) | number, np.uint64(8), sample, epoch)
             aspect = aspect_low + (aspect_high - aspect_low) * unit(words[0])
-            height, width = _block_size(scale * patches, aspect, rows, columns)
+            height, width = _block_size(area, aspect, rows, columns)
             taken[:] = False
             for block in range(max(1, blocks - attempt // _ATTEMPTS)):
                 step = np.uint64(attempt * blocks + block)

@@ -144,7 +144,8 @@ def test_block_masks_have_exact_counts() -> None:
 
 
 class BeitGenerator:
-    """MaskingGenerator of BEiT's code, in its form in DINOv2 (dinov2/data/masking.py), written down again."""
+    """MaskingGenerator of BEiT's code (beit/masking_generator.py) and DINOv2's (dinov2/data/masking.py), written down
+    again, with DINOv3's (dinov3/data/masking.py) filling up to the count."""
 
     def __init__(self, height: int, width: int, smallest: int, aspect: float) -> None:
         self.height, self.width, self.smallest = height, width, smallest
@@ -167,6 +168,8 @@ class BeitGenerator:
         mask = np.zeros((self.height, self.width), bool)
         while (left := wanted - int(mask.sum())) > 0 and self.place(mask, left):
             pass
+        free = np.flatnonzero(~mask).tolist()
+        mask.flat[random.sample(free, wanted - int(mask.sum()))] = True
         return mask
 
 
@@ -175,19 +178,31 @@ def neighbours(mask: np.ndarray) -> int:
     return int((mask[1:] & mask[:-1]).sum() + (mask[:, 1:] & mask[:, :-1]).sum())
 
 
-def test_block_masks_look_like_beits() -> None:
+@pytest.mark.parametrize(
+    ("side", "smallest", "wanted"),
+    [(14, 4, 78), (14, 16, 75), (14, 16, 120), (16, 25, 26), (4, 4, 4), (5, 9, 6)],
+    ids=["dinov2", "beit", "data2vec", "ibot", "narrow", "smallest-above-wanted"],
+)
+def test_block_masks_are_distributed_as_the_authors(side: int, smallest: int, wanted: int) -> None:
     random.seed(5)
-    generator = BeitGenerator(14, 14, 4, 0.3)
-    theirs = [generator(78) for _ in range(1500)]
+    generator = BeitGenerator(side, side, smallest, 0.3)
+    theirs = np.array([generator(wanted) for _ in range(1500)])
+    spec = BlockMask(grid=(side, side), ratio=(wanted / side**2,) * 2, smallest=smallest)
+    ours = drawn(spec, 1500).masked.numpy().reshape(-1, side, side)
+    for measure in (neighbours, lambda mask: int(mask.any(axis=0).sum()), lambda mask: int(mask.all(axis=1).sum())):
+        assert ks_2samp([measure(mask) for mask in ours], [measure(mask) for mask in theirs]).pvalue > 1e-3
+    assert np.abs(np.mean(ours, axis=0) - np.mean(theirs, axis=0)).max() < 0.07
+
+
+def test_block_masks_are_blocks() -> None:
     ours = drawn(BlockMask(grid=GRID, ratio=(0.4, 0.4)), 1500).masked.numpy().reshape(-1, 14, 14)
     scattered = np.zeros((1500, 196), bool)
     scattered[np.arange(1500)[:, None], drawn(RandomMask(grid=GRID, ratio=0.6), 1500).visible.numpy()] = True
-    ours_pairs, their_pairs = ([neighbours(mask) for mask in masks] for masks in (ours, theirs))
-    scattered_pairs = [neighbours(mask) for mask in scattered.reshape(-1, 14, 14)]
-    assert abs(np.mean(ours_pairs) - np.mean(their_pairs)) < 2
+    ours_pairs, scattered_pairs = (
+        [neighbours(mask) for mask in masks] for masks in (ours, scattered.reshape(-1, 14, 14))
+    )
     assert np.mean(ours_pairs) > np.mean(scattered_pairs) + 30
-    # Blocks cover the middle of the grid more often than its rim, and equally so.
-    assert np.abs(np.mean(ours, axis=0) - np.mean(theirs, axis=0)).max() < 0.07
+    # Blocks cover the middle of the grid more often than its rim.
     assert np.mean(ours, axis=0)[7, 7] > np.mean(ours, axis=0)[0, 0] + 0.2
 
 
@@ -210,7 +225,7 @@ def test_targets_are_blocks_and_the_context_is_one_without_them(grid: tuple[int,
     for i in range(400):
         context = masks.context[i, : masks.context_count[i]]
         assert (masks.context[i, masks.context_count[i] :] == -1).all()
-        assert len(context) >= 10
+        assert len(context) > 10  # I-JEPA: len(mask) > self.min_keep
         assert (context.diff() > 0).all()
         shapes, found = set(), set()
         for target, count in zip(masks.targets[i], masks.target_count[i], strict=True):
@@ -225,6 +240,27 @@ def test_targets_are_blocks_and_the_context_is_one_without_them(grid: tuple[int,
             found |= set(target[:count].tolist())
         assert len(shapes) == 1
         assert not found & set(context.tolist())
+
+
+def jepa_sizes(grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> set[tuple[int, int]]:
+    """`_sample_block_size` of I-JEPA's and V-JEPA's code, with V-JEPA's limit, over all that can be drawn."""
+    sizes = set()
+    for share in np.linspace(*scale, 200, endpoint=scale[0] == scale[1]):
+        for ratio in np.linspace(*aspect, 400):
+            keep = int(grid[0] * grid[1] * share)
+            sides = round(math.sqrt(keep * ratio)), round(math.sqrt(keep / ratio))
+            sizes.add((min(sides[0], grid[0]), min(sides[1], grid[1])))
+    return sizes
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (16, 16), (6, 9)])
+def test_block_sizes_round_as_the_authors(grid: tuple[int, int]) -> None:
+    masks = drawn(ContextMask(grid=grid), 3000)
+    first = [rectangle(target[:count], grid[1]) for target, count in zip(*(p[:, 0] for p in masks[2:]), strict=True)]
+    assert {place[2:] for place in first if place} == jepa_sizes(grid, (0.15, 0.2), (0.75, 1.5))
+    tubes = drawn(TubeBlockMask(grid=grid, frames=1, blocks=1, scale=0.15), 3000)
+    first = [rectangle(row[0, : int(n)], grid[1]) for row, n in zip(tubes.targets, tubes.target_count, strict=True)]
+    assert {place[2:] for place in first if place} == jepa_sizes(grid, (0.15, 0.15), (0.75, 1.5))
 
 
 def test_targets_lie_everywhere() -> None:

@@ -1,12 +1,17 @@
-"""The presets: values of the papers in a few places, and that every one of them can be drawn and loaded."""
+"""The presets: the values of the authors' code, and that every one of them can be drawn and loaded."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from headrace.pipeline import DrawnViews, Loader, plan
-from headrace.pipeline.masks import BlockMasks, ContextMasks, PatchMasks, RegionMasks, draw_masks
-from headrace.pipeline.presets import PRESETS
+from headrace.pipeline.clip_presets import CLIP_PRESETS
+from headrace.pipeline.masks import BlockMask, BlockMasks, ContextMasks, PatchMasks, RegionMasks, draw_masks
+from headrace.pipeline.presets import PRESETS, moco_v3
+from headrace.pipeline.views import View
 from headrace.shards import ShardSet
 
 
@@ -26,6 +31,109 @@ def test_every_preset_plans_and_masks_its_views(name: str) -> None:
             assert size % rows == 0
 
 
+def recipe(view: View) -> tuple[Any, ...]:
+    """In the words of torchvision: RandomResizedCrop, flip, ColorJitter, grayscale, blur, solarisation, Normalize."""
+    jitter = (view.jitter, view.brightness, view.contrast, view.saturation, view.hue)
+    return (
+        (view.size, *view.scale),
+        view.flip,
+        jitter,
+        view.grayscale,
+        (view.blur, *view.blur_sigma, view.blur_taps) if view.blur else (),
+        view.solarize,
+        view.normalize.std,
+    )
+
+
+IMAGENET = (0.229, 0.224, 0.225)
+PIL = 13  # taps for a blur without an end, on small views
+NO_JITTER = (0.0, 0.0, 0.0, 0.0, 0.0)
+STRONG, BYOL = (0.8, 0.8, 0.8, 0.8, 0.2), (0.8, 0.4, 0.4, 0.2, 0.1)
+
+
+def byol_pair(smallest: float, taps: int = 23) -> list[tuple[Any, ...]]:
+    crop = (224, smallest, 1.0)
+    return [
+        (crop, 0.5, BYOL, 0.2, (1.0, 0.1, 2.0, taps), 0.0, IMAGENET),
+        (crop, 0.5, BYOL, 0.2, (0.1, 0.1, 2.0, taps), 0.2, IMAGENET),
+    ]
+
+
+def small_crops(count: int, size: int, largest: float, taps: int = PIL) -> list[tuple[Any, ...]]:
+    return [((size, 0.05, largest), 0.5, BYOL, 0.2, (0.5, 0.1, 2.0, taps), 0.0, IMAGENET)] * count
+
+
+SIMCLR = [((224, 0.08, 1.0), 0.5, STRONG, 0.2, (0.5, 0.1, 2.0, 23), 0.0, IMAGENET)] * 2
+MOCO_V2 = [((224, 0.2, 1.0), 0.5, (0.8, 0.4, 0.4, 0.4, 0.1), 0.2, (0.5, 0.1, 2.0, 23), 0.0, IMAGENET)] * 2
+SWAV_STD = (0.228, 0.224, 0.225)
+SWAV = [
+    *[((224, 0.14, 1.0), 0.5, STRONG, 0.2, (0.5, 0.1, 2.0, 23), 0.0, SWAV_STD)] * 2,
+    *[((96, 0.05, 0.14), 0.5, STRONG, 0.2, (0.5, 0.1, 2.0, PIL), 0.0, SWAV_STD)] * 6,
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "views"),
+    {
+        "simclr": SIMCLR,
+        "nnclr": SIMCLR,
+        "moco_v1": [((224, 0.2, 1.0), 0.5, (1.0, 0.4, 0.4, 0.4, 0.4), 0.2, (), 0.0, IMAGENET)] * 2,
+        "moco_v2": MOCO_V2,
+        "simsiam": MOCO_V2,
+        **dict.fromkeys(("moco_v3", "byol", "barlow_twins", "vicreg"), byol_pair(0.08)),
+        **dict.fromkeys(("swav", "deepcluster_v2"), SWAV),
+        "deepcluster": [((224, 0.08, 1.0), 0.5, NO_JITTER, 0.0, (), 0.0, IMAGENET)],
+        "rotation": [((224, 0.08, 1.0), 0.5, NO_JITTER, 0.0, (), 0.0, IMAGENET)] * 4,
+        "dino": [*byol_pair(0.4), *small_crops(8, 96, 0.4)],
+        "ibot": [*byol_pair(0.25), *small_crops(10, 96, 0.25)],
+        "dinov2": [*byol_pair(0.32, 9), *small_crops(8, 98, 0.32, 9)],
+        "lejepa": [((128, 0.08, 1.0), 0.5, STRONG, 0.2, (0.5, 0.1, 2.0, 7), 0.2, IMAGENET)] * 4,
+        "ijepa": [((224, 0.3, 1.0), 0.0, NO_JITTER, 0.0, (), 0.0, IMAGENET)],
+        "mae": [((224, 0.2, 1.0), 0.5, NO_JITTER, 0.0, (), 0.0, IMAGENET)],
+        "simmim": [((192, 0.67, 1.0), 0.5, NO_JITTER, 0.0, (), 0.0, IMAGENET)],
+        "data2vec": [((224, 0.08, 1.0), 0.5, (1.0, 0.4, 0.4, 0.4, 0.0), 0.0, (), 0.0, IMAGENET)],
+        "beit": [
+            ((224, 0.08, 1.0), 0.5, (1.0, 0.4, 0.4, 0.4, 0.0), 0.0, (), 0.0, IMAGENET),
+            ((112, 0.08, 1.0), 0.5, (1.0, 0.4, 0.4, 0.4, 0.0), 0.0, (), 0.0, (1.25, 1.25, 1.25)),
+        ],
+    }.items(),
+)
+def test_views_have_the_values_of_the_authors_code(name: str, views: list[tuple[Any, ...]]) -> None:
+    ours = PRESETS[name].views().views
+    assert [recipe(view) for view in ours] == views
+    assert all(view.ratio == (3 / 4, 4 / 3) and view.solarize_threshold == 128 for view in ours)
+
+
+def test_clips_have_the_values_of_the_authors_code() -> None:
+    (videomae,), (vjepa,), (pace,) = (CLIP_PRESETS[name]().clips for name in ("videomae", "vjepa", "pace"))
+    assert (videomae.frames, videomae.strides, videomae.view.flip) == (16, (4,), 0.0)
+    assert (vjepa.frames, vjepa.strides, vjepa.view.flip) == (16, (4,), 0.5)
+    assert (vjepa.view.scale, vjepa.view.ratio) == ((0.3, 1.0), (0.75, 1.35))
+    assert (pace.frames, pace.strides, pace.view.size, recipe(pace.view)[2]) == (16, (1, 2, 3, 4), 112, STRONG)
+
+
+def test_videomaes_crops_are_as_large_as_the_authors() -> None:
+    """GroupMultiScaleCrop of VideoMAE's transforms.py in a frame of 340 x 256."""
+    sides = [int(256 * scale) for scale in (1, 0.875, 0.75, 0.66)]
+    pairs = [(w, h) for i, w in enumerate(sides) for j, h in enumerate(sides) if abs(i - j) <= 1]
+    drawn = plan(CLIP_PRESETS["videomae"]().views, 0, 0, np.arange(4000), np.tile((256, 340), (4000, 1)))
+    height, width = drawn.crop[:, 0, 2:].T.astype(float)
+    shares, aspects = [w * h / (340 * 256) for w, h in pairs], [w / h for w, h in pairs]
+    assert np.percentile(height * width / (340 * 256), [0, 100]) == pytest.approx([min(shares), max(shares)], abs=0.02)
+    assert np.percentile(width / height, [0, 100]) == pytest.approx([min(aspects), max(aspects)], abs=0.02)
+    assert np.mean(height * width) / (340 * 256) == pytest.approx(np.mean(shares), abs=0.03)
+
+
+def test_every_preset_is_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "presets.md").read_text()
+    for name in (*PRESETS, *CLIP_PRESETS):
+        assert f"`{name}`" in page
+
+
+def test_mocos_crops_for_convolutions() -> None:
+    assert [view.scale for view in moco_v3(smallest=0.2).views] == [(0.2, 1.0)] * 2
+
+
 def masks_of(name: str) -> object:
     spec = PRESETS[name].views()
     return draw_masks(spec.masks, 0, 0, np.arange(20))[0]
@@ -40,7 +148,9 @@ def test_masks_have_the_papers_counts() -> None:
     assert beit.masked_count.tolist() == [75] * 20
     assert data2vec.masked_count.tolist() == [120] * 20
     assert isinstance(simmim, PatchMasks)
-    assert simmim.visible.shape[1] + simmim.masked.shape[1] == 36
+    assert (simmim.visible.shape[1], simmim.masked.shape[1]) == (14, 22)  # SimMIM: ceil(36 * 0.6)
+    smallest = {name: PRESETS[name].views().masks[0] for name in ("beit", "data2vec", "ibot", "dinov2")}
+    assert [mask.smallest for mask in smallest.values() if isinstance(mask, BlockMask)] == [16, 16, 16, 4]
     ijepa, inpainting, blocks = (masks_of(name) for name in ("ijepa", "inpainting", "inpainting_blocks"))
     assert isinstance(ijepa, ContextMasks)
     assert ijepa.targets.shape[1] == 4
@@ -57,12 +167,6 @@ def test_beits_two_views_are_one_crop() -> None:
     drawn = plan(spec, 0, 0, np.arange(9), np.tile((375, 500), (9, 1)))
     assert np.array_equal(drawn.crop[:, 0], drawn.crop[:, 1])
     assert np.array_equal(drawn.jitter_factor[:, 0], drawn.jitter_factor[:, 1])
-
-
-def test_multi_crops() -> None:
-    assert [view.size for view in PRESETS["swav"].views().views] == [224] * 2 + [96] * 6
-    assert [view.size for view in PRESETS["dino"].views().views] == [224] * 2 + [96] * 8
-    assert [view.size for view in PRESETS["dinov2"].views().views] == [224] * 2 + [98] * 8
 
 
 @pytest.mark.parametrize("name", ["jigsaw", "context_prediction", "rotation", "colorization"])
