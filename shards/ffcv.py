@@ -56,7 +56,7 @@ from headrace.shards.values import (
     json_bytes,
     media_payload,
 )
-from headrace.shards.write_back import WriteBack, write_parts
+from headrace.shards.write_back import GrowingFile, write_parts
 
 VERSION = 2
 MIN_PAGE_SIZE = 1 << 21
@@ -194,8 +194,8 @@ class BetonShard:
         self.records: list[bytes] = []
         self.allocations = array.array("Q")
         self.file = open(path, "w+b", buffering=0)  # noqa: SIM115  closed by the caller after `finish`
-        self.file.seek(self.data_start)
-        self.write_back = WriteBack(self.file.fileno())
+        self.growing = GrowingFile(self.file)
+        self.growing.skip(self.data_start)
 
     @property
     def size(self) -> int:
@@ -241,15 +241,14 @@ class BetonShard:
             else:
                 record[column] = offset
             entries.append(Entry(offset, size, zlib.crc32(region.payload), 0, *shape))
-        write_parts(self.file, parts)
-        self.write_back.grown(self.at)
+        self.growing.append(parts)
         self.records.append(record.tobytes())
         self.samples += 1
         return entries
 
     def _fill_page(self) -> None:
+        self.growing.skip(self.room)
         self.at += self.room
-        self.file.seek(self.at)  # what is skipped reads as zeros
 
     def finish(self) -> str:
         """Write what is missing and return the SHA-256; the file stays open for the caller to sync."""

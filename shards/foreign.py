@@ -19,7 +19,7 @@ from headrace.shards.manifest import EXTENSIONS, Format, Manifest, Shard
 from headrace.shards.mapping import MappedFile
 from headrace.shards.media import HEAD, media_type
 from headrace.shards.npy import parse_npy_header
-from headrace.shards.values import check_int, settled
+from headrace.shards.values import decimal, settled
 from headrace.shards.webdataset import TarMember, group_members, scan_tar
 
 EXTENSION_KINDS = {
@@ -210,7 +210,7 @@ def index_tar(
             value = 0
             if field.kind == "int":
                 try:
-                    value = check_int(int(data.tobytes()))
+                    value = decimal(data.tobytes())
                 except ValueError as error:
                     at = f"{mapped.path}, offset {member.offset}, key {key}"
                     raise ShardError(f"{at}: {extension} is not an integer ({error})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,19 @@ def check_int(value: object) -> int:
     if not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"{value} does not fit into 64 bits")
     return int(value)
+
+
+DECIMAL = re.compile(rb"\s*([+-]?[0-9]+)\s*")
+
+
+def decimal(content: bytes) -> int:
+    """An integer of 64 bits in decimal digits, as an int file of a tar holds it; blanks around it are no error.
+
+    Python's `int` would also take 1_0, and the digits of every script."""
+    found = DECIMAL.fullmatch(content)
+    if found is None:
+        raise ValueError(f"{content[:40]!r} has other characters than decimal digits and a sign")
+    return check_int(int(found[1]))
 
 
 def check_float(value: object) -> float:

@@ -47,11 +47,12 @@ from headrace.shards.values import (
     check_float,
     check_int,
     check_text,
+    decimal,
     image_payload,
     json_bytes,
     media_payload,
 )
-from headrace.shards.write_back import WriteBack, write_parts
+from headrace.shards.write_back import SMALL, GrowingFile
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
@@ -137,7 +138,7 @@ def decode(field: Field, payload: npt.NDArray[np.uint8], height: int = 0, width:
         return parse_npy(payload)
     content = payload.tobytes()
     if field.kind == "int":
-        return int(content)
+        return decimal(content)
     if field.kind == "float":
         return float(json.loads(content, parse_int=float))  # a number of 400 digits is infinite, not an error
     if field.kind == "text":
@@ -151,7 +152,7 @@ class TarShard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = open(path, "wb", buffering=0)  # noqa: SIM115  closed by the caller after `finish`
-        self.write_back = WriteBack(self.file.fileno())
+        self.growing = GrowingFile(self.file)
         self.sha256 = hashlib.sha256()
         self.size = 0
 
@@ -163,30 +164,36 @@ class TarShard:
         """Append the files of one sample."""
         entries = []
         parts: list[bytes | memoryview] = []
+        small = b""  # what comes between large payloads, in one piece
         at = self.size
         for member in members:
             size = len(member.lead) + len(member.payload)
-            parts += (tar_header(b"%s.%s" % (key, member.extension.encode()), size), member.lead, member.payload)
-            parts.append(ZEROS[: -size % BLOCK])
+            small += tar_header(b"%s.%s" % (key, member.extension.encode()), size) + member.lead
+            if len(member.payload) < SMALL:
+                small += member.payload
+            else:
+                parts += (small, member.payload)
+                small = b""
+            small += ZEROS[: -size % BLOCK]
             offset = at + BLOCK + len(member.lead)
             checksum = zlib.crc32(member.payload)
             value = (member.value, member.height, member.width, member.encoding)
             entries.append(Entry(offset, len(member.payload), checksum, *value))
             at += BLOCK + padded(size)
-        self._write(parts)
+        self._append([*parts, small])
         return entries
 
-    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
-        write_parts(self.file, parts)
+    def _append(self, parts: Sequence[bytes | memoryview]) -> None:
         for part in parts:
             self.sha256.update(part)
             self.size += len(part)
-        self.write_back.grown(self.size)
+        self.growing.append(parts)
 
     def finish(self) -> str:
         """Write the end of the tar and return its SHA-256; the file stays open for the caller to sync."""
-        self._write([bytes(2 * BLOCK)])
-        self._write([bytes(-self.size % RECORD)])
+        self._append([bytes(2 * BLOCK)])
+        self._append([bytes(-self.size % RECORD)])
+        self.growing.flush()
         return self.sha256.hexdigest()
 
 
@@ -203,6 +210,8 @@ def padded(size: int) -> int:
 HEADER_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(80)  # type, link, magic, version, owner's and device's names
 HEADER_OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, uid, gid
 MTIME = b"00000000000\0"
+CONSTANT_SUM = sum(HEADER_OWNER + MTIME + HEADER_TAIL) + 8 * ord(" ")
+"""What a header's checksum is made of besides name, size and prefix; the checksum itself counts as blanks."""
 
 
 def tar_header(name: bytes, size: int) -> bytes:
@@ -215,10 +224,10 @@ def tar_header(name: bytes, size: int) -> bytes:
         prefix, name = name[:cut], name[cut + 1 :]
     if size > MAX_MEMBER:
         raise ShardError(f"key {name.decode()}: {size} bytes, a file in a tar has at most 8 GiB")
-    head = name.ljust(100, b"\0") + HEADER_OWNER + b"%011o\0" % size + MTIME
-    tail = HEADER_TAIL + prefix.ljust(155, b"\0") + bytes(12)
-    checksum = sum(head) + sum(tail) + 8 * ord(" ")
-    return head + b"%06o\0 " % checksum + tail
+    octal_size = b"%011o" % size
+    checksum = b"%06o\0 " % (CONSTANT_SUM + sum(name) + sum(octal_size) + sum(prefix))
+    parts = (name.ljust(100, b"\0"), HEADER_OWNER, octal_size, b"\0", MTIME, checksum, HEADER_TAIL)
+    return b"".join(parts) + prefix.ljust(167, b"\0")
 
 
 class TarMember(NamedTuple):

@@ -23,7 +23,8 @@ from headrace.shards import Manifest, ShardError
 from headrace.shards.manifest import MANIFEST_NAME, Shard, index_name, shard_name
 from headrace.shards.remote import RemoteFolder
 from headrace.shards.staging import REJECTS_NAME, Staging, remove, sync_folder, write_file
-from headrace.tools.units import UnitRecord
+from headrace.tools.errors import UserError
+from headrace.tools.units import UnitRecord, differing
 
 JOB_NAME = "job.json"
 UNITS_NAME = "units"
@@ -42,7 +43,8 @@ class Depot(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def start(self, job: dict[str, Any]) -> None:
-        """Keep the units of an earlier run if it was the same job, else begin anew."""
+        """Keep the units of an earlier run if it was the same job, else begin anew. UserError where other versions of
+        the software made them: their bytes and new ones may not belong together."""
 
     def finished(self) -> dict[int, UnitRecord]:
         """The units that are complete, by number."""
@@ -83,13 +85,13 @@ class LocalDepot:
         self.staging.__exit__()
 
     def start(self, job: dict[str, Any]) -> None:
-        """Keep the units of an earlier run if it was the same job, else begin anew."""
+        """See `Depot`."""
         path = self.folder / JOB_NAME
         try:
-            same = json.loads(path.read_bytes()) == json.loads(json.dumps(job))
+            begun = json.loads(path.read_bytes())
         except (OSError, ValueError):
-            same = False
-        if not same:
+            begun = None
+        if not goes_on(begun, job, self.place):
             self.staging.clear()
             (self.folder / UNITS_NAME).mkdir()
             write_file(path, json.dumps(job, indent=1).encode())
@@ -179,13 +181,13 @@ class RemoteDepot:
         """See `Depot`."""
 
     def start(self, job: dict[str, Any]) -> None:
-        """See `Depot`. ShardError where there is a set already."""
+        """See `Depot`. ShardError also where there is a set already."""
         if self.remote.exists(MANIFEST_NAME):
             self._clean_up()  # after a conversion that was killed when its set was complete
             raise ShardError(f"{self.remote}: holds a set already; delete it or choose another name")
         names = self.remote.names(HIDDEN)
         path = f"{HIDDEN}/{JOB_NAME}"
-        if path not in names or json.loads(self._whole(path)) != json.loads(json.dumps(job)):
+        if not goes_on(json.loads(self._whole(path)) if path in names else None, job, self.place):
             for name in names:
                 self.remote.delete(name)
             self.remote.write(path, json.dumps(job, indent=1).encode())
@@ -239,6 +241,22 @@ class RemoteDepot:
 
     def _whole(self, name: str) -> bytes:
         return self.remote.read(name, 0, self.remote.size(name))
+
+
+def goes_on(begun: Any, job: dict[str, Any], place: str) -> bool:
+    """Whether a job is the one that was begun in a place; UserError where only versions of the software differ."""
+    if not isinstance(begun, dict):
+        return False
+    job = json.loads(json.dumps(job))
+    if {**begun, "versions": job["versions"]} != job:
+        return False
+    found = begun.get("versions", {})
+    if found != job["versions"]:
+        raise UserError(
+            f"{place}: made with {differing(found, job['versions'])} here, which may give other bytes; go on "
+            "with the version that began, or delete that folder to begin anew"
+        )
+    return True
 
 
 def staged(unit: int, name: str) -> str:

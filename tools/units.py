@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +62,8 @@ class Job:
     keys: str
     """SHA-256 of the keys, in the order of the source: another source is another job."""
     units: int
+    versions: dict[str, str]
+    """Of what makes the bytes, see `versions_here`."""
 
     def to_json(self) -> dict[str, Any]:
         """For comparison with the job of an earlier run."""
@@ -134,7 +138,18 @@ def plan_job(
         total=data.total,
         keys=digest.hexdigest(),
         units=max(1, -(-data.total // fill)),
+        versions=versions_here(data.fields),
     )
+
+
+CODECS = {"image": ("simplejpeg", "pillow"), "video": ("av",), "audio": ("av",)}
+"""Packages that decode and encode a kind of field, or judge its files: what they do decides bytes and rejects."""
+
+
+def versions_here(fields: Mapping[str, Field]) -> dict[str, str]:
+    """Version of Headrace and of each package that has a hand in the bytes of such fields."""
+    packages = {"headrace", *(package for field in fields.values() for package in CODECS.get(field.kind, ()))}
+    return {package: version(package) for package in sorted(packages)}
 
 
 @lru_cache(maxsize=1)
@@ -151,6 +166,16 @@ def stored_order(seed: int, total: int) -> Order:
     return np.argsort(np.random.Philox(key=seed).random_raw(total), kind="stable")
 
 
+def differing(versions: Mapping[str, str], others: Mapping[str, str]) -> str:
+    """The versions that are not as others have them, for a person."""
+    named = (
+        f"{package} {versions.get(package, '(unknown)')} instead of {others.get(package, '(unknown)')}"
+        for package in sorted({*versions, *others})
+        if versions.get(package) != others.get(package)
+    )
+    return ", ".join(named)
+
+
 def convert_unit(job: Job, unit: int, folder: Path, threads: int, count: Callable[[int], object]) -> UnitRecord:
     """Convert one unit into the shards of `folder`.
 
@@ -160,8 +185,12 @@ def convert_unit(job: Job, unit: int, folder: Path, threads: int, count: Callabl
 
     Raises:
         OSError: The shards cannot be written.
+        UserError: This machine has other versions of what makes the bytes than the one where the job was planned.
     """
     data, order = opened(job.source, job.src, job.split, job.seed)
+    here = versions_here(data.fields)
+    if here != job.versions:
+        raise UserError(f"{socket.gethostname()} has {differing(here, job.versions)}: install the same on all nodes")
     numbers = order[job.numbers(unit)]
     fields = job.settings.fields(data.fields)
     stream = ShardStream(folder, fields, format=job.settings.format, shard_size=job.shard_size, capacity=len(numbers))

@@ -215,6 +215,9 @@ def test_extensions_of_foreign_tars(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("k.cls", b"dog", r"bad\.tar, offset 512, key k: cls is not an integer"),
+        ("k.cls", b"1_0", r"cls is not an integer \(b'1_0' has other characters than decimal digits and a sign"),
+        ("k.cls", "٣".encode(), r"cls is not an integer"),
+        ("k.cls", b"- 1", r"cls is not an integer"),
         ("k.cls", str(1 << 80).encode(), r"does not fit into 64 bits"),
         ("noextension", b"", r"bad\.tar: the tar holds no samples"),
     ],
@@ -224,6 +227,16 @@ def test_tars_that_are_no_shards(tmp_path: Path, name: str, content: bytes, mess
         add(tar, name, content)
     with pytest.raises(ShardError, match=message):
         open_shards(tmp_path)
+
+
+def test_integers_of_foreign_tars(tmp_path: Path) -> None:
+    """A sign, leading zeros and a line break, as scripts write them."""
+    written = {b"7": 7, b"+7": 7, b"-07": -7, b"12\n": 12}
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, content in enumerate(written):
+            add(tar, f"{number}.cls", content)
+    with open_shards(tmp_path) as shards:
+        assert [shards.read(i)["label"] for i in range(len(shards))] == list(written.values())
 
 
 def test_a_tar_cut_anywhere_is_an_error(tmp_path: Path, every_kind: Path) -> None:

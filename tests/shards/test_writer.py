@@ -85,8 +85,7 @@ def test_a_full_disk_is_one_line_and_changes_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if where == "write":
-        target = f"headrace.shards.{format}.write_parts"
-        monkeypatch.setattr(target, full)
+        monkeypatch.setattr("headrace.shards.write_back.write_parts", full)
     else:
         monkeypatch.setattr(os, where, full)
     with pytest.raises(ShardError, match="set: cannot write the set: No space left on device") as caught:

@@ -10,15 +10,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from headrace.shards import ShardError, ShardSet
+from headrace.tools import units as units_module
 from headrace.tools import workers as workers_module
 from headrace.tools.convert import convert
+from headrace.tools.depot import Depot
+from headrace.tools.encode import EncodeSettings
 from headrace.tools.errors import UserError
+from headrace.tools.units import Job
 from headrace.tools.verify import verify
 
 KILLS = 20
@@ -128,10 +135,7 @@ def test_what_is_finished_is_not_done_again(
 
 def test_another_job_begins_anew(pictures: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "set"
-    work = workers_module.work
-    monkeypatch.setattr(
-        workers_module, "work", lambda job, depot, unit, *rest: fail_at(2, unit, work, job, depot, *rest)
-    )
+    monkeypatch.setattr(workers_module, "work", partial(fail_at, 2, work=workers_module.work))
     with pytest.raises(UserError, match="unit 2"):
         convert("folder", pictures, out, encode="jpeg", max_side=100, shard_size=SHARD_SIZE, workers=1)
     monkeypatch.undo()
@@ -140,10 +144,43 @@ def test_another_job_begins_anew(pictures: Path, whole: Path, tmp_path: Path, mo
     assert content(out) == content(whole)
 
 
-def fail_at(last: int, unit: int, work: object, job: object, depot: object, *rest: object) -> object:
+def test_other_versions_do_not_go_on(
+    pictures: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another version of an encoder makes of a picture may not be put beside what the first one made."""
+    out = tmp_path / "set"
+    with monkeypatch.context() as patch:
+        patch.setattr(workers_module, "work", partial(fail_at, 2, work=workers_module.work))
+        with pytest.raises(UserError, match="unit 2"):
+            small(pictures, out)
+    kept = tmp_path / ".set.partial"
+    real = units_module.version
+    with monkeypatch.context() as patch:
+        patch.setattr(units_module, "version", lambda name: "9.9" if name == "simplejpeg" else real(name))
+        with pytest.raises(UserError) as caught:
+            small(pictures, out)
+    assert str(caught.value) == (
+        f"{kept}: made with simplejpeg {real('simplejpeg')} instead of 9.9 here, which may give other bytes; "
+        "go on with the version that began, or delete that folder to begin anew"
+    )
+    assert len(list((kept / "units").iterdir())) == 2
+    small(pictures, out)
+    assert content(out) == content(whole)
+
+
+def test_a_worker_of_another_version_makes_nothing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a node of a cluster may have it."""
+    job = units_module.plan_job("folder", str(pictures), "train", EncodeSettings(), 0, SHARD_SIZE, 1)
+    assert set(job.versions) == {"headrace", "pillow", "simplejpeg"}
+    monkeypatch.setattr(units_module, "version", lambda name: "9.9")
+    with pytest.raises(UserError, match=r"has headrace 9\.9 instead of .*: install the same on all nodes"):
+        units_module.convert_unit(job, 0, pictures, 1, lambda samples: None)
+
+
+def fail_at(last: int, job: Job, depot: Depot, unit: int, *rest: Any, work: Callable[..., object]) -> object:
     if unit == last:
         raise UserError(f"unit {unit}")
-    return work(job, depot, unit, *rest)  # type: ignore[operator]
+    return work(job, depot, unit, *rest)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

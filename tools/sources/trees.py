@@ -141,7 +141,7 @@ def relative(path: str, root: Path) -> str:
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
     """Content of a file; BadSample where it is no regular file or has more than `limit` bytes, OSError where it cannot
     be read."""
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadSample("not a regular file")
