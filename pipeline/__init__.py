@@ -7,7 +7,8 @@ from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, RegionMa
 from headrace.pipeline.order import Order, order
 from headrace.pipeline.permutations import permutation_set
 from headrace.pipeline.plan import Plan, plan
-from headrace.pipeline.tokens import SpanMask, TokenMask
+from headrace.pipeline.texts import Texts, TextSpec
+from headrace.pipeline.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
 from headrace.pipeline.views import Normalize, PatchPair, Tiles, View, ViewSpec, center_view
 from headrace.pipeline.window import WindowOrder
 
@@ -18,10 +19,12 @@ __all__ = [
     "ClipPlan",
     "ClipSpec",
     "ContextMask",
+    "CorruptedSpans",
     "DrawnClips",
     "DrawnViews",
     "Loader",
     "LoaderStats",
+    "MaskedTokens",
     "Normalize",
     "Order",
     "PatchPair",
@@ -29,6 +32,8 @@ __all__ = [
     "RandomMask",
     "RegionMask",
     "SpanMask",
+    "TextSpec",
+    "Texts",
     "Tiles",
     "TokenMask",
     "TubeBlockMask",

@@ -13,6 +13,8 @@ from torch import Tensor
 from headrace.pipeline.clips import DrawnClips
 from headrace.pipeline.masks import Masks
 from headrace.pipeline.plan import Plan
+from headrace.pipeline.texts import Texts
+from headrace.pipeline.tokens import TokenMasks
 from headrace.pipeline.views import Normalize
 
 
@@ -45,7 +47,7 @@ class Batch:
 
     views: list[Tensor]
     """V tensors of shape (B, 3, H, W), of clips (B, 3, T, H, W), channels-last in memory: uint8 levels, or float32
-    already normalised."""
+    already normalised. None of them where the specification is a text's."""
     index: Tensor
     """int64 (B,): position of each sample in the shard set."""
     labels: Tensor | None
@@ -57,7 +59,12 @@ class Batch:
     masks: list[Masks] = field(default_factory=list)
     """One for each of the specification's masks, a row a sample."""
     drawn: Drawn | None = None
-    """The labels that come with the views: what was drawn for them. None for a batch that no loader made."""
+    """The labels that come with the views: what was drawn for them. None for texts alone, and for a batch that no
+    loader made."""
+    texts: Texts | None = None
+    """The texts, unmasked, where the specification asks for them."""
+    token_masks: list[TokenMasks] = field(default_factory=list)
+    """One for each of the text specification's masks: tokens to predict of `texts`, with their labels."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -86,6 +93,8 @@ class Batch:
             labels=None if self.labels is None else change(self.labels),
             masks=[type(mask)(*map(change, mask)) for mask in self.masks],
             drawn=None if self.drawn is None else type(self.drawn)(*map(change, self.drawn)),
+            texts=None if self.texts is None else Texts(*map(change, self.texts)),
+            token_masks=[type(mask)(*map(change, mask)) for mask in self.token_masks],
         )
 
     def normalized(self) -> list[Tensor]:

@@ -20,6 +20,7 @@ from headrace.pipeline.masks import MaskSpec
 from headrace.pipeline.plan import Plan, plan
 from headrace.pipeline.random import key_word, philox, unit
 from headrace.pipeline.rows import Rows
+from headrace.pipeline.texts import TextSpec
 from headrace.pipeline.views import View, ViewSpec
 
 MAX_FRAMES = 1 << 12
@@ -100,9 +101,17 @@ class ClipSpec:
     apart: bool = False
     """False: the starts are independent, so that clips may overlap. True: they lie one behind the other in an order
     that is drawn; those of a video that is too short for that start independently."""
+    text: TextSpec | None = None
+    """What `Batch.texts` and `Batch.token_masks` hold of the text beside each video; None for nothing."""
 
     def __init__(
-        self, clips: Sequence[Clip], masks: Sequence[MaskSpec] = (), *, odd: bool = False, apart: bool = False
+        self,
+        clips: Sequence[Clip],
+        masks: Sequence[MaskSpec] = (),
+        *,
+        odd: bool = False,
+        apart: bool = False,
+        text: TextSpec | None = None,
     ) -> None:
         if not clips:
             raise ValueError("ClipSpec needs at least one clip")
@@ -114,6 +123,7 @@ class ClipSpec:
         object.__setattr__(self, "masks", tuple(masks))
         object.__setattr__(self, "odd", odd)
         object.__setattr__(self, "apart", apart)
+        object.__setattr__(self, "text", text)
 
     def __len__(self) -> int:
         return len(self.clips)

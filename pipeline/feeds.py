@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,12 +23,16 @@ from headrace.pipeline.decode import memory_at
 from headrace.pipeline.engines import CLIP_ENGINES, DEVICE_ENGINES, ENGINES, THREADED_ENGINES
 from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, whole_batch_part
 from headrace.pipeline.engines.clips import ClipEngine, StoredVideo, Video
+from headrace.pipeline.masks import MaskSpec
 from headrace.pipeline.plan import Plan, plan
+from headrace.pipeline.rows import Rows
+from headrace.pipeline.texts import TextPlan, TextReader, Texts, TextSpec
+from headrace.pipeline.tokens import TokenMasks
 from headrace.pipeline.views import Normalize, ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans
 from headrace.shards.npy import parse_npy_header
 
-AnyPlan = TypeVar("AnyPlan", Plan, ClipPlan)
+AnyPlan = TypeVar("AnyPlan", bound=Rows)
 
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -46,9 +53,12 @@ class Feed(ABC, Generic[AnyPlan]):
     """How batches of one kind of specification are planned, drawn and labelled. V is the number of its views."""
 
     engine: Any
-    """What makes pixels."""
+    """What makes pixels; None where there are none."""
+    shards: ShardSet
     field: str
     """Field of the shard set that the bytes come from."""
+    masks: tuple[MaskSpec, ...] = ()
+    """Masks over the views."""
     normalize: tuple[Normalize, ...]
     """V of them."""
     splits: bool = True
@@ -59,6 +69,10 @@ class Feed(ABC, Generic[AnyPlan]):
     @abstractmethod
     def shapes(self, samples: int) -> list[tuple[int, ...]]:
         """V shapes of buffers, channels last."""
+
+    def request(self, ids: np.ndarray) -> tuple[Any, Callable[[], None]]:
+        """Where the bytes of some samples lie, and what to wait for before they are read: `ShardSet.request`."""
+        return self.shards.request(self.field, ids)
 
     @abstractmethod
     def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Spans) -> AnyPlan:
@@ -77,8 +91,12 @@ class Feed(ABC, Generic[AnyPlan]):
         """V views as they are delivered, from tensors over whole buffers."""
 
     @abstractmethod
-    def drawn(self, plan: AnyPlan) -> Drawn:
+    def drawn(self, plan: AnyPlan) -> Drawn | None:
         """The labels that come with the views."""
+
+    def texts(self, seed: int, epoch: int, ids: np.ndarray, plan: AnyPlan) -> tuple[Texts | None, list[TokenMasks]]:
+        """The texts of a batch and the masks over them."""
+        return None, []
 
     def close(self) -> None:
         """End what runs beside the loader's threads; the next `render` starts it again."""
@@ -88,7 +106,9 @@ class ImageFeed(Feed[Plan]):
     """Views of images; see `ViewSpec`."""
 
     def __init__(self, spec: ViewSpec, source: Source) -> None:
+        self.shards = source.shards
         self.field = _field(source.shards, source.image_field, "image")
+        self.masks = spec.masks
         options: dict[str, Any] = {"device": source.device} if source.engine in DEVICE_ENGINES else {}
         if source.engine in THREADED_ENGINES:
             options["threads"] = source.threads
@@ -133,13 +153,14 @@ class ClipFeed(Feed[ClipPlan]):
         shards, name = source.shards, source.video_field
         if name is None:
             name = next((name for name in ("video", "frames") if name in shards.fields), "video")
+        self.shards = shards
         self.field = _field(shards, name, "video", "array")
+        self.masks = spec.masks
         engines = [ENGINES[source.engine](shards, self.field, ViewSpec([clip.view])) for clip in spec.clips]
         self.engine = ClipEngine(engines, spec)
         self.normalize = tuple(clip.view.normalize for clip in spec.clips)
         self.buffer_dtype = DTYPES[source.dtype]
         self._spec = spec
-        self._shards = shards
         self._encoded = shards.fields[name].kind == "video"
         if self._encoded:
             try:
@@ -164,7 +185,7 @@ class ClipFeed(Feed[ClipPlan]):
                     )
                     times = self.engine.draw(int(ids[i]), video, row, [buffer[i] for buffer in buffers])
             except ValueError as error:
-                where = self._shards.where(int(ids[i]), self.field)
+                where = self.shards.where(int(ids[i]), self.field)
                 raise ShardError(f"{where}: cannot decode the video: {error}") from error
             decode_s += times.decode_s
             augment_s += times.augment_s
@@ -182,10 +203,10 @@ class ClipFeed(Feed[ClipPlan]):
             from headrace.shards.video import open_video  # needs an extra
 
             return open_video(bytes(data))
-        if self._shards.manifest.format == "webdataset":
+        if self.shards.manifest.format == "webdataset":
             dtype, shape, start = parse_npy_header(data)
         else:
-            field = self._shards.fields[self.field]
+            field = self.shards.fields[self.field]
             dtype, shape, start = np.dtype(field.dtype), field.shape, 0
         count = math.prod(shape)
         if dtype.itemsize * count != len(data) - start:
@@ -193,11 +214,112 @@ class ClipFeed(Feed[ClipPlan]):
         return nullcontext(StoredVideo(np.frombuffer(data, dtype, count, start).reshape(shape)))
 
 
-FEEDS: dict[type[Any], type[ImageFeed] | type[ClipFeed]] = {ViewSpec: ImageFeed, ClipSpec: ClipFeed}
+class TextFeed(Feed[TextPlan]):
+    """Texts in tokens; see `TextSpec`. The library tokenises with threads of its own beside the loader's."""
+
+    engine = None
+    normalize = ()
+    buffer_dtype = torch.uint8
+
+    def __init__(self, spec: TextSpec, source: Source) -> None:
+        self.shards = source.shards
+        self._reader = TextReader(spec, source.shards)
+        self.field = self._reader.field
+
+    def shapes(self, samples: int) -> list[tuple[int, ...]]:
+        return []
+
+    def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Spans) -> TextPlan:
+        return self._reader.blank(seed, epoch, len(ids))
+
+    def render(self, ids: np.ndarray, spans: Spans, plan: TextPlan, buffers: list[np.ndarray]) -> StageTimes:
+        started = perf_counter()
+        self._reader.fill(ids, spans, plan)
+        return StageTimes(decode_s=perf_counter() - started, augment_s=0.0)
+
+    def finish(self, plan: TextPlan, buffers: list[Tensor]) -> list[Tensor]:
+        return []
+
+    def drawn(self, plan: TextPlan) -> None:
+        return None
+
+    def texts(self, seed: int, epoch: int, ids: np.ndarray, plan: TextPlan) -> tuple[Texts, list[TokenMasks]]:
+        return self._reader.deliver(seed, epoch, ids, plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairPlan(Rows):
+    """Of views, and of the texts beside them."""
+
+    views: Any
+    texts: TextPlan
+
+
+class PairSpans(NamedTuple):
+    """Likewise."""
+
+    views: Spans
+    texts: Spans
+
+
+class PairFeed(Feed[PairPlan]):
+    """Views and the texts beside them, of two fields of the same samples. A sample is bad if either of them is."""
+
+    def __init__(self, views: ImageFeed | ClipFeed, texts: TextFeed) -> None:
+        self._views: Any = views
+        self._texts = texts
+        self.engine = views.engine
+        self.shards = views.shards
+        self.field = views.field
+        self.masks = views.masks
+        self.normalize = views.normalize
+        self.splits = views.splits
+        self.buffer_dtype = views.buffer_dtype
+
+    def shapes(self, samples: int) -> list[tuple[int, ...]]:
+        return self._views.shapes(samples)
+
+    def request(self, ids: np.ndarray) -> tuple[PairSpans, Callable[[], None]]:
+        views, wait_views = self._views.request(ids)
+        texts, wait_texts = self._texts.request(ids)
+
+        def wait() -> None:
+            wait_views()
+            wait_texts()
+
+        return PairSpans(views, texts), wait
+
+    def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Any) -> PairPlan:
+        views = self._views.plan(seed, epoch, ids, spans.views)
+        return PairPlan(views=views, texts=self._texts.plan(seed, epoch, ids, spans.texts))
+
+    def render(self, ids: np.ndarray, spans: Any, plan: PairPlan, buffers: list[np.ndarray]) -> StageTimes:
+        texts = self._texts.render(ids, spans.texts, plan.texts, [])
+        views = self._views.render(ids, spans.views, plan.views, buffers)
+        return StageTimes(views.decode_s + texts.decode_s, views.augment_s)
+
+    def finish(self, plan: PairPlan, buffers: list[Tensor]) -> list[Tensor]:
+        return self._views.finish(plan.views, buffers)
+
+    def drawn(self, plan: PairPlan) -> Drawn:
+        return self._views.drawn(plan.views)
+
+    def texts(self, seed: int, epoch: int, ids: np.ndarray, plan: PairPlan) -> tuple[Texts, list[TokenMasks]]:
+        return self._texts.texts(seed, epoch, ids, plan.texts)
+
+    def close(self) -> None:
+        self._views.close()
+
+
+FEEDS: dict[type[Any], type[ImageFeed] | type[ClipFeed] | type[TextFeed]] = {
+    ViewSpec: ImageFeed,
+    ClipSpec: ClipFeed,
+    TextSpec: TextFeed,
+}
 """Type of specification to what feeds it."""
 
 
-def feed(spec: ViewSpec | ClipSpec, source: Source) -> ImageFeed | ClipFeed:
+def feed(spec: ViewSpec | ClipSpec | TextSpec, source: Source) -> ImageFeed | ClipFeed | TextFeed | PairFeed:
     """The feed of a specification.
 
     Raises:
@@ -205,7 +327,15 @@ def feed(spec: ViewSpec | ClipSpec, source: Source) -> ImageFeed | ClipFeed:
         ImportError: if a package that it needs is missing.
     """
     make: Any = FEEDS[type(spec)]
-    return make(spec, source)
+    made = make(spec, source)
+    if isinstance(spec, TextSpec) or spec.text is None:
+        return made
+    return PairFeed(made, TextFeed(spec.text, source))
+
+
+def part_of(spans: Any, part: slice) -> Any:
+    """Some of the samples of what `Feed.request` gives."""
+    return type(spans)(*(part_of(each, part) if isinstance(each, tuple) else each[part] for each in spans))
 
 
 def _field(shards: ShardSet, name: str, *kinds: str) -> str:

@@ -1,4 +1,4 @@
-"""The loader: shards and a specification of views or clips in, batches out, resumable at every step."""
+"""The loader: shards and a specification of views, clips or texts in, batches out, resumable at every step."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from headrace.pipeline.batch import Batch
 from headrace.pipeline.clips import ClipSpec
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
-from headrace.pipeline.feeds import DTYPES, Source, feed
+from headrace.pipeline.feeds import DTYPES, Source, feed, part_of
 from headrace.pipeline.masks import draw_masks
 from headrace.pipeline.mixing import Pairs, watch_mixing
 from headrace.pipeline.order import Order, epoch_batches, order
 from headrace.pipeline.rows import Rows
+from headrace.pipeline.texts import TextSpec
 from headrace.pipeline.views import ViewSpec
 from headrace.pipeline.window import LANES, WINDOW, WindowOrder
-from headrace.shards import ShardError, ShardSet, Spans
+from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import RemoteError
 
 OrderName = Literal["global", "window"]
@@ -80,8 +81,9 @@ class Loader:
     delivered batch owns its memory until the last tensor of it is gone; then the memory is used again.
 
     Args:
-        shards: an open shard set with an image or a video field.
-        views: what each sample becomes: views of an image, or clips of a video.
+        shards: an open shard set with an image, a video or a text field.
+        views: what each sample becomes: views of an image or clips of a video, perhaps with the text beside it, or
+            text alone.
         batch_size: of the global batch; this rank loads its contiguous share.
         engine: a key of `headrace.pipeline.engines.ENGINES`.
         device: where the engines "dali", "kornia" and "dali+kornia" work, such as "cuda"; the others work on the CPU.
@@ -116,7 +118,7 @@ class Loader:
     def __init__(
         self,
         shards: ShardSet,
-        views: ViewSpec | ClipSpec,
+        views: ViewSpec | ClipSpec | TextSpec,
         batch_size: int,
         *,
         engine: str = "native",
@@ -296,7 +298,7 @@ class Loader:
         if (self._order.seed, self._order.epoch) != (self.seed, epoch):
             self._order = self._order_of(epoch)
         ids = self._order.share(begin, end, self._rank, self._world_size)
-        spans, wait = self.shards.request(self._feed.field, ids)
+        spans, wait = self._feed.request(ids)
         drawn = self._feed.plan(self.seed, epoch, ids, spans)
         buffers = [self._pool.take(shape) for shape in self._feed.shapes(len(ids))]
         render = self._feed.render
@@ -306,7 +308,7 @@ class Loader:
         parts = []
         for i in range(0, len(ids), step):
             part = slice(i, i + step)
-            some = Spans._make(column[part] for column in spans)
+            some = part_of(spans, part)
             cut = [buffer[part] for buffer in buffers]
             parts.append((part, self._executor.submit(_when_here, wait, render, ids[part], some, drawn[part], cut)))
         self.stats.plan_s += perf_counter() - started
@@ -330,6 +332,7 @@ class Loader:
             pending = self._without(pending, skipped)
         finishing = perf_counter()
         views = self._feed.finish(pending.plan, [self._pool.lend(buffer) for buffer in pending.buffers])
+        texts, token_masks = self._feed.texts(self.seed, epoch, pending.ids, pending.plan)
         self.stats.augment_s += perf_counter() - finishing
         self.stats.waited_s += perf_counter() - started
         self.stats.samples += len(pending.ids)
@@ -344,8 +347,10 @@ class Loader:
             labels=None if self._labels is None else torch.from_numpy(self._labels[pending.ids]),
             epoch=epoch,
             normalize=self._feed.normalize,
-            masks=draw_masks(self.views.masks, self.seed, epoch, pending.ids),
+            masks=draw_masks(self._feed.masks, self.seed, epoch, pending.ids),
             drawn=self._feed.drawn(pending.plan),
+            texts=texts,
+            token_masks=token_masks,
         )
 
     def _mend(self, epoch: int, pending: _Pending, rows: slice) -> list[int]:
@@ -372,7 +377,7 @@ class Loader:
     def _render_row(self, epoch: int, pending: _Pending, row: int, sample: int) -> None:
         """Put one sample's views into a batch; ShardError where it cannot be decoded."""
         ids = np.array([sample])
-        spans, wait = self.shards.request(self._feed.field, ids)
+        spans, wait = self._feed.request(ids)
         drawn = self._feed.plan(self.seed, epoch, ids, spans)
         _when_here(wait, self._feed.render, ids, spans, drawn, [buffer[row : row + 1] for buffer in pending.buffers])
         pending.ids[row] = sample
@@ -388,7 +393,7 @@ class Loader:
 
 
 def _when_here(
-    wait: Callable[[], None], render: Callable[..., StageTimes], ids: np.ndarray, spans: Spans, *rest: Any
+    wait: Callable[[], None], render: Callable[..., StageTimes], ids: np.ndarray, spans: Any, *rest: Any
 ) -> StageTimes:
     """Render samples whose bytes may be on the way. They stay in a remote set's cache as long as `spans` lives."""
     wait()

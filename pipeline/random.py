@@ -60,3 +60,14 @@ def unit(word):
 def key_word(value: int) -> np.uint64:
     """Any Python integer as a 64-bit key or counter word."""
     return np.uint64(value & 0xFFFFFFFFFFFFFFFF)
+
+
+@kernel
+def draw_units(key_0, key_1, counter_0, epoch, sample_ids):
+    """float64 (B, 4) in [0, 1): the four numbers of one counter block for each sample. `sample_ids`: int64 (B,)."""
+    units = np.empty((len(sample_ids), 4))
+    for i in range(len(sample_ids)):
+        words = philox(key_0, key_1, counter_0, np.uint64(0), np.uint64(sample_ids[i]), epoch)
+        for word in range(4):
+            units[i, word] = unit(words[word])
+    return units

@@ -22,6 +22,10 @@ from headrace.pipeline.random import key_word, philox, unit
 IGNORED = -100
 """The label of what is not to be predicted: what torch's cross entropy leaves out."""
 
+T5_SENTINELS = tuple(range(32_099, 31_999, -1))
+T5_END, T5_PADDING = 1, 0
+"""Of T5's vocabulary."""
+
 _STREAM = key_word(0x746F6B656E)  # the word "token"
 # What a counter's second word says that the draw is for.
 _CHOOSE, _REPLACE, _NOISE, _REST = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
@@ -54,6 +58,9 @@ class CorruptedSpans(NamedTuple):
     """bool (B, L): the tokens that are in a span."""
 
 
+TokenMasks = MaskedTokens | CorruptedSpans
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenMask:
     """Tokens to predict, most of them hidden. BERT (1810.04805), by token or by whole word, and RoBERTa (1907.11692).
@@ -64,10 +71,10 @@ class TokenMask:
     replaced by the mask, or by a random token, or kept, each for itself.
     """
 
-    vocabulary: int
-    """Number of different tokens; a random one is any of them, as in BERT's code."""
-    mask_id: int
-    """The token that stands for a hidden one."""
+    vocabulary: int | None = None
+    """Number of different tokens; a random one is any of them, as in BERT's code. None takes the tokenizer's."""
+    mask_id: int | None = None
+    """The token that stands for a hidden one. None takes the tokenizer's."""
     ratio: float = 0.15
     """Share of the tokens to predict."""
     most: int | None = None
@@ -78,8 +85,11 @@ class TokenMask:
     """Share of those that a random token replaces; the rest is kept."""
 
     def __post_init__(self) -> None:
-        check(self.vocabulary >= 1, self, "vocabulary", self.vocabulary, "at least 1")
-        check(0 <= self.mask_id < self.vocabulary, self, "mask_id", self.mask_id, f"in [0, {self.vocabulary})")
+        vocabulary, mask_id = self.vocabulary, self.mask_id
+        check(vocabulary is None or vocabulary >= 1, self, "vocabulary", vocabulary, "at least 1")
+        check(mask_id is None or mask_id >= 0, self, "mask_id", mask_id, "at least 0")
+        if vocabulary is not None and mask_id is not None:
+            check(mask_id < vocabulary, self, "mask_id", mask_id, f"in [0, {vocabulary})")
         check(0.0 < self.ratio <= 1.0, self, "ratio", self.ratio, "in (0, 1]")
         check(self.most is None or self.most >= 1, self, "most", self.most, "at least 1 or None")
         check(0.0 <= self.hidden <= 1.0, self, "hidden", self.hidden, "in [0, 1]")
@@ -115,8 +125,11 @@ class TokenMask:
             number: tells several masks of one text apart.
 
         Raises:
-            ValueError: if the shapes disagree, a length is not in [0, L] or a token not in the vocabulary.
+            ValueError: if the shapes disagree, a length is not in [0, L] or a token not in the vocabulary, or that or
+                the mask's id is left to a tokenizer.
         """
+        if self.vocabulary is None or self.mask_id is None:
+            raise ValueError("TokenMask.vocabulary and mask_id must be named where no tokenizer says them")
         ids, tokens, lengths = _texts(sample_ids, tokens, lengths)
         if tokens.size and not (tokens.min() >= 0 and tokens.max() < self.vocabulary):
             raise ValueError(f"tokens must lie in [0, {self.vocabulary}), got {tokens.min()} to {tokens.max()}")
@@ -149,21 +162,22 @@ class SpanMask:
     """Share of the tokens that is taken out."""
     mean_length: float = 3.0
     """Of a span, in tokens."""
-    first_sentinel: int = 32_099
-    """The token that stands for the first span; those of the next spans count down from it, as in T5's vocabulary."""
-    sentinels: int = 100
-    """How many there are."""
-    end: int | None = 1
-    """The token behind inputs and labels; None for none."""
-    padding: int = 0
-    """The token that fills up inputs."""
+    sentinels: tuple[int, ...] | None = None
+    """The tokens that stand for the first span, the second and so on. None takes the tokenizer's <extra_id_0>,
+    <extra_id_1> and so on; without a tokenizer T5's: 32,099 down to 32,000."""
+    end: int | None = None
+    """The token behind inputs and labels; -1 for none. None takes the last that the tokenizer puts behind a text;
+    without a tokenizer T5's: 1."""
+    padding: int | None = None
+    """The token that fills up inputs. None takes the tokenizer's; without a tokenizer T5's: 0."""
 
     def __post_init__(self) -> None:
         check(0.0 < self.density < 1.0, self, "density", self.density, "in (0, 1)")
         check(self.mean_length >= 1.0, self, "mean_length", self.mean_length, "at least 1")
-        check(self.sentinels >= 1, self, "sentinels", self.sentinels, "at least 1")
-        last = self.first_sentinel - self.sentinels + 1
-        check(last >= 0, self, "first_sentinel", self.first_sentinel, f"at least {self.sentinels - 1}")
+        if self.sentinels is not None:
+            usable = len(self.sentinels) > 0 and min(self.sentinels) >= 0
+            check(usable, self, "sentinels", self.sentinels, "one or more tokens, or None")
+        check(self.end is None or self.end >= -1, self, "end", self.end, "a token, -1 or None")
 
     def sizes(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(tokens, spans) that texts of these lengths lose: int64, the shape of `lengths`.
@@ -194,21 +208,23 @@ class SpanMask:
         """
         ids, tokens, lengths = _texts(sample_ids, tokens, lengths)
         lost, spans = self.sizes(lengths)
-        if len(spans) and spans.max() > self.sentinels:
+        sentinels = np.array(T5_SENTINELS if self.sentinels is None else self.sentinels, np.int64)
+        end = T5_END if self.end is None else self.end
+        padding = T5_PADDING if self.padding is None else self.padding
+        if len(spans) and spans.max() > len(sentinels):
             longest = lengths[spans.argmax()]
             raise ValueError(
-                f"a text of {longest} tokens has {spans.max()} spans, there are {self.sentinels} sentinels"
+                f"a text of {longest} tokens has {spans.max()} spans, there are {len(sentinels)} sentinels"
             )
-        ending = int(self.end is not None)
+        ending = int(end >= 0)
         all_lost, all_spans = self.sizes(np.arange(tokens.shape[1] + 1))
         widths = np.arange(tokens.shape[1] + 1) - all_lost + all_spans, all_lost + np.maximum(all_spans, 1)
-        inputs = np.full((len(tokens), int(widths[0].max()) + ending), self.padding, np.int64)
+        inputs = np.full((len(tokens), int(widths[0].max()) + ending), padding, np.int64)
         labels = np.full((len(tokens), int(widths[1].max()) + ending), IGNORED, np.int64)
         counts = np.empty((2, len(tokens)), np.int64)
         noise = np.zeros(tokens.shape, np.bool_)
         keys = key_word(seed), key_word(epoch), ids, key_word(number)
-        end = -1 if self.end is None else self.end
-        _corrupt_spans(*keys, tokens, lengths, lost, spans, self.first_sentinel, end, inputs, labels, counts, noise)
+        _corrupt_spans(*keys, tokens, lengths, lost, spans, sentinels, end, inputs, labels, counts, noise)
         return CorruptedSpans(*map(torch.from_numpy, (inputs, counts[0].copy(), labels, counts[1].copy(), noise)))
 
 
@@ -282,7 +298,7 @@ def _cut(seed, epoch, sample, number, stream, items, segments, places, is_first)
 
 @kernel
 def _corrupt_spans(
-    seed, epoch, sample_ids, number, tokens, lengths, lost, spans, first_sentinel, end, inputs, labels, counts, noise
+    seed, epoch, sample_ids, number, tokens, lengths, lost, spans, sentinels, end, inputs, labels, counts, noise
 ):
     length = tokens.shape[1] + 1
     places = np.empty(length, np.int64)
@@ -310,14 +326,14 @@ def _corrupt_spans(
         for place in range(n):
             if noise[i, place]:
                 if not noise[i, place - 1]:
-                    inputs[i, into] = first_sentinel - span
+                    inputs[i, into] = sentinels[span]
                     into += 1
                     span += 1
                 labels[i, out] = tokens[i, place]
                 out += 1
             else:
                 if place == 0 or noise[i, place - 1]:
-                    labels[i, out] = first_sentinel - gap
+                    labels[i, out] = sentinels[gap]
                     out += 1
                     gap += 1
                 inputs[i, into] = tokens[i, place]

@@ -108,6 +108,11 @@ class ShardSet:
                 raise ShardError(f"{self.where(i, name)}: {name} does not decode ({error})") from error
         return sample
 
+    def decode(self, field: str, payload: npt.NDArray[np.uint8]) -> Any:
+        """What the payload of a field that is no image stands for, as `read` gives it; ValueError where it does not
+        decode, RecursionError for JSON that is nested too deeply."""
+        return self._decode(self._field(field), payload)
+
     def key(self, i: int) -> str:
         """The key of one sample."""
         shard, row = self._locate(i)

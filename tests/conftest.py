@@ -32,6 +32,7 @@ PEERS = {
     "moto": "moto.server",
     "ray": "ray",
     "s3fs": "s3fs",
+    "tokenizers": "tokenizers",
     "torchcodec": "torchcodec.decoders",
     "webdataset": "webdataset",
 }

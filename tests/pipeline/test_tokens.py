@@ -10,15 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import philox, unit
 from scipy.stats import binomtest, chisquare
+from token_loops import Draw, bert, t5_noise, t5_sentinels
 
 from headrace.pipeline import SpanMask, TokenMask
 
 SEED, EPOCH, NUMBER = 11, 3, 2
-CHOOSE, REPLACE, NOISE, REST = 1, 2, 3, 4
 CLS, SEP, PAD, MASK = 101, 102, 0, 103
 BERT = TokenMask(vocabulary=30_522, mask_id=MASK)
+ANY_ORDER = tuple(range(500, 600)) + tuple(range(400, 300, -1))
 
 
 def texts(count: int, longest: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -35,50 +35,6 @@ def texts(count: int, longest: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {"tokens": tokens, "lengths": lengths, "special": special, "words": words}
 
 
-def forward_shuffle(items: list[Any], draw_of: Any) -> list[Any]:
-    """Fisher and Yates, from the front; `draw_of(step)` in [0, 1)."""
-    items = list(items)
-    for step in range(len(items)):
-        other = step + int(draw_of(step) * (len(items) - step))
-        items[step], items[other] = items[other], items[step]
-    return items
-
-
-def bert(sample: int, tokens: list[int], special: list[bool], words: list[int] | None, spec: TokenMask) -> Any:
-    """`create_masked_lm_predictions` of BERT's code: (tokens, labels)."""
-
-    def words_of(step: int, kind: int) -> list[int]:
-        return philox(SEED, "token", step << 16 | NUMBER, kind, sample, EPOCH)
-
-    candidates: list[list[int]] = []
-    for place in range(len(tokens)):
-        if special[place]:
-            continue
-        goes_on = words is not None and place > 0 and not special[place - 1] and words[place] == words[place - 1]
-        if goes_on:
-            candidates[-1].append(place)
-        else:
-            candidates.append([place])
-    candidates = forward_shuffle(candidates, lambda step: unit(words_of(step, CHOOSE)[0]))
-    output, labels = list(tokens), [-100] * len(tokens)
-    to_predict = min(spec.most or len(tokens), max(1, round(len(tokens) * spec.ratio)))
-    masked = 0
-    for places in candidates:
-        if masked >= to_predict:
-            break
-        if masked + len(places) > to_predict:
-            continue
-        for place in places:
-            first, second, _, _ = words_of(place, REPLACE)
-            labels[place] = tokens[place]
-            if unit(first) < spec.hidden:
-                output[place] = spec.mask_id
-            elif unit(first) < spec.hidden + spec.random:
-                output[place] = int(unit(second) * spec.vocabulary)
-            masked += 1
-    return output, labels
-
-
 @pytest.mark.parametrize("whole", [False, True], ids=["tokens", "words"])
 @pytest.mark.parametrize(
     "spec", [BERT, TokenMask(vocabulary=30_522, mask_id=3, ratio=0.5, most=20, hidden=0.4, random=0.6)]
@@ -90,7 +46,8 @@ def test_masks_are_berts(spec: TokenMask, whole: bool) -> None:
     masks = spec.draw(SEED, EPOCH, ids, **given_texts, words=words if whole else None, number=NUMBER)
     for row, length in enumerate(given_texts["lengths"]):
         arguments = (given_texts[name][row, :length].tolist() for name in ("tokens", "special"))
-        output, labels = bert(int(ids[row]), *arguments, words[row].tolist() if whole else None, spec)
+        draw = Draw(SEED, EPOCH, int(ids[row]), NUMBER)
+        output, labels = bert(draw, *arguments, words[row].tolist() if whole else None, spec)
         assert masks.tokens[row, :length].tolist() == output
         assert masks.labels[row, :length].tolist() == labels
         assert (masks.tokens[row, length:] == PAD).all()
@@ -135,41 +92,9 @@ def test_places_and_replacements_are_as_frequent_as_asked() -> None:
     assert np.allclose(together, 6 / 40 * 5 / 39, rtol=0.06)
 
 
-def t5_noise(sample: int, length: int, spec: SpanMask) -> np.ndarray:
-    """`random_spans_noise_mask` of T5's code, with our draws for its shuffles."""
-
-    def segmentation(items: int, segments: int, kind: int) -> np.ndarray:
-        def draw_of(step: int) -> float:
-            return unit(philox(SEED, "token", step << 16 | NUMBER, kind, sample, EPOCH)[0])
-
-        firsts = forward_shuffle(list(range(1, items)), draw_of)[: segments - 1]
-        segment = np.cumsum(np.isin(np.arange(items), firsts))
-        return np.bincount(segment)
-
-    original, length = length, max(length, 2)
-    noise_tokens = min(max(int(np.round(length * spec.density)), 1), length - 1)
-    spans = max(int(np.round(noise_tokens / spec.mean_length)), 1)
-    spans = min(spans, length - noise_tokens)  # with more, T5's code fails
-    noise_lengths = segmentation(noise_tokens, spans, NOISE)
-    rest_lengths = segmentation(length - noise_tokens, spans, REST)
-    starts = np.cumsum(np.stack([rest_lengths, noise_lengths], axis=1).ravel())[:-1]
-    is_start = np.zeros(length, int)
-    is_start[starts] = 1
-    return (np.cumsum(is_start) % 2 == 1)[:original]
-
-
-def t5_sentinels(tokens: np.ndarray, noise: np.ndarray, first_sentinel: int) -> list[int]:
-    """`noise_span_to_unique_sentinel` of T5's code."""
-    before = np.concatenate([[False], noise[:-1]]) if len(noise) else noise
-    first, later = noise & ~before, noise & before
-    with_sentinels = np.where(first, first_sentinel + 1 - np.cumsum(first), tokens)
-    result: list[int] = with_sentinels[~later].tolist()
-    return result
-
-
 @pytest.mark.parametrize(
     "spec",
-    [SpanMask(), SpanMask(density=0.5, mean_length=1.0, first_sentinel=500, end=None, padding=9)],
+    [SpanMask(), SpanMask(density=0.5, mean_length=1.0, sentinels=ANY_ORDER, end=-1, padding=9)],
     ids=["t5", "dense"],
 )
 def test_spans_are_t5s(spec: SpanMask) -> None:
@@ -177,17 +102,19 @@ def test_spans_are_t5s(spec: SpanMask) -> None:
     lengths = np.concatenate([[0, 1, 2, 3, 4, 120], np.arange(20, 74)])
     ids = np.arange(900, 960)
     found = spec.draw(SEED, EPOCH, ids, tokens, lengths, number=NUMBER)
-    end = [] if spec.end is None else [spec.end]
+    # What a specification does not say is T5's.
+    end = [] if spec.end == -1 else [1]
+    sentinels = spec.sentinels or tuple(range(32_099, 31_999, -1))
     for row, length in enumerate(lengths):
-        noise = t5_noise(int(ids[row]), int(length), spec)
+        noise = t5_noise(Draw(SEED, EPOCH, int(ids[row]), NUMBER), int(length), spec)
         assert found.noise[row, :length].tolist() == noise.tolist()
         assert not found.noise[row, length:].any()
         text = tokens[row, :length]
         for rows, counts, mask, filling in (
-            (found.inputs, found.input_count, noise, spec.padding),
+            (found.inputs, found.input_count, noise, spec.padding or 0),
             (found.labels, found.label_count, ~noise, -100),
         ):
-            expected = t5_sentinels(text, mask, spec.first_sentinel) + end
+            expected = t5_sentinels(text, mask, sentinels) + end
             assert int(counts[row]) == len(expected)
             assert rows[row, : len(expected)].tolist() == expected
             assert (rows[row, len(expected) :] == filling).all()
@@ -277,9 +204,15 @@ def test_shapes_and_types() -> None:
         (lambda: TokenMask(vocabulary=10, mask_id=1, most=0), "TokenMask.most must be at least 1 or None, got 0"),
         (lambda: SpanMask(density=1.0), r"SpanMask.density must be in \(0, 1\), got 1.0"),
         (lambda: SpanMask(mean_length=0.5), "SpanMask.mean_length must be at least 1, got 0.5"),
-        (lambda: SpanMask(first_sentinel=50), "SpanMask.first_sentinel must be at least 99, got 50"),
+        (lambda: SpanMask(sentinels=()), r"SpanMask.sentinels must be one or more tokens, or None, got \(\)"),
+        (lambda: SpanMask(end=-2), "SpanMask.end must be a token, -1 or None, got -2"),
+        (lambda: TokenMask(mask_id=-1), "TokenMask.mask_id must be at least 0, got -1"),
         (
-            lambda: SpanMask(sentinels=2).draw(0, 0, np.arange(2), np.zeros((2, 60), int), np.array([10, 60])),
+            lambda: TokenMask(mask_id=3).draw(0, 0, [0], [[5, 6]], [2]),
+            "TokenMask.vocabulary and mask_id must be named where no tokenizer says them",
+        ),
+        (
+            lambda: SpanMask(sentinels=(9, 8)).draw(0, 0, np.arange(2), np.zeros((2, 60), int), np.array([10, 60])),
             "a text of 60 tokens has 3 spans, there are 2 sentinels",
         ),
         (lambda: BERT.draw(0, 0, [0], [[5, 6]], [3]), r"lengths must lie in \[0, 2\], got 3 to 3"),
