@@ -3,7 +3,8 @@
     python -m headrace.benchmarks.parity [--photos N] [--smoke] [--json FILE] [--out DIR]
 
 Operators alone run on pictures that are already as large as the view, so that resizing changes nothing; cropping and
-whole pipelines run on JPEG photographs. The tests hold each engine to bounds on the same figures.
+whole pipelines run on JPEG photographs, clips on films of stored frames that move over these. The tests hold each
+engine to bounds on the same figures.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ from headrace.benchmarks.errors import BenchmarkError
 from headrace.benchmarks.machine import machine, versions
 from headrace.benchmarks.photographs import with_bar
 from headrace.benchmarks.report import now
-from headrace.pipeline import Normalize, PatchPair, Tiles, View, ViewSpec, plan
+from headrace.pipeline import Clip, ClipSpec, Loader, Normalize, PatchPair, Tiles, View, ViewSpec, plan
 from headrace.pipeline.decode import decode_image
-from headrace.pipeline.engines import ENGINES, Engine, whole_batch_part
+from headrace.pipeline.engines import CLIP_ENGINES, ENGINES, Engine, whole_batch_part
 from headrace.pipeline.views import Arranged
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 
 REFERENCE = "torchvision"
 SIDE = 96
 PHOTOGRAPHS, SMOKE_PHOTOGRAPHS = 128, 8
+FILMS, SMOKE_FILMS = 16, 2
+FILM_SHAPE = (12, 150, 200, 3)
+"""Frames, height, width and colours."""
 BATCH = 32
 
 WHOLE: dict[str, Any] = {"size": SIDE, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
@@ -65,7 +69,17 @@ PIPELINES = {
     "tiles": ViewSpec([Tiles(view=JIGSAW)]),
     "patch pair": ViewSpec([PatchPair(view=View(size=SIDE, flip=0.0, project=1.0))]),
 }
-
+CLIPS = {
+    "clip: crop": ClipSpec([Clip(frames=6, strides=(1, 2), view=View(size=SIDE), short="loop")]),
+    "clips: simclr, byol": ClipSpec(
+        [
+            Clip(frames=4, strides=(1, 3), view=SIMCLR, reverse=0.5),
+            Clip(frames=5, strides=(2,), view=BYOL, disorder=0.5),
+            Clip(frames=3, strides=(4,), view=SIMCLR),
+        ]
+    ),
+}
+"""Of different lengths, and two of them with the same view."""
 
 FLOATS = {"lab": Normalize.lab(), "per view": Normalize(per_view=True)}
 """Ways from levels to floats that are compared in units of their own: of Lab, and of a view's deviation."""
@@ -155,6 +169,35 @@ def errors(engine: str, shards: ShardSet, spec: ViewSpec, samples: int, dtype: s
     return differences(engine, shards, {"": spec}, samples, dtype)[""]
 
 
+def clip_differences(engine: str, shards: ShardSet, spec: ClipSpec) -> tuple[float, float]:
+    """Largest and mean difference of an engine's clips from the reference's over a whole set, in grey levels."""
+    largest, total, count = 0.0, 0.0, 0
+    options: dict[str, Any] = {"seed": 11, "shuffle": False, "drop_last": False, "threads": 2}
+    with (
+        Loader(shards, spec, 4, engine=engine, **options) as made,
+        Loader(shards, spec, 4, engine=REFERENCE, **options) as reference,
+    ):
+        for ours, theirs in zip(made, reference, strict=True):
+            for clip, expected in zip(ours.views, theirs.views, strict=True):
+                difference = (clip.int() - expected.int()).abs()
+                largest = max(largest, float(difference.max()))
+                total, count = total + float(difference.sum()), count + difference.numel()
+    return largest, total / count
+
+
+def write_films(photos: ShardSet, path: Path, count: int) -> None:
+    """A set of films, stored frames: windows that wander over photographs from corner to corner."""
+    frames, height, width, _ = FILM_SHAPE
+    samples = []
+    for i in range(count):
+        pixels = decode_image(photos.read(i)["image"])
+        steps = np.linspace(0.0, 1.0, frames)
+        places = [(int(t * (pixels.shape[0] - height)), int(t * (pixels.shape[1] - width))) for t in steps]
+        film = np.stack([pixels[top : top + height, left : left + width] for top, left in places])
+        samples.append({"__key__": str(i), "frames": film})
+    write_shards(path, samples, {"frames": Field(kind="array", dtype="|u1", shape=FILM_SHAPE)}, format="ffcv")
+
+
 def write_squares(photos: ShardSet, path: Path, count: int) -> None:
     """A set of the centres of photographs, as pixels, as large as the views."""
     samples = []
@@ -191,7 +234,8 @@ def measure(photographs: Sequence[Path]) -> dict[str, dict[str, dict[str, dict[s
         write_shards(Path(folder) / "photos", samples, fields, format="ffcv")
         with open_shards(Path(folder) / "photos") as photos:
             write_squares(photos, Path(folder) / "squares", len(photos))
-            with open_shards(Path(folder) / "squares") as squares:
+            write_films(photos, Path(folder) / "films", FILMS if len(photos) >= FILMS else SMOKE_FILMS)
+            with open_shards(Path(folder) / "squares") as squares, open_shards(Path(folder) / "films") as films:
                 operators = {name: alone(name) for name in OPERATORS}
                 to_floats = {
                     name: ViewSpec([View(**{**WHOLE, "normalize": normalize})]) for name, normalize in FLOATS.items()
@@ -204,6 +248,9 @@ def measure(photographs: Sequence[Path]) -> dict[str, dict[str, dict[str, dict[s
                     ):
                         for name, (largest, mean) in differences(engine, shards, works, len(shards), dtype).items():
                             found.setdefault(name, {})[engine] = {"largest": largest, "mean": round(mean, 9)}
+                    for name, spec in CLIPS.items() if engine in CLIP_ENGINES else ():
+                        largest, mean = clip_differences(engine, films, spec)
+                        levels.setdefault(name, {})[engine] = {"largest": largest, "mean": round(mean, 9)}
     return {"differences": levels, "floats": floats}
 
 
@@ -222,7 +269,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"| --- |{' ---: |' * len(engines)}",
     ]
     for work, by_engine in report["differences"].items():
-        cells = [f"{int(each['largest'])}, {each['mean']:.3f}" for each in by_engine.values()]
+        found = (by_engine.get(engine) for engine in engines)
+        cells = [f"{int(each['largest'])}, {each['mean']:.3f}" if each else "" for each in found]
         lines.append(f"| {work} | {' | '.join(cells)} |")
     lines += ["", "Floats: the largest difference, in units of Lab and of a view's deviation.", ""]
     lines += [f"| work | {' | '.join(engines)} |", f"| --- |{' ---: |' * len(engines)}"]

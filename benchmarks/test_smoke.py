@@ -18,7 +18,7 @@ from PIL import Image
 from headrace.benchmarks.command import SMOKE_BATCH, SMOKE_PHOTOGRAPHS
 from headrace.benchmarks.photographs import photographs_or_skip
 from headrace.benchmarks.report import COLUMNS
-from headrace.pipeline.engines import ENGINES
+from headrace.pipeline.engines import CLIP_ENGINES, ENGINES
 from headrace.tools.doctor import ENGINE_MODULES, installed
 
 CROP = f"1 x float32 ({SMOKE_BATCH}, 3, 224, 224)"
@@ -148,8 +148,10 @@ def test_parity(tmp_path: Path) -> None:
     assert {"flip", "hue", "blur", "simclr", "turn", "projection", "erase", "tiles"} <= found.keys()
     assert {"lab", "per view"} == report["floats"].keys()
     assert (tmp_path / "parity.md").read_text().strip() == done.stdout.strip()
-    for by_engine in found.values():
-        assert by_engine.keys() == {name for name in ENGINES if name != "torchvision" and can_run(name)}
+    assert {"clip: crop", "clips: simclr, byol"} <= found.keys()
+    for work, by_engine in found.items():
+        engines = CLIP_ENGINES if work.startswith("clip") else ENGINES
+        assert by_engine.keys() == {name for name in engines if name != "torchvision" and can_run(name)}
         assert by_engine["native"]["largest"] <= 2
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -22,7 +23,7 @@ from headrace.pipeline.clips import ClipPlan, ClipSpec
 from headrace.pipeline.decode import memory_at
 from headrace.pipeline.engines import CLIP_ENGINES, DEVICE_ENGINES, ENGINES, THREADED_ENGINES
 from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, whole_batch_part
-from headrace.pipeline.engines.clips import ClipEngine, StoredVideo, Video
+from headrace.pipeline.engines.clips import ClipEngine, Cut, StoredVideo, Video
 from headrace.pipeline.masks import MaskSpec
 from headrace.pipeline.plan import Plan, plan
 from headrace.pipeline.rows import Rows
@@ -109,10 +110,7 @@ class ImageFeed(Feed[Plan]):
         self.shards = source.shards
         self.field = _field(source.shards, source.image_field, "image")
         self.masks = spec.masks
-        options: dict[str, Any] = {"device": source.device} if source.engine in DEVICE_ENGINES else {}
-        if source.engine in THREADED_ENGINES:
-            options["threads"] = source.threads
-        self.engine = ENGINES[source.engine](source.shards, self.field, spec, **options)
+        self.engine = _engine(source, self.field, spec)
         self.normalize = tuple(view.normalize for view in spec.views)
         self.splits = whole_batch_part(self.engine) is None
         self._dtype = DTYPES[source.dtype]
@@ -149,17 +147,23 @@ class ClipFeed(Feed[ClipPlan]):
 
     def __init__(self, spec: ClipSpec, source: Source) -> None:
         if source.engine not in CLIP_ENGINES:
-            raise ValueError(f"engine {source.engine!r} has no clips; use {' or '.join(CLIP_ENGINES)}")
+            raise ValueError(
+                f"engine {source.engine!r} has no clips: its package has no video; use {' or '.join(CLIP_ENGINES)}"
+            )
         shards, name = source.shards, source.video_field
         if name is None:
             name = next((name for name in ("video", "frames") if name in shards.fields), "video")
         self.shards = shards
         self.field = _field(shards, name, "video", "array")
         self.masks = spec.masks
-        engines = [ENGINES[source.engine](shards, self.field, ViewSpec([clip.view])) for clip in spec.clips]
-        self.engine = ClipEngine(engines, spec)
+        engines = {clip.view: _engine(source, self.field, ViewSpec([clip.view])) for clip in spec.clips}
+        self.engine = ClipEngine([engines[clip.view] for clip in spec.clips], spec)
         self.normalize = tuple(clip.view.normalize for clip in spec.clips)
-        self.buffer_dtype = DTYPES[source.dtype]
+        self.splits = not self.engine.takes_whole_batches
+        self._dtype = DTYPES[source.dtype]
+        self.buffer_dtype = torch.uint8 if self.engine.finishes else self._dtype
+        self._threads = source.threads
+        self._readers = self._make_readers()
         self._spec = spec
         self._encoded = shards.fields[name].kind == "video"
         if self._encoded:
@@ -176,26 +180,48 @@ class ClipFeed(Feed[ClipPlan]):
 
     def render(self, ids: np.ndarray, spans: Spans, plan: ClipPlan, buffers: list[np.ndarray]) -> StageTimes:
         decode_s = augment_s = 0.0
-        for i in range(len(ids)):
-            row = plan[i : i + 1]
-            try:
-                with self._open(spans, i) as video:
-                    row.fill(
-                        self._spec, ids[i : i + 1], np.array([video.length]), np.array([[video.height, video.width]])
-                    )
-                    times = self.engine.draw(int(ids[i]), video, row, [buffer[i] for buffer in buffers])
-            except ValueError as error:
-                where = self.shards.where(int(ids[i]), self.field)
-                raise ShardError(f"{where}: cannot decode the video: {error}") from error
-            decode_s += times.decode_s
-            augment_s += times.augment_s
+        step = 1 if self.splits else max(1, len(ids))
+        for first in range(0, len(ids), step):
+            some = slice(first, first + step)
+            if self.splits:
+                found = [self._cut(first, ids, spans, plan)]
+            else:
+                pending = [self._readers.submit(self._cut, i, ids, spans, plan) for i in range(len(ids))]
+                wait(pending)  # so that after an error nobody writes into this plan any more
+                found = [each.result() for each in pending]
+            decode_s += sum(seconds for _, seconds in found)
+            started = perf_counter()
+            self.engine.draw(ids[some], [cuts for cuts, _ in found], plan[some], [buffer[some] for buffer in buffers])
+            augment_s += perf_counter() - started
         return StageTimes(decode_s=decode_s, augment_s=augment_s)
 
     def finish(self, plan: ClipPlan, buffers: list[Tensor]) -> list[Tensor]:
-        return [buffer.permute(0, 4, 1, 2, 3) for buffer in buffers]
+        return self.engine.finish(plan, buffers, self._dtype)
 
     def drawn(self, plan: ClipPlan) -> Drawn:
         return plan.drawn()
+
+    def close(self) -> None:
+        self._readers.shutdown()
+        self._readers = self._make_readers()
+        self.engine.close()
+
+    def _make_readers(self) -> ThreadPoolExecutor:
+        """Threads that decode where the engine takes whole batches; they start when they have something to do."""
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="headrace-video")
+
+    def _cut(self, i: int, ids: np.ndarray, spans: Spans, plan: ClipPlan) -> tuple[list[Cut], float]:
+        """Fill row i of the plan and decode what it asks for, in so many seconds."""
+        started = perf_counter()
+        row = plan[i : i + 1]
+        try:
+            with self._open(spans, i) as video:
+                size = np.array([[video.height, video.width]])
+                row.fill(self._spec, ids[i : i + 1], np.array([video.length]), size)
+                return self.engine.cut(video, row), perf_counter() - started
+        except ValueError as error:
+            where = self.shards.where(int(ids[i]), self.field)
+            raise ShardError(f"{where}: cannot decode the video: {error}") from error
 
     def _open(self, spans: Spans, i: int) -> AbstractContextManager[Video]:
         data = memory_at(int(spans.address[i]), int(spans.size[i]))
@@ -336,6 +362,14 @@ def feed(spec: ViewSpec | ClipSpec | TextSpec, source: Source) -> ImageFeed | Cl
 def part_of(spans: Any, part: slice) -> Any:
     """Some of the samples of what `Feed.request` gives."""
     return type(spans)(*(part_of(each, part) if isinstance(each, tuple) else each[part] for each in spans))
+
+
+def _engine(source: Source, field: str, spec: ViewSpec) -> Any:
+    """What makes pixels of images."""
+    options: dict[str, Any] = {"device": source.device} if source.engine in DEVICE_ENGINES else {}
+    if source.engine in THREADED_ENGINES:
+        options["threads"] = source.threads
+    return ENGINES[source.engine](source.shards, field, spec, **options)
 
 
 def _field(shards: ShardSet, name: str, *kinds: str) -> str:

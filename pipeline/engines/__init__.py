@@ -66,8 +66,8 @@ DEVICE_ENGINES = ("dali", "kornia", "dali+kornia")
 THREADED_ENGINES = (*DEVICE_ENGINES, "ffcv")
 """Engines that can have threads of their own."""
 
-CLIP_ENGINES = ("native", "torchvision")
-"""Engines that draw the frames of clips."""
+CLIP_ENGINES = tuple(name for name in ENGINES if name != "ffcv")
+"""Engines that draw the frames of clips; ffcv's files hold no video."""
 
 __all__ = [
     "CLIP_ENGINES",

@@ -24,7 +24,7 @@ from headrace.pipeline.decode import memory_at
 from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from headrace.pipeline.views import Normalize, View, ViewSpec
-from headrace.shards import ShardError, ShardSet, Spans
+from headrace.shards import RAW, ShardError, ShardSet, Spans
 
 _dali: Any = importlib.import_module("nvidia.dali")  # its type stubs leave out half of what it exports
 fn, types, math = _dali.fn, _dali.types, importlib.import_module("nvidia.dali.math")
@@ -56,12 +56,11 @@ class DaliEngine(WholeBatchEngine):
         self._shards = shards
         self._field = field
         self._spec = spec
-        self._raw = shards.fields[field].encoding == "raw"
         self._device = torch.device(device)
         self._threads = threads or len(os.sched_getaffinity(0))
         self._lock = threading.Lock()
         self._pipeline: Any = None
-        self._built_for = (0, np.dtype(np.uint8))  # largest batch, type of the views
+        self._built_for = (0, np.dtype(np.uint8), False)  # largest batch, type of the views, whether pixels come in
 
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         """As the protocol says; the graph's whole time counts as augmentation.
@@ -70,11 +69,12 @@ class DaliEngine(WholeBatchEngine):
             ShardError: naming the sample whose bytes cannot be decoded.
         """
         started = perf_counter()
-        inputs: dict[str, Any] = {"image": self._images(spans)}
+        raw = bool((spans.encoding == RAW).all())
+        inputs: dict[str, Any] = {"image": _images(spans, raw)}
         for v, view in enumerate(self._spec.views):
             inputs |= {f"{name}_{v}": values for name, values in _arguments(plan, v, view).items()}
         with self._lock:
-            pipeline = self._built(len(ids), views[0].dtype)
+            pipeline = self._built(len(ids), views[0].dtype, raw)
             try:
                 outputs = pipeline.run(**inputs)
             except RuntimeError as error:
@@ -93,27 +93,16 @@ class DaliEngine(WholeBatchEngine):
         with self._lock:
             self._pipeline = None
 
-    def _images(self, spans: Spans) -> list[np.ndarray]:
-        """The samples' bytes or pixels, without a copy."""
-        images = []
-        for address, size, height, width in zip(spans.address, spans.size, spans.height, spans.width, strict=True):
-            if self._raw:
-                pixels = np.frombuffer(memory_at(int(address), 3 * int(height) * int(width)), np.uint8)
-                images.append(pixels.reshape(height, width, 3))
-            else:
-                images.append(np.frombuffer(memory_at(int(address), int(size)), np.uint8))
-        return images
-
-    def _built(self, samples: int, dtype: np.dtype) -> Any:
-        """The pipeline, built anew for a larger batch or another type than before."""
-        largest, built_dtype = self._built_for
-        if self._pipeline is None or samples > largest or dtype != built_dtype:
-            self._built_for = (max(samples, largest), dtype)
+    def _built(self, samples: int, dtype: np.dtype, raw: bool) -> Any:
+        """The pipeline, built anew for a larger batch or another input or output than before."""
+        largest, *others = self._built_for
+        if self._pipeline is None or samples > largest or [dtype, raw] != others:
+            self._built_for = (max(samples, largest), dtype, raw)
             on_gpu = self._device.type == "cuda"
             self._pipeline = _graph(
                 self._spec,
                 "gpu" if on_gpu else "cpu",
-                self._raw,
+                raw,
                 dtype == np.float32,
                 batch_size=self._built_for[0],
                 num_threads=self._threads,
@@ -131,6 +120,18 @@ class DaliEngine(WholeBatchEngine):
             return error
         where = self._shards.where(int(ids[int(found[1])]), self._field)
         return ShardError(f"{where}: cannot decode the image: DALI's decoder declines it")
+
+
+def _images(spans: Spans, raw: bool) -> list[np.ndarray]:
+    """The samples' bytes or pixels, without a copy."""
+    images = []
+    for address, size, height, width in zip(spans.address, spans.size, spans.height, spans.width, strict=True):
+        if raw:
+            pixels = np.frombuffer(memory_at(int(address), 3 * int(height) * int(width)), np.uint8)
+            images.append(pixels.reshape(height, width, 3))
+        else:
+            images.append(np.frombuffer(memory_at(int(address), int(size)), np.uint8))
+    return images
 
 
 def _arguments(plan: Plan, v: int, view: View) -> dict[str, np.ndarray]:

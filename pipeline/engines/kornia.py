@@ -49,6 +49,8 @@ class KorniaEngine(TwoStageEngine):
     @torch.no_grad()
     def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
         """Everything from the jitter on and, for float32, normalise. See `TwoStageEngine.finish`."""
+        if not len(plan):  # a rank's share of an epoch's last batch
+            return [crop.to(self._device, dtype) for crop in crops]
         parameters = torch.from_numpy(pack(plan))
         on_gpu = self._device.type == "cuda"
         if on_gpu:

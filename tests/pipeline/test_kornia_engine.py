@@ -128,6 +128,15 @@ def test_the_loader_finishes_whole_batches(engine: str, crops: str, most: float,
         assert torch.equal(ours.views[0], theirs.views[0])
 
 
+@pytest.mark.peer("kornia")
+def test_a_share_may_be_empty(photos: ShardSet) -> None:
+    """The last batch has four samples, and there are eight ranks."""
+    with Loader(photos, SPEC, 16, engine="kornia", rank=0, world_size=8, drop_last=False) as loader:
+        shares = list(loader)
+    assert [len(share) for share in shares] == [2, 2, 0]
+    assert [tuple(view.shape) for view in shares[-1].views] == [(0, 3, view.size, view.size) for view in SPEC.views]
+
+
 @pytest.mark.parametrize("engine", ["kornia", pytest.param("dali+kornia", marks=pytest.mark.peer("dali"))])
 def test_without_kornia_the_message_says_what_to_install(
     engine: str, photos: ShardSet, monkeypatch: pytest.MonkeyPatch

@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 
 from headrace.benchmarks.parity import (
+    CLIPS,
     COLOUR,
     OPERATORS,
     PIPELINES,
     SIDE,
     WHOLE,
     alone,
+    clip_differences,
     errors,
     render,
+    write_films,
     write_squares,
 )
-from headrace.pipeline import Normalize, View, ViewSpec, plan
+from headrace.pipeline import Clip, ClipSpec, Loader, Normalize, View, ViewSpec, plan
+from headrace.pipeline.clips import DrawnClips
 from headrace.shards import ShardSet, open_shards
 from tests.pipeline.colour import lab_of
 from tests.pipeline.test_engines import AVAILABLE
@@ -31,7 +35,7 @@ CLOSE = (1, 0.001)
 
 BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
     # Blur weights have 16 bits, so that levels within 0.05 of a rounding border may round the other way.
-    "native": {"blur": (1, 0.02), "simclr": (2, 0.01), "byol": (2, 0.01)},
+    "native": {"blur": (1, 0.02), "simclr": (2, 0.01), "byol": (2, 0.01), "clips: simclr, byol": (2, 0.01)},
     "dali": {
         # One matrix a sample; torchvision's truncated grey level is met on average, half a level lower.
         "saturation": (1, 0.2),
@@ -48,8 +52,11 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         # All of the above, and contrast and brightness up to 1.8 times on top.
         "simclr": (30, 0.4),
         "byol": (30, 0.4),
+        "clip: crop": (16, 0.25),
+        "clips: simclr, byol": (30, 0.4),
     },
-    "kornia": {"simclr": (2, 0.001), "byol": (2, 0.001)},
+    # A level that float32 rounds the other way, multiplied by one change of up to 1.8, of so many frames also by two.
+    "kornia": {"simclr": (2, 0.001), "byol": (2, 0.001), "clips: simclr, byol": (3, 0.001)},
     # DALI's crops, see above, and what kornia makes of them.
     "dali+kornia": {
         "enlarge": (1, 0.25),
@@ -58,6 +65,8 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         "patch pair": (2, 0.25),
         "simclr": (30, 0.4),
         "byol": (30, 0.4),
+        "clip: crop": (16, 0.25),
+        "clips: simclr, byol": (30, 0.4),
     },
     # What comes after the crop is the native engine's. The crop is OpenCV's INTER_AREA: shrinking it averages the area
     # that an output pixel covers, where torchvision's filter is a triangle twice as wide; enlarging it interpolates
@@ -81,6 +90,15 @@ def squares(photos: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Centres of photographs, raw, as large as the views."""
     path = tmp_path_factory.mktemp("squares") / "raw"
     write_squares(photos, path, SAMPLES)
+    with open_shards(path) as shards:
+        yield shards
+
+
+@pytest.fixture(scope="module")
+def films(photos: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """Four films of stored frames."""
+    path = tmp_path_factory.mktemp("films") / "set"
+    write_films(photos, path, 4)
     with open_shards(path) as shards:
         yield shards
 
@@ -156,3 +174,33 @@ def test_crops_agree_inside_to_the_level(engine: str, photos: ShardSet) -> None:
     (ours,), (theirs,) = (render(name, photos, PIPELINES["crop"], ids) for name in (engine, "torchvision"))
     inside = np.abs(ours.astype(int) - theirs.astype(int))[:, 1:-1, 1:-1]
     assert inside.max() <= 1
+
+
+@pytest.mark.parametrize("clips", CLIPS)
+@pytest.mark.parametrize("engine", CHECKED)
+def test_clips(engine: str, clips: str, films: ShardSet) -> None:
+    """Each frame is a picture with its clip's draws."""
+    largest, mean = clip_differences(engine, films, CLIPS[clips])
+    bound = BOUNDS[engine].get(clips, CLOSE)
+    assert (largest <= bound[0], mean <= bound[1]) == (True, True), (largest, mean)
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_a_clip_is_spared_or_changed_as_a_whole(engine: str, films: ShardSet) -> None:
+    """One draw for all frames of a clip: at probability 0 all stay, at 1 none, and between as the plan says."""
+    whole = {"size": 150, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "erase_value": (1, 2, 3)}
+    probabilities = (0.0, 0.5, 0.5, 0.5, 1.0)
+    spec = ClipSpec([Clip(frames=3, strides=(2,), view=View(**whole, erase=p)) for p in probabilities])
+    with Loader(films, spec, 4, engine=engine, seed=2, threads=2) as loader:
+        (batch,) = loader
+    assert isinstance(batch.drawn, DrawnClips)
+    changed = np.zeros((4, len(spec), 3), bool)
+    for row, sample in enumerate(batch.index.tolist()):
+        frames = films.read(sample)["frames"][:, :, 25:175]
+        for k, view in enumerate(batch.views):
+            for t, number in enumerate(batch.drawn.frames[row, k].tolist()):
+                changed[row, k, t] = not np.array_equal(view[row, :, t].permute(1, 2, 0).numpy(), frames[number])
+    assert (changed == changed[..., :1]).all()
+    assert not changed[:, 0].any()
+    assert changed[:, 4].all()
+    assert 0 < changed[:, 1:4, 0].sum() < 12
