@@ -303,6 +303,7 @@ def measure(options: Options) -> list[Comparison]:
                 warm_up_s=0.1 if options.smoke else 3.0,
                 targets=work.targets,
                 progress=options.progress,
+                forked_from="headrace.benchmarks.loader" if options.smoke else None,
             )
         )
     return found

@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -215,13 +215,17 @@ def compare(
     require_all: bool | None = None,
     targets: Mapping[str, float] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    forked_from: str | None = None,
 ) -> Comparison:
     """Runs every contestant `rounds` times for `seconds`, interleaved, each on the same `cores`.
 
     `group` is the number of batches between two readings of the clock (None: the number of cores). `require_all` makes
     a contestant that cannot take part an error (None: as HEADRACE_REQUIRE_PEERS=1 says). `targets` go into the result.
-    `progress` hears what comes next, how many steps are done, and how many there are. Raises BenchmarkError naming the
-    contestant that failed, gave no batch within `timeout_s`, or delivers other batches than its rivals.
+    `progress` hears what comes next, how many steps are done, and how many there are. `forked_from` names a module
+    that one process imports for all, from which contestants are forked: they start at once, but with one number of
+    threads for all, so that this is for runs whose figures mean nothing (None: each is a fresh interpreter). Raises
+    BenchmarkError naming the contestant that failed, gave no batch within `timeout_s`, or delivers other batches than
+    its rivals.
     """
     names = [contestant.name for contestant in contestants]
     if len(set(names)) != len(names):
@@ -247,7 +251,7 @@ def compare(
     try:
         for contestant in contestants:
             if contestant.name not in absent:
-                rivals.append(_Rival(contestant, cores, group or len(set(cores)), timeout_s))
+                rivals.append(_Rival(contestant, cores, group or len(set(cores)), timeout_s, forked_from))
         for rival in rivals:
             rival.wait()
         for rival in rivals:
@@ -285,16 +289,20 @@ class _Rival:
 
     result: Result
 
-    def __init__(self, contestant: Contestant, cores: Collection[int], group: int, timeout_s: float) -> None:
+    def __init__(
+        self, contestant: Contestant, cores: Collection[int], group: int, timeout_s: float, forked_from: str | None
+    ) -> None:
         self.name = contestant.name
         self._contestant = contestant
         self._group = group
         self._timeout_s = timeout_s
         with tempfile.NamedTemporaryFile(prefix="headrace-benchmark-", delete=False) as log:
             self._log = Path(log.name)
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context("forkserver" if forked_from else "spawn")
+        if forked_from:
+            context.set_forkserver_preload([forked_from])
         self._pipe, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(
+        self._process: BaseProcess = context.Process(
             target=_serve, args=(theirs, contestant, frozenset(cores), self._log), name=contestant.name
         )
         with _environment(dict.fromkeys(THREAD_VARIABLES, str(contestant.compute_threads))):

@@ -231,6 +231,7 @@ def measure(options: Options) -> list[Comparison]:
                     unit="photographs/s",
                     targets={FFCV: 1.0} if work is None else work.targets,
                     progress=options.progress,
+                    forked_from="headrace.benchmarks.shard" if options.smoke else None,
                 )
             )
     return found

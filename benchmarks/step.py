@@ -96,6 +96,7 @@ def measure(options: Options) -> list[Comparison]:
                 group=1,
                 warm_up_s=0.1,
                 progress=options.progress,
+                forked_from="headrace.benchmarks.step" if options.smoke else None,
             )
         )
     return found

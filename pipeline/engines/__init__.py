@@ -6,9 +6,14 @@ from typing import Any
 
 from headrace.pipeline.engines.base import Engine, StageTimes, TwoStageEngine, WholeBatchEngine, whole_batch_part
 from headrace.pipeline.engines.native import NativeEngine
-from headrace.pipeline.engines.torchvision import TorchvisionEngine
 from headrace.pipeline.views import ViewSpec
 from headrace.shards import ShardSet
+
+
+def _torchvision(shards: ShardSet, field: str, spec: ViewSpec) -> Engine:
+    from headrace.pipeline.engines.torchvision import TorchvisionEngine  # torchvision takes as long to import as torch
+
+    return TorchvisionEngine(shards, field, spec)
 
 
 def _dali(shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Engine:
@@ -51,7 +56,7 @@ def _ffcv(shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Engin
 
 ENGINES: dict[str, Callable[..., Engine]] = {
     "native": NativeEngine,
-    "torchvision": TorchvisionEngine,
+    "torchvision": _torchvision,
     "dali": _dali,
     "kornia": _kornia,
     "dali+kornia": _dali_kornia,
@@ -77,7 +82,6 @@ __all__ = [
     "Engine",
     "NativeEngine",
     "StageTimes",
-    "TorchvisionEngine",
     "TwoStageEngine",
     "WholeBatchEngine",
     "whole_batch_part",

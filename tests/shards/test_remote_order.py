@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import DIGIT_FIELDS, digit_samples
-from remote_servers import RangeHandler, serving
+from remote_servers import Faults, ProxyHandler, RangeHandler, serving
 
 from headrace.pipeline import Loader, center_view
 from headrace.shards import ShardSet, open_shards, write_shards
-
-pytestmark = pytest.mark.peer("aiohttp")
 
 BLOCK = 16384
 BATCH = 16
@@ -40,8 +40,8 @@ class Served:
         self.requests = self.bytes = 0
 
 
-class CountingHandler(RangeHandler):
-    """Counts what of shards it sends."""
+class Counting(BaseHTTPRequestHandler):
+    """Counts what of shards is sent."""
 
     def __init__(self, *args: Any, served: Served, **options: Any) -> None:
         self.served = served
@@ -51,6 +51,14 @@ class CountingHandler(RangeHandler):
         if keyword == "Content-Length" and self.path.endswith(".tar") and self.command == "GET":
             self.served.count(int(value))
         super().send_header(keyword, value)
+
+
+class CountingHandler(Counting, RangeHandler):
+    """A folder over HTTP."""
+
+
+class CountingProxy(Counting, ProxyHandler):
+    """What stands before another server."""
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +78,32 @@ def store(digits: ShardSet) -> Iterator[tuple[str, Served]]:
         yield url, served
 
 
+@pytest.fixture
+def bucket(digits: ShardSet, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Served]]:
+    """The digits in S3, behind a proxy that counts."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        upstream = "http://{}:{}".format(*server.get_host_and_port())
+        client = boto3.client("s3", endpoint_url=upstream)
+        client.create_bucket(Bucket="order")
+        for path in digits.path.iterdir():
+            client.upload_file(str(path), "order", f"digits/{path.name}")
+        served = Served()
+        with serving(partial(CountingProxy, upstream=upstream, faults=Faults(), served=served)) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy)
+            yield "s3://order/digits", served
+    finally:
+        server.stop()
+
+
 def opened(url: str, digits: ShardSet, cache: Path, **options: Any) -> ShardSet:
     """With a cache of an eighth of the set."""
     return open_shards(url, cache_dir=cache, block_bytes=BLOCK, cache_bytes=digits.manifest.bytes // 8, **options)
@@ -80,6 +114,7 @@ def epoch(shards: ShardSet, **options: Any) -> np.ndarray:
         return np.concatenate([batch.index.numpy() for batch in loader])
 
 
+@pytest.mark.peer("aiohttp")
 def test_each_byte_is_fetched_about_once(store: tuple[str, Served], digits: ShardSet, tmp_path: Path) -> None:
     url, served = store
     with opened(url, digits, tmp_path) as shards:
@@ -95,6 +130,16 @@ def test_each_byte_is_fetched_about_once(store: tuple[str, Served], digits: Shar
     assert served.requests > 3 * window[1]
 
 
+@pytest.mark.peer("s3fs", "moto")
+def test_each_byte_is_fetched_about_once_from_s3(bucket: tuple[str, Served], digits: ShardSet, tmp_path: Path) -> None:
+    url, served = bucket
+    with opened(url, digits, tmp_path) as shards:
+        served.clear()
+        assert np.array_equal(np.sort(epoch(shards, **WINDOW)), np.arange(len(digits)))
+    assert 0.9 * digits.manifest.bytes < served.bytes < 1.1 * digits.manifest.bytes
+
+
+@pytest.mark.peer("aiohttp")
 def test_ranks_do_not_fetch_what_others_do(store: tuple[str, Served], digits: ShardSet, tmp_path: Path) -> None:
     """Four ranks, each with a cache of its own: together they fetch the set about once."""
     url, served = store
@@ -108,6 +153,7 @@ def test_ranks_do_not_fetch_what_others_do(store: tuple[str, Served], digits: Sh
     assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(len(digits)))
 
 
+@pytest.mark.peer("aiohttp")
 def test_a_remote_set_takes_the_window_and_gives_the_local_batches(
     store: tuple[str, Served], digits: ShardSet, tmp_path: Path
 ) -> None:
