@@ -290,7 +290,12 @@ class _Rival:
     result: Result
 
     def __init__(
-        self, contestant: Contestant, cores: Collection[int], group: int, timeout_s: float, forked_from: str | None
+        self,
+        contestant: Contestant,
+        cores: Collection[int],
+        group: int,
+        timeout_s: float,
+        forked_from: str | None = None,
     ) -> None:
         self.name = contestant.name
         self._contestant = contestant

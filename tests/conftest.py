@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+# Threads that wait for each other sleep, before torch is loaded here and in what tests start: on a machine that does
+# other things as well, a small fit took ten times as long where they spin. Results are the same.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import hypothesis  # noqa: F401  its plugin imports it at the end, which CPython 3.11 refuses after ffcv's deep recursions
 import numpy as np
 import pytest

@@ -27,6 +27,11 @@ SAMPLES = 192
 APART = {"grey": 0.1, "level": 0.06, "contrast": 0.03, "colour": 0.04, "blurred": 0.12, "varied": 0.06}
 
 
+# Each contestant has a process of its own, forked from one that has imported what all need.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["headrace.benchmarks.loader"])
+
+
 def options() -> Options:
     return Options(
         forms=Forms.of(photographs_or_skip(PHOTOGRAPHS)),
@@ -45,7 +50,7 @@ def look_of(name: str, work_name: str = "simclr") -> Look:
     work = WORKS[work_name]
     (contestant,) = (each for each in contestants(work, options()) if each.name == name)
     normalize = work.views.views[0].normalize
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=FORKED) as pool:
         return pool.submit(look, contestant.batches, contestant.arguments, SAMPLES, normalize).result()
 
 
