@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 # Threads that wait for each other sleep, before torch is loaded here and in what tests start: on a machine that does
 # other things as well, a small fit took ten times as long where they spin. Results are the same.
@@ -34,6 +35,7 @@ PEERS = {
     "lightly": "lightly",
     "mlxtend": "mlxtend.data",
     "moto": "moto.server",
+    "rarfile": "rarfile",
     "ray": "ray",
     "s3fs": "s3fs",
     "tokenizers": "tokenizers",
@@ -47,7 +49,16 @@ def require_peer(name: str) -> Any:
     try:
         return importlib.import_module(PEERS[name])
     except (ImportError, RuntimeError) as error:  # TorchCodec without FFmpeg's libraries raises the latter
-        reason = f"needs {name}: {error}"
+        missing(f"needs {name}: {error}")
+
+
+def require_program(name: str) -> str:
+    """The program's path. Without it the test is skipped, or fails where HEADRACE_REQUIRE_PEERS=1."""
+    return shutil.which(name) or missing(f"needs the program {name}")
+
+
+def missing(reason: str) -> NoReturn:
+    """Skips the test, or fails it where HEADRACE_REQUIRE_PEERS=1."""
     if os.environ.get("HEADRACE_REQUIRE_PEERS") == "1":
         pytest.fail(f"HEADRACE_REQUIRE_PEERS=1, but the test {reason}", pytrace=False)
     pytest.skip(reason)

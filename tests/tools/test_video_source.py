@@ -373,7 +373,9 @@ def test_what_is_no_video_data_set(tmp_path: Path) -> None:
     refused(tmp_path / "k", "train", r"cut\.tar, offset \d+: .* cut off; download it again")
     (tmp_path / "list.csv.gz").write_bytes(gzip.compress(b"x"))
     refused(tmp_path / "list.csv.gz", "train", r"unpack it")
-    refused(write_tree(tmp_path / "c", {"x.mp4": b""}) / "x.mp4", "train", r"expected a folder, a \.tar or a \.zip")
+    refused(
+        write_tree(tmp_path / "c", {"x.mp4": b""}) / "x.mp4", "train", r"expected a folder, a \.tar, \.zip or \.rar"
+    )
 
 
 def test_gzipped_tars_as_they_are_downloaded(tmp_path: Path) -> None:

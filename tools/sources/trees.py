@@ -1,4 +1,4 @@
-"""A folder and the tars and zips that lie in it, as one tree of files at random access. Nothing is unpacked."""
+"""A folder and the tars, zips and rars that lie in it, as one tree of files at random access. Nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from headrace.tools.errors import UserError
 from headrace.tools.progress import say
@@ -20,27 +21,39 @@ from headrace.tools.sources.archives import (
     scan_tar,
     zip_entries,
 )
+from headrace.tools.sources.rar import RarArchive
 from headrace.tools.sources.source import BadSample
 
 ARCHIVES = (".tar", ".zip")
 GZIPPED = (".tar.gz", ".tgz")
-PACKED = (*GZIPPED, ".tar.bz2", ".tar.xz", ".gz", ".rar", ".7z")
+RAR = ".rar"
+LATER_VOLUME = re.compile(r"\.part(?!0*1\.)\d+\.rar$")
+"""A part of a rar, which is read through the first."""
+PACKED = (*GZIPPED, RAR, ".tar.bz2", ".tar.xz", ".gz", ".7z")
 PART = re.compile(r"(20bn-something-something-v2)-\d\d")
 """A part of the one data set whose .tar.gz comes in parts."""
+
+
+class Member(NamedTuple):
+    """A file in an archive."""
+
+    archive: ArchiveFile | RarArchive
+    entry: TarEntry | ZipEntry | str
+    """Of a rar, its name there."""
 
 
 class Tree:
     """Files by their paths below `src`, with slashes; those in an archive by their names there.
 
     Where an archive and the folder hold the same path, the archive's file is taken, since a tree may be half unpacked.
-    UserError where `src` is neither a folder nor a tar or zip, or where an archive is damaged.
+    UserError where `src` is neither a folder nor a tar, zip or rar, or where an archive is damaged.
     """
 
     def __init__(self, src: Path) -> None:
         self.src = src
         self.packed: list[str] = []
-        """Compressed files, of which only `look_into_gzipped` takes notice."""
-        self._members: dict[str, tuple[ArchiveFile, TarEntry | ZipEntry]] = {}
+        """Compressed files that are not read from, unless by `look_into_packed`."""
+        self._members: dict[str, Member] = {}
         names: set[str] = set()
         if src.is_dir():
             for parent, files in walk(src):
@@ -52,27 +65,35 @@ class Tree:
                     self._add_archive(src / name)
         elif src.is_file() and src.name.endswith(ARCHIVES):
             self._add_archive(src)
+        elif src.is_file() and src.name.endswith(RAR):
+            self._add_rar(src)
         elif src.is_file():
-            hint = unpack_hint([src.name]) if src.name.endswith(PACKED) else "expected a folder, a .tar or a .zip"
+            hint = unpack_hint([src.name]) if src.name.endswith(PACKED) else "expected a folder, a .tar, .zip or .rar"
             raise UserError(f"{src}: {hint}")
         else:
             raise UserError(f"{src}: there is no such file or folder")
         self.names = sorted(names.union(self._members))
         """Paths of all files."""
 
-    def look_into_gzipped(self) -> bool:
-        """Add the files of every .tar.gz that lies in the folder, and of one in parts; False where there is none.
+    def look_into_packed(self) -> bool:
+        """Add the files of every .rar and .tar.gz that lies in the folder, and of a .tar.gz in parts; False where there
+        is none.
 
-        Each has to be gone through once, so this is for a tree that lacks what it should hold.
+        A .tar.gz has to be gone through once, and files of a .rar are unpacked one by one, so this is for a tree that
+        lacks what it should hold.
         """
         here = sorted(name for name in os.listdir(self.src) if (self.src / name).is_file()) if self.src.is_dir() else []
+        rars = [name for name in here if name.endswith(RAR) and not LATER_VOLUME.search(name)]
+        for name in rars:
+            self._add_rar(self.src / name)
         groups = [[name] for name in here if name.endswith(GZIPPED)]
         parts = [name for name in here if PART.fullmatch(name)]
         for group in [*groups, *([parts] if parts else [])]:
             say(f"{self.src / group[0]}: going through it once; unpacked files would be read at once")
             self._add_archive(self.src / group[0], GzipArchive([self.src / name for name in group]))
         self.names = sorted({*self.names, *self._members})
-        return bool(groups or parts)
+        self.packed = [name for name in self.packed if name not in rars and [name] not in groups]
+        return bool(rars or groups or parts)
 
     def _add_archive(self, path: Path, archive: ArchiveFile | None = None) -> None:
         archive = archive or ArchiveFile(path)
@@ -82,23 +103,36 @@ class Tree:
             else ((entry.name, entry) for entry in scan_tar(archive))
         )
         for name, entry in entries:
-            parts = PurePosixPath(name).parts
-            if not any(part.startswith(".") for part in parts):
-                self._members["/".join(parts)] = archive, entry
+            self._add(name, Member(archive, entry))
+
+    def _add_rar(self, path: Path) -> None:
+        archive = RarArchive(path)
+        for name in archive.names():
+            self._add(name, Member(archive, name))
+
+    def _add(self, name: str, member: Member) -> None:
+        parts = PurePosixPath(name).parts
+        if not any(part.startswith(".") for part in parts):
+            self._members["/".join(parts)] = member
 
     def read(self, name: str, limit: int) -> bytes:
         """Content of a file; BadSample above `limit` bytes or where it is damaged, OSError where it cannot be read."""
-        if name not in self._members:
-            return read_file(self.src / name, limit)
-        archive, entry = self._members[name]
-        if isinstance(entry, ZipEntry):
-            return read_zip(archive, name, entry, limit)
-        check_size(entry.size, limit)
-        return archive.read(entry.offset, entry.size)
+        match self._members.get(name):
+            case None:
+                return read_file(self.src / name, limit)
+            case RarArchive() as rar, str() as inside:
+                return rar.read(inside, limit)
+            case ArchiveFile() as zipped, ZipEntry() as entry:
+                return read_zip(zipped, name, entry, limit)
+            case ArchiveFile() as tar, TarEntry() as entry:
+                check_size(entry.size, limit)
+                return tar.read(entry.offset, entry.size)
+            case member:
+                raise AssertionError(member)
 
     def origin(self, name: str) -> str:
         """Where a file is, for a person."""
-        place = f"{self._members[name][0].path}, {name}" if name in self._members else str(self.src / name)
+        place = f"{self._members[name].archive.path}, {name}" if name in self._members else str(self.src / name)
         return place.encode(errors="surrogateescape").decode(errors="replace")
 
     def read_list(self, name: str, limit: int) -> str:

@@ -23,8 +23,8 @@ Something-Something V2 (https://www.qualcomm.com/developer/software/something-so
     labels/test-answers.csv              "1420;Holding something next to something" a line; may be missing
 
 A file is found by its name in any folder, and in tars and zips, which are not unpacked. Where most of the listed videos
-are missing, every .tar.gz that lies there is gone through once and read from as well, also that of Something-Something
-in its official parts. A .rar is not read.
+are missing, every .rar that lies there, UCF101's own format, is read from as well, and every .tar.gz, which is gone
+through once for that, also that of Something-Something in its official parts.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def read(src: Path, split: str) -> SourceData:
     A video that is listed and missing, or that does not decode at its beginning and its end, is a bad sample.
 
     Args:
-        src: The folder that holds videos and lists, or one tar or zip with both.
+        src: The folder that holds videos and lists, or one tar, zip or rar with both.
         split: train, val or test; UCF101: train or test, of list 01, or train02, test03 and so on.
     """
     tree = Tree(src)
@@ -125,7 +125,7 @@ def listed_videos(tree: Tree, listing: Listing) -> SourceData:
     clips, classes = listing.clips, listing.classes
     probe_video = video_tools().probe_video
     files = find_files(tree, clips)
-    if sum(map(bool, files)) < len(files) / 2 and tree.look_into_gzipped():
+    if sum(map(bool, files)) < len(files) / 2 and tree.look_into_packed():
         files = find_files(tree, clips)
     if not any(files):
         hint = unpack_hint([name for name in tree.packed if not name.endswith((".csv.gz", ".json.gz"))])
