@@ -50,6 +50,7 @@ OPERATORS: dict[str, dict[str, Any]] = {
     "hue": {"jitter": 1.0, "hue": 0.5},
     "jitter": {"jitter": 1.0, **COLOUR},
     "projection": {"project": 1.0},
+    "dropping": {"drop_channels": 1.0},
     "grayscale": {"grayscale": 1.0},
     "blur": {"blur": 1.0},
     "solarize": {"solarize": 1.0},

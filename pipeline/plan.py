@@ -28,6 +28,7 @@ _BLOCK_FACTORS = np.uint64(_CROP_ATTEMPTS + 1)
 _BLOCK_REST = np.uint64(_CROP_ATTEMPTS + 2)
 _BLOCK_MORE = np.uint64(_CROP_ATTEMPTS + 3)
 _BLOCK_ERASE = _CROP_ATTEMPTS + 4
+_BLOCK_DROP = np.uint64(_BLOCK_ERASE + 10)
 _ERASE_ATTEMPTS = 10  # as torchvision's RandomErasing
 _BLOCK_ARRANGED = 32
 
@@ -51,6 +52,7 @@ _VIEW_PARAMETERS = np.dtype(
         ("erase_log_ratio", "f8", 2),
         ("size", "i8"),
         ("draws", "i8"),  # the number of the view whose draws these are
+        ("drop_channels", "f8"),
         ("arranged", "?"),  # its box is planned with others'
     ]
 )
@@ -72,6 +74,10 @@ class Plan(Rows):
     """float32 (B, V, 4): factor of each colour change, at its code's position."""
     project: np.ndarray
     """bool (B, V): without green against magenta."""
+    kept: np.ndarray
+    """int8 (B, V): the channel that remains where two are dropped, 0 to 2 for red, green, blue; -1 where all do."""
+    noise: np.ndarray
+    """uint64 (B, V): what `noise_planes` makes the noise of that takes the place of dropped channels."""
     grayscale: np.ndarray
     """bool (B, V)."""
     blur_sigma: np.ndarray
@@ -91,7 +97,8 @@ class Plan(Rows):
     def geometry(self) -> Plan:
         """The same crops, flips and turns without any change of pixels after them."""
         off = {name: np.zeros_like(getattr(self, name)) for name in _PIXEL_CHANGES}
-        return replace(self, jitter_order=np.full_like(self.jitter_order, -1), **off)
+        off |= {name: np.full_like(getattr(self, name), -1) for name in ("jitter_order", "kept")}
+        return replace(self, **off)
 
     def describe(self, sample: int, view: int) -> dict[str, Any]:
         """One view's draws in words and plain numbers, leaving out what does not apply."""
@@ -106,6 +113,8 @@ class Plan(Rows):
                 words[names[code]] = round(float(self.jitter_factor[sample, view, code]), 3)
         if self.project[sample, view]:
             words["projection"] = True
+        if self.kept[sample, view] >= 0:
+            words["only"] = ("red", "green", "blue")[self.kept[sample, view]]
         if self.grayscale[sample, view]:
             words["grayscale"] = True
         if self.blur_sigma[sample, view] > 0:
@@ -146,6 +155,8 @@ def plan(spec: ViewSpec, seed: int, epoch: int, sample_ids: np.ndarray, sizes: n
         jitter_order=np.empty((*shape, 4), np.int8),
         jitter_factor=np.empty((*shape, 4), np.float32),
         project=np.zeros(shape, np.bool_),
+        kept=np.full(shape, -1, np.int8),
+        noise=np.zeros(shape, np.uint64),
         grayscale=np.empty(shape, np.bool_),
         blur_sigma=np.empty(shape, np.float32),
         solarize=np.empty(shape, np.bool_),
@@ -192,6 +203,7 @@ def _parameters(view: View, draws: int, arranged: bool) -> tuple[Any, ...]:
         tuple(np.log(view.erase_ratio)),
         view.size,
         draws,
+        view.drop_channels,
         arranged,
     )
 
@@ -209,6 +221,8 @@ def _draw(
     order,
     factor,
     project,
+    kept,
+    noise,
     gray,
     sigma,
     solarize,
@@ -242,6 +256,11 @@ def _draw(
                 project[i, v] = unit(more[1]) < p.project
                 if unit(more[2]) < p.erase:
                     _draw_erase(seed, epoch, sample, view, p, erase[i, v])
+            if p.drop_channels > 0.0:
+                words = philox(seed, _STREAM, _BLOCK_DROP, view, sample, epoch)
+                if unit(words[0]) < p.drop_channels:
+                    kept[i, v] = np.int64(unit(words[1]) * 3.0)
+                    noise[i, v] = words[2]
 
 
 @kernel

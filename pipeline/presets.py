@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, RegionMask
 from headrace.pipeline.views import IMAGENET_STD, Normalize, PatchPair, Tiles, View, ViewSpec
@@ -198,11 +198,22 @@ def denoising_autoencoder(size: int = 28, ratio: float = 0.25) -> ViewSpec:
     return ViewSpec(autoencoder(size).views, [RandomMask(grid=(size, size), ratio=ratio)])
 
 
-def context_prediction(size: int = 96) -> ViewSpec:
-    """Context prediction (1505.05192): a patch and a neighbour, with the projection against chromatic aberration.
-    cdoersch/deepcontext, train.py, where two colours are dropped instead and a third of the patches are blurred by a
-    lower resolution; the projection is the paper's, section 3.1."""
-    return ViewSpec([PatchPair(view=View(size=size, flip=0.0, project=1.0))])
+def context_prediction(size: int = 96, *, against: Literal["projection", "dropping"] = "projection") -> ViewSpec:
+    """Context prediction (1505.05192): a patch and a neighbour. Against chromatic aberration this takes the paper's
+    "projection" (section 3.1) unless asked for its "color dropping", which keeps one of the three channels of each
+    patch, in the place of the others Gaussian noise. cdoersch/deepcontext, train.py, drops colours; it has uniform
+    noise of a level's width, and blurs a third of the patches by a lower resolution.
+
+    Raises:
+        ValueError: for another remedy.
+    """
+    remedies = {
+        "projection": View(size=size, flip=0.0, project=1.0),
+        "dropping": View(size=size, flip=0.0, drop_channels=1.0),
+    }
+    if against not in remedies:
+        raise ValueError(f"context_prediction: against must be {' or '.join(remedies)}, got {against!r}")
+    return ViewSpec([PatchPair(view=remedies[against])])
 
 
 def jigsaw(size: int = 64, permutations: int = 1000) -> ViewSpec:

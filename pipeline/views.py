@@ -51,7 +51,7 @@ class Normalize:
 @dataclass(frozen=True, kw_only=True)
 class View:
     """One augmented crop. Operations apply in the order of the fields: crop and resize, flip, turn, jitter, projection,
-    grayscale, blur, solarise, erase.
+    dropping of channels, grayscale, blur, solarise, erase.
 
     The operators are torchvision's (`torchvision.transforms.v2.functional` on uint8 images), so that numbers
     of published recipes carry over.
@@ -81,6 +81,10 @@ class View:
     """Probability that green against magenta is taken out, so that chromatic aberration gives no place away
     ("projection" of context prediction, 1505.05192): each pixel (R, G, B) loses its part along (-1, 2, -1); 0 turns
     it off."""
+    drop_channels: float = 0.0
+    """Probability that two of the three channels, all equally likely, become noise ("colour dropping" of context
+    prediction, 1505.05192, against chromatic aberration as `project`): Gaussian around the remaining channel's mean,
+    with a hundredth of its deviation; 0 turns it off."""
     grayscale: float = 0.0
     """Probability of dropping the colour; 0 turns it off."""
     blur: float = 0.0
@@ -108,7 +112,7 @@ class View:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"View.size must be at least 1, got {self.size}")
-        for name in ("flip", "jitter", "project", "grayscale", "blur", "solarize", "erase"):
+        for name in ("flip", "jitter", "project", "drop_channels", "grayscale", "blur", "solarize", "erase"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"View.{name} is a probability, got {getattr(self, name)}")
         for name in ("brightness", "contrast", "saturation"):

@@ -22,6 +22,7 @@ import torch
 from headrace.pipeline.batch import normalize_images
 from headrace.pipeline.decode import memory_at
 from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
+from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from headrace.pipeline.views import Normalize, View, ViewSpec
 from headrace.shards import RAW, ShardError, ShardSet, Spans
@@ -159,6 +160,11 @@ def _arguments(plan: Plan, v: int, view: View) -> dict[str, np.ndarray]:
             arguments["saturation_shift"] = np.repeat(_TRUNCATE + (1 - keep) * _TRUNCATE, 3, axis=1)
     if view.project:
         arguments["project"] = plan.project[:, v]
+    if view.drop_channels:
+        kept = plan.kept[:, v, None] == np.arange(3)  # (B, 3)
+        arguments["drop"] = plan.kept[:, v] >= 0
+        arguments["keep"] = kept[:, None].astype(np.float32)
+        arguments["noise"] = _noise(plan, v, view.size)
     if view.grayscale:
         arguments["grayscale"] = plan.grayscale[:, v]
     if view.blur:
@@ -170,6 +176,15 @@ def _arguments(plan: Plan, v: int, view: View) -> dict[str, np.ndarray]:
         arguments["erase_at"] = plan.erase[:, v, :2].astype(np.float32)
         arguments["erase_shape"] = plan.erase[:, v, 2:].astype(np.float32)
     return {name: np.ascontiguousarray(values) for name, values in arguments.items()}
+
+
+def _noise(plan: Plan, v: int, size: int) -> np.ndarray:
+    """float32 (B, S, S, 3): what `noise_planes` has for the channels that go, zeros elsewhere."""
+    noise = np.zeros((len(plan), size, size, 3), np.float32)
+    for i in np.flatnonzero(plan.kept[:, v] >= 0):
+        gone = [channel for channel in range(3) if channel != plan.kept[i, v]]
+        noise[i][..., gone] = noise_planes(plan.noise[i : i + 1, v], size)[0].transpose(1, 2, 0)
+    return noise
 
 
 def _slots(view: View) -> int:
@@ -246,6 +261,10 @@ def _view(image: Any, v: int, view: View) -> Any:
         projected = argument("project")
         if projected:
             out = fn.coord_transform(out, M=_PROJECTION, T=[1 / 12] * 3, dtype=types.UINT8)
+    if view.drop_channels:
+        keep, noise, dropped = argument("keep"), argument("noise"), argument("drop")
+        if dropped:
+            out = _drop_channels(out, keep, noise)
     if view.grayscale:
         gray = argument("grayscale")
         if gray:
@@ -274,6 +293,17 @@ def _contrast(levels: Any, factor: Any) -> Any:
     gray = math.floor(fn.coord_transform(levels, M=list(_LUMA), dtype=types.FLOAT))
     mean = fn.reductions.mean(gray).cpu()  # an operator's argument always lies on the CPU
     return fn.brightness_contrast(levels, contrast=factor, contrast_center=mean, brightness_shift=_TRUNCATE / 255)
+
+
+def _drop_channels(levels: Any, keep: Any, noise: Any) -> Any:
+    """All channels but the one that `keep`, (1, 3), has a one for, as noise around its mean."""
+    remaining = fn.coord_transform(levels, M=keep, dtype=types.FLOAT)
+    mean = fn.reductions.mean(remaining)
+    deviation = fn.reductions.std_dev(remaining, mean)
+    if levels.device == "gpu":
+        keep, noise = keep.gpu(), noise.gpu()
+    level = math.clamp(math.floor(mean + deviation * 0.01 * noise + 0.5), 0.0, 255.0)
+    return fn.cast(levels * keep + level * (1.0 - keep), dtype=types.UINT8)
 
 
 def _hue(levels: Any, turns: Any) -> Any:

@@ -12,6 +12,7 @@ from numba.core import cgutils
 
 from headrace.pipeline.batch import D65, XYZ_OF_RGB
 from headrace.pipeline.compiled import carray, inlined, intrinsic, kernel
+from headrace.pipeline.noise import four_gaussians
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 _LUMA_R, _LUMA_G, _LUMA_B = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
@@ -178,6 +179,32 @@ def project(red, green, blue):
         red[i] = _sixth(np.int32(5) * r + np.int32(2) * g - b)
         green[i] = _sixth(np.int32(2) * (r + g + b))
         blue[i] = _sixth(np.int32(5) * b + np.int32(2) * g - r)
+
+
+@inlined
+def _noisy(mean, deviation, gaussian):
+    return np.uint8(min(max(np.floor(mean + deviation * np.float64(gaussian) + 0.5), 0.0), 255.0))
+
+
+@kernel
+def drop_channels(pixels, kept, noise):
+    """Replace all channels of a flat image (3 * N,) but one by noise around its mean; see `View.drop_channels`."""
+    n = len(pixels) // 3
+    total, squares = np.int64(0), np.int64(0)
+    for i in range(kept * n, kept * n + n):
+        level = np.int64(pixels[i])
+        total += level
+        squares += level * level
+    mean = total / n
+    deviation = np.sqrt(max(squares / n - mean * mean, 0.0)) / 100.0
+    first, second = n * (1 if kept == 0 else 0), n * (1 if kept == 2 else 2)
+    for block in range((n + 1) // 2):
+        a, b, c, d = four_gaussians(noise, block)
+        pixels[first + 2 * block] = _noisy(mean, deviation, a)
+        pixels[second + 2 * block] = _noisy(mean, deviation, b)
+        if 2 * block + 1 < n:
+            pixels[first + 2 * block + 1] = _noisy(mean, deviation, c)
+            pixels[second + 2 * block + 1] = _noisy(mean, deviation, d)
 
 
 @kernel

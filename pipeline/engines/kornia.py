@@ -21,12 +21,13 @@ from torch.nn import functional as F
 
 from headrace.pipeline.batch import rgb_to_lab, standardize
 from headrace.pipeline.engines.base import Engine, TwoStageEngine
+from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from headrace.pipeline.views import View, ViewSpec
 
 # One row of parameters a sample. Up to three blends before the hue turns and three after it.
 _BLENDS = 6
-_HUE, _PROJECT, _GRAY, _SIGMA, _SOLARIZE, _ERASE = range(3 * _BLENDS, 3 * _BLENDS + 6)
+_HUE, _PROJECT, _KEPT, _GRAY, _SIGMA, _SOLARIZE, _ERASE = range(3 * _BLENDS, 3 * _BLENDS + 7)
 _PARAMETERS = _ERASE + 4
 _NEVER = 2.0  # a solarise threshold above every level of [0, 1]
 
@@ -43,6 +44,7 @@ class KorniaEngine(TwoStageEngine):
     def __init__(self, cropper: Engine, spec: ViewSpec, device: str = "cpu") -> None:
         self.cropper = cropper
         self._device = torch.device(device)
+        self._views = spec.views
         self._photometric = nn.ModuleList(Photometric(view) for view in spec.views).to(self._device)
         self._copying: deque[tuple[torch.cuda.Event, list[Tensor]]] = deque()
 
@@ -64,10 +66,15 @@ class KorniaEngine(TwoStageEngine):
             while self._copying and self._copying[0][0].query():
                 self._copying.popleft()
         as_float = dtype == torch.float32
+        noises = [self._noise(plan.noise[:, v], view) for v, view in enumerate(self._views)]
         return [
-            photometric(crop, row, as_float)
-            for photometric, crop, row in zip(self._photometric, moved, here, strict=True)
+            photometric(crop, row, as_float, noise)
+            for photometric, crop, row, noise in zip(self._photometric, moved, here, noises, strict=True)
         ]
+
+    def _noise(self, words: np.ndarray, view: View) -> Tensor | None:
+        """float32 (B, 2, S, S) on the device for a view that may drop channels."""
+        return torch.from_numpy(noise_planes(words, view.size)).to(self._device) if view.drop_channels else None
 
 
 def pack(plan: Plan) -> np.ndarray:
@@ -91,6 +98,7 @@ def pack(plan: Plan) -> np.ndarray:
             blends[sample, view, slot[sample, view]] = row
     packed[..., _HUE] = np.where(is_hue.any(axis=2), plan.jitter_factor[..., HUE], 0.0)
     packed[..., _PROJECT] = plan.project
+    packed[..., _KEPT] = plan.kept
     packed[..., _GRAY] = plan.grayscale
     packed[..., _SIGMA] = plan.blur_sigma
     packed[..., _SOLARIZE] = plan.solarize
@@ -125,8 +133,9 @@ class Photometric(nn.Module):
         for name, values in constants.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
-    def forward(self, crops: Tensor, parameters: Tensor, as_float: bool) -> Tensor:
-        """uint8 (B, 3, S, S) and float32 (B, P) of `pack` to uint8 levels, or to normalised float32."""
+    def forward(self, crops: Tensor, parameters: Tensor, as_float: bool, noise: Tensor | None = None) -> Tensor:
+        """uint8 (B, 3, S, S) and float32 (B, P) of `pack` to uint8 levels, or to normalised float32; with the float32
+        (B, 2, S, S) of `noise_planes` where channels may be dropped."""
         view = self.view
         images = crops.float()
         if view.jitter:
@@ -141,6 +150,8 @@ class Photometric(nn.Module):
                     images = self._blend(images, blends[:, slot])
         if view.project:
             images = torch.where(parameters[:, _PROJECT].view(-1, 1, 1, 1) > 0, _project(images), images)
+        if noise is not None:
+            images = _drop_channels(images, parameters[:, _KEPT].view(-1, 1, 1, 1), noise)
         if view.grayscale:
             images = torch.where(parameters[:, _GRAY].view(-1, 1, 1, 1) > 0, self._gray(images), images)
         if view.blur:
@@ -200,6 +211,18 @@ def _project(images: Tensor) -> Tensor:
     sixfold = torch.stack([5 * red + 2 * green - blue, 2 * (red + green + blue), 5 * blue + 2 * green - red], dim=1)
     # Half a unit more than rounding needs: whole numbers stay clear of the borders of a division that is not exact.
     return ((sixfold + 3.5) / 6).floor().clamp(0, 255)
+
+
+def _drop_channels(images: Tensor, kept: Tensor, noise: Tensor) -> Tensor:
+    """Levels with noise in the place of all channels but `kept`, (B, 1, 1, 1), where that is not negative."""
+    channels = torch.arange(3, device=images.device).view(1, 3, 1, 1)
+    remaining = (images * (channels == kept)).sum(1, keepdim=True)
+    deviation, mean = torch.std_mean(remaining, dim=(2, 3), correction=0, keepdim=True)
+    first, second = noise[:, :1], noise[:, 1:]
+    # The first plane belongs to the lower of the two channels that go.
+    of_channel = torch.cat([first, torch.where(kept == 0, first, second), second], dim=1)
+    levels = (mean + deviation / 100 * of_channel + 0.5).floor().clamp(0, 255)
+    return torch.where((kept < 0) | (channels == kept), images, levels)
 
 
 def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from headrace.pipeline.engines.base import StageTimes
 from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
 from headrace.pipeline.engines.kernels import (
     as_pointer,
+    drop_channels,
     erase,
     grayscale,
     jitter,
@@ -96,6 +97,8 @@ class NativeEngine:
                 plan.jitter_order,
                 plan.jitter_factor,
                 plan.project,
+                plan.kept,
+                plan.noise,
                 plan.grayscale,
                 plan.blur_sigma,
                 plan.solarize,
@@ -218,6 +221,8 @@ def _render(
     jitter_order,
     jitter_factor,
     projected,
+    kept,
+    noise,
     gray,
     blur_sigma,
     solarized,
@@ -264,6 +269,8 @@ def _render(
             jitter(image, jitter_order[i, v], jitter_factor[i, v])
             if projected[i, v]:
                 project(red, green, blue)
+            if kept[i, v] >= 0:
+                drop_channels(flat, np.int64(kept[i, v]), noise[i, v])
             if gray[i, v]:
                 grayscale(red, green, blue)
             if blur_sigma[i, v] > 0.0:

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from headrace.pipeline.batch import normalize_images
 from headrace.pipeline.decode import decode_image, memory_at
 from headrace.pipeline.engines.base import StageTimes
+from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from headrace.pipeline.views import View, ViewSpec
 from headrace.shards import RAW, ShardError, ShardSet, Spans
@@ -77,6 +78,9 @@ def apply_view(image: Tensor, plan: Plan, sample: int, v: int, view: View) -> Te
             result = _JITTER[int(code)](result, float(plan.jitter_factor[sample, v, code]))
     if plan.project[sample, v]:
         result = project(result)
+    if plan.kept[sample, v] >= 0:
+        noise = torch.from_numpy(noise_planes(plan.noise[sample : sample + 1, v], view.size)[0])
+        result = drop_channels(result, int(plan.kept[sample, v]), noise)
     if plan.grayscale[sample, v]:
         result = F.rgb_to_grayscale(result, num_output_channels=3)
     sigma = float(plan.blur_sigma[sample, v])
@@ -99,3 +103,12 @@ def project(image: Tensor) -> Tensor:
     matrix = 6 * torch.eye(3, dtype=torch.int64) - axis[:, None] * axis  # six times the paper's B
     sixfold = torch.einsum("ij,jhw->ihw", matrix, image.long())
     return (sixfold + 3).div(6, rounding_mode="floor").clamp(0, 255).to(torch.uint8)
+
+
+def drop_channels(image: Tensor, kept: int, noise: Tensor) -> Tensor:
+    """All channels but one as noise around its mean with a hundredth of its deviation: context prediction's colour
+    dropping (1505.05192, section 3.1). uint8 (3, H, W) and float32 (2, H, W) to uint8 (3, H, W)."""
+    deviation, mean = torch.std_mean(image[kept].double(), correction=0)
+    result = image.clone()
+    result[[c for c in range(3) if c != kept]] = (mean + deviation / 100 * noise).add(0.5).floor().clamp(0, 255).byte()
+    return result

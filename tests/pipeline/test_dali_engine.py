@@ -13,7 +13,8 @@ from headrace.pipeline.engines import ENGINES
 from headrace.shards import ShardError, ShardSet, open_shards, write_shards
 
 JITTERED = View(size=32, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.5)
-SPEC = ViewSpec([JITTERED, View(size=24, turns=(0, 1, 2, 3), project=0.5, grayscale=0.5, solarize=0.5, erase=0.5)])
+MANY = {"project": 0.5, "drop_channels": 0.5, "grayscale": 0.5, "solarize": 0.5, "erase": 0.5}
+SPEC = ViewSpec([JITTERED, View(size=24, turns=(0, 1, 2, 3), **MANY)])  # type: ignore[arg-type]
 
 
 def batches(shards: ShardSet, engine: str, **options: Any) -> list[Any]:

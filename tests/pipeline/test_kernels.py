@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from plain import philox, unit
+from scipy.stats import kstest
 from sklearn.datasets import load_sample_images
 from torchvision.transforms.v2 import functional as F
 
@@ -12,6 +14,7 @@ from headrace.pipeline.batch import rgb_to_lab
 from headrace.pipeline.engines import kernels
 from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
 from headrace.pipeline.engines.resize import crop_resize
+from headrace.pipeline.noise import noise_planes
 from tests.pipeline.colour import lab_of
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[1][20:395, 60:560])
@@ -160,6 +163,47 @@ def test_project(image: np.ndarray) -> None:
         one = np.array(colour, np.uint8).reshape(3, 1, 1).copy()
         kernels.project(*planes(one))
         assert len(np.unique(one)) == 1
+
+
+def plain_noise(word: int, pixels: int) -> np.ndarray:
+    """Two planes, float64 (2, N), by numpy's Philox and Box and Muller; a pixel takes two of a counter's words."""
+    words = [philox(word, "noise", pixel // 2, 0, 0, 0)[2 * (pixel % 2) :][:2] for pixel in range(pixels)]
+    radius, turn = np.array([[1.0 - unit(first), unit(second)] for first, second in words]).T
+    radius = np.sqrt(-2 * np.log(radius))
+    return np.stack([radius * np.cos(2 * np.pi * turn), radius * np.sin(2 * np.pi * turn)])
+
+
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_noise_is_a_function_of_its_number(size: int) -> None:
+    words = np.array([7, 2**63 + 5], np.uint64)
+    planes = noise_planes(words, size)
+    assert (planes.shape, planes.dtype) == ((2, 2, size, size), np.float32)
+    for plane, word in zip(planes, words.tolist(), strict=True):
+        np.testing.assert_allclose(plane.reshape(2, -1), plain_noise(word, size * size), rtol=1e-6, atol=1e-6)
+
+
+def test_noise_is_gaussian() -> None:
+    planes = noise_planes(np.array([3], np.uint64), 200)[0]
+    assert kstest(planes.ravel(), "norm").pvalue > 1e-4
+    neighbours = planes[:, :, 1:].ravel(), planes[:, :, :-1].ravel()
+    assert abs(np.corrcoef(*neighbours)[0, 1]) < 0.02
+    assert abs(np.corrcoef(planes[0].ravel(), planes[1].ravel())[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("side", [1, 31, SIZE])
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_drop_channels(kept: int, side: int) -> None:
+    """Context prediction's noise around the mean of the channel that remains, which stays as it is."""
+    image = np.ascontiguousarray(CANVAS[:, :side, :side])
+    ours = image.copy()
+    kernels.drop_channels(ours.reshape(-1), kept, np.uint64(99))
+    mean, deviation = image[kept].mean(), image[kept].std()
+    noise = noise_planes(np.array([99], np.uint64), side)[0].astype(np.float64)
+    gone = [channel for channel in range(3) if channel != kept]
+    assert np.array_equal(ours[kept], image[kept])
+    assert np.array_equal(ours[gone], np.clip(np.floor(mean + deviation / 100 * noise + 0.5), 0, 255))
+    if side == SIZE:
+        assert 0.2 < (ours[gone] - mean).std() / (deviation / 100) < 2, "rounded to levels"
 
 
 @pytest.mark.parametrize("box", [(0, 0, 1, 1), (10, 20, 30, 40), (0, 5, 95, 90)])

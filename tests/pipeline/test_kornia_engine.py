@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headrace.pipeline import Loader, Normalize, View, ViewSpec, plan
 from headrace.pipeline.engines import ENGINES
+from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import Plan
 from headrace.shards import ShardSet
 
@@ -23,6 +24,7 @@ EVERYTHING = View(
     saturation=0.8,
     hue=0.2,
     project=0.3,
+    drop_channels=0.3,
     grayscale=0.2,
     blur=0.5,
     solarize=0.2,
@@ -42,6 +44,11 @@ def engine_module() -> Any:
     return kornia
 
 
+def noise(draws: Plan, v: int) -> Tensor | None:
+    view = SPEC.views[v]
+    return torch.from_numpy(noise_planes(draws.noise[:, v], view.size)) if view.drop_channels else None
+
+
 def crops(samples: int, side: int) -> Tensor:
     levels = torch.randint(0, 256, (samples, 3, side, side), generator=torch.Generator().manual_seed(0))
     return levels.to(torch.uint8).contiguous(memory_format=torch.channels_last)
@@ -56,11 +63,15 @@ def test_nothing_reads_the_host(floats: str | None) -> None:
     module = engine_module()
     as_float = floats is not None
     parameters = torch.from_numpy(module.pack(drawn(4)))
+    noises = [noise(drawn(4), v) for v in range(2)]
     with FakeTensorMode() as mode:
         on_device = mode.from_tensor(parameters).to("cuda")
         for v, view in enumerate(replace(view, normalize=FLOATS[floats or "rgb"]) for view in SPEC.views):
             images = torch.empty((4, 3, view.size, view.size), dtype=torch.uint8, device="cuda")
-            result = module.Photometric(view).to("cuda")(images, on_device[v], as_float)
+            planes = noises[v]
+            if planes is not None:
+                planes = mode.from_tensor(planes).to("cuda")
+            result = module.Photometric(view).to("cuda")(images, on_device[v], as_float, planes)
             assert result.device.type == "cuda"
             assert result.shape == images.shape
             assert result.dtype == (torch.float32 if as_float else torch.uint8)
@@ -76,8 +87,8 @@ def test_compiles_into_one_graph(floats: str | None) -> None:
     parameters = torch.from_numpy(module.pack(drawn(6)))[0]
     photometric = module.Photometric(replace(EVERYTHING, normalize=FLOATS[floats or "rgb"]))
     compiled = torch.compile(photometric, fullgraph=True, backend="aot_eager")
-    images, as_float = crops(6, EVERYTHING.size), floats is not None
-    torch.testing.assert_close(compiled(images, parameters, as_float), photometric(images, parameters, as_float))
+    arguments = crops(6, EVERYTHING.size), parameters, floats is not None, noise(drawn(6), 0)
+    torch.testing.assert_close(compiled(*arguments), photometric(*arguments))
 
 
 @pytest.mark.peer("kornia")

@@ -122,10 +122,11 @@ def test_nothing_happens_at_probability_0(engine: str, squares: ShardSet) -> Non
 def test_samples_that_go_without_stay_as_they_are(engine: str, squares: ShardSet) -> None:
     """An operator must not touch the samples of its batch that the plan spares."""
     gates = {"jitter": 0.2, **COLOUR, "project": 0.2, "grayscale": 0.2, "blur": 0.2, "solarize": 0.2, "erase": 0.2}
+    gates["drop_channels"] = 0.2
     spec, ids = ViewSpec.repeat(View(**{**WHOLE, **gates}), 2), np.arange(SAMPLES)
     drawn = plan(spec, 11, 0, ids, np.full((SAMPLES, 2), SIDE))  # as `render` draws it
     spared = (drawn.jitter_order[..., 0] < 0) & ~drawn.grayscale & (drawn.blur_sigma == 0) & ~drawn.solarize
-    spared &= ~drawn.project & (drawn.erase[..., 2] == 0)
+    spared &= ~drawn.project & (drawn.kept < 0) & (drawn.erase[..., 2] == 0)
     assert 0 < spared.sum() < spared.size
     views = render(engine, squares, spec, ids)
     for i, v in np.argwhere(spared):

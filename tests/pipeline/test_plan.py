@@ -58,7 +58,9 @@ def test_views_of_a_sample_differ() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("operation", ["flip", "grayscale", "solarize", "blur", "jitter", "project", "erase"])
+@pytest.mark.parametrize(
+    "operation", ["flip", "grayscale", "solarize", "blur", "jitter", "project", "drop_channels", "erase"]
+)
 def test_operations_apply_as_often_as_asked(operation: str, probability: float) -> None:
     n = 20_000
     drawn = draw(ViewSpec([replace(SIMCLR, **{operation: probability})]), np.arange(n))
@@ -69,6 +71,7 @@ def test_operations_apply_as_often_as_asked(operation: str, probability: float) 
         "blur": drawn.blur_sigma > 0,
         "jitter": (drawn.jitter_order >= 0).any(axis=-1),
         "project": drawn.project,
+        "drop_channels": drawn.kept >= 0,
         "erase": drawn.erase[..., 2] > 0,
     }[operation]
     tolerance = 4 * np.sqrt(probability * (1 - probability) / n)
@@ -145,13 +148,23 @@ FROZEN = {
 """SHA-256 of the draws of 500 samples, as the first version drew them."""
 
 
-@pytest.mark.parametrize("more", [{}, {"turns": (0, 1, 3), "project": 0.5, "erase": 1.0}])
+@pytest.mark.parametrize("more", [{}, {"turns": (0, 1, 3), "project": 0.5, "drop_channels": 0.5, "erase": 1.0}])
 def test_draws_never_move(more: dict) -> None:
     drawn = draw(ViewSpec.repeat(replace(SIMCLR, **more), 2), np.arange(500))
     assert {name: sha256(getattr(drawn, name).tobytes()).hexdigest()[:16] for name in FROZEN} == FROZEN
     few = plan(SPEC, 3, 1, np.array([0, 1 << 33]), np.array([[375, 500], [32, 32]]))
     assert few.crop.tolist() == [[[27, 56, 323, 369], [92, 74, 260, 246]], [[4, 0, 28, 24], [8, 14, 19, 16]]]
     assert few.describe(1, 0) == {"crop": (4, 0, 28, 24), "blur": 0.979}
+
+
+def test_each_channel_is_kept_as_often_and_each_view_has_its_noise() -> None:
+    drawn = draw(ViewSpec([replace(SIMCLR, drop_channels=1.0)] * 2), np.arange(9000))
+    for v in range(2):
+        assert chisquare(np.bincount(drawn.kept[:, v], minlength=3)).pvalue > 1e-4
+    assert len(np.unique(drawn.noise)) == 18_000
+    shared = draw(ViewSpec([replace(SIMCLR, drop_channels=0.5)] * 2, draws=[0, 0]), np.arange(50))
+    assert np.array_equal(shared.kept[:, 0], shared.kept[:, 1])
+    assert np.array_equal(shared.noise[:, 0], shared.noise[:, 1])
 
 
 def test_turns_are_uniform() -> None:
@@ -296,16 +309,17 @@ def test_tiles_are_alike_in_colour_where_asked() -> None:
 def test_describe_names_what_applies() -> None:
     words = draw(ViewSpec([View(size=32, flip=1.0, blur=1.0)]), np.arange(1)).describe(0, 0)
     assert set(words) == {"crop", "flip", "blur"}
-    view = View(size=32, flip=0.0, turns=(3,), project=1.0, erase=1.0)
+    view = View(size=32, flip=0.0, turns=(3,), project=1.0, drop_channels=1.0, erase=1.0)
     drawn = draw(ViewSpec([view]), np.arange(1))
     words = drawn.describe(0, 0)
-    assert set(words) == {"crop", "turned", "projection", "erase"}
+    assert set(words) == {"crop", "turned", "projection", "only", "erase"}
     assert words["turned"] == "270 degrees"
+    assert words["only"] == ("red", "green", "blue")[drawn.kept[0, 0]]
     assert words["erase"] == tuple(drawn.erase[0, 0])
 
 
 def test_geometry_keeps_the_crops_and_nothing_else() -> None:
-    spec = ViewSpec.repeat(replace(SIMCLR, turns=(1, 2), project=0.5, erase=0.9), 2)
+    spec = ViewSpec.repeat(replace(SIMCLR, turns=(1, 2), project=0.5, drop_channels=0.5, erase=0.9), 2)
     geometry = draw(spec, np.arange(50)).geometry()
     for v in range(2):
         for i in range(50):

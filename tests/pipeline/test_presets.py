@@ -10,7 +10,7 @@ import torch
 from headrace.pipeline import DrawnViews, Loader, plan
 from headrace.pipeline.clip_presets import CLIP_PRESETS
 from headrace.pipeline.masks import BlockMask, BlockMasks, ContextMasks, PatchMasks, RegionMasks, draw_masks
-from headrace.pipeline.presets import PRESETS, moco_v3
+from headrace.pipeline.presets import PRESETS, context_prediction, moco_v3
 from headrace.pipeline.views import View
 from headrace.shards import ShardSet
 
@@ -182,3 +182,13 @@ def test_the_loader_brings_views_and_labels(name: str, photos: ShardSet) -> None
             assert torch.equal(view, torch.rot90(batch.views[0], turns, dims=(2, 3)))
     else:
         assert batch.drawn.arrangement.shape == (8, len(spec.arranged))
+
+
+def test_context_prediction_has_two_remedies_against_chromatic_aberration() -> None:
+    for against, project, drop in (("projection", 1.0, 0.0), ("dropping", 0.0, 1.0)):
+        spec = context_prediction(48, against=against)  # type: ignore[arg-type]
+        assert [(view.project, view.drop_channels) for view in spec.views] == [(project, drop)] * 2
+    drawn = plan(spec, 0, 0, np.arange(200), np.tile((375, 500), (200, 1)))
+    assert (drawn.kept[:, 0] != drawn.kept[:, 1]).mean() > 0.5, "each patch keeps a channel of its own"
+    with pytest.raises(ValueError, match="must be projection or dropping, got 'blur'"):
+        context_prediction(against="blur")  # type: ignore[arg-type]

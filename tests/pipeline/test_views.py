@@ -27,6 +27,7 @@ from tests.pipeline.colour import lab_of
         ({"turns": (0, 4)}, "turns"),
         ({"turns": (1, 1)}, "turns"),
         ({"project": 1.5}, "project"),
+        ({"drop_channels": -0.1}, "drop_channels"),
         ({"erase": -0.1}, "erase"),
         ({"erase_scale": (0.0, 0.3)}, "erase_scale"),
         ({"erase_ratio": (3.0, 0.3)}, "erase_ratio"),
