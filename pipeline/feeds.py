@@ -71,7 +71,7 @@ class Feed(ABC, Generic[AnyPlan]):
     def shapes(self, samples: int) -> list[tuple[int, ...]]:
         """V shapes of buffers, channels last."""
 
-    def request(self, ids: np.ndarray) -> tuple[Any, Callable[[], None]]:
+    def request(self, seed: int, epoch: int, ids: np.ndarray) -> tuple[Any, Callable[[], None]]:
         """Where the bytes of some samples lie, and what to wait for before they are read: `ShardSet.request`."""
         return self.shards.request(self.field, ids)
 
@@ -255,10 +255,13 @@ class TextFeed(Feed[TextPlan]):
     def shapes(self, samples: int) -> list[tuple[int, ...]]:
         return []
 
-    def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Spans) -> TextPlan:
+    def request(self, seed: int, epoch: int, ids: np.ndarray) -> tuple[Any, Callable[[], None]]:
+        return self._reader.request(seed, epoch, ids)
+
+    def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Any) -> TextPlan:
         return self._reader.blank(seed, epoch, len(ids))
 
-    def render(self, ids: np.ndarray, spans: Spans, plan: TextPlan, buffers: list[np.ndarray]) -> StageTimes:
+    def render(self, ids: np.ndarray, spans: Any, plan: TextPlan, buffers: list[np.ndarray]) -> StageTimes:
         started = perf_counter()
         self._reader.fill(ids, spans, plan)
         return StageTimes(decode_s=perf_counter() - started, augment_s=0.0)
@@ -274,21 +277,21 @@ class TextFeed(Feed[TextPlan]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairPlan(Rows):
+class BesidePlan(Rows):
     """Of views, and of the texts beside them."""
 
     views: Any
     texts: TextPlan
 
 
-class PairSpans(NamedTuple):
+class BesideSpans(NamedTuple):
     """Likewise."""
 
     views: Spans
-    texts: Spans
+    texts: Any
 
 
-class PairFeed(Feed[PairPlan]):
+class BesideFeed(Feed[BesidePlan]):
     """Views and the texts beside them, of two fields of the same samples. A sample is bad if either of them is."""
 
     def __init__(self, views: ImageFeed | ClipFeed, texts: TextFeed) -> None:
@@ -305,32 +308,32 @@ class PairFeed(Feed[PairPlan]):
     def shapes(self, samples: int) -> list[tuple[int, ...]]:
         return self._views.shapes(samples)
 
-    def request(self, ids: np.ndarray) -> tuple[PairSpans, Callable[[], None]]:
-        views, wait_views = self._views.request(ids)
-        texts, wait_texts = self._texts.request(ids)
+    def request(self, seed: int, epoch: int, ids: np.ndarray) -> tuple[BesideSpans, Callable[[], None]]:
+        views, wait_views = self._views.request(seed, epoch, ids)
+        texts, wait_texts = self._texts.request(seed, epoch, ids)
 
         def wait() -> None:
             wait_views()
             wait_texts()
 
-        return PairSpans(views, texts), wait
+        return BesideSpans(views, texts), wait
 
-    def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Any) -> PairPlan:
+    def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Any) -> BesidePlan:
         views = self._views.plan(seed, epoch, ids, spans.views)
-        return PairPlan(views=views, texts=self._texts.plan(seed, epoch, ids, spans.texts))
+        return BesidePlan(views=views, texts=self._texts.plan(seed, epoch, ids, spans.texts))
 
-    def render(self, ids: np.ndarray, spans: Any, plan: PairPlan, buffers: list[np.ndarray]) -> StageTimes:
+    def render(self, ids: np.ndarray, spans: Any, plan: BesidePlan, buffers: list[np.ndarray]) -> StageTimes:
         texts = self._texts.render(ids, spans.texts, plan.texts, [])
         views = self._views.render(ids, spans.views, plan.views, buffers)
         return StageTimes(views.decode_s + texts.decode_s, views.augment_s)
 
-    def finish(self, plan: PairPlan, buffers: list[Tensor]) -> list[Tensor]:
+    def finish(self, plan: BesidePlan, buffers: list[Tensor]) -> list[Tensor]:
         return self._views.finish(plan.views, buffers)
 
-    def drawn(self, plan: PairPlan) -> Drawn:
+    def drawn(self, plan: BesidePlan) -> Drawn:
         return self._views.drawn(plan.views)
 
-    def texts(self, seed: int, epoch: int, ids: np.ndarray, plan: PairPlan) -> tuple[Texts, list[TokenMasks]]:
+    def texts(self, seed: int, epoch: int, ids: np.ndarray, plan: BesidePlan) -> tuple[Texts, list[TokenMasks]]:
         return self._texts.texts(seed, epoch, ids, plan.texts)
 
     def close(self) -> None:
@@ -345,7 +348,7 @@ FEEDS: dict[type[Any], type[ImageFeed] | type[ClipFeed] | type[TextFeed]] = {
 """Type of specification to what feeds it."""
 
 
-def feed(spec: ViewSpec | ClipSpec | TextSpec, source: Source) -> ImageFeed | ClipFeed | TextFeed | PairFeed:
+def feed(spec: ViewSpec | ClipSpec | TextSpec, source: Source) -> ImageFeed | ClipFeed | TextFeed | BesideFeed:
     """The feed of a specification.
 
     Raises:
@@ -356,7 +359,7 @@ def feed(spec: ViewSpec | ClipSpec | TextSpec, source: Source) -> ImageFeed | Cl
     made = make(spec, source)
     if isinstance(spec, TextSpec) or spec.text is None:
         return made
-    return PairFeed(made, TextFeed(spec.text, source))
+    return BesideFeed(made, TextFeed(spec.text, source))
 
 
 def part_of(spans: Any, part: slice) -> Any:

@@ -298,7 +298,7 @@ class Loader:
         if (self._order.seed, self._order.epoch) != (self.seed, epoch):
             self._order = self._order_of(epoch)
         ids = self._order.share(begin, end, self._rank, self._world_size)
-        spans, wait = self._feed.request(ids)
+        spans, wait = self._feed.request(self.seed, epoch, ids)
         drawn = self._feed.plan(self.seed, epoch, ids, spans)
         buffers = [self._pool.take(shape) for shape in self._feed.shapes(len(ids))]
         render = self._feed.render
@@ -377,7 +377,7 @@ class Loader:
     def _render_row(self, epoch: int, pending: _Pending, row: int, sample: int) -> None:
         """Put one sample's views into a batch; ShardError where it cannot be decoded."""
         ids = np.array([sample])
-        spans, wait = self._feed.request(ids)
+        spans, wait = self._feed.request(self.seed, epoch, ids)
         drawn = self._feed.plan(self.seed, epoch, ids, spans)
         _when_here(wait, self._feed.render, ids, spans, drawn, [buffer[row : row + 1] for buffer in pending.buffers])
         pending.ids[row] = sample

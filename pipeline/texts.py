@@ -1,12 +1,14 @@
 """What a method wants to see of a text: its tokens, and masks over them, as a tokenizer and the draws have it.
 
-Which of several texts of a sample, and which part of a long one, is drawn from (seed, epoch, sample). Letters: B texts
+Which of several texts of a sample, which part of a long one, and what makes a pair of segments is drawn from (seed,
+epoch, sample). Letters: B texts
 of a batch, L places of each, with padding behind a text's length.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +29,8 @@ TEXT_FIELDS = ("captions", "caption", "text", "txt")
 
 _STREAM = key_word(0x74657874)  # the word "text"
 # Counter blocks of four random words; a new draw takes a new block, so that old draws never move.
-_BLOCK_PLACE = np.uint64(0)
+_BLOCK_PLACE = np.uint64(0)  # which text, its first token, where a pair is cut, whether it belongs together
+_BLOCK_OTHER = np.uint64(1)  # which other sample, which of its texts, its first token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,11 @@ class TextSpec:
     vocabulary the tokenizer does."""
     whole_words: bool = False
     """Whether a `TokenMask` takes all tokens of a word or none; words are the tokenizer's (what it splits at first)."""
+    pair: Literal["order", "next"] | None = None
+    """Cut what is kept of a text into two segments, where a word begins, all such places equally likely, and for half
+    of the samples break the pair; `Texts.broken` is the label. order: the two are exchanged (sentence order,
+    1909.11942). next: the second is a segment of another sample's text, as long if that has as many tokens (next
+    sentence, 1810.04805). None leaves the text in one piece."""
     multiple: int | None = None
     """None pads texts to `length`. A number pads a rank's batch to its longest text, rounded up to a multiple of this,
     `length` at most."""
@@ -58,8 +66,11 @@ class TextSpec:
     def __post_init__(self) -> None:
         check(self.length >= 1, self, "length", self.length, "at least 1")
         check(self.window in ("first", "drawn"), self, "window", self.window, "first or drawn")
+        check(self.pair in ("order", "next", None), self, "pair", self.pair, "order, next or None")
         check(self.multiple is None or self.multiple >= 1, self, "multiple", self.multiple, "at least 1 or None")
         object.__setattr__(self, "masks", tuple(self.masks))
+        alone = self.pair is None or not any(isinstance(mask, SpanMask) for mask in self.masks)
+        check(alone, self, "pair", self.pair, "None with a SpanMask, which is for texts in one piece")
 
 
 class Texts(NamedTuple):
@@ -75,6 +86,11 @@ class Texts(NamedTuple):
     """int64 (B,): which of the sample's texts this is; 0 where there is one."""
     first: Tensor
     """int64 (B,): tokens of the text that were left out before those that are here."""
+    segments: Tensor
+    """int64 (B, L): 1 on the second segment of a pair and what stands behind it, else 0; BERT's token types."""
+    broken: Tensor
+    """int64 (B,): 0 where the second segment follows the first in a text, or there is one piece; 1 where they are
+    exchanged, or the second is another text's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +104,20 @@ class TextPlan(Rows):
     words: np.ndarray
     """int64, likewise: the number of each token's word; (B, 0) unless `TextSpec.whole_words`."""
     lengths: np.ndarray
-    """int64 (B,); as the next two, see `Texts`."""
+    """int64 (B,); as the next three, see `Texts`."""
     chosen: np.ndarray
     first: np.ndarray
+    broken: np.ndarray
+    middle: np.ndarray
+    """int64 (B,): where the first segment ends, which is where the text does if it is in one piece."""
+
+
+class PairedSpans(NamedTuple):
+    """Where the bytes of B samples lie, and those of the samples that give them a second segment."""
+
+    own: Spans
+    others: Spans
+    """Of a sample that needs none, its own."""
 
 
 class TextReader:
@@ -106,12 +133,15 @@ class TextReader:
         self.field = _text_field(spec, shards)
         self.tokenizer = TextTokenizer(spec.tokenizer)
         self._shards = shards
-        special = len(self.tokenizer.before) + len(self.tokenizer.behind)
+        self._before, self._between, self._behind = self.tokenizer.frame(pair=spec.pair is not None)
+        special = len(self._before) + len(self._between) + len(self._behind)
         self._room = spec.length - special
-        if self._room < 1:
+        if self._room < 1 + (spec.pair is not None):
             raise ValueError(
                 f"TextSpec.length must be more than the tokenizer's {special} special tokens, got {spec.length}"
             )
+        if spec.pair == "next" and len(shards) < 2:
+            raise ValueError(f"TextSpec.pair 'next' needs another sample; {shards.path} has {len(shards)}")
         self._masks = [_with_ids(mask, self.tokenizer, self._room) for mask in spec.masks]
 
     def blank(self, seed: int, epoch: int, samples: int) -> TextPlan:
@@ -124,9 +154,31 @@ class TextReader:
             lengths=np.zeros(samples, np.int64),
             chosen=np.zeros(samples, np.int64),
             first=np.zeros(samples, np.int64),
+            broken=np.zeros(samples, np.int64),
+            middle=np.zeros(samples, np.int64),
         )
 
-    def fill(self, ids: np.ndarray, spans: Spans, plan: TextPlan) -> None:
+    def request(self, seed: int, epoch: int, ids: np.ndarray) -> tuple[Spans | PairedSpans, Callable[[], None]]:
+        """Where the texts of some samples lie, and what to wait for: see `ShardSet.request`."""
+        own, wait_own = self._shards.request(self.field, ids)
+        if self.spec.pair != "next":
+            return own, wait_own
+        others, wait_others = self._shards.request(self.field, self._others(key_word(seed), key_word(epoch), ids))
+
+        def wait() -> None:
+            wait_own()
+            wait_others()
+
+        return PairedSpans(own, others), wait
+
+    def _others(self, seed: np.uint64, epoch: np.uint64, ids: np.ndarray) -> np.ndarray:
+        """int64 (B,): who gives the second segment."""
+        ids = np.ascontiguousarray(ids, np.int64)
+        broken = draw_units(seed, _STREAM, _BLOCK_PLACE, epoch, ids)[:, 3] < 0.5
+        others = (draw_units(seed, _STREAM, _BLOCK_OTHER, epoch, ids)[:, 0] * (len(self._shards) - 1)).astype(np.int64)
+        return np.where(broken, others + (others >= ids), ids)
+
+    def fill(self, ids: np.ndarray, spans: Spans | PairedSpans, plan: TextPlan) -> None:
         """Read, choose, tokenise and cut some texts.
 
         Raises:
@@ -136,27 +188,78 @@ class TextReader:
             return
         seed, epoch = plan.origin[0]
         units = draw_units(seed, _STREAM, _BLOCK_PLACE, epoch, np.ascontiguousarray(ids, np.int64))
-        texts = []
-        for i, sample in enumerate(ids.tolist()):
-            choice = self._texts(sample, int(spans.address[i]), int(spans.size[i]))
-            number, text = choice[int(units[i, 0] * len(choice))]
-            plan.chosen[i] = number
-            texts.append(text)
-        before, behind = self.tokenizer.before, self.tokenizer.behind
-        for i, (tokens, words) in enumerate(self.tokenizer.encode(texts, words=self.spec.whole_words)):
-            if not len(tokens):
-                raise self._error(int(ids[i]), "the tokenizer finds no token in the text")
+        plan.chosen[:], encoded = self._encoded(
+            ids, spans.own if isinstance(spans, PairedSpans) else spans, units[:, 0]
+        )
+        plan.broken[:] = (units[:, 3] < 0.5) & (self.spec.pair is not None)
+        foreign = {}
+        if isinstance(spans, PairedSpans):
+            rows = np.flatnonzero(plan.broken)
+            theirs = draw_units(seed, _STREAM, _BLOCK_OTHER, epoch, np.ascontiguousarray(ids, np.int64))[rows]
+            some = Spans._make(column[rows] for column in spans.others)
+            _, found = self._encoded(self._others(seed, epoch, ids)[rows], some, theirs[:, 1])
+            foreign = {int(row): (*other, unit) for row, other, unit in zip(rows, found, theirs[:, 2], strict=True)}
+        for i, (tokens, words) in enumerate(encoded):
             over = max(0, len(tokens) - self._room)
             first = int(units[i, 1] * (over + 1)) if self.spec.window == "drawn" else 0
-            kept = tokens[first : first + self._room]
-            text_end = len(before) + len(kept)
-            plan.first[i], plan.lengths[i] = first, text_end + len(behind)
-            plan.tokens[i, : len(before)] = before
-            plan.tokens[i, len(before) : text_end] = kept
-            plan.tokens[i, text_end : text_end + len(behind)] = behind
-            plan.tokens[i, text_end + len(behind) :] = self.tokenizer.padding_id
-            if words is not None:
-                plan.words[i, len(before) : text_end] = words[first : first + self._room]
+            kept, of_words = tokens[first : first + self._room], words[first : first + self._room]
+            plan.first[i] = first
+            if self.spec.pair is None:
+                self._write(plan, i, (kept, of_words), None)
+                continue
+            begins = 1 + np.flatnonzero(of_words[1:] != of_words[:-1])
+            if not len(begins):
+                raise self._error(int(ids[i]), "the text has a single word, of which no pair can be made")
+            cut = begins[int(units[i, 2] * len(begins))]
+            one, two = (kept[:cut], of_words[:cut]), (kept[cut:], of_words[cut:])
+            if i in foreign:
+                others, their_words, unit = foreign[i]
+                start = int(unit * (max(0, len(others) - len(two[0])) + 1))
+                part = slice(start, start + len(two[0]))
+                two = others[part], their_words[part]
+            elif plan.broken[i]:
+                one, two = two, one
+            self._write(plan, i, one, two)
+
+    def _encoded(
+        self, ids: np.ndarray, spans: Spans, units: np.ndarray
+    ) -> tuple[list[int], list[tuple[np.ndarray, np.ndarray]]]:
+        """Which of its texts each sample shows, and its tokens and words (without words where nobody asks for them)."""
+        texts, chosen = [], []
+        for i, sample in enumerate(ids.tolist()):
+            choice = self._texts(sample, int(spans.address[i]), int(spans.size[i]))
+            number, text = choice[int(units[i] * len(choice))]
+            chosen.append(number)
+            texts.append(text)
+        encoded = self.tokenizer.encode(texts, words=self.spec.whole_words or self.spec.pair is not None)
+        for sample, (tokens, _) in zip(ids.tolist(), encoded, strict=True):
+            if not len(tokens):
+                raise self._error(sample, "the tokenizer finds no token in the text")
+        return chosen, encoded
+
+    def _write(
+        self,
+        plan: TextPlan,
+        i: int,
+        one: tuple[np.ndarray, np.ndarray],
+        two: tuple[np.ndarray, np.ndarray] | None,
+    ) -> None:
+        """One text, or a pair of segments, between special tokens: tokens and words of each."""
+        parts = (
+            [self._before, one[0], self._behind]
+            if two is None
+            else [self._before, one[0], self._between, two[0], self._behind]
+        )
+        row = np.concatenate(parts)
+        plan.lengths[i] = len(row)
+        plan.tokens[i, : len(row)] = row
+        plan.tokens[i, len(row) :] = self.tokenizer.padding_id
+        middle = plan.middle[i] = len(self._before) + len(one[0])
+        if self.spec.whole_words:
+            plan.words[i, len(self._before) : middle] = one[1]
+            if two is not None:
+                begin = middle + len(self._between)
+                plan.words[i, begin : begin + len(two[1])] = two[1]
 
     def deliver(self, seed: int, epoch: int, ids: np.ndarray, plan: TextPlan) -> tuple[Texts, list[TokenMasks]]:
         """The texts of a batch and one draw of each mask, in pinned memory where there is a GPU."""
@@ -164,20 +267,29 @@ class TextReader:
         if self.spec.multiple is not None:
             length = min(length, -(-int(plan.lengths.max(initial=1)) // self.spec.multiple) * self.spec.multiple)
         tokens, lengths = np.ascontiguousarray(plan.tokens[:, :length]), plan.lengths
-        before, behind = len(self.tokenizer.before), len(self.tokenizer.behind)
-        place = np.arange(length)
+        before, between, behind = len(self._before), len(self._between), len(self._behind)
+        place, middle = np.arange(length), plan.middle[:, None]
         attention = place < lengths[:, None]
         masks: list[TokenMasks] = []
         for number, mask in enumerate(self._masks):
             if isinstance(mask, TokenMask):
                 special = (place < before) | (place >= lengths[:, None] - behind)
+                special |= (place >= middle) & (place < middle + between)
                 words = plan.words[:, :length] if self.spec.whole_words else None
                 masks.append(mask.draw(seed, epoch, ids, tokens, lengths, special=special, words=words, number=number))
             else:
                 body = tokens[:, before : length - behind]
                 masks.append(mask.draw(seed, epoch, ids, body, lengths - before - behind, number=number))
-        columns = tokens, lengths.copy(), attention, plan.chosen.copy(), plan.first.copy()
-        texts = Texts(*map(torch.from_numpy, columns))
+        second = attention & (place >= middle + between) & (self.spec.pair is not None)
+        texts = Texts(
+            tokens=torch.from_numpy(tokens),
+            lengths=torch.from_numpy(lengths.copy()),
+            attention=torch.from_numpy(attention),
+            chosen=torch.from_numpy(plan.chosen.copy()),
+            first=torch.from_numpy(plan.first.copy()),
+            segments=torch.from_numpy(second.astype(np.int64)),
+            broken=torch.from_numpy(plan.broken.copy()),
+        )
         if torch.cuda.is_available():
             texts = Texts(*(part.pin_memory() for part in texts))
             masks = [type(mask)(*(part.pin_memory() for part in mask)) for mask in masks]

@@ -45,16 +45,33 @@ class TextTokenizer:
         """What fills up shorter texts: as the file says, or [PAD] or <pad>, or 0."""
         self.sentinels = self._sentinels()
         """<extra_id_0>, <extra_id_1> and so on, as many as there are."""
-        self.before, self.behind = self._frame()
+        self.before, _, self.behind = self.frame()
         """int64: the special tokens before and behind a text."""
 
-    def encode(self, texts: Sequence[str], *, words: bool) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """(tokens, number of each token's word) of each text, int64, without special tokens; no words unless asked."""
+    def encode(self, texts: Sequence[str], *, words: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(tokens, number of each token's word) of each text, int64, without special tokens; zeros unless asked for."""
         if words:
             encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
             return [(np.array(each.ids, np.int64), np.array(each.word_ids, np.int64)) for each in encodings]
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [(np.array(each.ids, np.int64), None) for each in encodings]
+        found = [np.array(each.ids, np.int64) for each in encodings]
+        return [(ids, np.zeros(len(ids), np.int64)) for ids in found]
+
+    def frame(self, *, pair: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The special tokens before a text, between the two of a pair (none for one text), and behind, int64."""
+        for text in _PROBES:
+            bare = self._tokenizer.encode(text, add_special_tokens=False).ids
+            if not bare:
+                continue
+            whole = self._tokenizer.encode(text, text if pair else None)
+            ordinary = [place for place, special in enumerate(whole.special_tokens_mask) if not special]
+            first, last, n = ordinary[0], ordinary[-1] + 1, len(bare)
+            before, behind = whole.ids[:first], whole.ids[last:]
+            between = whole.ids[first + n : last - n] if pair else []
+            if before + bare + (between + bare if pair else []) + behind != whole.ids:
+                raise ValueError(f"TextSpec.tokenizer {self.path}: puts special tokens inside of texts")
+            return np.array(before, np.int64), np.array(between, np.int64), np.array(behind, np.int64)
+        raise ValueError(f"TextSpec.tokenizer {self.path}: has no token for any of {' '.join(_PROBES)}")
 
     def name(self, token: int) -> str:
         """A token as the vocabulary writes it."""
@@ -69,16 +86,3 @@ class TextTokenizer:
         while (number := self._id_of(f"<extra_id_{len(found)}>")) is not None:
             found.append(number)
         return tuple(found)
-
-    def _frame(self) -> tuple[np.ndarray, np.ndarray]:
-        for text in _PROBES:
-            bare = self._tokenizer.encode(text, add_special_tokens=False).ids
-            if not bare:
-                continue
-            whole = self._tokenizer.encode(text)
-            ordinary = [place for place, special in enumerate(whole.special_tokens_mask) if not special]
-            before, behind = whole.ids[: ordinary[0]], whole.ids[ordinary[-1] + 1 :]
-            if before + bare + behind == whole.ids:
-                return np.array(before, np.int64), np.array(behind, np.int64)
-            raise ValueError(f"TextSpec.tokenizer {self.path}: puts special tokens inside of texts")
-        raise ValueError(f"TextSpec.tokenizer {self.path}: has no token for any of {' '.join(_PROBES)}")

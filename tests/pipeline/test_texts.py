@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import digit_samples
-from scipy.stats import chisquare
+from plain import philox, unit
+from scipy.stats import binomtest, chisquare
 from token_loops import Draw, bert, t5_noise, t5_sentinels
 
 from headrace.pipeline import (
     Batch,
+    Clip,
+    ClipSpec,
     CorruptedSpans,
     Loader,
     MaskedTokens,
@@ -94,7 +97,8 @@ def library(path: Path, length: int) -> Any:
 
 
 def make(shards: ShardSet, spec: Any, batch_size: int = 12, **options: Any) -> Loader:
-    return Loader(shards, spec, batch_size, **({"seed": SEED, "threads": 2} | options))
+    """With the engine that needs no compiling: texts have nothing to do with it."""
+    return Loader(shards, spec, batch_size, **({"seed": SEED, "threads": 2, "engine": "torchvision"} | options))
 
 
 def texts_of(batch: Batch) -> Texts:
@@ -118,6 +122,8 @@ def test_tokens_are_the_librarys(name: str, shards: ShardSet, tokenizers: dict[s
             (torch.int64, (12,)),
             (torch.bool, (12, 32)),
             (torch.int64, (12,)),
+            (torch.int64, (12,)),
+            (torch.int64, (12, 32)),
             (torch.int64, (12,)),
         ]
         for row, sample in enumerate(batch.index.tolist()):
@@ -220,6 +226,65 @@ def test_one_of_several_texts_is_drawn(tars: ShardSet, tokenizers: dict[str, Pat
     assert chisquare(np.delete(counts, 1)).pvalue > 1e-4
 
 
+def plain_pair(tokenizer: Any, shards: ShardSet, kind: str, sample: int, epoch: int, room: int) -> tuple[Any, ...]:
+    """(first segment, second, broken), as a plain loop has it."""
+
+    def encoded(number: int) -> Any:
+        return tokenizer.encode(shards.read(number)["text"], add_special_tokens=False)
+
+    draws, others = (philox(SEED, "text", block, 0, sample, epoch) for block in (0, 1))
+    kept, words = encoded(sample).ids[:room], encoded(sample).word_ids
+    begins = [place for place in range(1, len(kept)) if words[place] != words[place - 1]]
+    cut = begins[int(unit(draws[2]) * len(begins))]
+    one, two, broken = kept[:cut], kept[cut:], unit(draws[3]) < 0.5
+    if broken and kind == "order":
+        one, two = two, one
+    elif broken:
+        other = int(unit(others[0]) * (COUNT - 1))
+        theirs = encoded(other + (other >= sample)).ids
+        start = int(unit(others[2]) * (max(0, len(theirs) - len(two)) + 1))
+        two = theirs[start : start + len(two)]
+    return one, two, broken
+
+
+@pytest.mark.parametrize("kind", ["order", "next"])
+def test_pairs_of_segments(kind: Any, tars: ShardSet, tokenizers: dict[str, Path]) -> None:
+    spec = TextSpec(tokenizer=tokenizers["bert"], field="text", length=40, pair=kind, masks=(TokenMask(ratio=0.9),))
+    tokenizer = library(tokenizers["bert"], 10_000)
+    tokenizer.no_padding()
+    broken = 0
+    with make(tars, spec) as loader:
+        for epoch in range(2):
+            for batch in loader:
+                texts = texts_of(batch)
+                broken += int(texts.broken.sum())
+                (mask,) = batch.token_masks
+                for row, sample in enumerate(batch.index.tolist()):
+                    one, two, is_broken = plain_pair(tokenizer, tars, kind, sample, epoch, 37)
+                    expected = [2, *one, 3, *two, 3]  # [CLS], [SEP], [SEP]
+                    length = len(expected)
+                    assert texts.tokens[row].tolist() == expected + [0] * (40 - length)
+                    assert int(texts.lengths[row]) == length
+                    assert int(texts.broken[row]) == is_broken
+                    segments = [0] * (len(one) + 2) + [1] * (len(two) + 1) + [0] * (40 - length)
+                    assert texts.segments[row].tolist() == segments
+                    special = torch.isin(texts.tokens[row], torch.tensor([0, 2, 3]))
+                    assert (mask.labels[row][special] == -100).all()
+                    most = min(max(1, round(0.9 * length)), length - 3)
+                    assert int((mask.labels[row] != -100).sum()) == most
+    assert binomtest(broken, 2 * COUNT).pvalue > 1e-4
+
+
+def test_every_other_sample_may_give_the_second_segment(tars: ShardSet, tokenizers: dict[str, Path]) -> None:
+    reader = TextReader(TextSpec(tokenizer=tokenizers["bert"], field="text", pair="next"), tars)
+    ids = np.arange(COUNT)
+    seen = [reader._others(np.uint64(SEED), np.uint64(epoch), ids) for epoch in range(400)]
+    step = (np.stack(seen) - ids) % COUNT
+    counts = np.bincount(step.ravel(), minlength=COUNT)
+    assert binomtest(int(counts[0]), step.size).pvalue > 1e-4, "half keep their own"
+    assert chisquare(counts[1:]).pvalue > 1e-4
+
+
 def everything(spec: Any, shards: ShardSet, **options: Any) -> list[list[np.ndarray]]:
     with make(shards, spec, **options) as loader:
         return [[part.numpy().copy() for part in batch.tensors()] for _ in range(2) for batch in loader]
@@ -240,7 +305,7 @@ def both(tokenizer: Path, **settings: Any) -> ViewSpec:
 
 
 def test_ranks_together_load_the_global_batches(tars: ShardSet, tokenizers: dict[str, Path]) -> None:
-    spec = both(tokenizers["bert"], whole_words=True)
+    spec = both(tokenizers["bert"], whole_words=True, pair="next")
     whole = everything(spec, tars)
     shares = [everything(spec, tars, rank=rank, world_size=3, threads=1 + rank) for rank in range(3)]
     together = [[np.concatenate(parts) for parts in zip(*batch, strict=True)] for batch in zip(*shares, strict=True)]
@@ -263,7 +328,7 @@ def test_resumes_in_the_middle_of_an_epoch(world_size: int, tars: ShardSet, toke
     assert_same(together, whole[3:])
 
 
-@pytest.mark.parametrize("engine", ["native", "torchvision"])
+@pytest.mark.parametrize("engine", ["torchvision", pytest.param("dali", marks=pytest.mark.peer("dali"))])
 def test_texts_beside_images_change_neither(engine: str, tars: ShardSet, tokenizers: dict[str, Path]) -> None:
     spec = both(tokenizers["bert"])
     assert spec.text is not None
@@ -284,6 +349,23 @@ def test_texts_beside_images_change_neither(engine: str, tars: ShardSet, tokeniz
             ):
                 assert len(ours) == len(theirs)
                 assert all(map(torch.equal, ours, theirs))
+
+
+def test_texts_beside_clips(tmp_path: Path, tokenizers: dict[str, Path]) -> None:
+    """The plan of a clip's rows is drawn in the threads, too."""
+    frames = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 12, 12, 3), np.uint8)
+    some = [
+        {"__key__": f"clip_{n}", "frames": frames + n, "text": text} for n, text in enumerate(texts.paragraphs()[:9])
+    ]
+    write_shards(tmp_path / "set", some, {"frames": Field(kind="array"), "text": Field(kind="text")})
+    clips = [Clip(frames=3, strides=(1, 2), view=View(size=8))]
+    text = TextSpec(tokenizer=tokenizers["bert"], length=30, masks=(TokenMask(),))
+    with open_shards(tmp_path / "set") as shards:
+        ours = everything(ClipSpec(clips, text=text), shards, batch_size=4)
+        alone = everything(ClipSpec(clips), shards, batch_size=4)
+        of_text = everything(text, shards, batch_size=4)
+    assert len(ours) == 4
+    assert_same(ours, [views + words[1:] for views, words in zip(alone, of_text, strict=True)])
 
 
 class LateCopies:
@@ -310,7 +392,7 @@ def test_texts_go_to_the_device_with_the_rest(tars: ShardSet, tokenizers: dict[s
         found = [[part.numpy().copy() for part in batch.tensors()] for _ in range(2) for batch in batches]
         moved = next(iter(loader)).to("meta")
     assert_same(found, expected)
-    assert len(found[0]) == 2 + 2 + 4 + 5 + 2 * 3  # views, index and label, draws, texts, masks
+    assert len(found[0]) == 2 + 2 + 4 + 7 + 2 * 3  # views, index and label, draws, texts, masks
     assert {part.device.type for part in moved.tensors()} == {"meta"}
 
 
@@ -425,7 +507,7 @@ def test_cocos_captions_come_beside_their_pictures(tmp_path: Path, tokenizers: d
 
 @pytest.mark.peer("aiohttp")
 def test_texts_beside_images_on_a_remote_store(tars: ShardSet, tokenizers: dict[str, Path], tmp_path: Path) -> None:
-    spec = both(tokenizers["bert"])
+    spec = both(tokenizers["bert"], pair="next")
     options = {"order": "global", "on_error": "error"}
     cache: dict[str, Any] = {"cache_dir": tmp_path, "cache_bytes": 1 << 18, "block_bytes": 1 << 13}
     with folder_server(Path(str(tars.path)).parent) as url, open_shards(f"{url}/set", **cache) as remote:
@@ -438,6 +520,11 @@ def test_contradictions_are_refused(tars: ShardSet, tokenizers: dict[str, Path],
     for make_spec, message in (
         (lambda: TextSpec(tokenizer=good, length=0), "TextSpec.length must be at least 1, got 0"),
         (lambda: TextSpec(tokenizer=good, window="last"), "TextSpec.window must be first or drawn, got last"),  # type: ignore[arg-type]
+        (lambda: TextSpec(tokenizer=good, pair="both"), "TextSpec.pair must be order, next or None, got both"),  # type: ignore[arg-type]
+        (
+            lambda: TextSpec(tokenizer=t5, pair="order", masks=(SpanMask(),)),
+            "TextSpec.pair must be None with a SpanMask, which is for texts in one piece, got order",
+        ),
         (lambda: TextSpec(tokenizer=good, multiple=0), "TextSpec.multiple must be at least 1 or None, got 0"),
         (lambda: TextSpec(tokenizer=good, length=2), "TextSpec.length must be more than the tokenizer's 2 "),
         (lambda: TextSpec(tokenizer=good, field="label"), "has no text field 'label'; it has image, label, text, capt"),
@@ -456,3 +543,12 @@ def test_contradictions_are_refused(tars: ShardSet, tokenizers: dict[str, Path],
         shards.fields = {"label": shards.fields["label"]}
         with pytest.raises(ValueError, match="has no field captions or caption or text"):
             make(shards, TextSpec(tokenizer=good))
+    write_shards(tmp_path / "one", [{"__key__": "lonely", "text": "Headrace"}], {"text": Field(kind="text")})
+    with open_shards(tmp_path / "one") as shards:
+        with pytest.raises(ValueError, match=r"TextSpec\.pair 'next' needs another sample; .* has 1"):
+            make(shards, TextSpec(tokenizer=good, pair="next"), 1)
+        with (
+            make(shards, TextSpec(tokenizer=good, pair="order"), 1) as loader,
+            pytest.raises(ShardError, match="key lonely: the text has a single word"),
+        ):
+            list(loader)
