@@ -65,6 +65,8 @@ JIGSAW = View(size=64, flip=0.0, jitter=0.5, brightness=0.4, hue=0.1, grayscale=
 PIPELINES = {
     "crop": ViewSpec([View(size=SIDE, flip=0.0)]),
     "enlarge": ViewSpec([View(size=SIDE, scale=(0.01, 0.05))]),
+    "bicubic": ViewSpec([View(size=SIDE, interpolation="bicubic")]),
+    "bicubic enlarge": ViewSpec([View(size=SIDE, scale=(0.01, 0.05), interpolation="bicubic")]),
     "simclr": ViewSpec.repeat(SIMCLR, 2),
     "byol": ViewSpec([SIMCLR, BYOL]),
     "tiles": ViewSpec([Tiles(view=JIGSAW)]),

@@ -30,6 +30,7 @@ _BYOL_COLOUR: dict[str, Any] = {
     "hue": 0.1,
     "grayscale": 0.2,
 }
+_BICUBIC: dict[str, Any] = {"interpolation": "bicubic"}
 _BEIT_COLOUR: dict[str, Any] = {"jitter": 1.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 _UNIT = Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """Levels to -1 to 1."""
@@ -39,7 +40,7 @@ _PIL_TAPS = 13
 
 def simclr(size: int = 224) -> ViewSpec:
     """SimCLR (2002.05709), strength 1. google-research/simclr, data_util.py."""
-    return ViewSpec.repeat(View(size=size, **_SIMCLR_COLOUR, blur=0.5), 2)
+    return ViewSpec.repeat(View(size=size, **_BICUBIC, **_SIMCLR_COLOUR, blur=0.5), 2)
 
 
 def moco_v1(size: int = 224) -> ViewSpec:
@@ -57,13 +58,13 @@ def moco_v2(size: int = 224) -> ViewSpec:
 def moco_v3(size: int = 224, smallest: float = 0.08) -> ViewSpec:
     """MoCo v3 (2104.02057): BYOL's two views; crops of ResNet-50 are no smaller than an area of 0.2.
     facebookresearch/moco-v3, main_moco.py and CONFIG.md."""
-    return ViewSpec([replace(view, scale=(smallest, 1.0)) for view in byol(size).views])
+    return ViewSpec([replace(view, scale=(smallest, 1.0), interpolation="bilinear") for view in byol(size).views])
 
 
 def byol(size: int = 224) -> ViewSpec:
     """BYOL (2006.07733): the first view is always blurred, the second seldom, and sometimes solarised.
     google-deepmind/deepmind-research, byol/utils/augmentations.py and dataset.py."""
-    view = View(size=size, **_BYOL_COLOUR)
+    view = View(size=size, **_BICUBIC, **_BYOL_COLOUR)
     return ViewSpec([replace(view, blur=1.0), replace(view, blur=0.1, solarize=0.2)])
 
 
@@ -112,7 +113,7 @@ def _multi_crop(size: int, local_size: int, local_views: int, border: float) -> 
     """DINO's crops: two large ones with an area above `border`, as in BYOL, and small ones with an area below it."""
     first, second = (replace(view, scale=(border, 1.0)) for view in byol(size).views)
     taps = min(_PIL_TAPS, local_size - 1 | 1)
-    local = View(size=local_size, scale=(0.05, border), **_BYOL_COLOUR, blur=0.5, blur_kernel=taps)
+    local = View(size=local_size, scale=(0.05, border), **_BICUBIC, **_BYOL_COLOUR, blur=0.5, blur_kernel=taps)
     return [first, second, *[local] * local_views]
 
 
@@ -157,7 +158,8 @@ def lejepa(size: int = 128, views: int = 4) -> ViewSpec:
 def mae(size: int = 224, patch: int = 16) -> ViewSpec:
     """MAE (2111.06377): three quarters of the patches are masked. facebookresearch/mae, main_pretrain.py and
     models_mae.py."""
-    return ViewSpec([View(size=size, scale=(0.2, 1.0))], [RandomMask(grid=(size // patch, size // patch), ratio=0.75)])
+    view = View(size=size, scale=(0.2, 1.0), **_BICUBIC)
+    return ViewSpec([view], [RandomMask(grid=(size // patch, size // patch), ratio=0.75)])
 
 
 def simmim(size: int = 192, patch: int = 32) -> ViewSpec:
@@ -173,7 +175,7 @@ def beit(size: int = 224, patch: int = 16) -> ViewSpec:
     ImageNet-1k (for larger sets it takes means and deviations of 0.5); the jitter stands in the paper and in
     facebookresearch/data2vec_vision, beit/datasets.py."""
     grid = (size // patch, size // patch)
-    view = View(size=size, **_BEIT_COLOUR)
+    view = View(size=size, **_BICUBIC, **_BEIT_COLOUR)
     # The tokenizer's levels are 0.8 x + 0.1 of a unit.
     tokens = replace(view, size=size // 2, normalize=Normalize(mean=(-0.125, -0.125, -0.125), std=(1.25, 1.25, 1.25)))
     return ViewSpec([view, tokens], [BlockMask(grid=grid, ratio=(75 / 196, 75 / 196), smallest=16)], draws=[0, 0])
@@ -183,7 +185,7 @@ def data2vec(size: int = 224, patch: int = 16) -> ViewSpec:
     """data2vec (2202.03555), images: BEiT's view and blocks over 120 of 196 patches. facebookresearch/data2vec_vision,
     beit/datasets.py and the command in beit/README.md."""
     grid = (size // patch, size // patch)
-    view = View(size=size, **_BEIT_COLOUR)
+    view = View(size=size, **_BICUBIC, **_BEIT_COLOUR)
     return ViewSpec([view], [BlockMask(grid=grid, ratio=(120 / 196, 120 / 196), smallest=16)])
 
 

@@ -63,6 +63,8 @@ class View:
     """Area of the random crop as a share of the image; (1, 1) with ratio (1, 1) takes the largest centred square."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Aspect (width / height) of the random crop, drawn log-uniformly."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How crops are resized, antialiased in either way."""
     flip: float = 0.5
     """Probability of a horizontal flip; 0 turns it off."""
     turns: tuple[int, ...] = (0,)
@@ -112,6 +114,8 @@ class View:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"View.size must be at least 1, got {self.size}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"View.interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
         for name in ("flip", "jitter", "project", "drop_channels", "grayscale", "blur", "solarize", "erase"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"View.{name} is a probability, got {getattr(self, name)}")

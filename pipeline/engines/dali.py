@@ -34,6 +34,7 @@ _LUMA = (0.2989, 0.587, 0.114)  # torchvision's, which add up to less than one
 _TRUNCATE = -0.5
 """Added, in grey levels, before DALI rounds to nearest."""
 
+_INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
 _PROJECTION = [5 / 6, 1 / 3, -1 / 6, 1 / 3, 1 / 3, 1 / 3, -1 / 6, 1 / 3, 5 / 6]
 """Takes a pixel's part along (-1, 2, -1) out. A twelfth of a level more rounds halves upwards and nothing else."""
@@ -239,7 +240,7 @@ def _view(image: Any, v: int, view: View) -> Any:
 
     # Cut first: a region of interest given to `resize` would let it look beyond the crop's border.
     out = fn.slice(image, argument("top_left"), argument("shape"), axes=[0, 1])
-    out = fn.resize(out, size=argument("sides"), interp_type=types.INTERP_LINEAR, antialias=True)
+    out = fn.resize(out, size=argument("sides"), interp_type=_INTERPOLATION[view.interpolation], antialias=True)
     if _transposes(view):
         transposed = argument("transposed")
         if transposed:

@@ -43,6 +43,7 @@ from headrace.shards import JPG, RAW, ShardError, ShardSet, Spans
 _VIEW_LAYOUT = np.dtype(
     [
         ("size", "i8"),
+        ("bicubic", "?"),
         ("blur_taps", "i8"),
         ("solarize_threshold", "i8"),
         ("erase_value", "u1", 3),
@@ -163,6 +164,7 @@ def _layout(view: View) -> tuple[Any, ...]:
     is_lab = normalize.space == "lab"
     return (
         view.size,
+        view.interpolation == "bicubic",
         view.blur_taps,
         view.solarize_threshold,
         view.erase_value,
@@ -263,7 +265,7 @@ def _render(
             )
             image = flat.reshape(3, size, size)
             top, left, crop_height, crop_width = crop[i, v]
-            crop_resize(source, top, left, crop_height, crop_width, flip[i, v], rows, image)
+            crop_resize(source, top, left, crop_height, crop_width, flip[i, v], view.bicubic, rows, image)
             if turns[i, v]:
                 turn(image, turns[i, v])
             jitter(image, jitter_order[i, v], jitter_factor[i, v])

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from headrace.pipeline.compiled import intrinsic, kernel
+from headrace.pipeline.compiled import inlined, intrinsic, kernel
 from headrace.pipeline.engines.simd import i8, i16, i32, i64, join, load, multiply_pairs, numbers, splat, store, vector
 
 _AT_ONCE = 4  # pixels that the horizontal pass makes at once
@@ -25,16 +25,31 @@ _COLUMNS = 32  # levels that the vertical pass makes at once
 # -- Weights ------------------------------------------------------------------------------------------------
 
 
+@inlined
+def _triangle(distance):
+    return 1.0 - distance if distance < 1.0 else 0.0
+
+
+@inlined
+def _cubic(distance):
+    """Keys' cubic convolution with a = -0.5, as Pillow and torch have it where they antialias."""
+    if distance < 1.0:
+        return (1.5 * distance - 2.5) * distance * distance + 1.0
+    if distance < 2.0:
+        return ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    return 0.0
+
+
 @kernel
-def resize_weights(size_in, size_out, first, count, weights):
-    """Antialiased bilinear weights in fixed point, as Pillow and torch compute them for uint8.
+def resize_weights(size_in, size_out, bicubic, first, count, weights):
+    """Antialiased weights, bilinear or bicubic, in fixed point, as Pillow and torch compute them for uint8.
 
     Writes, for each of the `size_out` outputs, the first input and the number of inputs it reads and their
     int16 weights, 0 beyond them. Returns the number of fractional bits.
     """
     scale = size_in / size_out
-    support = max(scale, 1.0)
-    inverse = 1.0 / support
+    stretch = max(scale, 1.0)
+    support = 2.0 * stretch if bicubic else stretch
     exact = np.empty((size_out, weights.shape[1]), np.float64)
     largest = 0.0
     for i in range(size_out):
@@ -43,8 +58,8 @@ def resize_weights(size_in, size_out, first, count, weights):
         end = min(np.int64(center + support + 0.5), size_in)
         total = 0.0
         for k in range(end - begin):
-            distance = abs((k + begin - center + 0.5) * inverse)
-            exact[i, k] = 1.0 - distance if distance < 1.0 else 0.0
+            distance = abs((k + begin - center + 0.5) / stretch)
+            exact[i, k] = _cubic(distance) if bicubic else _triangle(distance)
             total += exact[i, k]
         for k in range(end - begin):
             exact[i, k] /= total
@@ -56,14 +71,15 @@ def resize_weights(size_in, size_out, first, count, weights):
         bits += 1
     for i in range(size_out):
         for k in range(weights.shape[1]):
-            weights[i, k] = np.int16(0.5 + exact[i, k] * (1 << bits)) if k < count[i] else 0
+            half = 0.5 if exact[i, k] >= 0.0 else -0.5
+            weights[i, k] = np.int16(half + exact[i, k] * (1 << bits)) if k < count[i] else 0
     return bits
 
 
 @kernel
-def taps(size_in, size_out):
+def taps(size_in, size_out, bicubic):
     """Largest number of inputs that one output of a resize reads."""
-    return np.int64(np.ceil(max(size_in / size_out, 1.0))) * 2 + 1
+    return np.int64(np.ceil(max(size_in / size_out, 1.0) * (2 if bicubic else 1))) * 2 + 1
 
 
 @kernel
@@ -90,12 +106,15 @@ def _spread_weights(first, count, weights, mirrored, offsets, spread):
 
 
 def _as_levels(builder: Any, totals: Any, bits: Any) -> Any:
-    """Fixed-point sums, int32, rounded to uint8."""
+    """Fixed-point sums, int32, rounded and clamped to uint8."""
     count = totals.type.count
     shift = builder.trunc(bits, i32)
     half = builder.shl(i32(1), builder.sub(shift, i32(1)))
-    rounded = builder.add(totals, splat(builder, half, count))
-    return builder.trunc(builder.lshr(rounded, splat(builder, shift, count)), vector(count, i8))
+    level = builder.ashr(builder.add(totals, splat(builder, half, count)), splat(builder, shift, count))
+    for order, limit in (("<", 0), (">", 255)):  # bicubic weights overshoot
+        limits = ir.Constant(level.type, [limit] * count)
+        level = builder.select(builder.icmp_signed(order, level, limits), limits, level)
+    return builder.trunc(level, vector(count, i8))
 
 
 @intrinsic
@@ -216,17 +235,17 @@ def _blend_few(rows, begin, count, weights, bits, total, out):
         for x in range(len(out)):
             total[x] += weight * np.int32(row[x])
     for x in range(len(out)):
-        out[x] = np.uint8(total[x] >> np.int32(bits))
+        out[x] = min(max(total[x] >> np.int32(bits), 0), 255)
 
 
 @kernel
-def _blend_rows(rows, height, out):
+def _blend_rows(rows, height, bicubic, out):
     """The vertical pass: rows (at least `height`, 3 * S and more) that hold three planes to planar (3, S, S)."""
     size = out.shape[1]
     first = np.empty(size, np.int32)
     count = np.empty(size, np.int32)
-    weights = np.empty((size, taps(height, size) + 1), np.int16)
-    bits = resize_weights(height, size, first, count, weights)
+    weights = np.empty((size, taps(height, size, bicubic) + 1), np.int16)
+    bits = resize_weights(height, size, bicubic, first, count, weights)
     total = np.empty(size, np.int32)
     pitch = rows.strides[0]
     for y in range(size):
@@ -250,7 +269,7 @@ def _blend_rows(rows, height, out):
 
 
 @kernel
-def crop_resize(image, top, left, height, width, mirrored, scratch_rows, out):
+def crop_resize(image, top, left, height, width, mirrored, bicubic, scratch_rows, out):
     """Crop an interleaved image (H, W, 3) and resize the crop, antialiased, to planar (3, S, S).
 
     `scratch_rows`: uint32 (more than `height`, S), contiguous. `out`: contiguous.
@@ -258,8 +277,8 @@ def crop_resize(image, top, left, height, width, mirrored, scratch_rows, out):
     size = out.shape[1]
     first = np.empty(size, np.int32)
     count = np.empty(size, np.int32)
-    weights = np.empty((size, taps(width, size)), np.int16)
-    bits = resize_weights(width, size, first, count, weights)
+    weights = np.empty((size, taps(width, size, bicubic)), np.int16)
+    bits = resize_weights(width, size, bicubic, first, count, weights)
     groups = (count.max() + _GROUP - 1) // _GROUP
     padded = (size + _AT_ONCE - 1) // _AT_ONCE * _AT_ONCE
     offsets = np.zeros(padded, np.int32)
@@ -277,4 +296,4 @@ def crop_resize(image, top, left, height, width, mirrored, scratch_rows, out):
             copied[: 3 * width] = image[top + y, left : left + width].copy().reshape(-1)
             source = copied.ctypes.data
         _resize_row(source, offsets, spread, bits, size, rows.ctypes.data + y * rows.strides[0])
-    _blend_rows(rows, height, out)
+    _blend_rows(rows, height, bicubic, out)

@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from headrace.pipeline.batch import normalize_images
@@ -68,7 +69,7 @@ class TorchvisionEngine:
 def apply_view(image: Tensor, plan: Plan, sample: int, v: int, view: View) -> Tensor:
     """One view of a decoded image: uint8 (3, H, W) to uint8 (3, size, size)."""
     top, left, height, width = (int(value) for value in plan.crop[sample, v])
-    result = F.resized_crop(image, top, left, height, width, [view.size, view.size], antialias=True)
+    result = F.resized_crop(image, top, left, height, width, [view.size] * 2, InterpolationMode(view.interpolation))
     if plan.flip[sample, v]:
         result = F.horizontal_flip(result)
     if plan.turns[sample, v]:

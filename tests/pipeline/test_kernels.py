@@ -8,6 +8,7 @@ import torch
 from plain import philox, unit
 from scipy.stats import kstest
 from sklearn.datasets import load_sample_images
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from headrace.pipeline.batch import rgb_to_lab
@@ -32,10 +33,14 @@ def differences(ours: np.ndarray, theirs: torch.Tensor) -> tuple[int, float]:
 
 
 def resized(
-    crop: tuple[int, int, int, int], size: int, mirrored: bool = False, image: np.ndarray = PHOTO
+    crop: tuple[int, int, int, int],
+    size: int,
+    mirrored: bool = False,
+    image: np.ndarray = PHOTO,
+    bicubic: bool = False,
 ) -> np.ndarray:
     out = np.empty((3, size, size), np.uint8)
-    crop_resize(image, *crop, mirrored, np.empty((crop[2] + 1, size), np.uint32), out)
+    crop_resize(image, *crop, mirrored, bicubic, np.empty((crop[2] + 1, size), np.uint32), out)
     return out
 
 
@@ -51,12 +56,24 @@ def resized(
         (5, 5, 224, 224),
     ],
 )
-def test_crop_resize(crop: tuple[int, int, int, int], size: int) -> None:
-    theirs = F.resized_crop(torch.from_numpy(PHOTO).permute(2, 0, 1), *crop, [size, size], antialias=True)
+@pytest.mark.parametrize("interpolation", [InterpolationMode.BILINEAR, InterpolationMode.BICUBIC])
+def test_crop_resize(crop: tuple[int, int, int, int], size: int, interpolation: InterpolationMode) -> None:
+    theirs = F.resized_crop(torch.from_numpy(PHOTO).permute(2, 0, 1), *crop, [size, size], interpolation)
     # torch computes the same fixed-point sums where it has AVX2, and rounds floats elsewhere.
-    largest, share = differences(resized(crop, size), theirs)
+    largest, share = differences(resized(crop, size, bicubic=interpolation is InterpolationMode.BICUBIC), theirs)
     assert largest <= 1
     assert share == 0 or (share < 0.02 and "AVX" not in torch.backends.cpu.get_cpu_capability())
+
+
+def test_bicubic_levels_stay_levels() -> None:
+    """Weights below 0 overshoot at an edge of black and white."""
+    edge = np.zeros((40, 40, 3), np.uint8)
+    edge[:, 20:] = 255
+    edge[20:] = 255 - edge[20:]
+    for size in (7, 33, 64):
+        theirs = F.resize(torch.from_numpy(edge).permute(2, 0, 1), [size, size], InterpolationMode.BICUBIC)
+        largest, _ = differences(resized((0, 0, 40, 40), size, image=edge, bicubic=True), theirs)
+        assert largest <= 1
 
 
 @pytest.mark.parametrize("size", [7, 96])
@@ -69,7 +86,7 @@ def test_crop_resize_mirrors(size: int) -> None:
 def test_crop_resize_writes_nothing_beyond_its_memory(size: int) -> None:
     rows = np.full((13, size), 0xA5A5A5A5, np.uint32)  # twelve for the crop, one to spare, one that is not ours
     out = np.full(3 * size * size + 64, 7, np.uint8)
-    crop_resize(PHOTO, 3, 4, 11, 40, False, rows[:12], out[: 3 * size * size].reshape(3, size, size))
+    crop_resize(PHOTO, 3, 4, 11, 40, False, False, rows[:12], out[: 3 * size * size].reshape(3, size, size))
     assert np.all(rows[12] == 0xA5A5A5A5)
     assert np.all(out[3 * size * size :] == 7)
 
@@ -89,8 +106,10 @@ def test_crop_resize_reads_nothing_beyond_the_image() -> None:
     assert libc.mprotect(beyond, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
     for crop in ((0, 0, height, width), (0, 9, height, 7), (15, 15, 1, 1)):
         for size in (24, 5):
-            ours = resized(crop, size, image=image)
-            assert np.array_equal(ours, resized(crop, size, image=np.ascontiguousarray(PHOTO[:height, :width])))
+            for bicubic in (False, True):
+                ours = resized(crop, size, image=image, bicubic=bicubic)
+                copied = np.ascontiguousarray(PHOTO[:height, :width])
+                assert np.array_equal(ours, resized(crop, size, image=copied, bicubic=bicubic))
     assert libc.mprotect(beyond, ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_WRITE) == 0
 
 

@@ -43,9 +43,12 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         "jitter": (6, 0.2),
         # torchvision rounds to levels between the horizontal and the vertical pass, DALI after both.
         "enlarge": (1, 0.25),
+        # Bicubic weights overshoot; torchvision clips that between the passes as well.
+        "bicubic enlarge": (12, 0.25),
         # Besides, where the antialiasing filter reaches beyond the crop, DALI repeats the outermost pixel and
         # torchvision leaves those taps out: the outermost pixels of the view differ.
         "crop": (16, 0.25),
+        "bicubic": (16, 0.25),
         # The same borders; and the enlarged patch's level is multiplied by up to four thirds.
         "tiles": (12, 0.25),
         "patch pair": (2, 0.25),
@@ -60,7 +63,9 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
     # DALI's crops, see above, and what kornia makes of them.
     "dali+kornia": {
         "enlarge": (1, 0.25),
+        "bicubic enlarge": (12, 0.25),
         "crop": (16, 0.25),
+        "bicubic": (16, 0.25),
         "tiles": (12, 0.25),
         "patch pair": (2, 0.25),
         "simclr": (30, 0.4),
@@ -68,14 +73,16 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         "clip: crop": (16, 0.25),
         "clips: simclr, byol": (30, 0.4),
     },
-    # What comes after the crop is the native engine's. The crop is OpenCV's INTER_AREA: shrinking it averages the area
-    # that an output pixel covers, where torchvision's filter is a triangle twice as wide; enlarging it interpolates
-    # only across the border of two pixels. Besides, ffcv decodes JPEG with the fast, less accurate DCT. Colour changes
-    # of up to 1.8 times multiply all of it.
+    # What comes after the crop is the native engine's. The crop is OpenCV's INTER_AREA, for bicubic views as well:
+    # shrinking it averages the area that an output pixel covers, where torchvision's filter is a triangle twice as
+    # wide; enlarging it interpolates only across the border of two pixels. Besides, ffcv decodes JPEG with the fast,
+    # less accurate DCT. Colour changes of up to 1.8 times multiply all of it.
     "ffcv": {
         "blur": (1, 0.02),
         "crop": (56, 2.5),
+        "bicubic": (56, 2.5),
         "enlarge": (72, 2.5),
+        "bicubic enlarge": (72, 2.5),
         "simclr": (80, 2.5),
         "byol": (80, 2.5),
         "tiles": (56, 2.5),
