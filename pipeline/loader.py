@@ -26,7 +26,7 @@ from headrace.pipeline.order import Order, epoch_batches, order
 from headrace.pipeline.rows import Rows
 from headrace.pipeline.texts import TextSpec
 from headrace.pipeline.views import ViewSpec
-from headrace.pipeline.window import LANES, WINDOW, WindowOrder
+from headrace.pipeline.window import LANES, WINDOW, WindowOrder, cache_needed
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import RemoteError
 
@@ -200,6 +200,18 @@ class Loader:
     def mixed_by(self) -> Literal["label", "shard", ""]:
         """What `LoaderStats.pairs` counts: pairs of a label or, without labels, of a shard; "" where all are alike."""
         return self._mixing.by if self._mixing else ""
+
+    @property
+    def cache_needed(self) -> int:
+        """Bytes of `ShardSet.cache_bytes` with which a remote set's shards are fetched about once an epoch; with less,
+        several times. 0 for a local set, and for one that is read as it is stored."""
+        if not self.shards.remote or not self._shuffle:
+            return 0
+        whole = self.shards.manifest.bytes
+        if self._order_name == "global":
+            return whole
+        share = cache_needed(whole / len(self.shards), self._window, self._lanes, self.shards.block_bytes)
+        return min(whole, -(-share // self._world_size))
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""

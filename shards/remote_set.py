@@ -57,6 +57,8 @@ class RemoteShardSet(ShardSet):
     ) -> None:
         super().__init__(folder, manifest, shards, check=options["check"])
         self._cache = cache
+        self.block_bytes = cache.block_bytes
+        self.cache_bytes = cache.capacity * cache.block_bytes
         self._slot = slot
         self._options = options
         self._first_address = np.array([shard.mapped.address for shard in shards], np.int64)

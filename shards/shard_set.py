@@ -72,6 +72,8 @@ class ShardSet:
 
     remote = False
     """Whether the shards lie on a store, from which they are fetched by blocks."""
+    cache_bytes = block_bytes = 0
+    """Of a remote set: room for blocks on this machine, and the size of one."""
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -25,7 +25,7 @@ from headrace.train.checkpoint import checkpoint_paths, newest_checkpoint, read_
 from headrace.train.config import RunConfig
 from headrace.train.distributed import World, distribute, join
 from headrace.train.errors import ConfigError, RunError
-from headrace.train.metrics import Meter, Record, RunLog, clumping_warning, stage_times
+from headrace.train.metrics import Meter, Record, RunLog, cache_warning, clumping_warning, stage_times
 from headrace.train.optim import build_optimizer, peak_lr
 from headrace.train.precision import choose_precision
 from headrace.train.schedule import warmup_cosine
@@ -150,6 +150,8 @@ def train(
             if first_step:
                 done = "is finished" if first_step == total_steps else "resumes"
                 log.say(f"{out} {done}: step {first_step} of {total_steps}")
+            if shards.cache_bytes < loader.cache_needed:
+                log.say(cache_warning(shards.cache_bytes, loader.cache_needed))
 
         batches = DeviceBatches(loader, world.device)
         step, record, stopped_by = first_step, None, None
@@ -196,6 +198,8 @@ def train(
                             record[f"{loader.mixed_by}_clumping"] = round(pairs.clumping, 4)
                         meter.restart()
                         counted = replace(loader.stats)
+                        if loader.cache_needed:
+                            record["cache_room"] = round(shards.cache_bytes / loader.cache_needed, 4)
                         if loader.bad:
                             record["bad_samples"] = len(loader.bad)
                         if log:

@@ -23,7 +23,9 @@ keeps up, towards 1 when it is all that counts), `decode_ms`, `augment_ms` and `
 rank's threads that a sample took in these stages of its loader, and `label_clumping` or, without labels,
 `shard_clumping`: pairs of samples of one label (of one shard) in this rank's batches, over as many as a uniform shuffle
 has in the mean (`headrace.pipeline.mixing`): 1.0 for a perfect shuffle, more where samples of a kind come together. By
-shards, that is how the order "window" works and nothing to worry about, if the set was shuffled when it was written."""
+shards, that is how the order "window" works and nothing to worry about, if the set was shuffled when it was written.
+Of a remote set also `cache_room`: bytes of its cache, over those with which shards are fetched about once an epoch;
+below 1.0 they are fetched several times."""
 
 
 class Meter:
@@ -72,6 +74,14 @@ def clumping_warning(clumping: float) -> str:
         f"labels clump: batches hold {clumping:.1f} times as many pairs of samples with the same label as a uniform "
         "shuffle would; store the set shuffled (convert it without --no-shuffle), or use a larger loader.window or "
         "loader.order=global"
+    )
+
+
+def cache_warning(room: int, needed: int) -> str:
+    """What to say when a remote set's cache is too small for the order, in bytes."""
+    return (
+        f"the cache holds {room:,} bytes of the set, its order needs {needed:,}: shards are fetched several times an "
+        f"epoch; set HEADRACE_CACHE_BYTES={needed}, or a smaller loader.window"
     )
 
 

@@ -140,6 +140,36 @@ def test_each_byte_is_fetched_about_once_from_s3(bucket: tuple[str, Served], dig
 
 
 @pytest.mark.peer("aiohttp")
+def test_a_cache_that_is_too_small_is_known_beforehand(
+    store: tuple[str, Served], digits: ShardSet, tmp_path: Path
+) -> None:
+    url, served = store
+    size = digits.manifest.bytes
+    times = {}
+    for name, cache_bytes in (("small", size // 20), ("enough", size // 8)):
+        options: dict[str, Any] = {"cache_bytes": cache_bytes, "cache_dir": tmp_path / name, "block_bytes": BLOCK}
+        with (
+            open_shards(url, **options) as shards,
+            Loader(shards, center_view(8), 4, prefetch=1, threads=1, drop_last=False, **WINDOW) as loader,
+        ):
+            assert (shards.cache_bytes < loader.cache_needed) is (name == "small")
+            served.clear()
+            for _ in loader:
+                pass
+            times[name] = served.bytes / size
+            with Loader(shards, center_view(8), BATCH, order="global") as other:
+                assert other.cache_needed == size
+            with Loader(shards, center_view(8), BATCH, shuffle=False) as other:
+                assert other.cache_needed == 0
+            with Loader(shards, center_view(8), BATCH, rank=1, world_size=4, **WINDOW) as other:
+                assert 4 * (other.cache_needed - 1) < loader.cache_needed <= 4 * other.cache_needed
+    assert times["enough"] < 1.15
+    assert times["small"] > 1.5
+    with Loader(digits, center_view(8), BATCH, **WINDOW) as local:
+        assert local.cache_needed == 0
+
+
+@pytest.mark.peer("aiohttp")
 def test_ranks_do_not_fetch_what_others_do(store: tuple[str, Served], digits: ShardSet, tmp_path: Path) -> None:
     """Four ranks, each with a cache of its own: together they fetch the set about once."""
     url, served = store

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from tiny_runs import final_state, same_bits, tiny_run
 from headrace.models import METHODS, build_method
 from headrace.models.methods.simclr import SimCLR
 from headrace.pipeline import Batch
-from headrace.shards import ShardError, ShardSet, write_shards
+from headrace.shards import ShardError, ShardSet, open_shards, write_shards
 from headrace.train import ConfigError, RunConfig, RunError, load_run, read_metrics, train
 from headrace.train import loop as loop_module
 from headrace.train import metrics as metrics_module
@@ -218,6 +220,22 @@ def test_a_set_stored_class_by_class_is_warned_of_once(
         assert capsys.readouterr().err.count("labels clump: batches hold") == clumped
         ratios = [record["label_clumping"] for record in read_metrics(out)]
         assert (np.mean(ratios) > 2) == clumped
+
+
+def test_a_cache_that_the_order_is_too_large_for_is_warned_of_once(
+    digits_webdataset: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = digits_webdataset.manifest.bytes
+    for times, warned in ((0.5, True), (2.0, False)):
+        options: dict[str, Any] = {"cache_dir": tmp_path / f"cache-{times}", "cache_bytes": int(times * size)}
+        monkeypatch.setattr(loop_module, "open_shards", partial(open_shards, **options, block_bytes=4096))
+        capsys.readouterr()
+        out = tmp_path / f"run-{times}"
+        overrides = ("epochs=1", "batch_size=10", "loader.prefetch=1")
+        train(tiny_run(f"file://{digits_webdataset.path}", out, *overrides), progress=False)
+        said = re.findall("the cache holds .* shards are fetched several times.*", capsys.readouterr().err)
+        assert len(said) == warned
+        assert [record["cache_room"] for record in read_metrics(out)] == [pytest.approx(times, rel=0.01)] * 20
 
 
 def test_a_run_resumes_in_its_order(digits_webdataset: ShardSet, tmp_path: Path) -> None:
