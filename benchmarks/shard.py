@@ -6,8 +6,9 @@
 All who write read the same files from the page cache, in a folder of their own on the same disk, replace what they
 wrote the time before, and sync what they write. Each row's note says what it does besides: Headrace looks at every
 image's structure, and makes an index and checksums; ffcv's writer takes pixels, so that it has to encode JPEGs again.
-It has two rows: fed as its documentation does it, by torchvision's ImageFolder, and by the fastest decoder there is.
-Where the disk decides, "in memory" shows the writers alone.
+It has two rows: fed as its documentation does it, by torchvision's ImageFolder, and by the decoder that Headrace uses.
+Where the disk decides, "in memory" shows the writers alone. The limit does nothing but decode, and encode where that
+has to be done, with the same library and as many processes: where it is below a target, nobody reaches the target.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from headrace.benchmarks import command
 from headrace.benchmarks.command import Options
 from headrace.benchmarks.forms import read_through
 from headrace.benchmarks.peers.readers import ffcv_read, headrace_read
-from headrace.benchmarks.peers.writers import ffcv_writer, gnu_tar, headrace_convert, webdataset_writer
+from headrace.benchmarks.peers.writers import codec_limit, ffcv_writer, gnu_tar, headrace_convert, webdataset_writer
 from headrace.benchmarks.photographs import QUALITY
 from headrace.benchmarks.runner import Comparison, Contestant, compare
 from headrace.tools.encode import Encode
@@ -77,6 +78,12 @@ WORKS = {
         targets={FFCV: 2.0},
     ),
 }
+PIXELS = 7.2
+"""Bytes of pixels for each byte of the photographs' JPEG files, about."""
+SHARDS_EACH = 2
+"""Shards that each worker of Headrace makes."""
+ROOM = 1.3
+"""Bytes that a shard may have over those of its images: the tenth that `headrace shard` leaves free, and pages."""
 READ = "read"
 READ_TITLE = "Single photographs at random, their bytes copied out of shards"
 NEEDS_FFCV = {"ffcv": "pip install ffcv"}
@@ -88,9 +95,9 @@ def contestants(work: Work, options: Options, out: Path) -> list[Contestant]:
     forms, threads = options.forms, options.threads
     times = 1 if options.smoke else work.times
     photographs = times * len(forms.photographs)
-    # As many bytes of shards as it takes to keep every core busy with some.
-    pixels = 8 if work.encode == "raw" else 1
-    shard_size = max(1 << 20, int(forms.megabytes * times * pixels * 1e6 / (2 * threads)))
+    # So many shards that all workers end together. In a set of hundreds it does not matter whether they do.
+    written = 1e6 * forms.megabytes * times * (PIXELS if work.encode == "raw" else 1)
+    shard_size = max(1 << 20, int(ROOM * written / (SHARDS_EACH * threads)))
     looks = "looks at every image's structure" if work.encode == "keep" else "decodes every image"
     common = {
         "folder": forms.folder(times),
@@ -159,7 +166,7 @@ def beton_writers(work: Work, options: Options, times: int, out: Path) -> list[C
         "workers": options.threads,
     }
     does = "decodes" if work.encode == "raw" else "decodes, and encodes again"
-    return [
+    found = [
         Contestant(
             name=FFCV,
             batches=ffcv_writer,
@@ -175,6 +182,20 @@ def beton_writers(work: Work, options: Options, times: int, out: Path) -> list[C
             note=f"DatasetWriter of a dataset that decodes with simplejpeg, as Headrace: {does}",
         ),
     ]
+    if work.encode == "keep":
+        return found
+    limit = Contestant(
+        name="limit: decoding" if work.encode == "raw" else "limit: decoding, encoding",
+        batches=codec_limit,
+        arguments={
+            "photographs": forms.photographs * times,
+            "workers": options.threads,
+            "quality": None if work.encode == "raw" else QUALITY,
+        },
+        limit=True,
+        note=f"{does} with simplejpeg in {options.threads} processes and throws the result away",
+    )
+    return [*found, limit]
 
 
 def readers(options: Options) -> list[Contestant]:

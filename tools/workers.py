@@ -19,6 +19,9 @@ from headrace.tools.errors import UserError
 from headrace.tools.units import Job, UnitRecord, convert_unit
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+KEPT_BYTES = 64 << 20
+"""Freed memory that a worker process keeps."""
 POLL_S = 0.1
 """How often progress is shown."""
 
@@ -64,7 +67,12 @@ def _start(shared: _Shared, depot: Depot) -> None:
     depot.forked()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor outlive it
+        libc = ctypes.CDLL(None)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor outlive it
+        if hasattr(libc, "mallopt"):
+            # Pictures come and go: memory that is handed back and asked for again costs a page fault every 4 kB.
+            libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
+            libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _count(samples: int) -> None:

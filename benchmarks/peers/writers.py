@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +91,25 @@ def ffcv_writer(source: Sequence[Path] | Path, photographs: int, raw: bool, work
         write_beton(beton, source, raw, workers)
         sync(beton)
         yield range(photographs)
+
+
+def codec_limit(photographs: Sequence[Path], workers: int, quality: int | None) -> Iterator[range]:
+    """Only what no writer of such a .beton gets around: decoding with simplejpeg, and encoding again where there is a
+    `quality`, in as many processes. Nothing is written."""
+    with ProcessPoolExecutor(workers) as pool:
+        while True:
+            for _ in pool.map(partial(decode, quality=quality), photographs, chunksize=16):
+                pass
+            yield range(len(photographs))
+
+
+def decode(photograph: Path, quality: int | None) -> None:
+    """One photograph, with the settings of `headrace shard`; the result is thrown away."""
+    import simplejpeg
+
+    pixels = simplejpeg.decode_jpeg(photograph.read_bytes(), "RGB", strict=True)
+    if quality is not None:
+        simplejpeg.encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
 
 
 def sync(path: Path) -> None:

@@ -195,7 +195,7 @@ def source_data(
 ) -> SourceData:
     """The samples as the converter wants them, with `meta` also a field "meta" that says what the video holds."""
     leader = next(iter(fields))
-    keys = unique_keys([relative(file.path, root) for file in files])
+    keys = unique_keys([relative(file.path, os.fspath(root)) for file in files])
     checks = {name: media_check(field.kind) for name, field in fields.items()}
 
     def load(i: int) -> dict[str, Any]:
@@ -319,8 +319,8 @@ def unique_keys(paths: list[str]) -> list[str]:
     keys: list[str] = []
     seen: set[str] = set()
     for path in paths:
-        parts = [component(part) for part in os.path.splitext(printable(path))[0].split(os.sep)]
-        base = key = "/".join(parts)
+        plain = PLAIN_PATH.fullmatch(path)
+        base = key = plain[1] if plain else clean_path(path)
         number = 1
         while key in seen:  # a.jpg beside a.png
             number += 1
@@ -330,14 +330,21 @@ def unique_keys(paths: list[str]) -> list[str]:
     return keys
 
 
-PLAIN = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]*")
-"""A part of a path that is a part of a key as it is, if it is not too long."""
+PLAIN = rf"[A-Za-z0-9-][A-Za-z0-9_-]{{0,{COMPONENT_BYTES - 1}}}"
+"""A part of a path that is a part of a key as it is."""
+PLAIN_PATH = re.compile(rf"((?:{PLAIN}/)*{PLAIN})\.[A-Za-z0-9]+")
+"""A path, as most are, that is a key as it is but for its extension."""
+
+
+def clean_path(path: str) -> str:
+    """The key for any other path."""
+    return "/".join(component(part) for part in os.path.splitext(printable(path))[0].split(os.sep))
 
 
 @lru_cache(maxsize=1 << 12)  # many files have the same folders
 def component(name: str) -> str:
     """One part of a path as part of a key."""
-    if len(name) <= COMPONENT_BYTES and PLAIN.fullmatch(name):
+    if re.fullmatch(PLAIN, name):
         return name
     clean = "".join(c if c.isprintable() and c not in "\\." else "_" for c in name)
     clean = "x" + clean if clean.startswith(("_", "~")) else clean

@@ -166,7 +166,7 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
         yield parent, sorted(name for name in names if not name.startswith("."))
 
 
-def relative(path: str, root: Path) -> str:
+def relative(path: str, root: str | os.PathLike[str]) -> str:
     """The path below a folder, as `os.path.relpath` gives it but in a tenth of its time where that is plain to see."""
     prefix = os.path.join(root, "")
     return path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, root)
