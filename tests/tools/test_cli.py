@@ -15,6 +15,7 @@ from PIL import Image
 
 from headrace.tools import cli, commands
 from headrace.tools.cli import main
+from headrace.tools.commands import bench
 from headrace.tools.evaluate import PROBES
 from headrace.tools.sources import SOURCES
 
@@ -233,15 +234,15 @@ def test_bench_collects_figures_and_stops_at_a_failure(
         Path(command[command.index("--json") + 1]).write_text(json.dumps({"is": name}))
         return subprocess.CompletedProcess(command, 0 if name != broken else 1)
 
-    monkeypatch.setattr(commands.subprocess, "run", fake)
+    monkeypatch.setattr(bench.subprocess, "run", fake)
     broken = ""
     told(capsys, "bench", "all", "--smoke", "--json", tmp_path / "all.json")
-    assert json.loads((tmp_path / "all.json").read_text()) == {name: {"is": name} for name in commands.BENCHMARKS}
+    assert json.loads((tmp_path / "all.json").read_text()) == {name: {"is": name} for name in bench.BENCHMARKS}
     assert all(command[0] == sys.executable and command[-1] == "--smoke" for command in started)
     told(capsys, "bench", "step", "--json", tmp_path / "one.json")
     assert json.loads((tmp_path / "one.json").read_text()) == {"is": "step"}
     started.clear()
-    broken = commands.BENCHMARKS[0]
+    broken = bench.BENCHMARKS[0]
     assert main(["bench", "all"]) == cli.FAILED
     assert len(started) == 1
 
@@ -259,7 +260,7 @@ for name in sys.argv[1:]:
 
 def test_every_benchmark_is_a_module() -> None:
     """Each as `python -m` runs it, in one process, since what they import takes longest."""
-    names = list(commands.BENCHMARKS)
+    names = list(bench.BENCHMARKS)
     done = subprocess.run([sys.executable, "-c", MODULES, *names], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     texts = done.stdout.split("\nEND ")

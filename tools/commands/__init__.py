@@ -1,0 +1,19 @@
+"""What each command of `headrace` takes and does. They import when they run, so that help comes at once."""
+
+from headrace.tools.commands import bench, demo, doctor, evaluate, inspect, report, shard, show, train, verify
+from headrace.tools.commands.arguments import Command, nearest
+
+COMMANDS: tuple[Command, ...] = (
+    demo.COMMAND,
+    shard.COMMAND,
+    verify.COMMAND,
+    inspect.COMMAND,
+    show.COMMAND,
+    doctor.COMMAND,
+    train.COMMAND,
+    evaluate.COMMAND,
+    bench.COMMAND,
+    report.COMMAND,
+)
+
+__all__ = ["COMMANDS", "Command", "nearest"]

@@ -1,0 +1,98 @@
+"""What the commands share: how one is declared, the kinds of arguments, the names that they refuse."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from headrace.train import RunConfig
+
+
+class UsageError(Exception):
+    """The command line asks for something that does not exist; the message says what does."""
+
+
+class Command(NamedTuple):
+    """One command: how it is declared and what runs."""
+
+    name: str
+    summary: str
+    description: str
+    declare: Callable[[argparse.ArgumentParser], object]
+    run: Callable[[argparse.Namespace], int | None]
+    """Gives the exit code; None stands for 0."""
+    takes_keys: bool = False
+    """Whether unknown `--key value` pairs are configuration keys."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown `word`: "; did you mean 'x'?", or "" when nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def one_of(*known: str) -> Callable[[str], str]:
+    """An argument type that admits only `known`."""
+
+    def check(word: str) -> str:
+        if word not in known:
+            raise argparse.ArgumentTypeError(f"unknown {word!r}{nearest(word, known)} (known: {', '.join(known)})")
+        return word
+
+    return check
+
+
+def byte_size(text: str) -> int:
+    """Bytes in `text`, such as 4096, 64KB, 256MB or 1GB (powers of 1024)."""
+    units = {"": 0, "B": 0, "K": 10, "KB": 10, "M": 20, "MB": 20, "G": 30, "GB": 30}
+    digits = text.rstrip("BKMGbkmg")
+    try:
+        size = int(float(digits) * (1 << units[text[len(digits) :].upper()]))
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 256MB") from None
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"a size must be positive, got {text!r}")
+    return size
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def print_json(value: Any) -> None:
+    """The one thing that a command prints to stdout under --json."""
+    print(json.dumps(value, indent=2))
+
+
+def configuration(name: str) -> RunConfig:
+    """What a method with its defaults, or a recipe, is trained with.
+
+    Raises:
+        UsageError: for a name that is neither, with the nearest known one.
+    """
+    from headrace.models import METHODS
+    from headrace.train import RunConfig
+    from headrace.train.recipes import RECIPES
+
+    if name in RECIPES:
+        return RECIPES[name]()
+    known("method or recipe", name, [*METHODS, *RECIPES])
+    return RunConfig(method=name)
+
+
+def known(what: str, word: str, names: Iterable[str]) -> None:
+    """Refuse a `word` that is not among `names`.
+
+    Raises:
+        UsageError: naming the nearest known one.
+    """
+    names = list(names)
+    if word not in names:
+        raise UsageError(f"unknown {what} {word!r}{nearest(word, names)} (known: {', '.join(names)})")

@@ -1,0 +1,110 @@
+"""`headrace verify` checks, repairs and compares shard sets."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace.tools.commands.arguments import Command, UsageError, positive, print_json
+
+if TYPE_CHECKING:
+    from headrace.shards import ShardSet
+    from headrace.tools.verify import VerifyReport
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="folder of a shard set")
+    parser.add_argument("other", metavar="OTHER", nargs="?", help="a second set: do both hold the same samples?")
+    parser.add_argument(
+        "--repair", action="store_true", help="make lost indexes anew and move bad samples into DIR.quarantine-N"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --repair: only say what would be done")
+    parser.add_argument(
+        "--drop-missing", action="store_true", help="with --repair: go on without shards that are missing or unreadable"
+    )
+    parser.add_argument("--workers", type=positive, metavar="N", help="threads (default: one a core)")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from headrace.shards.remote import is_remote
+    from headrace.tools.progress import sample_bar
+    from headrace.tools.verify import verify
+
+    if (args.dry_run or args.drop_missing) and not args.repair:
+        raise UsageError("--dry-run and --drop-missing say how to --repair")
+    if args.other is not None:
+        if args.repair:
+            raise UsageError("two sets are compared, one is repaired")
+        return compare_sets(args)
+    if args.repair and is_remote(args.dir):
+        raise UsageError(f"{args.dir}: a remote set is not repaired in place; copy it here")
+    with sample_bar(f"verifying {args.dir}") as progress:
+        report = verify(args.dir, workers=args.workers, progress=progress, started=progress.of)
+    if args.repair and not report.ok:
+        return repair_set(args, report)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+    return 0 if report.ok else 1
+
+
+def compare_sets(args: argparse.Namespace) -> int:
+    """`verify DIR OTHER`."""
+    from headrace.shards import open_shards
+    from headrace.shards.manifest import MANIFEST_NAME
+    from headrace.shards.remote import is_remote
+    from headrace.tools.progress import sample_bar
+    from headrace.tools.verify import compare
+
+    def opened(path: str) -> ShardSet:
+        return open_shards(path, check=is_remote(path) or (Path(path) / MANIFEST_NAME).exists())
+
+    bar = sample_bar(f"comparing {args.dir} and {args.other}")
+    with opened(args.dir) as one, opened(args.other) as other, bar as progress:
+        report = compare(one, other, workers=args.workers, progress=progress, started=progress.of)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+    return 0 if report.ok else 1
+
+
+def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
+    """`verify DIR --repair` of a set in which something was found."""
+    from headrace.tools.progress import say
+    from headrace.tools.repair import plan_repair, repair
+
+    say(str(report))
+    plan = plan_repair(args.dir, report, workers=args.workers)
+    say(str(plan))
+    if args.dry_run:
+        if args.json:
+            print_json({"found": report.to_dict(), "plan": plan.lines()})
+        else:
+            print(f"{args.dir}: nothing was changed")
+        return 1
+    done = repair(plan, drop_missing=args.drop_missing)
+    if args.json:
+        print_json({"found": report.to_dict(), "repair": done.to_dict()})
+    else:
+        print(done)
+    return 0
+
+
+COMMAND = Command(
+    "verify",
+    "check a shard set's checksums, index and samples, repair it, or compare two",
+    """\
+Reads every shard of DIR, checks it against manifest.json and decodes every sample. Ends with code 1 if anything is
+wrong. With --repair, lost indexes are made anew, bad samples go to the folder DIR.quarantine-N with the reasons, and
+the repaired set takes the place of the old one in one step. With OTHER, the two sets are compared sample by sample.
+
+  headrace verify shards/train
+  headrace verify shards/train --repair --dry-run
+  headrace verify shards/train shards/train-ffcv""",
+    declare,
+    run,
+)
