@@ -36,7 +36,8 @@ def cache_needed(sample_bytes: float, window: int, lanes: int, block_bytes: int)
     The window's samples, a block for each lane because windows begin within one, and a quarter more, because a block
     is needed until the last of its samples has come, while the next window begins. With as much, a simulation of the
     cache fetches 1.01 to 1.1 times the set, for samples of 3 kB to 1 MB; with a window's bytes 1.1 to 1.8 times, and
-    with half of that 1.5 to 6 times.
+    with half of that 1.5 to 6 times. Where a place's share of the window is smaller than a block it fetches 1.2 times
+    the set, and with less than this size the same blocks over and over, a hundred times the set.
     """
     return int(1.25 * window * sample_bytes) + lanes * block_bytes
 
