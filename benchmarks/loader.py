@@ -170,7 +170,7 @@ def _headrace(work: Work, options: Options) -> Contestant:
 
 def _engines(work: Work, options: Options) -> list[Contestant]:
     """Headrace with its other engines, which are meant for a GPU or for comparison."""
-    forms = options.forms
+    forms, both = options.forms, ("nvidia.dali", "kornia")
     return [
         Contestant(
             name=f"Headrace, {engine}",
@@ -189,6 +189,7 @@ def _engines(work: Work, options: Options) -> list[Contestant]:
         for engine, shards, requires in (
             ("kornia", forms.shards(), {"kornia": "pip install headrace[kornia]"}),
             ("dali", forms.shards(), {"nvidia.dali": "pip install headrace[dali]"}),
+            ("dali+kornia", forms.shards(), dict.fromkeys(both, "pip install headrace[dali,kornia]")),
             ("ffcv", forms.beton_shards(), {"ffcv": "pip install headrace[ffcv]"}),
         )
     ]

@@ -26,6 +26,7 @@ PAIR = f"2 x float32 ({SMOKE_BATCH}, 3, 224, 224)"
 SMALL_PAIR = f"2 x float32 ({SMOKE_BATCH}, 3, 32, 32)"
 MASK = f"mask of visible ({SMOKE_BATCH}, 49) and masked ({SMOKE_BATCH}, 147)"
 LOADERS = {"Headrace", "lightly", "webdataset + torchvision", "DALI, CPU", "decoding only"}
+OTHER_ENGINES = {f"Headrace, {engine}" for engine in ("kornia", "dali", "dali+kornia", "ffcv")}
 
 
 def smoke(name: str, out: Path, *arguments: str) -> dict[str, dict[str, Any]]:
@@ -96,7 +97,7 @@ def took_part(comparison: dict[str, Any], names: set[str]) -> dict[str, dict[str
 def test_loader(tmp_path: Path) -> None:
     """One work of each kind of contestants."""
     works = (
-        ("simclr", PAIR, LOADERS | {"Headrace, kornia", "Headrace, dali", "Headrace, ffcv"}),
+        ("simclr", PAIR, LOADERS | OTHER_ENGINES),
         ("cifar", SMALL_PAIR, {"Headrace", "lightly", "copying only"}),
         ("mae", f"{CROP} + {MASK}", {"Headrace", "webdataset + torchvision", "decoding only"}),
         ("crop", CROP, LOADERS - {"lightly"} | {"ffcv"}),

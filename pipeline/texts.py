@@ -1,8 +1,7 @@
 """What a method wants to see of a text: its tokens, and masks over them, as a tokenizer and the draws have it.
 
 Which of several texts of a sample, which part of a long one, and what makes a pair of segments is drawn from (seed,
-epoch, sample). Letters: B texts
-of a batch, L places of each, with padding behind a text's length.
+epoch, sample). Letters: B texts of a batch, L places of each, with padding behind a text's length.
 """
 
 from __future__ import annotations
