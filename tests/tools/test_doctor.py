@@ -27,7 +27,7 @@ SECONDS = 0.1
 @pytest.fixture
 def config(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """Training whose step is short; only one other loader setting and no other encoding is tried."""
-    monkeypatch.setattr(doctor, "ENGINE_MODULES", {"torchvision": "torchvision"})
+    monkeypatch.setattr(doctor, "ENGINE_MODULES", {"torchvision": ("torchvision",)})
     monkeypatch.setattr(doctor, "encoding_proposals", lambda *_: [])
     return tiny_run(photos.path, "", "batch_size=8", "model.size=16", "loader.threads=2")
 
