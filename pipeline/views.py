@@ -13,6 +13,8 @@ from headrace.pipeline.texts import TextSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PHOTOMETRIC = ("jitter", "project", "drop_channels", "grayscale", "blur", "solarize", "erase")
+"""Probabilities of a view's operations behind crop, flip and turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ class View:
             raise ValueError(f"View.size must be at least 1, got {self.size}")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"View.interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
-        for name in ("flip", "jitter", "project", "drop_channels", "grayscale", "blur", "solarize", "erase"):
+        for name in ("flip", *PHOTOMETRIC):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"View.{name} is a probability, got {getattr(self, name)}")
         for name in ("brightness", "contrast", "saturation"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from headrace.pipeline.engines.base import Engine, StageTimes, TwoStageEngine, WholeBatchEngine, whole_batch_part
 from headrace.pipeline.engines.native import NativeEngine
-from headrace.pipeline.views import ViewSpec
+from headrace.pipeline.views import PHOTOMETRIC, ViewSpec
 from headrace.shards import ShardSet
 
 
@@ -32,7 +32,7 @@ def _kornia(
 
 
 def _dali_kornia(shards: ShardSet, field: str, spec: ViewSpec, device: str = "cpu", **options: Any) -> TwoStageEngine:
-    off: dict[str, Any] = dict.fromkeys(("jitter", "project", "grayscale", "blur", "solarize", "erase"), 0.0)
+    off: dict[str, Any] = dict.fromkeys(PHOTOMETRIC, 0.0)
     crops = ViewSpec([replace(view, **off) for view in spec.views])  # so that the graph holds nothing else
     return _photometric_by_kornia(_dali(shards, field, crops, device=device, **options), spec, device)
 

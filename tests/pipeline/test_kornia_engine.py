@@ -13,6 +13,7 @@ from headrace.pipeline import Loader, Normalize, View, ViewSpec, plan
 from headrace.pipeline.engines import ENGINES
 from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import Plan
+from headrace.pipeline.views import PHOTOMETRIC
 from headrace.shards import ShardSet
 
 EVERYTHING = View(
@@ -137,6 +138,16 @@ def test_the_loader_finishes_whole_batches(engine: str, crops: str, most: float,
     plain = ViewSpec([View(size=40)])  # nothing but a crop: the cropper's own pixels
     for ours, theirs in zip(batches(engine, "uint8", plain), batches(crops, "uint8", plain), strict=True):
         assert torch.equal(ours.views[0], theirs.views[0])
+
+
+@pytest.mark.peer("dali", "kornia")
+def test_dali_only_crops_for_kornia(photos: ShardSet) -> None:
+    """What Kornia does is not in DALI's graph, so that nothing is prepared for it."""
+    crop = View(size=32, turns=(1, 3), interpolation="bicubic", brightness=0.4)
+    view = replace(crop, **dict.fromkeys(PHOTOMETRIC, 1.0))
+    engine = ENGINES["dali+kornia"](photos, "image", ViewSpec([view]))
+    assert tuple(engine.cropper._spec.views) == (crop,)
+    engine.cropper.close()
 
 
 @pytest.mark.peer("kornia")
