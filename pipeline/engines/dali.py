@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from headrace.pipeline.batch import normalize_images
-from headrace.pipeline.decode import memory_at
+from headrace.pipeline.decode import decode_image, memory_at
 from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
 from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
@@ -71,8 +71,9 @@ class DaliEngine(WholeBatchEngine):
             ShardError: naming the sample whose bytes cannot be decoded.
         """
         started = perf_counter()
-        raw = bool((spans.encoding == RAW).all())
-        inputs: dict[str, Any] = {"image": _images(spans, raw)}
+        raw = bool((spans.encoding == RAW).any())
+        images = [self._pixels(ids, spans, i) for i in range(len(ids))] if raw else _files(spans)
+        inputs: dict[str, Any] = {"image": images}
         for v, view in enumerate(self._spec.views):
             inputs |= {f"{name}_{v}": values for name, values in _arguments(plan, v, view).items()}
         with self._lock:
@@ -94,6 +95,19 @@ class DaliEngine(WholeBatchEngine):
         """End DALI's threads; the next `render` starts them again."""
         with self._lock:
             self._pipeline = None
+
+    def _pixels(self, ids: np.ndarray, spans: Spans, i: int) -> np.ndarray:
+        """uint8 (H, W, 3), stored pixels without a copy. The graph takes either pixels or files, so that files are
+        decoded here where a batch has both."""
+        if spans.encoding[i] == RAW:
+            height, width = int(spans.height[i]), int(spans.width[i])
+            pixels = np.frombuffer(memory_at(int(spans.address[i]), 3 * height * width), np.uint8)
+            return pixels.reshape(height, width, 3)
+        try:
+            return decode_image(memory_at(int(spans.address[i]), int(spans.size[i])))
+        except ValueError as error:
+            where = self._shards.where(int(ids[i]), self._field)
+            raise ShardError(f"{where}: cannot decode the image: {error}") from error
 
     def _built(self, samples: int, dtype: np.dtype, raw: bool) -> Any:
         """The pipeline, built anew for a larger batch or another input or output than before."""
@@ -124,16 +138,12 @@ class DaliEngine(WholeBatchEngine):
         return ShardError(f"{where}: cannot decode the image: DALI's decoder declines it")
 
 
-def _images(spans: Spans, raw: bool) -> list[np.ndarray]:
-    """The samples' bytes or pixels, without a copy."""
-    images = []
-    for address, size, height, width in zip(spans.address, spans.size, spans.height, spans.width, strict=True):
-        if raw:
-            pixels = np.frombuffer(memory_at(int(address), 3 * int(height) * int(width)), np.uint8)
-            images.append(pixels.reshape(height, width, 3))
-        else:
-            images.append(np.frombuffer(memory_at(int(address), int(size)), np.uint8))
-    return images
+def _files(spans: Spans) -> list[np.ndarray]:
+    """The samples' bytes, without a copy."""
+    return [
+        np.frombuffer(memory_at(int(address), int(size)), np.uint8)
+        for address, size in zip(spans.address, spans.size, strict=True)
+    ]
 
 
 def _arguments(plan: Plan, v: int, view: View) -> dict[str, np.ndarray]:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from headrace.pipeline import Loader, View, ViewSpec
+from headrace.pipeline.decode import decode_image
 from headrace.pipeline.engines import ENGINES
-from headrace.shards import ShardError, ShardSet, open_shards, write_shards
+from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
 
 JITTERED = View(size=32, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.5)
 MANY = {"project": 0.5, "drop_channels": 0.5, "grayscale": 0.5, "solarize": 0.5, "erase": 0.5}
@@ -88,3 +89,21 @@ def test_without_dali_the_message_says_what_to_install(photos: ShardSet, monkeyp
     with pytest.raises(ImportError, match=r"pip install headrace\[dali\]") as caught:
         ENGINES["dali"](photos, "image", SPEC)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.peer("dali")
+def test_pixels_and_files_in_one_batch(photos: ShardSet, tmp_path: Path) -> None:
+    """As ffcv's modes smart and proportion have them."""
+    files = [photos.read(i)["image"] for i in range(8)]
+    images = [decode_image(file) if i % 2 else file for i, file in enumerate(files)]
+    samples = ({"__key__": str(i), "image": image} for i, image in enumerate(images))
+    write_shards(tmp_path, samples, {"image": Field(kind="image", encoding="mixed")}, format="ffcv")
+    spec = ViewSpec([View(size=32, flip=0.0)])
+    with open_shards(tmp_path) as shards:
+        ours, theirs = (first_views(shards, spec, engine) for engine in ("dali", "torchvision"))
+    assert (ours - theirs).abs().mean() < 0.25
+
+
+def first_views(shards: ShardSet, spec: ViewSpec, engine: str) -> torch.Tensor:
+    with Loader(shards, spec, len(shards), engine=engine, shuffle=False) as loader:
+        return next(iter(loader)).views[0].float()
