@@ -30,11 +30,9 @@ JSONField.unpack turns into a str. Video and audio are bytes to a .beton; the ma
 from __future__ import annotations
 
 import array
-import hashlib
 import json
 import math
 import mmap
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import ENCODINGS, PNG, RAW, Field
 from headrace.shards.index import Entry, index_dtype
@@ -180,9 +179,12 @@ class BetonShard:
     `capacity` samples, and at least one page, is left in front of the data.
     """
 
-    def __init__(self, path: Path, fields: Mapping[str, Field], page_size: int, capacity: int) -> None:
+    def __init__(
+        self, path: Path, fields: Mapping[str, Field], checksums: Checksums, page_size: int, capacity: int
+    ) -> None:
         self.path = path
         self.fields = fields
+        self.checksums = checksums
         self.page_size = page_size
         self.metadata = metadata_dtype([field.kind for field in fields.values()])
         self.metadata_start = HEADER.itemsize + len(fields) * DESCRIPTOR.itemsize
@@ -227,7 +229,9 @@ class BetonShard:
             if region.payload is None:
                 record[column] = region.value
                 number = record[column].tobytes()
-                entries.append(Entry(record_start + within, len(number), zlib.crc32(number), region.value))
+                entries.append(
+                    Entry(record_start + within, len(number), self.checksums.of_payload(number), region.value)
+                )
                 continue
             offset, size = self.at, len(region.payload)
             parts += (region.payload, region.trail)
@@ -240,7 +244,7 @@ class BetonShard:
                 record[column] = (offset, size + len(region.trail) if size else 0)
             else:
                 record[column] = offset
-            entries.append(Entry(offset, size, zlib.crc32(region.payload), 0, *shape))
+            entries.append(Entry(offset, size, self.checksums.of_payload(region.payload), 0, *shape))
         self.growing.append(parts)
         self.records.append(record.tobytes())
         self.samples += 1
@@ -251,7 +255,7 @@ class BetonShard:
         self.at += self.room
 
     def finish(self) -> str:
-        """Write what is missing and return the SHA-256; the file stays open for the caller to sync."""
+        """Write what is missing and return the checksum; the file stays open for the caller to sync."""
         self._fill_page()
         self.file.truncate(self.at)  # a set of numbers alone has no pages
         write_parts(self.file, [np.asarray(self.allocations, "<u8").tobytes()])
@@ -267,7 +271,7 @@ class BetonShard:
         self.file.seek(0)
         write_parts(self.file, [header.tobytes(), descriptors(self.fields).tobytes(), *self.records])
         with mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return hashlib.sha256(content).hexdigest()
+            return self.checksums.of_file(content)
 
 
 def columns(dtype: np.dtype[Any]) -> list[tuple[str, tuple[Any, int]]]:
@@ -379,10 +383,10 @@ def read_descriptor(type_id: int, arguments: bytes) -> Field:
     return Field(kind=kind, encoding="mixed" if kind == "image" else "")  # type: ignore[arg-type]
 
 
-def index_beton(mapped: MappedFile, beton: BetonFile, first_key: int) -> npt.NDArray[np.void]:
-    """Index of a .beton without one, keys being consecutive numbers from `first_key`; no checksums."""
+def index_beton(mapped: MappedFile, beton: BetonFile, checksums: Checksums, first_key: int) -> npt.NDArray[np.void]:
+    """Index of a .beton without one, keys being consecutive numbers from `first_key`; the checksums are 0."""
     samples = len(beton.metadata)
-    index = np.zeros(samples, index_dtype(beton.fields, 9))
+    index = np.zeros(samples, index_dtype(beton.fields, checksums, 9))
     index["key"] = [b"%09d" % number for number in range(first_key, first_key + samples)]
     order = np.argsort(beton.allocations["offset"], kind="stable")
     allocations = beton.allocations[order]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from headrace.shards.checksums import CURRENT
 from headrace.shards.errors import ShardError
 from headrace.shards.ffcv import index_beton, read_beton
 from headrace.shards.fields import AUDIO_ENCODINGS, ENCODINGS, IMAGE_ENCODINGS, RAW, VIDEO_ENCODINGS, Field
@@ -66,10 +67,10 @@ def scan_shards(path: Path) -> tuple[Manifest, list[OpenShard]]:
             name=shard.mapped.path.name,
             samples=len(shard.index),
             bytes=shard.mapped.size,
-            sha256="",
+            checksum="",
             index="",
             index_bytes=0,
-            index_sha256="",
+            index_checksum="",
         )
         for shard in shards
     )
@@ -86,7 +87,7 @@ def scan_betons(maps: Iterable[MappedFile]) -> tuple[dict[str, Field], list[npt.
         if fields and fields != beton.fields:
             raise ShardError(f"{mapped.path}: has the fields {describe(beton.fields)}, others have {describe(fields)}")
         fields = beton.fields
-        indexes.append(index_beton(mapped, beton, samples))
+        indexes.append(index_beton(mapped, beton, CURRENT, samples))
         samples += len(beton.metadata)
     return {name: settle_image(name, field, indexes) for name, field in fields.items()}, indexes
 
@@ -198,7 +199,7 @@ def index_tar(
     mapped: MappedFile, samples: Samples, fields: dict[str, Field], names: dict[str, tuple[str, str]]
 ) -> npt.NDArray[np.void]:
     """The index of one tar. A broken image gets no size: reading it, and nothing else, is an error."""
-    builder = IndexBuilder(fields)
+    builder = IndexBuilder(fields, CURRENT)
     for key, members in samples:
         entries = []
         for name, field in fields.items():

@@ -1,17 +1,15 @@
 """Index files: where every field of every sample lies.
 
-`shard-000000.index.npy` is a plain .npy file that holds a one-dimensional structured array, one record a
-sample, little
-endian, packed without holes (the key's width makes a record a multiple of 8 bytes). For each field NAME of
-kind KIND:
+`shard-000000.index.npy` is a plain .npy file that holds a one-dimensional structured array, one record a sample,
+little endian, packed without holes (the key's width makes a record a multiple of 8 bytes). For each field NAME:
 
     NAME.offset     <i8   first byte of the payload in the shard
     NAME.size       <i8   bytes of the payload
+    NAME.xxh64      <u8   XXH3-64 of the payload; version 1 had NAME.crc32 instead, <u4, zlib's CRC-32
     NAME.value      <i8   int fields
     NAME.value      <f8   float fields
     NAME.height     <i4   image fields, pixels
     NAME.width      <i4   image fields, pixels
-    NAME.crc32      <u4   zlib's checksum of the payload
     NAME.encoding   |u1   image fields: 0 jpg, 1 raw, 2 png
 
 and for the sample
@@ -25,7 +23,6 @@ before it. Records are sorted by column size: first all 8-byte columns, then 4, 
 from __future__ import annotations
 
 import array
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +31,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import PNG, RAW, Field
+from headrace.shards.manifest import Manifest, Shard
 from headrace.shards.mapping import MappedFile
 from headrace.shards.npy import npy_header, parse_npy_header
 
@@ -45,14 +44,13 @@ class Entry(NamedTuple):
 
     offset: int
     size: int
-    crc32: int
+    checksum: int
     value: int | float = 0
     height: int = 0
     width: int = 0
     encoding: int = 0
 
 
-ENTRY_COLUMNS = {"offset": "<i8", "size": "<i8", "crc32": "<u4"}
 KIND_COLUMNS: dict[str, dict[str, str]] = {
     "int": {"value": "<i8"},
     "float": {"value": "<f8"},
@@ -60,12 +58,18 @@ KIND_COLUMNS: dict[str, dict[str, str]] = {
 }
 
 
-def index_dtype(fields: Mapping[str, Field], key_bytes: int) -> np.dtype[Any]:
+def entry_columns(kind: str, checksums: Checksums) -> dict[str, str]:
+    """Type of each column of a field of this kind, in the order of `Entry`."""
+    columns = {"offset": "<i8", "size": "<i8", checksums.payload: checksums.payload_type}
+    return {**columns, **KIND_COLUMNS.get(kind, {})}
+
+
+def index_dtype(fields: Mapping[str, Field], checksums: Checksums, key_bytes: int) -> np.dtype[Any]:
     """Record of a sample whose key takes at most `key_bytes` bytes."""
     columns = [
         (f"{name}.{column}", code)
         for name, field in fields.items()
-        for column, code in {**ENTRY_COLUMNS, **KIND_COLUMNS.get(field.kind, {})}.items()
+        for column, code in entry_columns(field.kind, checksums).items()
     ]
     columns.sort(key=lambda column: -np.dtype(column[1]).itemsize)
     packed = sum(np.dtype(code).itemsize for _, code in columns)
@@ -73,31 +77,33 @@ def index_dtype(fields: Mapping[str, Field], key_bytes: int) -> np.dtype[Any]:
     return np.dtype([*columns, ("key", f"S{key_bytes}")])
 
 
-def entry_places(fields: Mapping[str, Field], name: str) -> tuple[int, ...]:
+def entry_places(fields: Mapping[str, Field], checksums: Checksums, name: str) -> tuple[int, ...]:
     """Positions in a record of a field's offset, size and checksum, for an image also of height, width, encoding."""
-    columns = ["offset", "size", "crc32"]
+    columns = ["offset", "size", checksums.payload]
     if fields[name].kind == "image":
         columns += ["height", "width", "encoding"]
-    names = list(index_dtype(fields, 1).names or ())
+    names = list(index_dtype(fields, checksums, 1).names or ())
     return tuple(names.index(f"{name}.{column}") for column in columns)
 
 
-TYPECODES = {"<i8": "q", "<f8": "d", "<i4": "i", "<u4": "I", "|u1": "B"}
+TYPECODES = {"<i8": "q", "<f8": "d", "<i4": "i", "<u4": "I", "<u8": "Q", "|u1": "B"}
 
 
 class IndexBuilder:
     """Collects the records of one shard, in compact columns."""
 
-    def __init__(self, fields: Mapping[str, Field]) -> None:
+    def __init__(self, fields: Mapping[str, Field], checksums: Checksums) -> None:
         self.fields = fields
+        self.checksums = checksums
         self.keys: list[bytes] = []
         self.columns: dict[str, array.array[Any]] = {}
         self.appends: list[list[tuple[int, Callable[[Any], None]]]] = []
         for name, field in fields.items():
             self.appends.append([])
-            for column, code in {**ENTRY_COLUMNS, **KIND_COLUMNS.get(field.kind, {})}.items():
+            for column, code in entry_columns(field.kind, checksums).items():
                 values = self.columns[f"{name}.{column}"] = array.array(TYPECODES[code])
-                self.appends[-1].append((Entry._fields.index(column), values.append))
+                part = "checksum" if column == checksums.payload else column
+                self.appends[-1].append((Entry._fields.index(part), values.append))
 
     def add(self, key: bytes, entries: Sequence[Entry]) -> None:
         """One sample; entries in the order of the fields."""
@@ -108,7 +114,7 @@ class IndexBuilder:
 
     def build(self) -> npt.NDArray[np.void]:
         """The records so far."""
-        dtype = index_dtype(self.fields, max(map(len, self.keys), default=1))
+        dtype = index_dtype(self.fields, self.checksums, max(map(len, self.keys), default=1))
         index = np.zeros(len(self.keys), dtype)
         index["key"] = self.keys
         for name, values in self.columns.items():
@@ -122,17 +128,18 @@ def index_bytes(index: npt.NDArray[np.void]) -> bytes:
 
 
 def read_index(
-    path: Path, fields: Mapping[str, Field], samples: int, sha256: str = ""
+    folder: Path, manifest: Manifest, shard: Shard, *, check: bool = False
 ) -> tuple[MappedFile, npt.NDArray[np.void]]:
-    """Map an index file; the array is a view of the map. ShardError if it does not fit fields and count, or differs
-    from its checksum where that is given: only then are its keys and numbers proven."""
+    """Map the index of a shard; the array is a view of the map. ShardError if it does not fit fields and count, with
+    `check` also if it differs from its checksum: only then are its keys and numbers proven."""
+    path, checksums, samples = folder / shard.index, manifest.checksums, shard.samples
     mapped = MappedFile(path)
     try:
-        if sha256 and hashlib.sha256(mapped.array.data).hexdigest() != sha256:
-            raise ValueError("its SHA-256 is not the manifest's")
+        if check and checksums.of_file(mapped.array.data) != shard.index_checksum:
+            raise ValueError(f"its {checksums.title} is not the manifest's")
         dtype, shape, start = parse_npy_header(mapped.array[: 1 << 16].data)
         key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
-        if key is None or key.kind != "S" or dtype != index_dtype(fields, key.itemsize):
+        if key is None or key.kind != "S" or dtype != index_dtype(manifest.fields, checksums, key.itemsize):
             raise ValueError("its columns are not those of the manifest's fields")
         if shape != (samples,):
             raise ValueError(f"it holds {shape} samples, the manifest says {samples}")

@@ -6,17 +6,17 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from headrace.shards.checksums import CHECKSUMS, VERSION, Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import Field, check_fields
 
 MANIFEST_NAME = "manifest.json"
-VERSION = 1
 
 MAX_ELEMENTS = 1 << 40
 """Of an array; a shard holds none that is larger."""
@@ -45,14 +45,33 @@ class Shard:
     """Number of samples in it."""
     bytes: int
     """Size of the file."""
-    sha256: str
-    """Checksum of the file, hexadecimal; empty for files that another program wrote."""
+    checksum: str
+    """Of the file, hexadecimal; empty for files that another program wrote."""
     index: str
     """File name of the index; empty for files that another program wrote."""
     index_bytes: int
     """Size of the index file."""
-    index_sha256: str
-    """Checksum of the index file."""
+    index_checksum: str
+    """Of the index file, likewise."""
+
+    def to_json(self, checksums: Checksums) -> dict[str, Any]:
+        """The entry in a manifest that has these checksums."""
+        return {member: getattr(self, name) for name, member in shard_members(checksums).items()}
+
+    @staticmethod
+    def from_json(parts: Mapping[str, Any], checksums: Checksums) -> Shard:
+        """Inverse of `to_json`; TypeError where a member is missing or unknown."""
+        members = shard_members(checksums)
+        odd = parts.keys() ^ set(members.values())
+        if odd:
+            raise TypeError(f"a shard has {', '.join(members.values())}; missing or unknown: {', '.join(sorted(odd))}")
+        return Shard(**{name: parts[member] for name, member in members.items()})
+
+
+def shard_members(checksums: Checksums) -> dict[str, str]:
+    """What the manifest calls each part of a `Shard`, in its order."""
+    own = {"checksum": checksums.file, "index_checksum": f"index_{checksums.file}"}
+    return {part.name: own.get(part.name, part.name) for part in fields(Shard)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +87,12 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the samples came from and with which settings; free-form JSON."""
     version: int = VERSION
-    """Version of the manifest and the index files. Every version up to this one can be read; there is one so far."""
+    """Of the manifest and the index files; one of `CHECKSUMS`."""
+
+    @property
+    def checksums(self) -> Checksums:
+        """Those of the version."""
+        return CHECKSUMS[self.version]
 
     @property
     def samples(self) -> int:
@@ -89,7 +113,7 @@ class Manifest:
             "bytes": self.bytes,
             "fields": {name: field.to_json() for name, field in self.fields.items()},
             "provenance": dict(self.provenance),
-            "shards": [vars(shard) for shard in self.shards],
+            "shards": [shard.to_json(self.checksums) for shard in self.shards],
         }
         return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -109,9 +133,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardError(f"{path}: the manifest is not valid JSON ({error}); write the set again") from error
     if not isinstance(document, dict) or "headrace_shards" not in document:
         raise ShardError(f"{path}: not the manifest of a shard set")
-    if document["headrace_shards"] != VERSION:
-        found = document["headrace_shards"]
-        raise ShardError(f"{path}: version {found!r}, this library reads version {VERSION}; write the set again")
+    version = document["headrace_shards"]
+    if type(version) is not int or version not in CHECKSUMS:
+        reads = f"this library reads versions {min(CHECKSUMS)} to {VERSION}"
+        raise ShardError(f"{path}: version {version!r}, {reads}; read it with a newer one, or write the set again")
     try:
         return parse(document)
     except ShardError as error:
@@ -125,34 +150,37 @@ def parse(document: Mapping[str, Any]) -> Manifest:
     format = document["format"]
     if format not in get_args(Format):
         raise ValueError(f"unknown format {format!r}")
-    fields = {name: Field.from_json(parts) for name, parts in document["fields"].items()}
-    check_fields(fields)
-    for name, of_samples in fields.items():
+    version = document["headrace_shards"]
+    checksums = CHECKSUMS[version]
+    declared = {name: Field.from_json(parts) for name, parts in document["fields"].items()}
+    check_fields(declared)
+    for name, of_samples in declared.items():
         dtype, shape = of_samples.dtype, of_samples.shape
         if dtype and (np.dtype(dtype).kind not in "biufc" or math.prod(shape) > MAX_ELEMENTS):
             raise ValueError(f"{name} cannot be an array of {dtype} with shape {shape}")
-    shards = tuple(parse_shard(number, parts, format) for number, parts in enumerate(document["shards"]))
+    shards = tuple(parse_shard(number, parts, format, checksums) for number, parts in enumerate(document["shards"]))
     if not shards:
         raise ValueError("no shards")
     if not isinstance(document["provenance"], dict):
         raise TypeError("provenance must be an object")
-    manifest = Manifest(format=format, fields=fields, shards=shards, provenance=document["provenance"])
+    provenance = document["provenance"]
+    manifest = Manifest(format=format, fields=declared, shards=shards, provenance=provenance, version=version)
     for name in ("samples", "bytes"):
         if document[name] != getattr(manifest, name):
             raise ValueError(f"{name} is {document[name]!r}, the shards add up to {getattr(manifest, name)}")
     return manifest
 
 
-def parse_shard(number: int, parts: Mapping[str, Any], format: str) -> Shard:
+def parse_shard(number: int, parts: Mapping[str, Any], format: str, checksums: Checksums) -> Shard:
     """One entry of `shards`."""
-    shard = Shard(**parts)
+    shard = Shard.from_json(parts, checksums)
     name = shard_name(number, format)
     if (shard.name, shard.index) != (name, index_name(name)):
         raise ValueError(f"shard {number} must be called {name}, not {shard.name!r}")
     for count in (shard.samples, shard.bytes, shard.index_bytes):
         if type(count) is not int or count < 1:
             raise ValueError(f"{name}: {count!r} is not a count")
-    for checksum in (shard.sha256, shard.index_sha256):
-        if not (isinstance(checksum, str) and re.fullmatch(r"[0-9a-f]{64}", checksum)):
-            raise ValueError(f"{name}: {checksum!r} is not a SHA-256")
+    for checksum in (shard.checksum, shard.index_checksum):
+        if not (isinstance(checksum, str) and re.fullmatch(rf"[0-9a-f]{{{checksums.digits}}}", checksum)):
+            raise ValueError(f"{name}: {checksum!r} is no {checksums.title}")
     return shard

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.block_cache import BlockCache, Lease, Slot
+from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.index import OpenShard, close_shards, misplaced, read_index
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
@@ -134,11 +135,11 @@ def open_remote(folder: RemoteFolder, options: Mapping[str, Any]) -> RemoteShard
             block_bytes=options["block_bytes"],
         )
         with ThreadPoolExecutor(INDEX_THREADS) as threads:
-            list(threads.map(lambda shard: fetch_index(folder, slot.path, shard), manifest.shards))
+            list(threads.map(lambda shard: fetch_index(folder, slot.path, manifest.checksums, shard), manifest.shards))
         for shard in manifest.shards:
             mapped = MappedFile(slot.path / shard.name)
             shards.append(OpenShard(mapped, np.empty(0, np.void), None))
-            index_map, index = read_index(slot.path / shard.index, manifest.fields, shard.samples)
+            index_map, index = read_index(slot.path, manifest, shard)
             shards[-1] = OpenShard(mapped, index, index_map)
         return RemoteShardSet(folder, manifest, shards, cache, slot, options)
     except BaseException:
@@ -192,23 +193,18 @@ def fetch_manifest(folder: RemoteFolder, place: Path) -> tuple[Manifest, str]:
         raise ShardError(str(error).replace(str(scratch / MANIFEST_NAME), folder / MANIFEST_NAME)) from None
 
 
-def fetch_index(folder: RemoteFolder, place: Path, shard: Shard) -> None:
-    """Fetch a shard's index unless the one of an earlier process has the right SHA-256."""
+def fetch_index(folder: RemoteFolder, place: Path, checksums: Checksums, shard: Shard) -> None:
+    """Fetch a shard's index unless the one of an earlier process has the right checksum."""
     path = place / shard.index
     try:
-        if path.exists() and digest(path.read_bytes()) == shard.index_sha256:
+        if path.exists() and checksums.of_file(path.read_bytes()) == shard.index_checksum:
             return
         parts = range(0, shard.index_bytes, INDEX_PART_BYTES)
         content = b"".join(
             folder.read(shard.index, start, min(start + INDEX_PART_BYTES, shard.index_bytes)) for start in parts
         )
-        if digest(content) != shard.index_sha256:
-            raise ShardError(f"{folder / shard.index}: its SHA-256 is not the manifest's; copy the set again")
+        if checksums.of_file(content) != shard.index_checksum:
+            raise ShardError(f"{folder / shard.index}: its {checksums.title} is not the manifest's; copy the set again")
         write_file(path, content)
     except OSError as error:
         raise ShardError(f"{path}: the cache cannot be written: {error.strerror}") from error
-
-
-def digest(content: bytes) -> str:
-    """SHA-256, hexadecimal."""
-    return hashlib.sha256(content).hexdigest()

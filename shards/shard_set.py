@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +63,8 @@ class ShardSet:
         self.check = check
         self._shards = shards
         self._starts = np.cumsum([0] + [len(shard.index) for shard in shards])
-        self._places = {name: entry_places(manifest.fields, name) for name in manifest.fields}
+        self._places = {name: entry_places(manifest.fields, manifest.checksums, name) for name in manifest.fields}
+        self._checksum = manifest.checksums.of_payload
         self._columns: dict[str, Spans] = {}
         self._ints: dict[str, npt.NDArray[np.int64]] = {}
         self._lock = threading.Lock()
@@ -102,7 +102,7 @@ class ShardSet:
             if bad:
                 raise ShardError(f"{self.where(i, name)}: {name} lies outside of the shard; verify the set")
             payload = shard.mapped.array[offset : offset + size]
-            if self.check and zlib.crc32(payload.data) != checksum:
+            if self.check and self._checksum(payload.data) != checksum:
                 raise ChecksumError(f"{self.where(i, name)}: {name} differs from its checksum; copy the shard again")
             try:
                 sample[name] = self._decode(field, payload, *image)
@@ -288,8 +288,7 @@ def open_shard(folder: Path, manifest: Manifest, shard: Shard, *, check: bool = 
         if mapped.size != shard.bytes:
             sizes = f"{mapped.size} bytes, the manifest says {shard.bytes}"
             raise ShardError(f"{mapped.path}: {sizes}; copy the shard again")
-        sha256 = shard.index_sha256 if check else ""
-        index_map, index = read_index(folder / shard.index, manifest.fields, shard.samples, sha256)
+        index_map, index = read_index(folder, manifest, shard, check=check)
     except BaseException:
         mapped.close()
         raise

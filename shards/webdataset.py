@@ -24,10 +24,8 @@ samples give the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import ENCODINGS, IMAGE_ENCODINGS, RAW, Field
 from headrace.shards.index import Entry
@@ -149,11 +148,12 @@ def decode(field: Field, payload: npt.NDArray[np.uint8], height: int = 0, width:
 class TarShard:
     """Writes one tar."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, checksums: Checksums) -> None:
         self.path = path
+        self.checksums = checksums
         self.file = open(path, "wb", buffering=0)  # noqa: SIM115  closed by the caller after `finish`
         self.growing = GrowingFile(self.file)
-        self.sha256 = hashlib.sha256()
+        self.checksum = checksums.start()
         self.size = 0
 
     def room_for(self, key: bytes, members: Sequence[Member], shard_size: int) -> bool:
@@ -176,7 +176,7 @@ class TarShard:
                 small = b""
             small += ZEROS[: -size % BLOCK]
             offset = at + BLOCK + len(member.lead)
-            checksum = zlib.crc32(member.payload)
+            checksum = self.checksums.of_payload(member.payload)
             value = (member.value, member.height, member.width, member.encoding)
             entries.append(Entry(offset, len(member.payload), checksum, *value))
             at += BLOCK + padded(size)
@@ -185,16 +185,16 @@ class TarShard:
 
     def _append(self, parts: Sequence[bytes | memoryview]) -> None:
         for part in parts:
-            self.sha256.update(part)
+            self.checksum.update(part)
             self.size += len(part)
         self.growing.append(parts)
 
     def finish(self) -> str:
-        """Write the end of the tar and return its SHA-256; the file stays open for the caller to sync."""
+        """Write the end of the tar and return its checksum; the file stays open for the caller to sync."""
         self._append([bytes(2 * BLOCK)])
         self._append([bytes(-self.size % RECORD)])
         self.growing.flush()
-        return self.sha256.hexdigest()
+        return str(self.checksum.hexdigest())
 
 
 def sample_size(members: Sequence[Member]) -> int:

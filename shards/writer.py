@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headrace.shards import ffcv, webdataset
+from headrace.shards.checksums import CURRENT
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import ENCODINGS, Field, check_fields, check_key
 from headrace.shards.index import IndexBuilder, index_bytes
@@ -128,11 +128,11 @@ class ShardStream:
         if self.current is None or self.index is None:
             path = self.folder / shard_name(len(self.shards), self.format)
             if self.format == "webdataset":
-                self.current = webdataset.TarShard(path)
+                self.current = webdataset.TarShard(path, CURRENT)
             else:
                 page_size = ffcv.page_size_for(encoded, self.shard_size)
-                self.current = ffcv.BetonShard(path, self.fields, page_size, self.capacity)
-            self.index = IndexBuilder(self.fields)
+                self.current = ffcv.BetonShard(path, self.fields, CURRENT, page_size, self.capacity)
+            self.index = IndexBuilder(self.fields, CURRENT)
         return self.current, self.index
 
     def finish(self) -> None:
@@ -141,7 +141,7 @@ class ShardStream:
         Raises OSError where they cannot be written."""
         if self.current is None or self.index is None:
             return
-        sha256 = self.current.finish()
+        checksum = self.current.finish()
         os.fsync(self.current.file.fileno())
         self.current.file.close()
         path = self.current.path
@@ -152,10 +152,10 @@ class ShardStream:
                 name=path.name,
                 samples=len(self.index.keys),
                 bytes=path.stat().st_size,
-                sha256=sha256,
+                checksum=checksum,
                 index=index_name(path.name),
                 index_bytes=len(content),
-                index_sha256=hashlib.sha256(content).hexdigest(),
+                index_checksum=CURRENT.of_file(content),
             )
         )
         self.current = self.index = None

@@ -2,25 +2,25 @@
 
 What is known decides what is done with a shard:
 
-    the shard's SHA-256 is right          its index is made from it; samples that do not decode are removed
-    it is wrong, the index's is right     the index says where each sample lies and what its CRC-32 is: samples that
-                                          differ are removed, the others are the original, whatever else is damaged
+    the shard's checksum is right         its index is made from it; samples that do not decode are removed
+    it is wrong, the index's is right     the index says where each sample lies and what its checksums are: samples
+                                          that differ are removed, the others are the original, whatever else is
+                                          damaged
     both are wrong                        if the shard can be read from end to end, samples that do not decode are
                                           removed; the others are what is there, and nothing can prove them unchanged
     the shard is missing or unreadable    it is dropped if the user says so, with all its samples
 
-Shards without a finding are linked, not copied. The repaired set is staged beside the old one and takes its place in
-one step, as a new set does, so that a process that is killed leaves the old set or the repaired one. What is removed is
-in the quarantine folder before that.
+Shards without a finding are linked, not copied, with their indexes: so the set keeps its version, and what is made anew
+has that version's checksums. The repaired set is staged beside the old one and takes its place in one step, as a new
+set does, so that a process that is killed leaves the old set or the repaired one. What is removed is in the quarantine
+folder before that.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards import IMAGE_ENCODINGS, RAW, Field, Manifest, ShardError, ShardSet, ffcv, webdataset
+from headrace.shards import IMAGE_ENCODINGS, RAW, Manifest, ShardError, ShardSet, ffcv, webdataset
 from headrace.shards.fields import ENCODINGS, check_key
 from headrace.shards.images import image_header
 from headrace.shards.index import Entry, IndexBuilder, OpenShard, entry_places, index_bytes, misplaced, read_index
@@ -159,7 +159,7 @@ def plan_repair(path: str | os.PathLike[str], report: VerifyReport, *, workers: 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for number, shard in enumerate(manifest.shards):
             if shard.name not in damaged:
-                index_map, index = read_index(folder / shard.index, manifest.fields, shard.samples)
+                index_map, index = read_index(folder, manifest, shard)
                 seen.update(index["key"].tolist())
                 index_map.close()
                 continue
@@ -176,10 +176,12 @@ def look_at(folder: Path, manifest: Manifest, number: int) -> Mended:
         mapped = MappedFile(folder / shard.name)
     except ShardError as error:
         return Mended(shard=shard, note=f"lost ({error})")
-    shard_right = not check_file(mapped.path, shard.sha256)
-    index_right = (folder / shard.index).exists() and not check_file(folder / shard.index, shard.index_sha256)
+    shard_right = not check_file(mapped.path, shard.checksum, manifest.checksums)
+    index_right = (folder / shard.index).exists() and not check_file(
+        folder / shard.index, shard.index_checksum, manifest.checksums
+    )
     try:
-        old_map, old = read_index(folder / shard.index, manifest.fields, shard.samples)
+        old_map, old = read_index(folder, manifest, shard)
     except ShardError:
         old_map, old = None, None
     if index_right and old is not None and not shard_right:
@@ -195,7 +197,7 @@ def look_at(folder: Path, manifest: Manifest, number: int) -> Mended:
     except (ShardError, ValueError) as error:
         mapped.close()
         return Mended(shard=shard, note=f"lost: neither the shard nor its index is whole ({error})")
-    if hashlib.sha256(index_bytes(index)).hexdigest() == shard.index_sha256:
+    if manifest.checksums.of_file(index_bytes(index)) == shard.index_checksum:
         note = "the shard is whole, the index is made from it again, byte for byte"
     elif shard_right:
         note = f"the shard is whole, its index is made from it{note}"
@@ -252,11 +254,11 @@ def as_found(manifest: Manifest, part: OpenShard, row: int, reasons: list[str]) 
 
 def index_of_tar(manifest: Manifest, mapped: MappedFile) -> tuple[npt.NDArray[np.void], list[Removed]]:
     """The index of a tar, and the samples of which it holds not all fields; ShardError where it is not whole."""
-    builder = IndexBuilder(manifest.fields)
+    builder = IndexBuilder(manifest.fields, manifest.checksums)
     removed = []
     for key, members in webdataset.group_members(mapped.path, webdataset.scan_tar(mapped)):
         try:
-            entries = [tar_entry(mapped, name, declared, members) for name, declared in manifest.fields.items()]
+            entries = [tar_entry(manifest, mapped, name, members) for name in manifest.fields]
         except ValueError as error:
             parts = {
                 ending: mapped.array[member.offset : member.offset + member.size] for ending, member in members.items()
@@ -268,8 +270,9 @@ def index_of_tar(manifest: Manifest, mapped: MappedFile) -> tuple[npt.NDArray[np
     return builder.build(), removed
 
 
-def tar_entry(mapped: MappedFile, name: str, declared: Field, members: dict[str, webdataset.TarMember]) -> Entry:
+def tar_entry(manifest: Manifest, mapped: MappedFile, name: str, members: dict[str, webdataset.TarMember]) -> Entry:
     """Where a field of a sample lies; ValueError where it is missing or not what its extension says."""
+    declared = manifest.fields[name]
     encodings = ENCODINGS.get(declared.kind, ("",))
     endings = [webdataset.extension(name, declared.kind, encoding) for encoding in encodings]
     found = [(code, members[ending]) for code, ending in enumerate(endings) if ending in members]
@@ -292,7 +295,7 @@ def tar_entry(mapped: MappedFile, name: str, declared: Field, members: dict[str,
     elif declared.kind in ("int", "float"):
         value = webdataset.decode(declared, payload)
     code = code if declared.kind == "image" else 0
-    return Entry(offset, size, zlib.crc32(payload.data), value, height, width, code)
+    return Entry(offset, size, manifest.checksums.of_payload(payload.data), value, height, width, code)
 
 
 def index_of_beton(
@@ -302,17 +305,17 @@ def index_of_beton(
     beton = ffcv.read_beton(mapped)
     if not same_kinds(manifest.fields, beton.fields):
         raise ShardError(f"{mapped.path}: its fields are not those of the manifest")
-    tables = ffcv.index_beton(mapped, beton, 0)
+    tables = ffcv.index_beton(mapped, beton, manifest.checksums, 0)
     keys, note = [b"lost-%06d-%09d" % (number, row) for row in range(len(tables))], "; the keys are lost, and numbered"
     if old is not None and len(old) == len(tables):
         keys, note = old["key"].tolist(), "" if old_right else "; the keys are those of the damaged index"
-    builder = IndexBuilder(manifest.fields)
+    builder = IndexBuilder(manifest.fields, manifest.checksums)
     for key, record in zip(keys, tables, strict=True):
         entries = []
         for name, declared in manifest.fields.items():
             offset, size = int(record[f"{name}.offset"]), int(record[f"{name}.size"])
             inside = not misplaced(mapped.size, offset, size)
-            checksum = zlib.crc32(mapped.array[offset : offset + size].data) if inside else 0
+            checksum = manifest.checksums.of_payload(mapped.array[offset : offset + size].data) if inside else 0
             columns = ("value",) if declared.kind in ("int", "float") else ("height", "width", "encoding")
             numbers = {c: record[f"{name}.{c}"].item() for c in columns if f"{name}.{c}" in (tables.dtype.names or ())}
             entries.append(Entry(offset, size, checksum, **numbers))
@@ -396,19 +399,19 @@ def staged_shards(plan: RepairPlan, folder: Path) -> Iterator[Shard]:
         assert mended.part is not None
         if mended.keep_file:
             link(plan.path / shard.name, path)
-            sha256, index = shard.sha256, mended.part.index
+            checksum, index = shard.checksum, mended.part.index
         else:
-            sha256, index = rewrite(plan.manifest, mended.part, mended.good, path)
+            checksum, index = rewrite(plan.manifest, mended.part, mended.good, path)
         content = index_bytes(index)
         write_file(index_path, content)
         yield Shard(
             name=path.name,
             samples=len(mended.good),
             bytes=path.stat().st_size,
-            sha256=sha256,
+            checksum=checksum,
             index=index_path.name,
             index_bytes=len(content),
-            index_sha256=hashlib.sha256(content).hexdigest(),
+            index_checksum=plan.manifest.checksums.of_file(content),
         )
 
 
@@ -423,20 +426,22 @@ def link(source: Path, target: Path) -> None:
 
 
 def rewrite(manifest: Manifest, part: OpenShard, rows: list[int], path: Path) -> tuple[str, npt.NDArray[np.void]]:
-    """Write these samples of a shard, byte for byte, into a new one; (its SHA-256, its index)."""
+    """Write these samples of a shard, byte for byte, into a new one; (its checksum, its index)."""
     shard: webdataset.TarShard | ffcv.BetonShard
     if manifest.format == "webdataset":
-        shard = webdataset.TarShard(path)
+        shard = webdataset.TarShard(path, manifest.checksums)
     else:
-        shard = ffcv.BetonShard(path, manifest.fields, page_size_for(manifest, part, rows), len(rows))
-    builder = IndexBuilder(manifest.fields)
+        shard = ffcv.BetonShard(
+            path, manifest.fields, manifest.checksums, page_size_for(manifest, part, rows), len(rows)
+        )
+    builder = IndexBuilder(manifest.fields, manifest.checksums)
     with shard.file:
         for row in rows:
             key = bytes(part.index[row]["key"])
             builder.add(key, shard.add(key, list(stored(manifest, part, row))))
-        sha256 = shard.finish()
+        checksum = shard.finish()
         os.fsync(shard.file.fileno())
-    return sha256, builder.build()
+    return checksum, builder.build()
 
 
 def page_size_for(manifest: Manifest, part: OpenShard, rows: list[int]) -> int:
@@ -457,7 +462,7 @@ def stored(manifest: Manifest, part: OpenShard, row: int) -> Iterator[Any]:
     record = part.index[row]
     values = record.item()
     for name, declared in manifest.fields.items():
-        offset, size, _, *image = (values[place] for place in entry_places(manifest.fields, name))
+        offset, size, _, *image = (values[place] for place in entry_places(manifest.fields, manifest.checksums, name))
         payload = part.mapped.array[offset : offset + size]
         height, width, code = image or (0, 0, 0)
         value = record[f"{name}.value"].item() if declared.kind in ("int", "float") else 0

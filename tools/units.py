@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards import Field, ShardError
+from headrace.shards.checksums import VERSION
 from headrace.shards.fields import check_key
 from headrace.shards.manifest import Shard
 from headrace.shards.remote import is_remote
@@ -147,9 +148,9 @@ CODECS = {"image": ("simplejpeg", "pillow"), "video": ("av",), "audio": ("av",)}
 
 
 def versions_here(fields: Mapping[str, Field]) -> dict[str, str]:
-    """Version of Headrace and of each package that has a hand in the bytes of such fields."""
+    """Version of Headrace, of the manifest and of each package that has a hand in the bytes of such fields."""
     packages = {"headrace", *(package for field in fields.values() for package in CODECS.get(field.kind, ()))}
-    return {package: version(package) for package in sorted(packages)}
+    return {"manifest": str(VERSION), **{package: version(package) for package in sorted(packages)}}
 
 
 @lru_cache(maxsize=1)

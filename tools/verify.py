@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards import IMAGE_ENCODINGS, PNG, Field, Manifest, ShardError, ShardSet
+from headrace.shards.checksums import Checksums
 from headrace.shards.ffcv import index_beton, own_kind, read_beton
 from headrace.shards.fields import ENCODINGS
 from headrace.shards.foreign import scan_shards
@@ -106,8 +107,8 @@ def verify(
 ) -> VerifyReport:
     """Read every byte of a shard set and decode every sample.
 
-    Checked are the manifest, the size and SHA-256 of every file, that the index and the shard's own headers name the
-    same places, that keys are unique, each payload's CRC-32, and that every value, image, video and sound decodes to
+    Checked are the manifest, the size and checksum of every file, that the index and the shard's own headers name the
+    same places, that keys are unique, each payload's checksum, and that every value, image, video and sound decodes to
     its end. One broken shard or sample does not hide the others. Sets that other programs wrote have no checksums, the
     rest is checked.
 
@@ -230,8 +231,10 @@ class ShardCheck:
         self.digests: list[Future[str]] = []
         self.chunks: deque[tuple[int, Future[list[Finding]]]] = deque()
         if part is None:
-            files = ((shard.name, shard.sha256), (shard.index, shard.index_sha256))
-            self.digests = [pool.submit(check_file, folder / name, checksum) for name, checksum in files]
+            files = ((shard.name, shard.checksum), (shard.index, shard.index_checksum))
+            self.digests = [
+                pool.submit(check_file, folder / name, checksum, manifest.checksums) for name, checksum in files
+            ]
             try:
                 self.part = open_shard(folder, manifest, shard)
             except ShardError as error:
@@ -270,14 +273,14 @@ class ShardCheck:
             copy.unlink(missing_ok=True)
 
 
-def check_file(path: Path, checksum: str) -> str:
+def check_file(path: Path, checksum: str, checksums: Checksums) -> str:
     """What is wrong with a file that can be read; opening it says what is wrong with others."""
     try:
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = hashlib.file_digest(file, checksums.start).hexdigest()
     except OSError:
         return ""
-    return "" if found == checksum else f"{path}: its SHA-256 is not the manifest's; copy the file again"
+    return "" if found == checksum else f"{path}: its {checksums.title} is not the manifest's; copy the file again"
 
 
 def check_places(manifest: Manifest, shard: Shard, opened: OpenShard) -> list[Finding]:
@@ -290,10 +293,10 @@ def check_places(manifest: Manifest, shard: Shard, opened: OpenShard) -> list[Fi
         return [Finding(shard.name, None, line)]
     if not same_kinds(manifest.fields, beton.fields):
         return [Finding(shard.name, None, f"{opened.mapped.path}: its fields are not those of the manifest")]
-    tables = index_beton(opened.mapped, beton, 0)
+    tables = index_beton(opened.mapped, beton, manifest.checksums, 0)
     findings = []
     for column in tables.dtype.names or ():
-        if column == "key" or column.endswith(".crc32"):
+        if column == "key" or column.endswith(f".{manifest.checksums.payload}"):
             continue
         differs = tables[column] != opened.index[column]
         if column.endswith(".value"):  # a NaN is the same as a NaN

@@ -22,6 +22,7 @@ import sys
 import tarfile
 import time
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -33,6 +34,7 @@ import pytest
 from PIL import Image
 
 from headrace.shards import Field, ShardError, open_shards, write_shards
+from headrace.shards.checksums import CURRENT
 from headrace.shards.ffcv import MIN_PAGE_SIZE, BetonShard, array_field, index_beton, read_beton
 from headrace.shards.ffcv import encode as encode_region
 from headrace.shards.images import image_header
@@ -212,6 +214,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     all_samples = list(samples())
     for format in ("webdataset", "ffcv"):
         write_shards(folder / format, all_samples, FIELDS, format=format, shard_size=40_000)  # type: ignore[arg-type]
+    zipfile.ZipFile(Path(__file__).parents[1] / "data" / "version1.zip").extractall(folder / "version1")
     shutil.copy(folder / "webdataset" / "shard-000000.tar", folder / "own.tar")
     for name, tar_format in (("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
         with tarfile.open(folder / f"{name}.tar", "w", format=tar_format) as tar:
@@ -260,7 +263,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_small_beton(path: Path, all_samples: list[dict[str, Any]]) -> None:
     """Pages of 16 KiB instead of 2 MiB, so that damage rarely falls on padding."""
     fields = {**FIELDS, "boxes": array_field(all_samples[0]["boxes"])}
-    shard = BetonShard(path, fields, 1 << 14, 1)
+    shard = BetonShard(path, fields, CURRENT, 1 << 14, 1)
     for sample in all_samples:
         shard.add(b"", [encode_region(name, field, sample[name]) for name, field in fields.items()])
     shard.finish()
@@ -350,7 +353,7 @@ def beton(case: Case) -> None:
     path = case.write(damaged(case.random, (case.folder / "own.beton").read_bytes()).data, ".beton")
     mapped = MappedFile(path)
     found = read_beton(mapped)
-    index_beton(mapped, found, 0)
+    index_beton(mapped, found, CURRENT, 0)
     read_all(path)
 
 
@@ -375,7 +378,16 @@ ORIGINALS: dict[Path, list[dict[str, Any]]] = {}
 
 def checked_set(case: Case) -> None:
     """Any file of a set with a manifest: what is read is right, or something says that it is not."""
-    source = case.folder / ("webdataset", "ffcv")[case.random.integers(4) // 3]
+    check_damaged(case, case.folder)
+
+
+def checked_set_1(case: Case) -> None:
+    """Likewise of version 1."""
+    check_damaged(case, case.folder / "version1")
+
+
+def check_damaged(case: Case, sets: Path) -> None:
+    source = sets / ("webdataset", "ffcv")[case.random.integers(4) // 3]
     copy = case.file.with_suffix(f".{source.name}")
     if copy not in ORIGINALS:
         shutil.rmtree(copy, ignore_errors=True)
@@ -541,6 +553,7 @@ TARGETS: dict[str, tuple[Callable[[Case], None], int]] = {
     "tar_open": (tar_open, 1200),
     "beton": (beton, 1600),
     "checked_set": (checked_set, 700),
+    "checked_set_1": (checked_set_1, 200),
     "npy": (npy, 2500),
     "image": (image, 2300),
     "unpickle": (unpickle, 2500),

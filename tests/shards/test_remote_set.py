@@ -420,7 +420,7 @@ def test_bytes_that_change_on_the_way(served: tuple[str, Faults, Path], cache: d
         assert_same_sample(shards.read(100), local.read(100))  # what was fetched wrong is not kept
         faults.set("corrupt", every=1, match="GET .*shard-000000.index")
     shutil.rmtree(cache["cache_dir"])
-    with pytest.raises(ShardError, match=r"shard-000000\.index\.npy: its SHA-256 is not the manifest's"):
+    with pytest.raises(ShardError, match=r"shard-000000\.index\.npy: its XXH3-128 is not the manifest's"):
         open_shards(url, **cache)
 
 

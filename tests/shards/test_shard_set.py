@@ -164,7 +164,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(headrace_shards=2), r"version 2, this library reads version 1"),
+        (lambda m: m.update(headrace_shards=3), r"version 3, this library reads versions 1 to 2"),
         (lambda m: m.pop("headrace_shards"), r"not the manifest of a shard set"),
         (lambda m: m.update(format="zip"), r"unknown format 'zip'"),
         (lambda m: m.update(samples=199), r"samples is 199, the shards add up to 200"),
@@ -176,7 +176,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
         (lambda m: m["fields"]["label"].update(colour="red"), r"unknown part 'colour'"),
         (lambda m: m["shards"][0].update(name="../shard-000000.tar"), r"must be called shard-000000"),
         (lambda m: m["shards"][0].update(samples=-1), r"-1 is not a count"),
-        (lambda m: m["shards"][0].update(sha256="0"), r"is not a SHA-256"),
+        (lambda m: m["shards"][0].update(xxh128="0"), r"'0' is no XXH3-128"),
         (lambda m: m["shards"][0].update(extra=1), r"damaged \(TypeError"),
         (lambda m: m["fields"].pop("label"), r"shard-000000\.index\.npy: not a valid index"),
     ],
@@ -189,7 +189,7 @@ def test_a_wrong_manifest(copied: Path, change: Callable[[dict[str, Any]], None]
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"headrace_shards": 1}', b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"headrace_shards": 2}', b"[" * 100_000])
 def test_a_manifest_that_is_not_one(copied: Path, content: bytes) -> None:
     (copied / "manifest.json").write_bytes(content)
     with pytest.raises(ShardError, match=r"manifest\.json"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 import clips
 import numpy as np
 import pytest
+import xxhash
 
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.shards.index import index_bytes
@@ -264,7 +264,7 @@ def test_keys_that_appear_twice(copied: Path, whole: Path) -> None:
     content = index_bytes(records)
     index(copied, 1).write_bytes(content)
     manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["shards"][1]["index_sha256"] = hashlib.sha256(content).hexdigest()
+    manifest["shards"][1]["index_xxh128"] = xxhash.xxh3_128_hexdigest(content)
     (copied / "manifest.json").write_text(json.dumps(manifest))
     done = repaired(copied)
     assert quarantined(done)[0]["reasons"][0].endswith("the key appears twice")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import resource
@@ -163,6 +164,14 @@ def test_other_versions_do_not_go_on(
         f"{kept}: made with simplejpeg {real('simplejpeg')} instead of 9.9 here, which may give other bytes; "
         "go on with the version that began, or delete that folder to begin anew"
     )
+    job = kept / "job.json"
+    now = job.read_text()
+    begun = json.loads(now)
+    del begun["versions"]["manifest"]  # as one that was begun when manifests had version 1
+    job.write_text(json.dumps(begun))
+    with pytest.raises(UserError, match=r"made with manifest \(unknown\) instead of 2 here, .* or delete that folder"):
+        small(pictures, out)
+    job.write_text(now)
     assert len(list((kept / "units").iterdir())) == 2
     small(pictures, out)
     assert content(out) == content(whole)
@@ -171,7 +180,7 @@ def test_other_versions_do_not_go_on(
 def test_a_worker_of_another_version_makes_nothing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a node of a cluster may have it."""
     job = units_module.plan_job("folder", str(pictures), "train", EncodeSettings(), 0, SHARD_SIZE, 1)
-    assert set(job.versions) == {"headrace", "pillow", "simplejpeg"}
+    assert set(job.versions) == {"manifest", "headrace", "pillow", "simplejpeg"}
     monkeypatch.setattr(units_module, "version", lambda name: "9.9")
     with pytest.raises(UserError, match=r"has headrace 9\.9 instead of .*: install the same on all nodes"):
         units_module.convert_unit(job, 0, pictures, 1, lambda samples: None)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from PIL import Image
 
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
@@ -54,7 +55,7 @@ def test_a_flipped_bit_is_named_with_file_offset_and_key(copied: Path, whole: Sh
     offset = offset_of(copied, 5)
     flip(shard, offset + 700)
     problems = verify(copied).problems
-    assert any(line.startswith(f"{shard}: its SHA-256") for line in problems)
+    assert any(line.startswith(f"{shard}: its XXH3-128") for line in problems)
     expected = f"{shard.name}, offset {offset}, key {whole.key(5)}: image differs from its checksum"
     assert any(line.startswith(expected) for line in problems)
     assert len(problems) == 2
@@ -68,7 +69,7 @@ def test_one_broken_shard_does_not_hide_the_others(tmp_path: Path, digits_webdat
     flip(second, 512 + 128)
     third.unlink()
     problems = "\n".join(verify(path).problems)
-    assert f"{first}: its SHA-256 is not" in problems
+    assert f"{first}: its XXH3-128 is not" in problems
     assert re.search(rf"{first}: \d+ bytes, the manifest says {first.stat().st_size + 512};", problems)
     assert f"{second.name}, offset 640, key" in problems
     assert f"{third}: No such file" in problems
@@ -76,8 +77,6 @@ def test_one_broken_shard_does_not_hide_the_others(tmp_path: Path, digits_webdat
 
 def test_a_changed_index_is_found(copied: Path, whole: ShardSet) -> None:
     """A wrong place, a wrong label and a wrong size, each with the checksum of the manifest mended to fit."""
-    import hashlib
-
     path = copied / "shard-000000.index.npy"
     original = path.read_bytes()
     for column, change in (("image.offset", 512), ("label.value", 1), ("image.width", -1), ("image.offset", 1 << 50)):
@@ -85,9 +84,9 @@ def test_a_changed_index_is_found(copied: Path, whole: ShardSet) -> None:
         index[column][3] += change
         start = len(original) - index.nbytes
         path.write_bytes(original[:start] + index.tobytes())
-        assert any("SHA-256" in line for line in verify(copied).problems)
+        assert any("XXH3-128" in line for line in verify(copied).problems)
         manifest = json.loads((copied / "manifest.json").read_text())
-        manifest["shards"][0]["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        manifest["shards"][0]["index_xxh128"] = xxhash.xxh3_128_hexdigest(path.read_bytes())
         (copied / "manifest.json").write_text(json.dumps(manifest))
         problems = verify(copied).problems
         assert problems, column
@@ -102,7 +101,7 @@ def test_labels_in_the_index_are_those_in_the_tar(tmp_path: Path, digits_webdata
     index["label.value"][3] += 1
     content = index_path.read_bytes()
     index_path.write_bytes(content[: len(content) - index.nbytes] + index.tobytes())
-    problems = [line for line in verify(path).problems if "SHA-256" not in line]
+    problems = [line for line in verify(path).problems if "XXH3-128" not in line]
     assert len(problems) == 1
     assert "key 000003: label is 3, the index says 4" in problems[0]
 
@@ -117,8 +116,6 @@ def test_a_picture_that_was_broken_before_it_was_written(tmp_path: Path, photos:
 
 def test_keys_that_appear_twice(tmp_path: Path) -> None:
     """Only a set put together by hand can have them."""
-    import hashlib
-
     fields = {"label": Field(kind="int")}
     write_shards(tmp_path / "set", [{"__key__": str(i), "label": i} for i in range(9)], fields, shard_size=5000)
     index_path = tmp_path / "set" / "shard-000001.index.npy"
@@ -127,7 +124,7 @@ def test_keys_that_appear_twice(tmp_path: Path) -> None:
     index["key"][0] = b"0"
     index_path.write_bytes(content[: len(content) - index.nbytes] + index.tobytes())
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
-    manifest["shards"][1]["index_sha256"] = hashlib.sha256(index_path.read_bytes()).hexdigest()
+    manifest["shards"][1]["index_xxh128"] = xxhash.xxh3_128_hexdigest(index_path.read_bytes())
     (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
     problems = verify(tmp_path / "set").problems
     assert any("key 0: the key appears twice" in line for line in problems)
