@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PACKAGES := shards pipeline models train tools benchmarks
 # Passed on to the command: make demo ARGS="--format ffcv", make test ARGS="tests/shards -x"
 ARGS ?=
+# Processes that share the tests; a file's tests stay together. In one process: make test JOBS=0
+JOBS ?= 2
 
 # A stamp .venv/.with-NAME says that the extras of NAME are installed as pyproject.toml lists them now.
 EXTRAS_demo := demo
@@ -35,7 +37,7 @@ demo: $(VENV)/.with-demo
 	@$(BIN)/headrace demo $(ARGS)
 
 test: $(VENV)/.with-$(TEST_EXTRAS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 bench: $(VENV)/.with-bench
 	$(BIN)/headrace bench all $(ARGS)

@@ -130,7 +130,11 @@ class Forms:
         self.root.mkdir(parents=True, exist_ok=True)
         with _temporary(target) as temporary:
             make(temporary)
-            temporary.rename(target)
+            try:
+                temporary.rename(target)
+            except OSError:
+                if not target.exists():  # else another process was first: its files are as good
+                    raise
         return target
 
     def _link(self, out: Path, times: int) -> None:

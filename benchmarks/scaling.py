@@ -129,6 +129,7 @@ def run(options: Options, name: str, title: str, entered: list[Contestant], *, r
         cores=options.cores,
         warm_up_s=0.1 if options.smoke else 1.0,
         progress=options.progress,
+        forked_from="headrace.benchmarks.scaling" if options.smoke else None,
         **more,
     )
     return replace(found, ratio=ratio, curve=True)

@@ -64,10 +64,29 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that import the real ffcv come last: torch's backward pass may crash in a process that has loaded it after
-    torch, with nothing of Headrace in it ("corrupted double-linked list"; ffcv 1.0.2, torch 2.14)."""
-    items.sort(key=lambda item: any("ffcv" in marker.args for marker in item.iter_markers("peer")))
+    torch, with nothing of Headrace in it ("corrupted double-linked list"; ffcv 1.0.2, torch 2.14).
+
+    Where several processes share the tests (`--dist loadgroup --no-loadscope-reorder`), a file's are run by one of
+    them, so that its fixtures are made once. Those that take long, which a timeout of their own tells, are the first
+    and alone, so that nobody waits for one at the end.
+    """
+    workers = hasattr(config, "workerinput")
+    items.sort(key=lambda item: (_loads_ffcv(item), not (workers and _takes_long(item))))
+    for item in items if workers else ():
+        part = f"-{item.name}" if _takes_long(item) else "-ffcv" if _loads_ffcv(item) else ""
+        item.add_marker(pytest.mark.xdist_group(item.path.stem + part))
+
+
+def _loads_ffcv(item: pytest.Item) -> bool:
+    return any("ffcv" in marker.args for marker in item.iter_markers("peer"))
+
+
+def _takes_long(item: pytest.Item) -> bool:
+    usual_s = float(item.config.getini("timeout"))
+    return any(marker.args[0] > usual_s for marker in item.iter_markers("timeout"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
