@@ -37,7 +37,7 @@ demo: $(VENV)/.with-demo
 	@$(BIN)/headrace demo $(ARGS)
 
 test: $(VENV)/.with-$(TEST_EXTRAS)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(VENV)/.with-bench
 	$(BIN)/headrace bench all $(ARGS)

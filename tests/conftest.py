@@ -64,20 +64,17 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that import the real ffcv come last: torch's backward pass may crash in a process that has loaded it after
-    torch, with nothing of Headrace in it ("corrupted double-linked list"; ffcv 1.0.2, torch 2.14).
+    """Files with tests that import the real ffcv come last, and in them these tests: torch's backward pass may crash in
+    a process that has loaded it after torch, with nothing of Headrace in it ("corrupted double-linked list"; ffcv
+    1.0.2, torch 2.14).
 
-    Where several processes share the tests (`--dist loadgroup --no-loadscope-reorder`), a file's are run by one of
-    them, so that its fixtures are made once. Those that take long, which a timeout of their own tells, are the first
-    and alone, so that nobody waits for one at the end.
+    Where processes share the files (`--dist loadfile --no-loadscope-reorder`), those with tests that take long, which a
+    timeout of their own tells, come first, so that nobody is left with one at the end.
     """
-    workers = hasattr(config, "workerinput")
-    items.sort(key=lambda item: (_loads_ffcv(item), not (workers and _takes_long(item))))
-    for item in items if workers else ():
-        part = f"-{item.name}" if _takes_long(item) else "-ffcv" if _loads_ffcv(item) else ""
-        item.add_marker(pytest.mark.xdist_group(item.path.stem + part))
+    with_ffcv = {item.path for item in items if _loads_ffcv(item)}
+    long = {item.path for item in items if _takes_long(item)} if hasattr(config, "workerinput") else set()
+    items.sort(key=lambda item: (item.path in with_ffcv, item.path not in long, _loads_ffcv(item)))
 
 
 def _loads_ffcv(item: pytest.Item) -> bool:

@@ -69,8 +69,8 @@ def test_slow_decoding_limits(photos: ShardSet, config: RunConfig, monkeypatch: 
 
     def render(self: NativeEngine, ids: Any, *rest: Any) -> Any:
         times = plain(self, ids, *rest)
-        time.sleep(0.1 * len(ids))
-        return times._replace(decode_s=times.decode_s + 0.1 * len(ids))
+        time.sleep(0.03 * len(ids))
+        return times._replace(decode_s=times.decode_s + 0.03 * len(ids))
 
     monkeypatch.setattr(NativeEngine, "render", render)
     monkeypatch.setattr(doctor, "ROUNDS", 1)

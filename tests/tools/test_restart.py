@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,10 @@ def test_killed_at_random_moments(pictures: Path, whole: Path, tmp_path: Path) -
     """Each kill comes some time after the conversion has begun to write; the destination is empty until it is whole."""
     out = tmp_path / "set"
     random = np.random.Generator(np.random.Philox(7))
+    began = time.monotonic()
+    small(pictures, tmp_path / "timed", 2)
+    takes_s = time.monotonic() - began
+    shutil.rmtree(tmp_path / "timed")
     kept, killed = 0, 0
     command = [sys.executable, "-c", CONVERT, str(pictures), str(out), "2"]
     while killed < KILLS:
@@ -81,7 +86,7 @@ def test_killed_at_random_moments(pictures: Path, whole: Path, tmp_path: Path) -
         assert process.stdout is not None
         assert process.stdout.readline() == b"started\n"
         # Some kills come at once, and each some later than the one before, so that all of it is reached.
-        time.sleep(random.uniform(0, 0.05 * killed))
+        time.sleep(random.uniform(0, takes_s * killed / KILLS))
         # In turn the whole group, as when the machine goes down, and the first process alone.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL) if killed % 2 else process.kill()
