@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 
 from headrace.pipeline.compiled import inlined, intrinsic, kernel
-from headrace.pipeline.engines.simd import i8, i16, i32, i64, join, load, splat, store, vector
+from headrace.pipeline.simd import i8, i16, i32, i64, join, load, splat, store, vector
 
 _BLUR_BITS = 6
 COLUMNS = 32

@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 
 from headrace.pipeline.compiled import inlined, intrinsic, kernel
-from headrace.pipeline.engines.simd import i8, i16, i32, i64, join, load, multiply_pairs, numbers, splat, store, vector
+from headrace.pipeline.simd import i8, i16, i32, i64, join, load, multiply_pairs, numbers, splat, store, vector
 
 _AT_ONCE = 4  # pixels that the horizontal pass makes at once
 _GROUP = 4  # taps that it multiplies at once

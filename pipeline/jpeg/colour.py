@@ -1,11 +1,21 @@
-"""Samples to pixels: libjpeg-turbo's upsampling of chroma (jdsample.c) and conversion to RGB (jdcolor.c)."""
+"""Samples to pixels: libjpeg-turbo's upsampling of chroma (jdsample.c) and conversion to RGB (jdcolor.c).
+
+Rows are handled `STEP` samples at a time, at addresses: what is read and written beyond their ends lies in the scratch
+memory.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from llvmlite import ir
 from numba import types
 
 from headrace.pipeline.compiled import intrinsic, kernel
+from headrace.pipeline.jpeg.scratch import STEP
+from headrace.pipeline.simd import i8, i16, i32, i64, load, multiply_pairs, numbers, store, vector
+
+_WIDE = vector(STEP, i16)
 
 
 @kernel
@@ -18,12 +28,12 @@ def convert_region(top, left, height, width, count, mcu_columns, scratch, image)
     # Chroma columns that the region's upsampling reads.
     begin = max(0, left // across - 1)
     end = min(chroma_columns, (left + width - 1) // across + 2)
+    planes, upsampled, pixels = scratch.planes.ctypes.data, scratch.upsampled, scratch.pixels
     for y in range(top, top + height):
         row = image[y].reshape(-1)[3 * left : 3 * (left + width)]
         luma_at = y * luma_pitch + left
-        luma = scratch.planes[luma_at : luma_at + width]
         if count == 1:
-            _store_gray(luma, row)
+            _store_gray(scratch.planes[luma_at : luma_at + width], row)
             continue
         near = y // down
         far = near if down == 1 else min(max(near + (1 if y & 1 else -1), 0), chroma_rows - 1)
@@ -31,78 +41,121 @@ def convert_region(top, left, height, width, count, mcu_columns, scratch, image)
             plane = scratch.planes[components[c + 1, 6] :]
             near_row = plane[near * chroma_pitch + begin : near * chroma_pitch + end]
             far_row = plane[far * chroma_pitch + begin : far * chroma_pitch + end]
-            out = scratch.upsampled[c]
             if across == 1:
-                out[: end - begin] = near_row
+                upsampled[c, : end - begin] = near_row
             elif down == 1:
-                _upsample_row(near_row, begin == 0, end == chroma_columns, 1, 2, 2, out)
+                _upsample_row(near_row, near_row, 1, 0, scratch.chroma[c], upsampled[c])
             else:
-                blended = scratch.chroma[c, : end - begin]
-                _blend_rows(near_row, far_row, blended)
-                _upsample_row(blended, begin == 0, end == chroma_columns, 8, 7, 4, out)
+                _upsample_row(near_row, far_row, 3, 1, scratch.chroma[c], upsampled[c])
         skip = left - across * begin
-        _store_colour(luma, scratch.upsampled[0, skip : skip + width], scratch.upsampled[1, skip : skip + width], row)
+        luma, out = planes + luma_at, row.ctypes.data
+        blue, red = upsampled[0].ctypes.data + skip, upsampled[1].ctypes.data + skip
+        whole = width - width % STEP
+        for x in range(0, whole, STEP):
+            _store_colour(luma + x, blue + x, red + x, out + 3 * x)
+        if whole < width:
+            _store_colour(luma + whole, blue + whole, red + whole, pixels.ctypes.data)
+            row[3 * whole :] = pixels[: 3 * (width - whole)]
+
+
+@kernel
+def _upsample_row(near, far, near_weight, far_weight, blended, out):
+    """Twice as many columns of a row that is blended of two: 3/4 of the nearer and 1/4 of the farther column.
+
+    The image's outermost columns are their own neighbours; a region's outermost ones are not used.
+    """
+    n = len(near)
+    for i in range(n):
+        blended[i + 1] = near[i] * near_weight + far[i] * far_weight
+    blended[0], blended[n + 1] = blended[1], blended[n]
+    source, target = blended.ctypes.data + 2, out.ctypes.data
+    for x in range(0, n, STEP):
+        if far_weight:
+            _double_blended(source + 2 * x, target + 2 * x)
+        else:
+            _double_plain(source + 2 * x, target + 2 * x)
+
+
+def _double(bias_left: int, bias_right: int, shift: int) -> Any:
+    """An intrinsic that turns STEP int16 into twice as many uint8, with the roundings of jdsample.c."""
+
+    def double(typingctx, source, target):
+        def codegen(context, builder, signature, arguments):
+            source, target = arguments
+            left, middle, right = (load(builder, builder.add(source, i64(at)), _WIDE) for at in (-2, 0, 2))
+            tripled = builder.mul(middle, _constant(3))
+            halves = []
+            for neighbour, bias in ((left, bias_left), (right, bias_right)):
+                total = builder.add(builder.add(tripled, neighbour), _constant(bias))
+                halves.append(builder.lshr(total, _constant(shift)))
+            store(builder, builder.or_(halves[0], builder.shl(halves[1], _constant(8))), target)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), codegen
+
+    return intrinsic(double)
+
+
+_double_plain = _double(1, 2, 2)
+_double_blended = _double(8, 7, 4)
 
 
 @intrinsic
-def _three_to_one(typingctx, near, far, bias, shift):
-    """int16 `(3 * near + far + bias) >> shift`, in 16 bits."""
+def _store_colour(typingctx, luma, blue, red, out):
+    """STEP samples of Y, Cb and Cr (uint8) to interleaved RGB, with the factors of jdcolor.c times 2**16."""
 
     def codegen(context, builder, signature, arguments):
-        near, far, bias, shift = arguments
-        total = builder.add(builder.add(builder.mul(near, ir.IntType(16)(3)), far), bias)
-        return builder.ashr(total, shift)
+        add, sub = builder.add, builder.sub
+        luma, blue, red = (builder.zext(load(builder, address, vector(STEP, i8)), _WIDE) for address in arguments[:3])
+        blue, red = sub(blue, _constant(128)), sub(red, _constant(128))
+        # 91881 and 116130 are more than 16 bits hold, hence whole multiples of chroma beside the products.
+        colours = [
+            add(add(luma, red), _scaled(builder, red, 91881 - 65536)),
+            add(sub(luma, red), _scaled_sum(context, builder, blue, -22554, red, 65536 - 46802)),
+            add(add(luma, add(blue, blue)), _scaled(builder, blue, 116130 - 2 * 65536)),
+        ]
+        colours = [builder.trunc(_clamped(builder, colour), vector(STEP, i8)) for colour in colours]
+        reds_greens = builder.shuffle_vector(colours[0], colours[1], numbers(range(2 * STEP)))
+        blues = builder.shuffle_vector(colours[2], colours[2], numbers(range(2 * STEP)))
+        places = [colour * STEP + x for x in range(STEP) for colour in range(3)]
+        store(builder, builder.shuffle_vector(reds_greens, blues, numbers(places)), arguments[3])
+        return context.get_dummy_value()
 
-    int16 = types.int16
-    return int16(int16, int16, int16, int16), codegen
-
-
-@kernel
-def _blend_rows(near, far, out):
-    for i in range(len(out)):
-        out[i] = _three_to_one(near[i], far[i], 0, 0)
-
-
-@kernel
-def _upsample_row(row, at_left, at_right, bias_left, bias_right, shift, out):
-    """Twice as many columns: 3/4 of the nearer and 1/4 of the farther column, as jdsample.c rounds it."""
-    n = len(row)
-    for i in range(1, n - 1):
-        out[2 * i] = _three_to_one(row[i], row[i - 1], bias_left, shift)
-        out[2 * i + 1] = _three_to_one(row[i], row[i + 1], bias_right, shift)
-    # The image's outermost columns are their own neighbours; the region's outermost ones are not used.
-    out[0] = _three_to_one(row[0], row[0], bias_left, shift) if at_left else 0
-    out[1] = _three_to_one(row[0], row[min(1, n - 1)], bias_right, shift)
-    out[2 * n - 2] = _three_to_one(row[n - 1], row[max(n - 2, 0)], bias_left, shift)
-    out[2 * n - 1] = _three_to_one(row[n - 1], row[n - 1], bias_right, shift) if at_right else 0
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
 
 
-@intrinsic
-def _colour_level(typingctx, luma, blue, blue_factor, red, red_factor):
-    """uint8 level of one colour: luma plus two chroma shares, factors times 2**16, rounded, clamped, in 32 bits."""
-
-    def codegen(context, builder, signature, arguments):
-        luma, blue, blue_factor, red, red_factor = arguments
-        i32 = ir.IntType(32)
-        y, cb, cr = (builder.zext(level, i32) for level in (luma, blue, red))
-        cb, cr = builder.sub(cb, i32(128)), builder.sub(cr, i32(128))
-        share = builder.add(builder.mul(cb, blue_factor), builder.mul(cr, red_factor))
-        level = builder.add(y, builder.ashr(builder.add(share, i32(32768)), i32(16)))
-        level = builder.select(builder.icmp_signed("<", level, i32(0)), i32(0), level)
-        level = builder.select(builder.icmp_signed(">", level, i32(255)), i32(255), level)
-        return builder.trunc(level, ir.IntType(8))
-
-    uint8, int32 = types.uint8, types.int32
-    return uint8(uint8, uint8, int32, uint8, int32), codegen
+def _constant(value: int) -> Any:
+    return ir.Constant(_WIDE, [value] * STEP)
 
 
-@kernel
-def _store_colour(luma, blue, red, out):
-    """YCbCr to interleaved RGB with the factors of jdcolor.c."""
-    for x in range(len(luma)):
-        out[3 * x] = _colour_level(luma[x], blue[x], 0, red[x], 91881)
-        out[3 * x + 1] = _colour_level(luma[x], blue[x], -22554, red[x], -46802)
-        out[3 * x + 2] = _colour_level(luma[x], blue[x], 116130, red[x], 0)
+def _scaled(builder: Any, chroma: Any, factor: int) -> Any:
+    """`(factor * chroma + 2**15) >> 16` of levels of 9 bits."""
+    double = vector(STEP, i32)
+    product = builder.mul(builder.sext(builder.shl(chroma, _constant(1)), double), ir.Constant(double, [factor] * STEP))
+    high = builder.trunc(builder.ashr(product, ir.Constant(double, [16] * STEP)), _WIDE)
+    return builder.ashr(builder.add(high, _constant(1)), _constant(1))
+
+
+_HALVES = ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15])
+"""Samples whose two chroma values one instruction of x86 puts side by side."""
+
+
+def _scaled_sum(context: Any, builder: Any, blue: Any, blue_factor: int, red: Any, red_factor: int) -> Any:
+    """`(blue_factor * blue + red_factor * red + 2**15) >> 16`"""
+    weights = ir.Constant(_WIDE, [blue_factor, red_factor] * (STEP // 2))
+    eight = vector(8, i32)
+    halves = []
+    for half in _HALVES:
+        pairs = builder.shuffle_vector(blue, red, numbers([place for x in half for place in (x, STEP + x)]))
+        total = builder.add(multiply_pairs(context, builder, pairs, weights), ir.Constant(eight, [1 << 15] * 8))
+        halves.append(builder.ashr(total, ir.Constant(eight, [16] * 8)))
+    order = [(_HALVES[0] + _HALVES[1]).index(x) for x in range(STEP)]
+    return builder.trunc(builder.shuffle_vector(*halves, numbers(order)), _WIDE)
+
+
+def _clamped(builder: Any, levels: Any) -> Any:
+    levels = builder.select(builder.icmp_signed("<", levels, _constant(0)), _constant(0), levels)
+    return builder.select(builder.icmp_signed(">", levels, _constant(255)), _constant(255), levels)
 
 
 @kernel

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from headrace.pipeline.compiled import inlined, kernel, kernel_part
+from headrace.pipeline.compiled import kernel, kernel_part
 from headrace.pipeline.jpeg.memory import load_int32, load_word, store_int16, swap_bytes
 from headrace.pipeline.jpeg.scratch import LAST_CODE, LOOK_BITS, OFFSET, SYMBOLS
-from headrace.pipeline.jpeg.transform import clear_block
 
 # An AC look-up entry: bits 0-4 how many bits code and value take together (the code alone at an end of block), 5-9 the
-# run of zeros plus 1, 10-13 the value's size in bits, 14-18 the code's. Both flags also make an entry "unusual".
-_END_OF_BLOCK, _LONGER_CODE = 1 << 20, 1 << 21
-_UNUSUAL = _END_OF_BLOCK | _LONGER_CODE
+# run of zeros plus 1, 10-12 flags, 16-31 the value, where the string has all of its bits; else 16-19 the value's size
+# in bits and 20-24 the code's. Every flag makes an entry "unusual".
+_END_OF_BLOCK, _LONGER_CODE, _LONGER_VALUE = 1 << 10, 1 << 11, 1 << 12
+_UNUSUAL = _END_OF_BLOCK | _LONGER_CODE | _LONGER_VALUE
 _BLOCK_ENDS, _BAD_CODE = 100, 101
-
-# Where a block's coefficients add up to no more than this (without sign), nothing overflows the 16 bits in which
-# libjpeg-turbo's SIMD code holds sums between its passes (4 * 1.387 * 5900 < 2**15). Damaged files have more.
-_LARGEST_BLOCK = 5900
 
 
 @kernel
@@ -49,6 +45,9 @@ def build_table(data, at, end, table, scratch):
                 spare = LOOK_BITS - length
                 for rest in range(1 << spare):
                     entry = _ac_entry(symbol, length) if is_ac else (symbol << 10) | length
+                    size = symbol & 15
+                    if is_ac and entry & _LONGER_VALUE and size <= spare:
+                        entry = (entry & 0x3FF) | (_value(np.int64(rest >> (spare - size)), size) << 16)
                     look[(code << spare) | rest] = entry
             code += 1
             position += 1
@@ -62,13 +61,13 @@ def _ac_entry(symbol, length):
     run, size = symbol >> 4, symbol & 15
     if size == 0 and run < 15:
         return _END_OF_BLOCK | length
-    return (length << 14) | (size << 10) | ((run + 1) << 5) | (length + size)
+    return (length << 20) | (size << 16) | _LONGER_VALUE | ((run + 1) << 5) | (length + size)
 
 
-@inlined
-def _extend(value, size):
-    """The signed value of `size` bits, figure F.12 of T.81."""
-    return value if value >> (size - 1) else value - (1 << size) + 1
+@kernel_part
+def _value(raw, size):
+    """Figure F.12 of T.81: the value of `size` bits, of which a first bit of 0 means negative."""
+    return raw - ((1 << size) - 1 if raw < ((1 << size) >> 1) else 0)
 
 
 @kernel_part
@@ -100,7 +99,7 @@ def _read_dc(stream, bits, available, position, dc, table):
     bits <<= np.uint64(length)
     available -= length
     if size:
-        dc += _extend(np.int64(bits >> np.uint64(64 - size)), size)
+        dc += _value(np.int64(bits >> np.uint64(64 - size)), size)
         bits <<= np.uint64(size)
         available -= size
     return bits, available, position, dc, length
@@ -113,35 +112,32 @@ def _read_symbol(bits, available, k, table):
     Both a value and the common run of 16 zeros take the same way, since the processor cannot foresee which comes.
     """
     entry = np.int64(load_int32(table + 4 * np.int64(bits >> np.uint64(64 - LOOK_BITS))))
+    value = entry >> 16
     if entry & _UNUSUAL:
+        if entry & _LONGER_CODE:
+            symbol, length = _long_code(bits, table)
+            if length == 0:
+                return bits, available, _BAD_CODE, 0
+            entry = _ac_entry(symbol, length)
         if entry & _END_OF_BLOCK:
             length = entry & 31
             return bits << np.uint64(length), available - length, _BLOCK_ENDS, 0
-        symbol, length = _long_code(bits, table)
-        if length == 0:
-            return bits, available, _BAD_CODE, 0
-        entry = _ac_entry(symbol, length)
-        if entry & _END_OF_BLOCK:
-            return bits << np.uint64(length), available - length, _BLOCK_ENDS, 0
-    size = (entry >> 10) & 15
-    length = (entry >> 14) & 31
-    # Figure F.12 of T.81: the value of `size` bits, of which a first bit of 0 means negative.
-    raw = np.int64(((bits << np.uint64(length)) >> np.uint64(1)) >> np.uint64(63 - size))
-    value = raw - ((1 << size) - 1 if raw < ((1 << size) >> 1) else 0)
+        size, length = (entry >> 16) & 15, entry >> 20
+        value = _value(np.int64(((bits << np.uint64(length)) >> np.uint64(1)) >> np.uint64(63 - size)), size)
     total = entry & 31
     return bits << np.uint64(total), available - total, k + ((entry >> 5) & 31), value
 
 
 @kernel_part
-def read_block(stream, bits, available, position, dc, dc_table, ac_table, quantum, zigzag, block):
-    """One block to `block`, dequantised. Returns the reader, the DC and whether any AC was there; -1 if bad."""
+def read_block(stream, bits, available, position, dc, dc_table, ac_table, zigzag, block):
+    """One block to `block` of a cleared pair, not dequantised.
+
+    Returns the reader, the DC and whether any AC was there; -1 if bad.
+    """
     bits, available, position, dc, length = _read_dc(stream, bits, available, position, dc, dc_table)
-    if length == 0:
+    if length == 0 or abs(dc) > 0x7FFF:
         return bits, available, position, dc, -1
-    clear_block(block)
-    level = dc * load_int32(quantum)
-    store_int16(block, level)
-    weight = abs(level)
+    store_int16(block, dc)
     k = 0
     coded = 0
     while k < 63:
@@ -150,16 +146,12 @@ def read_block(stream, bits, available, position, dc, dc_table, ac_table, quantu
             place = k
             bits, available, k, value = _read_symbol(bits, available, place, ac_table)
             if k >= _BLOCK_ENDS:
-                good = k == _BLOCK_ENDS and weight <= _LARGEST_BLOCK
-                return bits, available, position, dc, coded if good else -1
-            level = value * load_int32(quantum + 4 * k)
-            store_int16(block + load_int32(zigzag + 4 * k), level)
-            weight += abs(level)
+                return bits, available, position, dc, coded if k == _BLOCK_ENDS else -1
+            store_int16(block + load_int32(zigzag + 4 * k), value)
             coded = 1
             if k >= 63:
                 break
-    good = k == 63 and weight <= _LARGEST_BLOCK
-    return bits, available, position, dc, coded if good else -1
+    return bits, available, position, dc, coded if k == 63 else -1
 
 
 @kernel_part

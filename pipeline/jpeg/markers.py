@@ -62,7 +62,7 @@ def read_header(data, height, width, scratch):
                     return DAMAGED, 0, 0, 0
                 quantums |= 1 << data[at]
                 for k in range(64):
-                    scratch.quantum[data[at], k] = data[at + 1 + k]
+                    scratch.quantum[data[at], scratch.natural[k]] = data[at + 1 + k]
                 at += 65
         elif marker == _DHT:
             while at < position:

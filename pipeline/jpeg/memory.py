@@ -13,7 +13,8 @@ def _load(result, element):
 
     def load(typingctx, address):
         def codegen(context, builder, signature, arguments):
-            return builder.load(builder.inttoptr(arguments[0], element.as_pointer()), align=1)
+            number = builder.load(builder.inttoptr(arguments[0], element.as_pointer()), align=1)
+            return number if result.bitwidth == element.width else builder.sext(number, ir.IntType(result.bitwidth))
 
         return result(types.int64), codegen
 
@@ -35,6 +36,7 @@ def _store(value, element):
 
 
 load_word = _load(types.uint64, ir.IntType(64))
+load_int16 = _load(types.int64, ir.IntType(16))
 load_int32 = _load(types.int32, ir.IntType(32))
 store_word = _store(types.uint64, ir.IntType(64))
 store_int16 = _store(types.int64, ir.IntType(16))

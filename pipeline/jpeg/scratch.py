@@ -10,6 +10,8 @@ DECODED, UNSUPPORTED, DAMAGED = 0, 1, 2
 """Statuses of `decode_region`."""
 
 LOOK_BITS = 10  # codes up to this length are decoded by one table look-up, often together with their value
+MOST_BLOCKS = 6  # of an MCU with 4:2:0 chroma
+STEP = 16  # samples that are upsampled and converted at a time
 STREAM_SLACK = 4096  # zero bytes behind the scan: more than the longest MCU (10 blocks of 64 coefficients) can read
 
 _ZIGZAG = np.array(
@@ -47,23 +49,32 @@ class JpegScratch(NamedTuple):
     tables: np.ndarray
     """_HUFFMAN_TABLE (8,): 0-3 for DC, 4-7 for AC."""
     quantum: np.ndarray
-    """int32 (4, PLACES): quantisation steps in the file's (zigzag) order."""
+    """int16 (4, 64): quantisation steps in natural order."""
     zigzag: np.ndarray
-    """int32 (PLACES,): byte offset of each place in `block`."""
+    """int32 (PLACES,): byte offset of each place in a block of a pair."""
+    natural: np.ndarray
+    """int64 (64,): natural position of each place."""
     components: np.ndarray
     """int64 (3, 7): id, horizontal and vertical sampling, quantisation, DC and AC table, offset of the plane."""
     stream: np.ndarray
     """uint8: the scan without stuffed bytes."""
     segments: np.ndarray
     """int64: where each restart interval begins in `stream`, and the end."""
-    block: np.ndarray
-    """int16 (64): dequantised coefficients in natural order."""
+    blocks: np.ndarray
+    """int16 (MOST_BLOCKS / 2, 8, 2, 8): coefficients of an MCU's blocks in pairs, row beside row, not dequantised."""
+    coded: np.ndarray
+    """int64 (MOST_BLOCKS,): 0 for a block that has a DC coefficient only."""
+    places: np.ndarray
+    """int64 (MOST_BLOCKS, 5): of each block of an MCU the address of its first sample in the first MCU, what to add for
+    each row and each column of MCUs, bytes from one row of samples to the next, address of the quantisation steps."""
     planes: np.ndarray
     """uint8: the components' samples, MCU-aligned."""
     chroma: np.ndarray
-    """int16 (2, ...): vertically blended chroma of one row."""
+    """int16 (2, ...): vertically blended chroma of one row, with a column more at each end."""
     upsampled: np.ndarray
     """uint8 (2, ...): chroma of one row at full width."""
+    pixels: np.ndarray
+    """uint8 (3 * STEP,): the last pixels of a row."""
 
 
 def jpeg_scratch(height: int, width: int, size: int) -> JpegScratch:
@@ -71,13 +82,17 @@ def jpeg_scratch(height: int, width: int, size: int) -> JpegScratch:
     aligned = width + 64
     return JpegScratch(
         tables=np.zeros(8, _HUFFMAN_TABLE),
-        quantum=np.zeros((4, PLACES), np.int32),
-        zigzag=np.pad(2 * _ZIGZAG, (0, PLACES - 64), mode="edge"),
+        quantum=np.zeros((4, 64), np.int16),
+        zigzag=np.pad(32 * (_ZIGZAG // 8) + 2 * (_ZIGZAG % 8), (0, PLACES - 64), mode="edge"),
+        natural=_ZIGZAG.astype(np.int64),
         components=np.zeros((3, 7), np.int64),
         stream=np.empty(size + STREAM_SLACK, np.uint8),
         segments=np.empty(size // 2 + 2, np.int64),
-        block=np.zeros(64, np.int16),
+        blocks=np.zeros((MOST_BLOCKS // 2, 8, 2, 8), np.int16),
+        coded=np.zeros(MOST_BLOCKS, np.int64),
+        places=np.zeros((MOST_BLOCKS, 5), np.int64),
         planes=np.empty(3 * aligned * (height + 64), np.uint8),
         chroma=np.empty((2, aligned), np.int16),
         upsampled=np.empty((2, 2 * aligned), np.uint8),
+        pixels=np.empty(3 * STEP, np.uint8),
     )

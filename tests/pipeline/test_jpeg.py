@@ -47,6 +47,13 @@ def test_whole_images(quality: int, subsampling: str) -> None:
 
 
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_highest_contrast(subsampling: str) -> None:
+    """Coefficients near what 16-bit sums can hold, in every block."""
+    levels = np.random.default_rng(2).choice(np.array([28, 228], np.uint8), (120, 136, 1))
+    assert_exact(encode(levels.repeat(3, 2), quality=100, subsampling=SUBSAMPLINGS[subsampling]))
+
+
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 def test_every_small_size(subsampling: str) -> None:
     """All ways to end inside an MCU."""
     for height in range(8, 34, 3):
