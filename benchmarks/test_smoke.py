@@ -5,8 +5,12 @@ With HEADRACE_REQUIRE_PEERS=1 a missing peer, or missing photographs, is a failu
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,24 +34,22 @@ OTHER_ENGINES = {f"Headrace, {engine}" for engine in ("kornia", "dali", "dali+ko
 
 
 def smoke(name: str, out: Path, *arguments: str) -> dict[str, dict[str, Any]]:
-    """Runs `python -m headrace.benchmarks.<name> --smoke`; its comparisons by name, after a check of its files."""
+    """Runs benchmark `name` with --smoke; its comparisons by name, after a check of its files."""
     photographs_or_skip(SMOKE_PHOTOGRAPHS)
     figures = out / "figures.json"
-    command = [
-        sys.executable,
-        "-m",
-        f"headrace.benchmarks.{name}",
-        "--smoke",
-        "--out",
-        str(out),
-        "--json",
-        str(figures),
-    ]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    # In this process, for its imports take seconds; the contestants have processes of their own.
+    main = importlib.import_module(f"headrace.benchmarks.{name}").main
+    printed = io.StringIO()
+    terminated = signal.getsignal(signal.SIGTERM)
+    try:
+        with contextlib.redirect_stdout(printed):
+            status = main(["--smoke", "--out", str(out), "--json", str(figures), *arguments])
+    finally:
+        signal.signal(signal.SIGTERM, terminated)
+    assert status == 0  # why not, is on stderr
     report = json.loads(figures.read_text())
     (markdown,) = out.glob(f"{name}_*.md")
-    assert markdown.read_text().strip() == done.stdout.strip()
+    assert markdown.read_text().strip() == printed.getvalue().strip()
     with Image.open(markdown.with_suffix(".png")) as picture:
         picture.load()
     assert markdown.with_suffix(".json").read_text() == figures.read_text()

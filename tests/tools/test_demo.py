@@ -96,7 +96,7 @@ def run_demo(out: Path, *options: str) -> subprocess.Popen[str]:
 
 def test_an_interrupted_demo_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    process = run_demo(out, "--epochs", "3")
+    process = run_demo(out, "--epochs", "2")
     metrics = out / "webdataset" / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
@@ -115,7 +115,7 @@ def test_an_interrupted_demo_goes_on(tmp_path: Path, capfd: pytest.CaptureFixtur
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(content)
-    assert main(["demo", "--format", "webdataset", "--out", str(out), "--epochs", "3", "--json"]) == 0
+    assert main(["demo", "--format", "webdataset", "--out", str(out), "--epochs", "2", "--json"]) == 0
     printed = capfd.readouterr()
     results = json.loads(printed.out)
     assert set(results) == {"probes", "seconds", "samples_per_s", "data_wait"}
