@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-i8, i16, i32, i64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+i1, i8, i16, i32, i64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 
 
 def vector(count: int, element: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from headrace.pipeline.jpeg import decode_whole, transcode
 from headrace.shards import JPG, Field
 from headrace.shards.images import image_header
 from headrace.shards.manifest import Format
@@ -19,6 +20,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.images import (
     check_decodes,
     check_pixels,
+    check_scans,
     check_structure,
     decode_rgb,
     open_image,
@@ -119,7 +121,9 @@ class EncodeSettings:
         elif self.encode in ("keep", "frames"):
             return self._kept(value)
         else:
-            plain = self._plain_pixels(value)
+            plain = self._plain_jpeg(key, value)
+            if isinstance(plain, bytes):
+                return plain
             pixels = to_pixels(self._decoded(value)) if plain is None else plain
             makes_jpeg = self._makes_jpeg(key, pixels.shape[1], pixels.shape[0])
         return to_jpeg(pixels, self.quality) if makes_jpeg else pixels
@@ -140,13 +144,22 @@ class EncodeSettings:
             limit = min(limit, max(1, round(self.short_side * long / short)))
         return limit if limit < long else None
 
-    def _plain_pixels(self, data: bytes) -> Pixels | None:
-        """What Pillow would make of an ordinary JPEG that needs no shrinking, in less time; None for others."""
+    def _plain_jpeg(self, key: str, data: bytes) -> bytes | Pixels | None:
+        """What becomes of an ordinary JPEG that needs no shrinking: a JPEG of the wanted quality where one is to be made
+        and its coefficients will do, else the pixels that Pillow would find, in less time. None for others."""
         try:
             header = image_header(data)
             if header.encoding != JPG or not header.plain or self._limit(header.width, header.height) is not None:
                 return None
             check_pixels(header.width, header.height)
+            if self._makes_jpeg(key, header.width, header.height):
+                jpeg = transcode(data, header.height, header.width, self.quality)
+                if jpeg is not None:
+                    return jpeg
+            pixels = decode_whole(data, header.height, header.width)
+            if pixels is not None:
+                return pixels
+            check_scans(data)
             return simplejpeg.decode_jpeg(data, "RGB", strict=True)
         except ValueError:
             return None  # Pillow has the last word on what is too damaged

@@ -13,5 +13,15 @@ reading stops after the region's last row.
 
 from headrace.pipeline.jpeg.region import decode_region
 from headrace.pipeline.jpeg.scratch import DAMAGED, DECODED, UNSUPPORTED, JpegScratch, jpeg_scratch
+from headrace.pipeline.jpeg.whole import decode_whole, transcode
 
-__all__ = ["DAMAGED", "DECODED", "UNSUPPORTED", "JpegScratch", "decode_region", "jpeg_scratch"]
+__all__ = [
+    "DAMAGED",
+    "DECODED",
+    "UNSUPPORTED",
+    "JpegScratch",
+    "decode_region",
+    "decode_whole",
+    "jpeg_scratch",
+    "transcode",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headrace.pipeline.compiled import kernel, kernel_part
+from headrace.pipeline.compiled import inlined, kernel, kernel_part
 from headrace.pipeline.jpeg.colour import convert_region
 from headrace.pipeline.jpeg.huffman import read_block, skip_block
 from headrace.pipeline.jpeg.memory import load_int16
@@ -14,6 +14,12 @@ from headrace.pipeline.jpeg.transform import PAIR, PAIR_ROW, clear_pair, fill_bl
 # Where a block's coefficients add up to no more than this (without sign), nothing overflows the 16 bits in which sums
 # are held between the passes of the inverse DCT (4 * 1.387 * 5900 < 2**15). Damaged files have more.
 _LARGEST_BLOCK = 5900
+
+
+@inlined
+def unread_bits(available, position, end):
+    """Bits between what has been decoded and the segment's last byte; negative beyond it."""
+    return 8 * end - (8 * position - available)
 
 
 @kernel
@@ -46,7 +52,7 @@ def decode_scan(top, left, height, width, count, restart_interval, segments, scr
     for mcu_row in range(end_row):
         for mcu_column in range(mcu_columns):
             if until_restart == 0:
-                if 8 * scratch.segments[segment + 1] - (8 * position - available) >= 8:
+                if unread_bits(available, position, scratch.segments[segment + 1]) >= 8:
                     return DAMAGED  # bytes that no MCU has used
                 segment += 1
                 bits, available, position = np.uint64(0), np.int64(0), scratch.segments[segment]
@@ -87,9 +93,9 @@ def decode_scan(top, left, height, width, count, restart_interval, segments, scr
                     dc_2 = dc
             if wanted and not _transform_mcu(mcu_row, mcu_column, mcu_blocks, scratch.places, scratch.coded, blocks):
                 return DAMAGED
-            if 8 * position - available > 8 * scratch.segments[segment + 1]:
+            if unread_bits(available, position, scratch.segments[segment + 1]) < 0:
                 return DAMAGED  # read beyond the data
-    if end_row == mcu_rows and 8 * scratch.segments[segment + 1] - (8 * position - available) >= 8:
+    if end_row == mcu_rows and unread_bits(available, position, scratch.segments[segment + 1]) >= 8:
         return DAMAGED
     convert_region(top, left, height, width, count, mcu_columns, scratch, image)
     return DECODED
