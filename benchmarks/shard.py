@@ -7,8 +7,8 @@ All who write read the same files from the page cache, in a folder of their own 
 wrote the time before, and sync what they write. Each row's note says what it does besides: Headrace looks at every
 image's structure, and makes an index and checksums; ffcv's writer takes pixels, so that it has to encode JPEGs again.
 It has two rows: fed as its documentation does it, by torchvision's ImageFolder, and by the decoder that Headrace uses.
-Where the disk decides, "in memory" shows the writers alone. The limit does nothing but decode, and encode where that
-has to be done, with the same library and as many processes: where it is below a target, nobody reaches the target.
+Where the disk decides, "in memory" shows the writers alone. The limit of pixels does nothing but decode, as fast as
+Headrace can, and write, in as many processes: where it is below a target, nobody reaches the target.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from headrace.benchmarks import command
 from headrace.benchmarks.command import Options
 from headrace.benchmarks.forms import read_through
 from headrace.benchmarks.peers.readers import ffcv_read, headrace_read
-from headrace.benchmarks.peers.writers import codec_limit, ffcv_writer, gnu_tar, headrace_convert, webdataset_writer
+from headrace.benchmarks.peers.writers import (
+    ffcv_writer,
+    gnu_tar,
+    headrace_convert,
+    pixels_only,
+    through_pixels,
+    webdataset_writer,
+)
 from headrace.benchmarks.photographs import QUALITY
 from headrace.benchmarks.runner import Comparison, Contestant, compare
 from headrace.tools.encode import Encode
@@ -67,6 +74,7 @@ WORKS = {
         title="JPEG files to .beton files of JPEGs, all encoded anew",
         format="ffcv",
         encode="jpeg",
+        times=2,
         targets={FFCV: 2.0},
     ),
     "raw": Work(title="JPEG files to .beton files of pixels", format="ffcv", encode="raw", targets={FFCV: 2.0}),
@@ -74,6 +82,7 @@ WORKS = {
         title="JPEG files to .beton files of pixels, in memory",
         format="ffcv",
         encode="raw",
+        times=2,
         memory=True,
         targets={FFCV: 2.0},
     ),
@@ -98,7 +107,11 @@ def contestants(work: Work, options: Options, out: Path) -> list[Contestant]:
     # So many shards that all workers end together. In a set of hundreds it does not matter whether they do.
     written = 1e6 * forms.megabytes * times * (PIXELS if work.encode == "raw" else 1)
     shard_size = max(1 << 20, int(ROOM * written / (SHARDS_EACH * threads)))
-    looks = "looks at every image's structure" if work.encode == "keep" else "decodes every image"
+    looks = {
+        "keep": "looks at every image's structure",
+        "jpeg": "reads every coefficient and rounds it anew, without going through pixels",
+        "raw": "decodes every image",
+    }[work.encode]
     common = {
         "folder": forms.folder(times),
         "photographs": photographs,
@@ -165,6 +178,7 @@ def beton_writers(work: Work, options: Options, times: int, out: Path) -> list[C
         "raw": work.encode == "raw",
         "workers": options.threads,
     }
+    common = {"photographs": forms.photographs * times, "workers": options.threads}
     does = "decodes" if work.encode == "raw" else "decodes, and encodes again"
     found = [
         Contestant(
@@ -182,20 +196,27 @@ def beton_writers(work: Work, options: Options, times: int, out: Path) -> list[C
             note=f"DatasetWriter of a dataset that decodes with simplejpeg, as Headrace: {does}",
         ),
     ]
-    if work.encode == "keep":
-        return found
-    limit = Contestant(
-        name="limit: decoding" if work.encode == "raw" else "limit: decoding, encoding",
-        batches=codec_limit,
-        arguments={
-            "photographs": forms.photographs * times,
-            "workers": options.threads,
-            "quality": None if work.encode == "raw" else QUALITY,
-        },
-        limit=True,
-        note=f"{does} with simplejpeg in {options.threads} processes and throws the result away",
-    )
-    return [*found, limit]
+    if work.encode == "raw":
+        found.append(
+            Contestant(
+                name="limit: decoding, writing",
+                batches=pixels_only,
+                arguments={**common, "out": out / "limit"},
+                limit=True,
+                note=f"decodes, as Headrace does, in {options.threads} processes and writes the pixels; nothing else",
+            )
+        )
+    elif work.encode == "jpeg":
+        found.append(
+            Contestant(
+                name="simplejpeg alone",
+                batches=through_pixels,
+                arguments={**common, "quality": QUALITY},
+                note=f"{does} in {options.threads} processes and throws the result away: the most that is possible "
+                "through pixels",
+            )
+        )
+    return found
 
 
 def readers(options: Options) -> list[Contestant]:

@@ -32,7 +32,6 @@ from __future__ import annotations
 import array
 import json
 import math
-import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -270,8 +269,7 @@ class BetonShard:
             header[name] = value
         self.file.seek(0)
         write_parts(self.file, [header.tobytes(), descriptors(self.fields).tobytes(), *self.records])
-        with mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return self.checksums.of_file(content)
+        return self.checksums.of_open_file(self.file)
 
 
 def columns(dtype: np.dtype[Any]) -> list[tuple[str, tuple[Any, int]]]:

@@ -67,12 +67,17 @@ def _start(shared: _Shared, depot: Depot) -> None:
     depot.forked()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor outlive it
-        if hasattr(libc, "mallopt"):
-            # Pictures come and go: memory that is handed back and asked for again costs a page fault every 4 kB.
-            libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
-            libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor outlive it
+        keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """For a process in which pictures come and go (Linux only): memory that is handed back and asked for again costs a
+    page fault every 4 kB."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _count(samples: int) -> None:

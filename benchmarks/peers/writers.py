@@ -15,6 +15,7 @@ from typing import Literal
 
 from headrace.benchmarks.forms import CLASSES, write_beton
 from headrace.tools.encode import Encode
+from headrace.tools.workers import keep_freed_memory
 
 
 def headrace_convert(
@@ -93,23 +94,52 @@ def ffcv_writer(source: Sequence[Path] | Path, photographs: int, raw: bool, work
         yield range(photographs)
 
 
-def codec_limit(photographs: Sequence[Path], workers: int, quality: int | None) -> Iterator[range]:
-    """Only what no writer of such a .beton gets around: decoding with simplejpeg, and encoding again where there is a
-    `quality`, in as many processes. Nothing is written."""
+def through_pixels(photographs: Sequence[Path], workers: int, quality: int) -> Iterator[range]:
+    """Decoding and encoding again with simplejpeg in as many processes, and nothing else: what a writer that goes from
+    JPEG to JPEG through pixels can reach at most."""
     with ProcessPoolExecutor(workers) as pool:
         while True:
-            for _ in pool.map(partial(decode, quality=quality), photographs, chunksize=16):
+            for _ in pool.map(partial(encode_again, quality=quality), photographs, chunksize=16):
                 pass
             yield range(len(photographs))
 
 
-def decode(photograph: Path, quality: int | None) -> None:
+def encode_again(photograph: Path, quality: int) -> None:
     """One photograph, with the settings of `headrace shard`; the result is thrown away."""
     import simplejpeg
 
     pixels = simplejpeg.decode_jpeg(photograph.read_bytes(), "RGB", strict=True)
-    if quality is not None:
-        simplejpeg.encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
+    simplejpeg.encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
+
+
+def pixels_only(photographs: Sequence[Path], workers: int, out: Path) -> Iterator[range]:
+    """Decoding with Headrace's decoder and writing the pixels, one after the other, to a file for each of as many
+    processes, synced; nothing else: what no writer of pixels gets around."""
+    out.mkdir()
+    slices = [(photographs[first::workers], out / str(first)) for first in range(workers)]
+    with ProcessPoolExecutor(workers) as pool:
+        while True:
+            for _, file in slices:
+                file.unlink(missing_ok=True)
+            for _ in pool.map(write_pixels, *zip(*slices, strict=True)):
+                pass
+            yield range(len(photographs))
+
+
+def write_pixels(photographs: Sequence[Path], out: Path) -> None:
+    """Some photographs' pixels to a new file."""
+    from headrace.pipeline.jpeg import decode_whole
+    from headrace.shards.images import image_header
+
+    keep_freed_memory()
+    with out.open("wb", buffering=0) as file:
+        for photograph in photographs:
+            data = photograph.read_bytes()
+            header = image_header(data)
+            pixels = decode_whole(data, header.height, header.width)
+            assert pixels is not None
+            file.write(pixels.data)
+        os.fsync(file.fileno())
 
 
 def sync(path: Path) -> None:

@@ -61,8 +61,8 @@ def decode_whole(data: bytes, height: int, width: int) -> npt.NDArray[np.uint8] 
 def transcode(data: bytes, height: int, width: int, quality: int) -> bytes | None:
     """A JPEG like this one with the quantisation and Huffman tables that libjpeg-turbo has for `quality` (1 to 100).
 
-    Only the image is kept: no comment, no EXIF, no colour profile. None where the file is not a baseline JPEG with 4:2:0
-    chroma and a size of `height` x `width`, or where libjpeg-turbo must look at it.
+    Only the image is kept: no comment, no EXIF, no colour profile. None where the file is not a baseline JPEG with
+    4:2:0 chroma and a size of `height` x `width`, or where libjpeg-turbo must look at it.
     """
     if height * width > MAX_PIXELS:
         return None
