@@ -15,9 +15,9 @@ from typing import Any, Literal, NoReturn
 # other things as well, a small fit took ten times as long where they spin. Results are the same.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Processes that share the tests share the cores.
-PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-if PROCESSES > 1:
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // PROCESSES)))
+os.environ.setdefault(
+    "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+)
 
 import hypothesis  # noqa: F401  its plugin imports it at the end, which CPython 3.11 refuses after ffcv's deep recursions
 import numpy as np
