@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.pipeline.compiled import kernel, kernel_part
-from headrace.pipeline.jpeg.memory import load_int32, load_word, store_int16, swap_bytes
+from headrace.pipeline.jpeg.memory import load_entry, load_int32, load_word, store_int16, swap_bytes
 from headrace.pipeline.jpeg.scratch import LAST_CODE, LOOK_BITS, OFFSET, SYMBOLS
 
-# An AC look-up entry: bits 0-4 how many bits code and value take together (the code alone at an end of block), 5-9 the
-# run of zeros plus 1, 10-12 flags, 16-31 the value, where the string has all of its bits; else 16-19 the value's size
-# in bits and 20-24 the code's. Every flag makes an entry "unusual".
-_END_OF_BLOCK, _LONGER_CODE, _LONGER_VALUE = 1 << 10, 1 << 11, 1 << 12
+# An AC look-up entry: bits 0-5 how many bits code and value take together (the code alone at an end of block), which a
+# shift of 64 bits takes without a mask; 6-10 the run of zeros plus 1, 11-13 flags, 16-31 the value, where the string
+# has all of its bits; else 16-19 the value's size in bits and 20-24 the code's. Every flag makes an entry "unusual".
+_END_OF_BLOCK, _LONGER_CODE, _LONGER_VALUE = 1 << 11, 1 << 12, 1 << 13
 _UNUSUAL = _END_OF_BLOCK | _LONGER_CODE | _LONGER_VALUE
 _BLOCK_ENDS, _BAD_CODE = 100, 101
 
@@ -47,7 +47,7 @@ def build_table(data, at, end, table, scratch):
                     entry = _ac_entry(symbol, length) if is_ac else (symbol << 10) | length
                     size = symbol & 15
                     if is_ac and entry & _LONGER_VALUE and size <= spare:
-                        entry = (entry & 0x3FF) | (_value(np.int64(rest >> (spare - size)), size) << 16)
+                        entry = (entry & 0x7FF) | (_value(np.int64(rest >> (spare - size)), size) << 16)
                     look[(code << spare) | rest] = entry
             code += 1
             position += 1
@@ -61,7 +61,7 @@ def _ac_entry(symbol, length):
     run, size = symbol >> 4, symbol & 15
     if size == 0 and run < 15:
         return _END_OF_BLOCK | length
-    return (length << 20) | (size << 16) | _LONGER_VALUE | ((run + 1) << 5) | (length + size)
+    return (length << 20) | (size << 16) | _LONGER_VALUE | ((run + 1) << 6) | (length + size)
 
 
 @kernel_part
@@ -72,7 +72,11 @@ def _value(raw, size):
 
 @kernel_part
 def _refill(stream, bits, available, position):
-    """At least 56 bits in the reader: the bits, left-aligned, their number, and the position of the next byte."""
+    """At least 56 bits in the reader: the bits, left-aligned, their number, and the position of the next byte.
+
+    Of `available` only the lowest six bits count: so whole look-up entries can be taken from it.
+    """
+    available &= 63
     bits |= swap_bytes(load_word(stream + position)) >> np.uint64(available)
     return bits, available | 56, position + ((63 - available) >> 3)
 
@@ -92,7 +96,7 @@ def _long_code(bits, table):
 def _read_dc(stream, bits, available, position, dc, table):
     """The block's DC coefficient, read as a difference to the previous one. Length 0 marks a bad code."""
     bits, available, position = _refill(stream, bits, available, position)
-    entry = np.int64(load_int32(table + 4 * np.int64(bits >> np.uint64(64 - LOOK_BITS))))
+    entry = load_entry(table, bits >> np.uint64(64 - LOOK_BITS))
     length, size = entry & 63, entry >> 10
     if length == 0:
         size, length = _long_code(bits, table)
@@ -111,7 +115,7 @@ def _read_symbol(bits, available, k, table):
 
     Both a value and the common run of 16 zeros take the same way, since the processor cannot foresee which comes.
     """
-    entry = np.int64(load_int32(table + 4 * np.int64(bits >> np.uint64(64 - LOOK_BITS))))
+    entry = load_entry(table, bits >> np.uint64(64 - LOOK_BITS))
     value = entry >> 16
     if entry & _UNUSUAL:
         if entry & _LONGER_CODE:
@@ -120,12 +124,10 @@ def _read_symbol(bits, available, k, table):
                 return bits, available, _BAD_CODE, 0
             entry = _ac_entry(symbol, length)
         if entry & _END_OF_BLOCK:
-            length = entry & 31
-            return bits << np.uint64(length), available - length, _BLOCK_ENDS, 0
+            return bits << np.uint64(entry & 63), available - entry, _BLOCK_ENDS, 0
         size, length = (entry >> 16) & 15, entry >> 20
         value = _value(np.int64(((bits << np.uint64(length)) >> np.uint64(1)) >> np.uint64(63 - size)), size)
-    total = entry & 31
-    return bits << np.uint64(total), available - total, k + ((entry >> 5) & 31), value
+    return bits << np.uint64(entry & 63), available - entry, k + ((entry >> 6) & 31), value
 
 
 @kernel_part
@@ -146,12 +148,12 @@ def read_block(stream, bits, available, position, dc, dc_table, ac_table, zigzag
             place = k
             bits, available, k, value = _read_symbol(bits, available, place, ac_table)
             if k >= _BLOCK_ENDS:
-                return bits, available, position, dc, coded if k == _BLOCK_ENDS else -1
+                return bits, available & 63, position, dc, coded if k == _BLOCK_ENDS else -1
             store_int16(block + load_int32(zigzag + 4 * k), value)
             coded = 1
             if k >= 63:
                 break
-    return bits, available, position, dc, coded if k == 63 else -1
+    return bits, available & 63, position, dc, coded if k == 63 else -1
 
 
 @kernel_part
@@ -166,7 +168,7 @@ def skip_block(stream, bits, available, position, dc, dc_table, ac_table):
         for _ in range(2):
             bits, available, k, _value = _read_symbol(bits, available, k, ac_table)
             if k >= _BLOCK_ENDS:
-                return bits, available, position, dc, 0 if k == _BLOCK_ENDS else -1
+                return bits, available & 63, position, dc, 0 if k == _BLOCK_ENDS else -1
             if k >= 63:
                 break
-    return bits, available, position, dc, 0 if k == 63 else -1
+    return bits, available & 63, position, dc, 0 if k == 63 else -1

@@ -36,7 +36,8 @@ class Quality(NamedTuple):
     """float32 (2, 64): 1 / step. For what baseline JPEG can hold, (size + bias) * inverse rounds down to what integer
     division would give: floats miss it by less than 0.5 / step."""
     codes: np.ndarray
-    """int32 (2, 2, 256): DC and AC code of each symbol: its length in bits 0-4, the code above."""
+    """int32 (2, 2, 256): DC and AC code of each symbol, with room for the value behind it, in bits 5-30; in bits 0-4
+    how many bits both have."""
 
 
 class TranscodeScratch(NamedTuple):
@@ -229,9 +230,8 @@ def _write_bits(raw, written, pending, pending_bits, code, length):
 def _coded_value(value, symbol, table):
     """The code of a symbol and the bits of its value behind it (F.1.2.1 and F.1.2.2), and their number."""
     entry = np.int64(load_int32(table + 4 * symbol))
-    size = symbol & 15
-    low = (value + (value >> 63)) & ((1 << size) - 1)
-    return ((entry >> 5) << size) | low, (entry & 31) + size
+    low = (value + (value >> 63)) & ((1 << (symbol & 15)) - 1)
+    return (entry >> 5) | low, entry & 31
 
 
 @kernel_part

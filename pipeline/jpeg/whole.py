@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -94,16 +95,19 @@ def written_as(quality: int) -> tuple[bytes, int, Quality]:
         while marker == 0xC4 and body:
             kind, table = body[0] >> 4, body[0] & 15
             symbols = body[17 : 17 + sum(body[1:17])]
-            codes[table, kind, list(symbols)] = canonical_codes(body[1:17])
+            for symbol, (code, length) in zip(symbols, canonical_codes(body[1:17]), strict=True):
+                size = symbol & 15
+                codes[table, kind, symbol] = code << size << 5 | length + size
             body = body[17 + len(symbols) :]
     biases = (steps // 2 + 0.5).astype(np.float32)
     return example[:at], frame, Quality(biases, (1 / steps).astype(np.float32), codes)
 
 
-def canonical_codes(counts: bytes) -> list[int]:
-    """Entries of `Quality.codes` for tables with so many codes of 1, 2, ... 16 bits (T.81, annex C)."""
-    entries, code = [], 0
+def canonical_codes(counts: bytes) -> Iterator[tuple[int, int]]:
+    """The codes of a table that has so many of 1, 2, ... 16 bits, and their lengths (T.81, annex C)."""
+    code = 0
     for length, count in enumerate(counts, 1):
-        entries += [(code + i) << 5 | length for i in range(count)]
-        code = (code + count) << 1
-    return entries
+        for _ in range(count):
+            yield code, length
+            code += 1
+        code <<= 1
