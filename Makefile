@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 PACKAGES := shards pipeline models train tools benchmarks
 # Passed on to the command: make demo ARGS="--format ffcv", make test ARGS="tests/shards -x"
 ARGS ?=
-# Processes that share the tests; a file's tests stay together. In one process: make test JOBS=0
-JOBS ?= 2
+# Processes that share the tests, a file's tests in one of them; 0 is this process alone: make test JOBS=2
+JOBS ?= 0
 
 # A stamp .venv/.with-NAME says that the extras of NAME are installed as pyproject.toml lists them now.
 EXTRAS_demo := demo
