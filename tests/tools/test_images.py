@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from headrace.shards import ShardSet
+from headrace.shards import Field, ShardSet
+from headrace.tools.encode import Encode, EncodeSettings
 from headrace.tools.images import MAX_SCANS, check_decodes, check_structure, decode_rgb
 
 CHINA, FLOWER = (Image.fromarray(image) for image in load_sample_images().images)
@@ -148,7 +150,7 @@ def test_structure_costs_little() -> None:
     assert structure < decoding / 5
 
 
-def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
+def test_a_jpeg_of_a_thousand_scans_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each runs over all of the picture: some kilobytes could keep a core busy for hours."""
     data = ORDINARY["progressive"]
     first = data.index(b"\xff\xda")
@@ -156,6 +158,16 @@ def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
     for function in (check_decodes, decode_rgb):
         with pytest.raises(ValueError, match="more than 500 scans"):
             function(bomb)
+
+    def decode_jpeg(*_: object, **__: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decode_jpeg)
+    kinds: tuple[Encode, ...] = ("jpeg", "raw")
+    for kind in kinds:
+        settings = EncodeSettings(encode=kind)
+        with pytest.raises(ValueError, match="more than 500 scans"):
+            settings.stored(Field(kind="image", encoding="mixed"), "key", bomb)
 
 
 def test_programs_in_pictures_are_not_run() -> None:
