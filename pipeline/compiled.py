@@ -6,8 +6,12 @@ are arrays and numbers of any type that numba infers, hence no annotations.
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +37,25 @@ def kernel(function: Callable[..., Any], **options: Any) -> Any:
     compiled = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
     # numba takes a cached kernel for current while the file that defines it is unchanged. Kernels contain what they
     # call, so a change anywhere in the package must make them anew.
-    compiled._cache._cache_file._source_stamp = _STAMP
+    files = compiled._cache._cache_file
+    files._source_stamp = _STAMP
+    files._data_name = partial(_machine_code_name, files)
     return compiled
+
+
+def _machine_code_name(files: Any, number: int) -> str:
+    """File name for machine code that this process is about to keep, as the `number`-th of a function.
+
+    numba counts the files of a function without a lock: two processes that compile it for different types at once may
+    take the same name, and one would later run the other's code. So names say which process wrote them.
+    """
+    base = files._index_name.removesuffix(".nbi")
+    if number == 1:  # of this source
+        for other in Path(files._cache_path).glob(f"{glob.escape(base)}.*.nbc"):
+            if f".{_STAMP[:16]}-" not in other.name:
+                with contextlib.suppress(OSError):
+                    other.unlink()
+    return f"{base}.{_STAMP[:16]}-{os.getpid()}-{number}.nbc"
 
 
 def kernel_part(function: Callable[..., Any]) -> Any:
