@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import os
+import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,10 +44,10 @@ def kernel(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def _machine_code_name(files: Any, number: int) -> str:
-    """File name for machine code that this process is about to keep, as the `number`-th of a function.
+    """File name for machine code that is about to be kept, as the `number`-th of a function.
 
     numba counts the files of a function without a lock: two processes that compile it for different types at once may
-    take the same name, and one would later run the other's code. So names say which process wrote them.
+    take the same name, and one would later run the other's code. So no name is ever given twice.
     """
     base = files._index_name.removesuffix(".nbi")
     if number == 1:  # of this source
@@ -55,7 +55,7 @@ def _machine_code_name(files: Any, number: int) -> str:
             if f".{_STAMP[:16]}-" not in other.name:
                 with contextlib.suppress(OSError):
                     other.unlink()
-    return f"{base}.{_STAMP[:16]}-{os.getpid()}-{number}.nbc"
+    return f"{base}.{_STAMP[:16]}-{uuid.uuid4().hex}.nbc"
 
 
 def kernel_part(function: Callable[..., Any]) -> Any:
