@@ -269,6 +269,7 @@ class BetonShard:
             header[name] = value
         self.file.seek(0)
         write_parts(self.file, [header.tobytes(), descriptors(self.fields).tobytes(), *self.records])
+        self.file.seek(0)
         return self.checksums.of_open_file(self.file)
 
 

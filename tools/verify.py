@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import deque
@@ -277,7 +276,7 @@ def check_file(path: Path, checksum: str, checksums: Checksums) -> str:
     """What is wrong with a file that can be read; opening it says what is wrong with others."""
     try:
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, checksums.start).hexdigest()
+            found = checksums.of_open_file(file)
     except OSError:
         return ""
     return "" if found == checksum else f"{path}: its {checksums.title} is not the manifest's; copy the file again"

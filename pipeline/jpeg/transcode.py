@@ -177,6 +177,7 @@ def quantize(typingctx, block, steps, biases, inverses, levels):
     def codegen(context, builder, signature, arguments):
         block, steps, biases, inverses, levels = arguments
         eight, wide, real = vector(8, i16), vector(8, i32), vector(8, ir.FloatType())
+        most = ir.Constant(wide, [0x7FFF] * 8)
         mask = i64(0)
         for at in range(0, 64, 8):
             values, factors = (
@@ -187,6 +188,8 @@ def quantize(typingctx, block, steps, biases, inverses, levels):
             sizes = builder.sitofp(builder.select(negative, builder.neg(values), values), real)
             bias, inverse = (load(builder, builder.add(base, i64(4 * at)), real) for base in (biases, inverses))
             sizes = builder.fptosi(builder.fmul(builder.fadd(sizes, bias), inverse), wide)
+            # What 16 bits do not hold stays too large for baseline JPEG, instead of wrapping round to what it holds.
+            sizes = builder.select(builder.icmp_signed("<", sizes, most), sizes, most)
             found = builder.trunc(builder.select(negative, builder.neg(sizes), sizes), eight)
             store(builder, found, builder.add(levels, i64(2 * at)))
             coded = builder.icmp_signed("!=", found, ir.Constant(eight, [0] * 8))

@@ -111,6 +111,16 @@ def test_other_kinds_are_left_to_the_library() -> None:
     assert transcode(b"", 64, 96, 90) is None
 
 
+@pytest.mark.parametrize("level", [160, 96])
+def test_coefficients_beyond_sixteen_bits_are_left_to_the_library(level: int) -> None:
+    """A DC of 256 in steps of 255, as no encoder writes it: in 16 bits it would come back as -256."""
+    data = bytearray(encode(np.full((32, 32, 3), level, np.uint8), quality=100))
+    table = data.index(b"\xff\xdb")
+    data[table + 5 : table + 69] = b"\xff" * 64
+    assert pixels(bytes(data)).shape == (32, 32, 3)
+    assert transcode(bytes(data), 32, 32, 100) is None
+
+
 def test_truncation_is_noticed_anywhere() -> None:
     data = encode(CHINA[:64, :96], quality=80)
     for length in range(len(data) - 1):
