@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from headrace.pipeline.clips import DrawnClips
+from headrace.pipeline.colour import D65, XYZ_OF_RGB
 from headrace.pipeline.masks import Masks
 from headrace.pipeline.plan import Plan
 from headrace.pipeline.texts import Texts
@@ -139,10 +140,6 @@ def rgb_to_lab(images: Tensor) -> Tensor:
         for row, white in zip(XYZ_OF_RGB, D65, strict=True)
     )
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
-
-
-XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
-D65 = (0.95047, 1.0, 1.08883)
 
 
 def _lab_curve(t: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import re
 import uuid
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,43 @@ carray: Any = getattr(numba, "carray")  # noqa: B009 - not declared in numba's t
 intrinsic: Any = numba.extending.intrinsic
 
 
-def _package_digest() -> str:
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
+PACKAGE = __name__.rpartition(".")[0]
+IMPORT = re.compile(rf"^\s*(?:from|import)\s+{re.escape(PACKAGE)}(?:\.([\w.]+))?(?:\s+import\s+(\w+))?", re.MULTILINE)
+
+
+@cache
+def _source(module: str) -> bytes:
+    """The source of a module of this package, by its dotted name in it; empty where there is none."""
+    path = Path(__file__).parent.joinpath(*module.split(".")) if module else Path(__file__).parent
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return file.read_bytes()
+    return b""
+
+
+@cache
+def stamp(module: str) -> str:
+    """A digest of the sources that kernels of `module`, its dotted name in this package, may be made of: its own, and
+    those of all modules of this package that it imports, directly or not, whose constants are compiled in."""
+    digest, seen, waiting = hashlib.sha256(), {module}, [module]
+    while waiting:
+        source = _source(waiting.pop())
+        digest.update(source)
+        for inner, name in IMPORT.findall(source.decode()):
+            for imported in (inner, f"{inner}.{name}".strip(".")):
+                if imported and imported not in seen and _source(imported):
+                    seen.add(imported)
+                    waiting.append(imported)
     return digest.hexdigest()
-
-
-_STAMP = _package_digest()
 
 
 def kernel(function: Callable[..., Any], **options: Any) -> Any:
     """Compile a function of arrays and numbers."""
     compiled = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
     # numba takes a cached kernel for current while the file that defines it is unchanged. Kernels contain what they
-    # call, so a change anywhere in the package must make them anew.
+    # call, so a change in what their module imports must make them anew.
     files = compiled._cache._cache_file
-    files._source_stamp = _STAMP
+    files._source_stamp = stamp(function.__module__.removeprefix(f"{PACKAGE}."))
     files._data_name = partial(_machine_code_name, files)
     return compiled
 
@@ -52,10 +73,10 @@ def _machine_code_name(files: Any, number: int) -> str:
     base = files._index_name.removesuffix(".nbi")
     if number == 1:  # of this source
         for other in Path(files._cache_path).glob(f"{glob.escape(base)}.*.nbc"):
-            if f".{_STAMP[:16]}-" not in other.name:
+            if f".{files._source_stamp[:16]}-" not in other.name:
                 with contextlib.suppress(OSError):
                     other.unlink()
-    return f"{base}.{_STAMP[:16]}-{uuid.uuid4().hex}.nbc"
+    return f"{base}.{files._source_stamp[:16]}-{uuid.uuid4().hex}.nbc"
 
 
 def kernel_part(function: Callable[..., Any]) -> Any:

@@ -1,6 +1,8 @@
-"""The exceptions of this package."""
+"""The exceptions of this package, and whose fault an exception is."""
 
 from __future__ import annotations
+
+import errno
 
 
 class ShardError(Exception):
@@ -10,5 +12,32 @@ class ShardError(Exception):
         super().__init__(" ".join(message.split()))
 
 
-class RemoteError(ShardError):
-    """A store does not answer, or not as it should, after all tries. Nothing is known about the samples themselves."""
+class MachineError(ShardError):
+    """The machine, a disk, a store or the open set fails: nothing is known about the samples, and another try, or
+    another machine, may do better. Never a reason to leave a sample out."""
+
+
+class RemoteError(MachineError):
+    """A store does not answer, or not as it should, after all tries."""
+
+
+OF_THE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
+"""What a system says of one file, while it could well read others. That it stays so is not known either: a file that
+is not there or may not be read today may be so tomorrow (`may_pass`)."""
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Whether an exception says nothing about the bytes that were to be read: the disk, the mount, the store, memory
+    or descriptors failed, not the sample.
+
+    An OSError without a number, such as Pillow's for a truncated picture, is about bytes; one with a number is the
+    system's, and about one file only if it is in `OF_THE_FILE`.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in OF_THE_FILE
+    return isinstance(error, (MachineError, MemoryError))
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same read may succeed later with nothing done to the sample's bytes."""
+    return is_machine_fault(error) or (isinstance(error, OSError) and error.errno is not None)

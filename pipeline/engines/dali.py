@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from headrace.pipeline.batch import normalize_images
+from headrace.pipeline.colour import LUMA
 from headrace.pipeline.decode import decode_image, memory_at
 from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
 from headrace.pipeline.noise import noise_planes
@@ -30,7 +31,6 @@ from headrace.shards import RAW, ShardError, ShardSet, Spans
 _dali: Any = importlib.import_module("nvidia.dali")  # its type stubs leave out half of what it exports
 fn, types, math = _dali.fn, _dali.types, importlib.import_module("nvidia.dali.math")
 
-_LUMA = (0.2989, 0.587, 0.114)  # torchvision's, which add up to less than one
 _TRUNCATE = -0.5
 """Added, in grey levels, before DALI rounds to nearest."""
 
@@ -165,7 +165,7 @@ def _arguments(plan: Plan, v: int, view: View) -> dict[str, np.ndarray]:
                 arguments[name] = plan.jitter_factor[:, v, code]
         if view.saturation:
             keep = plan.jitter_factor[:, v, SATURATION, None]
-            matrix = keep[..., None] * np.eye(3) + (1 - keep[..., None]) * np.array(_LUMA)
+            matrix = keep[..., None] * np.eye(3) + (1 - keep[..., None]) * np.array(LUMA)
             arguments["saturation"] = matrix.astype(np.float32)
             # torchvision truncates the grey level that it blends with as well.
             arguments["saturation_shift"] = np.repeat(_TRUNCATE + (1 - keep) * _TRUNCATE, 3, axis=1)
@@ -279,7 +279,7 @@ def _view(image: Any, v: int, view: View) -> Any:
     if view.grayscale:
         gray = argument("grayscale")
         if gray:
-            level = fn.coord_transform(out, M=list(_LUMA), T=[_TRUNCATE], dtype=types.UINT8)
+            level = fn.coord_transform(out, M=list(LUMA), T=[_TRUNCATE], dtype=types.UINT8)
             out = fn.cat(level, level, level, axis=2)
     if view.blur:
         sigma = argument("sigma")
@@ -301,7 +301,7 @@ def _view(image: Any, v: int, view: View) -> Any:
 
 def _contrast(levels: Any, factor: Any) -> Any:
     """Blend with the mean grey level of the image."""
-    gray = math.floor(fn.coord_transform(levels, M=list(_LUMA), dtype=types.FLOAT))
+    gray = math.floor(fn.coord_transform(levels, M=list(LUMA), dtype=types.FLOAT))
     mean = fn.reductions.mean(gray).cpu()  # an operator's argument always lies on the CPU
     return fn.brightness_contrast(levels, contrast=factor, contrast_center=mean, brightness_shift=_TRUNCATE / 255)
 

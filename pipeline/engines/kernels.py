@@ -10,12 +10,12 @@ import numpy as np
 from numba import types
 from numba.core import cgutils
 
-from headrace.pipeline.batch import D65, XYZ_OF_RGB
+from headrace.pipeline.colour import D65, LUMA, XYZ_OF_RGB
 from headrace.pipeline.compiled import carray, inlined, intrinsic, kernel
 from headrace.pipeline.noise import four_gaussians
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
-_LUMA_R, _LUMA_G, _LUMA_B = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
+_LUMA_R, _LUMA_G, _LUMA_B = map(np.float32, LUMA)
 _ZERO, _ONE, _WHITE = np.float32(0.0), np.float32(1.0), np.float32(255.0)
 _TO_UNIT_LEVEL = np.float32(1.0 / 255.0)
 _TO_LEVEL = np.float32(255.999)  # torchvision's to_dtype: 256 - 1e-3, then truncation

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.pipeline.batch import rgb_to_lab, standardize
+from headrace.pipeline.colour import LUMA
 from headrace.pipeline.engines.base import Engine, TwoStageEngine
 from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
@@ -123,7 +124,7 @@ class Photometric(nn.Module):
         mean, std = np.array(view.normalize.mean), np.array(view.normalize.std)
         scale = 1 / (std if view.normalize.space == "lab" else 255 * std)
         constants = {
-            "luma": np.array([0.2989, 0.587, 0.114]),  # torchvision's
+            "luma": np.array(LUMA),
             "offsets": np.arange(-radius, radius + 1),
             "pixels": np.arange(view.size),
             "erase_value": np.array(view.erase_value)[:, None, None],

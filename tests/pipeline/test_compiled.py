@@ -1,4 +1,4 @@
-"""Cached kernels follow every source file of the package, not only their own."""
+"""Cached kernels follow the source files that they are made of, not only their own."""
 
 import shutil
 import subprocess
@@ -71,6 +71,23 @@ def test_a_change_in_a_called_file_recompiles_its_callers(tmp_path: Path) -> Non
     (package / "callee.py").write_text(CALLEE.format(20))
     assert run(tmp_path) == (21, 0)
     assert len(list((package / "__pycache__").glob("caller.outer-*.nbc"))) == 1
+
+
+def test_a_change_in_a_file_that_kernels_do_not_import_recompiles_nothing(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    (package / "loader.py").write_text("from package import caller")
+    assert run(tmp_path) == (11, 0)
+    (package / "loader.py").write_text("from package import caller, callee")
+    assert run(tmp_path) == (11, 1)
+
+
+def test_a_change_in_a_file_that_is_imported_by_what_a_kernel_imports_recompiles_it(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    (package / "constants.py").write_text("TEN = 10")
+    (package / "callee.py").write_text("from package.constants import TEN\n" + CALLEE.format("TEN"))
+    assert run(tmp_path) == (11, 0)
+    (package / "constants.py").write_text("TEN = 20")
+    assert run(tmp_path) == (21, 0)
 
 
 def test_processes_that_compile_at_once_do_not_run_each_others_code(tmp_path: Path) -> None:
