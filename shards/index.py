@@ -23,6 +23,8 @@ before it. Records are sorted by column size: first all 8-byte columns, then 4, 
 from __future__ import annotations
 
 import array
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import PNG, RAW, Field
 from headrace.shards.manifest import Manifest, Shard
-from headrace.shards.mapping import MappedFile
+from headrace.shards.mapping import FileState, MappedFile, cannot_read
 from headrace.shards.npy import npy_header, parse_npy_header
 
 
@@ -127,28 +129,78 @@ def index_bytes(index: npt.NDArray[np.void]) -> bytes:
     return npy_header(index.dtype, index.shape) + index.tobytes()
 
 
+class IndexReader:
+    """Reads the indexes of a set. What their headers have in common is parsed and compared with the fields once."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = str(folder)
+        self._manifest = manifest
+        self._types: dict[bytes, np.dtype[Any]] = {}
+        """Types of records by header, without the number of samples in it."""
+
+    def path(self, shard: Shard) -> str:
+        """Where the index of a shard lies."""
+        return f"{self._folder}/{shard.index}"
+
+    def map(self, shard: Shard, *, check: bool = False) -> tuple[MappedFile, npt.NDArray[np.void]]:
+        """Map the index of a shard; the array is a view of the map. See `read_index`."""
+        mapped = MappedFile(Path(self.path(shard)))
+        return mapped, self._records(shard, mapped.array.data, check)
+
+    def read(self, shard: Shard, *, check: bool = False) -> tuple[npt.NDArray[np.void], FileState]:
+        """The index of a shard as a copy in memory, for a look at many of them. See `read_index`."""
+        path = self.path(shard)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                content = file.read()
+                status = os.fstat(file.fileno())
+        except OSError as error:
+            raise cannot_read(path, error) from error
+        return self._records(shard, memoryview(content), check), FileState(status.st_size, status.st_mtime_ns)
+
+    def _records(self, shard: Shard, content: memoryview, check: bool) -> npt.NDArray[np.void]:
+        checksums, samples = self._manifest.checksums, shard.samples
+        try:
+            if check and checksums.of_file(content) != shard.index_checksum:
+                raise ValueError(f"its {checksums.title} is not the manifest's")
+            dtype, count, start = self._header(content)
+            if count != samples:
+                raise ValueError(f"it holds {count} samples, the manifest says {samples}")
+            if start + samples * dtype.itemsize != len(content):
+                raise ValueError(f"{len(content)} bytes, expected {start + samples * dtype.itemsize}")
+        except (ValueError, TypeError, IndexError, SyntaxError) as error:
+            raise ShardError(f"{self.path(shard)}: not a valid index ({error}); write the set again") from error
+        return np.frombuffer(content, dtype, count=samples, offset=start)
+
+    def _header(self, content: memoryview) -> tuple[np.dtype[Any], int, int]:
+        """(type of a record, number of records, bytes of the header); ValueError where it is not the fields'."""
+        start = 10 + int.from_bytes(content[8:10], "little")
+        usual = USUAL_HEADER.fullmatch(bytes(content[:start]))
+        known = self._types.get(usual[1]) if usual else None
+        if usual and known is not None:
+            return known, int(usual[2]), start
+        dtype, shape, start = parse_npy_header(content[: 1 << 16])
+        key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
+        manifest = self._manifest
+        if key is None or key.kind != "S" or dtype != index_dtype(manifest.fields, manifest.checksums, key.itemsize):
+            raise ValueError("its columns are not those of the manifest's fields")
+        if len(shape) != 1:
+            raise ValueError(f"it holds {shape} samples")
+        if usual:
+            self._types[usual[1]] = dtype
+        return dtype, shape[0], start
+
+
+USUAL_HEADER = re.compile(rb"(\x93NUMPY\x01\x00.+'fortran_order': False, 'shape': \()(\d{1,18}),\), \} *\n", re.DOTALL)
+"""Of an index: what many have in common, and the number of samples."""
+
+
 def read_index(
     folder: Path, manifest: Manifest, shard: Shard, *, check: bool = False
 ) -> tuple[MappedFile, npt.NDArray[np.void]]:
     """Map the index of a shard; the array is a view of the map. ShardError if it does not fit fields and count, with
     `check` also if it differs from its checksum: only then are its keys and numbers proven."""
-    path, checksums, samples = folder / shard.index, manifest.checksums, shard.samples
-    mapped = MappedFile(path)
-    try:
-        if check and checksums.of_file(mapped.array.data) != shard.index_checksum:
-            raise ValueError(f"its {checksums.title} is not the manifest's")
-        dtype, shape, start = parse_npy_header(mapped.array[: 1 << 16].data)
-        key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
-        if key is None or key.kind != "S" or dtype != index_dtype(manifest.fields, checksums, key.itemsize):
-            raise ValueError("its columns are not those of the manifest's fields")
-        if shape != (samples,):
-            raise ValueError(f"it holds {shape} samples, the manifest says {samples}")
-        if start + samples * dtype.itemsize != mapped.size:
-            raise ValueError(f"{mapped.size} bytes, expected {start + samples * dtype.itemsize}")
-    except (ValueError, TypeError, IndexError, SyntaxError) as error:
-        mapped.close()
-        raise ShardError(f"{path}: not a valid index ({error}); write the set again") from error
-    return mapped, np.frombuffer(mapped.array.data, dtype, count=samples, offset=start)
+    return IndexReader(folder, manifest).map(shard, check=check)
 
 
 @dataclass(frozen=True)
@@ -170,15 +222,6 @@ def close_shards(shards: Iterable[OpenShard]) -> None:
 
 MAX_SIDE = 1 << 24
 """Pixels; beyond it the product of two sides could overflow 64 bits."""
-
-
-def bad_records(index: npt.NDArray[np.void], name: str, field: Field, shard_bytes: int) -> npt.NDArray[np.bool_]:
-    """True for the samples whose field is `misplaced`."""
-    offset, size = index[f"{name}.offset"], index[f"{name}.size"]
-    if field.kind != "image":
-        return misplaced(shard_bytes, offset, size)
-    height, width = (index[f"{name}.{column}"].astype(np.int64) for column in ("height", "width"))
-    return misplaced(shard_bytes, offset, size) | misshaped(size, height, width, index[f"{name}.encoding"])
 
 
 def misplaced(shard_bytes: int, offset: Any, size: Any) -> Any:

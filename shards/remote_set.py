@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards.block_cache import BlockCache, Lease, Slot
+from headrace.shards.block_cache import BlockCache, Slot
 from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
-from headrace.shards.index import OpenShard, close_shards, misplaced, read_index
+from headrace.shards.index import misplaced
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
-from headrace.shards.mapping import MappedFile
+from headrace.shards.mapping import leased
+from headrace.shards.opened import OpenShards
 from headrace.shards.remote import RemoteFolder
-from headrace.shards.shard_set import ChecksumError, ShardSet, Spans
+from headrace.shards.shard_set import ChecksumError, ShardSet, Spans, open_files
 from headrace.shards.staging import write_file
 
 CACHE_BYTES = 16 << 30
@@ -29,21 +30,8 @@ INDEX_PART_BYTES = 8 << 20
 INDEX_THREADS = 16
 
 
-class LeasedAddresses(np.ndarray[Any, Any]):
-    """Addresses that keep what they point at in the cache, as does every array made from them."""
-
-    lease: Lease | None
-
-    def __array_finalize__(self, made_from: Any) -> None:
-        self.lease = getattr(made_from, "lease", None)
-
-
 class RemoteShardSet(ShardSet):
-    """A set whose bytes arrive when they are asked for. Made by `open_shards`.
-
-    Where `spans` of a local set gives addresses that are valid until the set is closed, those of a remote set keep
-    their bytes as long as the array `Spans.address`, or one made from it by slicing or copying, lives.
-    """
+    """A set whose bytes arrive when they are asked for, and stay while `Spans.address` lives. Made by `open_shards`."""
 
     remote = True
 
@@ -51,7 +39,7 @@ class RemoteShardSet(ShardSet):
         self,
         folder: RemoteFolder,
         manifest: Manifest,
-        shards: list[OpenShard],
+        shards: OpenShards,
         cache: BlockCache,
         slot: Slot,
         options: Mapping[str, Any],
@@ -62,16 +50,13 @@ class RemoteShardSet(ShardSet):
         self.cache_bytes = cache.capacity * cache.block_bytes
         self._slot = slot
         self._options = options
-        self._first_address = np.array([shard.mapped.address for shard in shards], np.int64)
 
     def request(self, field: str, ids: npt.ArrayLike) -> tuple[Spans, Callable[[], None]]:
-        places = self.places(field, ids)
-        rows = np.asarray(ids, np.int64)
-        number = np.searchsorted(self._starts, rows, side="right") - 1
-        blocks = self._cache.blocks(number, places.address - self._first_address[number], places.size)
-        address = places.address.view(LeasedAddresses)
-        address.lease = lease = self._cache.lease(blocks)
-        return places._replace(address=address), lease.wait
+        files = self._open_files()
+        number, places = self._find(field, ids)
+        lease = self._cache.lease(self._cache.blocks(number, places.address, places.size))
+        first, maps = files.hold(number)
+        return places._replace(address=leased(first + places.address, (maps, lease))), lease.wait
 
     def spans(self, field: str, ids: npt.ArrayLike) -> Spans:
         spans, wait = self.request(field, ids)
@@ -102,13 +87,12 @@ class RemoteShardSet(ShardSet):
 
     def _sample_blocks(self, i: int) -> npt.NDArray[np.int64]:
         """Blocks under all fields of a sample, but for those whose place is impossible."""
-        shard, row = self._locate(i)
-        record = shard.index[row].item()
+        files, number, row = self._locate(i)
+        record = files.index(number)[row].item()
         places = [[record[place] for place in self._places[name][:2]] for name in self.fields]
-        inside = [place for place in places if not misplaced(shard.mapped.size, *place)]
+        inside = [place for place in places if not misplaced(int(files.sizes[number]), *place)]
         offset, size = np.array(inside, np.int64).reshape(-1, 2).T
-        number = np.searchsorted(self._starts, np.full(len(offset), i), side="right") - 1
-        return self._cache.blocks(number, offset, size)
+        return self._cache.blocks(np.full(len(offset), number), offset, size)
 
 
 def open_remote(folder: RemoteFolder, options: Mapping[str, Any]) -> RemoteShardSet:
@@ -122,7 +106,6 @@ def open_remote(folder: RemoteFolder, options: Mapping[str, Any]) -> RemoteShard
         ShardError: There is no set, it is damaged, or it cannot be cached.
     """
     slot = Slot(cache_folder(options["cache_dir"]) / cache_name(folder))
-    shards: list[OpenShard] = []
     cache = None
     try:
         manifest, identity = fetch_manifest(folder, slot.path)
@@ -136,16 +119,10 @@ def open_remote(folder: RemoteFolder, options: Mapping[str, Any]) -> RemoteShard
         )
         with ThreadPoolExecutor(INDEX_THREADS) as threads:
             list(threads.map(lambda shard: fetch_index(folder, slot.path, manifest.checksums, shard), manifest.shards))
-        for shard in manifest.shards:
-            mapped = MappedFile(slot.path / shard.name)
-            shards.append(OpenShard(mapped, np.empty(0, np.void), None))
-            index_map, index = read_index(slot.path, manifest, shard)
-            shards[-1] = OpenShard(mapped, index, index_map)
-        return RemoteShardSet(folder, manifest, shards, cache, slot, options)
+        return RemoteShardSet(folder, manifest, open_files(slot.path, manifest, changing=True), cache, slot, options)
     except BaseException:
         if cache is not None:
             cache.close()
-        close_shards(shards)
         slot.close()
         raise
 
