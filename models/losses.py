@@ -66,12 +66,19 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous()
+        # The gradient may be another function's too, and nothing is written into it.
+        [gradient] = gradients
+        rank, size = dist.get_rank(), dist.get_world_size()
+        if gradient.device.type == "cuda":
+            own = torch.empty_like(gradient.chunk(size)[rank], memory_format=torch.contiguous_format)
+            dist.reduce_scatter_tensor(own, gradient.contiguous())
+            return own
+        total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
+        return total.chunk(size)[rank]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from headrace.models.losses import nt_xent
+from headrace.models.losses import gather, nt_xent
 
 
 def random_views(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -123,3 +124,47 @@ def test_two_ranks_have_the_loss_and_the_gradient_of_one(tmp_path: Path) -> None
     for rank in ranks:
         for found, p in zip(rank["gradients"], network.parameters(), strict=True):
             torch.testing.assert_close(found, p.grad)
+
+
+def _beside_gather(rows: Tensor, gather: Callable[[Tensor], Tensor], ranks: int) -> list[Tensor]:
+    """Losses in which gathered rows meet their rank's own, so that autograd hands both one and the same gradient."""
+    wanted = torch.arange(ranks * rows.numel(), dtype=rows.dtype).reshape(-1, rows.shape[1]) + 1
+    own = (rows * 1.0).repeat(ranks, 1)  # made before the gather, so that its gradient is used afterwards
+    total = (rows * 1.0).sum(0)
+    return [
+        ((own + gather(rows)) * wanted).sum(),
+        ((own - gather(rows)) * wanted).square().sum(),
+        (total + gather(rows)).sum(),  # a gradient that is expanded, without memory of its own
+        ((own + gather(rows)).T * wanted.T.contiguous()).sum(),  # one whose memory is not in order
+    ]
+
+
+def _gradients_beside_gather(rank: int, folder: str, ranks: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    x = _rows(ranks)[3 * rank : 3 * rank + 3].requires_grad_()
+    y = x * 1.0
+    losses = _beside_gather(y, gather, ranks)
+    gradients = [torch.autograd.grad(loss, x, retain_graph=True)[0] for loss in losses]
+    torch.save({"gradients": gradients, "everyone": gather(y.detach())}, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _rows(ranks: int) -> Tensor:
+    return torch.randn(3 * ranks, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_gather_leaves_gradients_that_it_shares_alone(tmp_path: Path, ranks: int) -> None:
+    """The gradient of the ranks' losses together is that of one process, whoever else uses what is gathered."""
+    x = _rows(ranks).requires_grad_()
+    y = x * 1.0
+    of_ranks = [_beside_gather(y[3 * rank : 3 * rank + 3], lambda _: y, ranks) for rank in range(ranks)]
+    totals = [torch.stack(each).sum() for each in zip(*of_ranks, strict=True)]
+    expected = [torch.autograd.grad(total, x, retain_graph=True)[0] for total in totals]
+    mp.spawn(_gradients_beside_gather, (str(tmp_path), ranks), nprocs=ranks)
+    for rank in range(ranks):
+        found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        for gradient, whole in zip(found["gradients"], expected, strict=True):
+            torch.testing.assert_close(gradient, whole[3 * rank : 3 * rank + 3])
+        assert torch.equal(found["everyone"], x.detach())
