@@ -41,7 +41,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restart", action="store_true", help="throw away the finished shards of an interrupted conversion to OUT"
     )
-    parser.add_argument("--strict", action="store_true", help="decode every kept image in full, not its structure only")
+    parser.add_argument("--strict", action="store_true", help="decode every kept image and video in full")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
