@@ -49,6 +49,9 @@ class Depot(Protocol):
     def finished(self) -> dict[int, UnitRecord]:
         """The units that are complete, by number."""
 
+    def forget(self, unit: int) -> None:
+        """Remove a unit that is complete: it is to be done anew."""
+
     def forked(self) -> None:
         """To be called in a forked process before it adds units."""
 
@@ -108,6 +111,13 @@ class LocalDepot:
             except (OSError, KeyError, TypeError, ValueError):
                 remove(folder)
         return found
+
+    def forget(self, unit: int) -> None:
+        """See `Depot`."""
+        folder = self.folder / UNITS_NAME / f"{unit:06d}"
+        aside = folder.with_name(f".{folder.name}.forgotten")  # `start` removes such names
+        os.rename(folder, aside)
+        remove(aside)
 
     def forked(self) -> None:
         """See `Depot`."""
@@ -200,6 +210,10 @@ class RemoteDepot:
             if unit:
                 found[int(unit[1])] = UnitRecord.from_json(self._whole(name))
         return found
+
+    def forget(self, unit: int) -> None:
+        """See `Depot`."""
+        self.remote.delete(f"{HIDDEN}/{unit:06d}.json")
 
     @contextmanager
     def adding(self, unit: int) -> Iterator[Path]:
