@@ -34,6 +34,7 @@ from headrace.shards import IMAGE_ENCODINGS, RAW, Manifest, ShardError, ShardSet
 from headrace.shards.fields import ENCODINGS, check_key
 from headrace.shards.images import image_header
 from headrace.shards.index import Entry, IndexBuilder, OpenShard, entry_places, index_bytes, misplaced, read_index
+from headrace.shards.machine import cores
 from headrace.shards.manifest import MANIFEST_NAME, Shard, index_name, read_manifest, shard_name
 from headrace.shards.mapping import MappedFile
 from headrace.shards.npy import npy_header, parse_npy_header
@@ -156,7 +157,7 @@ def plan_repair(path: str | os.PathLike[str], report: VerifyReport, *, workers: 
     damaged = {finding.shard for finding in report.findings}
     mended: dict[int, Mended] = {}
     seen: set[bytes] = set()
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         for number, shard in enumerate(manifest.shards):
             if shard.name not in damaged:
                 index_map, index = read_index(folder, manifest, shard)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from headrace.shards.fields import ENCODINGS
 from headrace.shards.foreign import scan_shards
 from headrace.shards.images import image_header
 from headrace.shards.index import OpenShard, misplaced
+from headrace.shards.machine import cores
 from headrace.shards.manifest import MANIFEST_NAME, Shard, read_manifest
 from headrace.shards.npy import npy_header
 from headrace.shards.remote import RemoteFolder, is_remote
@@ -173,7 +174,7 @@ def verify_folder(
     findings = []
     done = 0
     keys: set[str] = set()
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         under_way: deque[ShardCheck] = deque()
         try:
             remaining = iter(shards)
@@ -404,7 +405,7 @@ def media_probes() -> dict[str, Callable[[bytes], object]]:
         from headrace.tools.videos import probe_audio, probe_video
     except ImportError as error:
         raise UserError(f"checking videos and sounds needs PyAV: pip install 'headrace[video]' ({error})") from error
-    return {"video": probe_video, "audio": probe_audio}
+    return {"video": partial(probe_video, whole=True), "audio": probe_audio}
 
 
 def check_keys(shards: ShardSet, shard: Shard, seen: set[str]) -> list[Finding]:
@@ -487,7 +488,7 @@ def compare(
 
     chunks = [pairs[first : first + CHUNK] for first in range(0, len(pairs), CHUNK)]
     done = 0
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         for chunk, found in zip(chunks, pool.map(differing, chunks), strict=True):
             differences += found
             done += len(chunk)
