@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from headrace.shards import Manifest, ShardError
 from headrace.shards.manifest import EXTENSIONS, Format
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import is_remote, redact
 from headrace.shards.staging import REJECTS_NAME
 from headrace.tools.depot import Depot, LocalDepot, RemoteDepot, numbered, set_shards
 from headrace.tools.encode import Encode, EncodeSettings
@@ -129,7 +129,7 @@ def convert(
     if started is not None:
         started(job.total)
     depot: Depot = RemoteDepot(os.fspath(out)) if is_remote(out) else LocalDepot(Path(out))
-    beside = Path(os.fspath(out).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
+    beside = Path(redact(os.fspath(out)).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
     with depot:
         try:
             depot.start(job.to_json())
@@ -149,8 +149,8 @@ def convert(
         except OSError as error:
             reason = error.strerror or error
             raise ShardError(
-                f"{out}: cannot write the set: {reason}; whole shards are kept in {depot.place}, and the same "
-                "command goes on from there"
+                f"{redact(os.fspath(out))}: cannot write the set: {reason}; whole shards are kept in {depot.place}, "
+                "and the same command goes on from there"
             ) from error
     return ConvertResult(manifest.samples, len(rejects), manifest.bytes, time.perf_counter() - start, resumed)
 
@@ -169,7 +169,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]], depot: Depo
     rejects = sum(len(record.rejects) for record in records)
     shards = set_shards(units, job.settings.format)
     if not shards:
-        raise UserError(f"{job.src}: there are no samples to write")
+        raise UserError(f"{redact(job.src)}: there are no samples to write")
     for name, field in fields.items():
         if field.kind == "array" and not field.dtype and job.settings.format == "ffcv":
             raise UserError(f"{name}: arrays of a .beton have one type and shape, and these differ")
@@ -181,7 +181,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]], depot: Depo
     del settings["format"]
     provenance = {
         "source": job.source,
-        "src": Path(job.src).name,
+        "src": Path(redact(job.src)).name,
         "split": job.split,
         **{name: value for name, value in settings.items() if value != DEFAULTS[name] or name in ALWAYS_SAID},
         "seed": job.seed,
