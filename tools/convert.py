@@ -16,7 +16,7 @@ from headrace.shards import Manifest, ShardError
 from headrace.shards.errors import MachineError
 from headrace.shards.ffcv import MIN_SHARD_SIZE
 from headrace.shards.manifest import EXTENSIONS, Format
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import is_remote, redact
 from headrace.shards.staging import REJECTS_NAME
 from headrace.tools.depot import Depot, LocalDepot, RemoteDepot, set_shards
 from headrace.tools.encode import Encode, EncodeSettings
@@ -171,7 +171,7 @@ def convert(
     if started is not None:
         started(job.total)
     depot: Depot = RemoteDepot(os.fspath(out)) if is_remote(out) else LocalDepot(Path(out))
-    beside = Path(os.fspath(out).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
+    beside = Path(redact(os.fspath(out)).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
     so_far = _SoFar(job, progress, status)
     with depot:
         try:
@@ -195,7 +195,9 @@ def convert(
             manifest = finished_manifest(job, units)
             depot.commit(units, json_lines(so_far.rejects()), manifest)
         except OSError as error:
-            raise ShardError(f"{out}: cannot write the set: {error.strerror or error}; {so_far.kept(depot)}") from error
+            raise ShardError(
+                f"{redact(os.fspath(out))}: cannot write the set: {error.strerror or error}; {so_far.kept(depot)}"
+            ) from error
         except MachineError as error:
             raise MachineError(f"{error}; {so_far.kept(depot)}") from error
         except KeyboardInterrupt as stop:
@@ -275,7 +277,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     rejects = sum(len(record.rejects) for record in records)
     shards = set_shards(units, job.settings.format)
     if not shards:
-        raise UserError(f"{job.src}: there are no samples to write")
+        raise UserError(f"{redact(job.src)}: there are no samples to write")
     for name, field in fields.items():
         if field.kind == "array" and not field.dtype and job.settings.format == "ffcv":
             raise UserError(f"{name}: arrays of a .beton have one type and shape, and these differ")
@@ -283,7 +285,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     del settings["format"]
     provenance = {
         "source": job.source,
-        "src": Path(job.src).name,
+        "src": Path(redact(job.src)).name,
         "split": job.split,
         **{name: value for name, value in settings.items() if value != DEFAULTS[name] or name in ALWAYS_SAID},
         "seed": job.seed,

@@ -27,7 +27,7 @@ from headrace.shards.checksums import VERSION
 from headrace.shards.errors import MachineError, may_pass
 from headrace.shards.fields import check_key
 from headrace.shards.manifest import Shard
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import is_remote, redact
 from headrace.shards.values import settled
 from headrace.shards.writer import ShardStream, stored_size
 from headrace.tools.encode import EncodeSettings
@@ -78,8 +78,8 @@ class Job:
     """Of what makes the bytes, see `versions_here`."""
 
     def to_json(self) -> dict[str, Any]:
-        """For comparison with the job of an earlier run."""
-        return asdict(self)
+        """For comparison with the job of an earlier run. It is written: a URL is there without user and password."""
+        return {**asdict(self), "src": redact(self.src)}
 
     def numbers(self, unit: int) -> slice:
         """The unit's part of the stored order."""
@@ -209,7 +209,8 @@ def versions_here(fields: Mapping[str, Field]) -> dict[str, str]:
 def opened(source: str, src: str, split: str, seed: int | None) -> tuple[SourceData, Order]:
     """The source and its stored order, opened once a process; forked processes inherit it."""
     if is_remote(src) and source != "shards":
-        raise UserError(f"{src}: of what lies on a server, only shard sets can be read; copy the raw data here")
+        hint = "of what lies on a server, only shard sets can be read; copy the raw data here"
+        raise UserError(f"{redact(src)}: {hint}")
     data = shards.read(src, split) if is_remote(src) else SOURCES[source](Path(src), split)
     return data, np.arange(data.total) if seed is None else stored_order(seed, data.total)
 

@@ -28,7 +28,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from headrace.shards.remote import is_remote
+    from headrace.shards.remote import is_remote, redact
     from headrace.tools.progress import sample_bar
     from headrace.tools.verify import verify
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("two sets are compared, one is repaired")
         return compare_sets(args)
     if args.repair and is_remote(args.dir):
-        raise UsageError(f"{args.dir}: a remote set is not repaired in place; copy it here")
+        raise UsageError(f"{redact(args.dir)}: a remote set is not repaired in place; copy it here")
     with sample_bar(f"verifying {args.dir}") as progress:
         report = verify(args.dir, workers=args.workers, progress=progress, started=progress.of)
     if args.repair and not report.ok:
@@ -74,6 +74,7 @@ def compare_sets(args: argparse.Namespace) -> int:
 
 def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
     """`verify DIR --repair` of a set in which something was found."""
+    from headrace.shards.remote import redact
     from headrace.tools.progress import say
     from headrace.tools.repair import plan_repair, repair
 
@@ -84,7 +85,7 @@ def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
         if args.json:
             print_json({"found": report.to_dict(), "plan": plan.lines()})
         else:
-            print(f"{args.dir}: nothing was changed")
+            print(f"{redact(args.dir)}: nothing was changed")
         return 1
     done = repair(plan, drop_missing=args.drop_missing)
     if args.json:
