@@ -38,7 +38,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     option("--workers", int, None, "N", "shards made at a time (default: one a core)")
     option("--max-rejects", float, 0.05, "SHARE", "bad samples to put up with")
-    parser.add_argument("--strict", action="store_true", help="decode every kept image in full, not its structure only")
+    parser.add_argument("--strict", action="store_true", help="decode every kept image and video in full")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 

@@ -46,7 +46,9 @@ class ArchiveFile:
             raise UserError(f"{path}: {error.strerror}") from error
         weakref.finalize(self, os.close, self.descriptor)
         self.path = path
-        self.size = os.fstat(self.descriptor).st_size
+        self.status = [os.fstat(self.descriptor)]
+        """Of each file that it consists of."""
+        self.size = self.status[0].st_size
         if hasattr(os, "posix_fadvise"):
             # Members are read in random order: reading ahead would fetch, and throw away, what nobody asked for.
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
@@ -86,7 +88,9 @@ class GzipArchive(ArchiveFile):
         except ImportError as error:
             raise UserError(f"{parts[0]}: unpack it, or pip install headrace[video]") from error
         self.path = parts[0]
-        joined = Joined([ArchiveFile(part) for part in parts])
+        files = [ArchiveFile(part) for part in parts]
+        self.status = [file.status[0] for file in files]
+        joined = Joined(files)
         self._lock = threading.Lock()
         self._file = IndexedGzipFile(fileobj=io.BufferedReader(joined, CHUNK), spacing=SEEK_SPACING)
         try:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from headrace.shards import Field
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import tar_gz
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.source import SourceData
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -52,11 +53,16 @@ def read(src: Path, split: str) -> SourceData:
         for name, (_, of_batch) in zip(SPLITS[split], batches, strict=True)
         for row in range(len(of_batch))
     ]
+    fields = {"image": Field(kind="image", encoding="raw"), "label": Field(kind="int", classes=CLASSES)}
+    fingerprint = Fingerprint(fields)
+    for batch in batches:
+        fingerprint.content(batch[0].tobytes() + batch[1].tobytes())
     return SourceData(
-        fields={"image": Field(kind="image", encoding="raw"), "label": Field(kind="int", classes=CLASSES)},
+        fields=fields,
         total=len(keys),
         key=keys.__getitem__,
         origin=lambda i: f"{place}, {keys[i]}",
+        fingerprint=str(fingerprint),
         # Stored plane by plane: red, green, blue.
         load=lambda i: {"image": pixels[i].reshape(3, 32, 32).transpose(1, 2, 0), "label": int(labels[i])},
     )

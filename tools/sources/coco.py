@@ -31,6 +31,7 @@ from headrace.shards import Field
 from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import ArchiveFile, check_size, read_picture, read_zip, zip_entries
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.source import BadSample, SourceData
 
 SPLITS = ("train", "val")
@@ -69,7 +70,7 @@ def read(src: Path, split: str) -> SourceData:
     if split not in SPLITS:
         raise UserError(f"coco has the splits train and val, not {split!r}")
     name = f"{split}2017"
-    place, read_file = open_pictures(src, name)
+    place, read_file, archive = open_pictures(src, name)
     captions = open_annotations(src, f"captions_{name}.json")
     instances = open_annotations(src, f"instances_{name}.json")
     images = sorted({**instances.images, **captions.images}.items())
@@ -90,24 +91,33 @@ def read(src: Path, split: str) -> SourceData:
             "height": image.height,
         }
 
+    fields = {
+        "image": Field(kind="image", encoding="mixed"),
+        "captions": Field(kind="json"),
+        "instances": Field(kind="json"),
+        "image_id": Field(kind="int"),
+        "width": Field(kind="int"),
+        "height": Field(kind="int"),
+    }
+    fingerprint = Fingerprint(fields)
+    for part in (captions, instances):
+        fingerprint.content(part.json_text.text)
+    if archive is not None:
+        fingerprint.archive(archive.status)
+    else:
+        fingerprint.files(place / image.file_name for _, image in images)
     return SourceData(
-        fields={
-            "image": Field(kind="image", encoding="mixed"),
-            "captions": Field(kind="json"),
-            "instances": Field(kind="json"),
-            "image_id": Field(kind="int"),
-            "width": Field(kind="int"),
-            "height": Field(kind="int"),
-        },
+        fields=fields,
         total=len(images),
         key=lambda i: images[i][1].file_name.removesuffix(".jpg"),
         origin=lambda i: f"{place}, {images[i][1].file_name}",
+        fingerprint=str(fingerprint),
         load=load,
     )
 
 
-def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes]]:
-    """Where the pictures are, and a function that reads one by its file name."""
+def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], ArchiveFile | None]:
+    """Where the pictures are, a function that reads one by its file name, and the zip where they are in one."""
     archive, folder = src / f"{name}.zip", src / name
     if archive.exists():
         file = ArchiveFile(archive)
@@ -119,9 +129,9 @@ def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes]]:
                 raise BadSample(f"the zip holds no {member}")
             return read_zip(file, member, entries[member])
 
-        return archive, read_file
+        return archive, read_file, file
     if folder.is_dir():
-        return folder, lambda file_name: read_picture(folder / file_name)
+        return folder, lambda file_name: read_picture(folder / file_name), None
     raise UserError(f"{src}: holds neither {name}.zip nor a folder {name}")
 
 

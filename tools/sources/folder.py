@@ -24,6 +24,7 @@ from headrace.shards.foreign import EXTENSION_KINDS
 from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import MAX_PICTURE
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.source import BadSample, SourceData
 from headrace.tools.sources.trees import read_file, relative, walk
 
@@ -195,8 +196,14 @@ def source_data(
 ) -> SourceData:
     """The samples as the converter wants them, with `meta` also a field "meta" that says what the video holds."""
     leader = next(iter(fields))
-    keys = unique_keys([relative(file.path, os.fspath(root)) for file in files])
+    paths = [relative(file.path, os.fspath(root)) for file in files]
+    keys = unique_keys(paths)
     checks = {name: media_check(field.kind) for name, field in fields.items()}
+    fingerprint = Fingerprint(fields)
+    for path, file in zip(paths, files, strict=True):
+        fingerprint.name(path)
+        stem = os.path.splitext(file.path)[0]
+        fingerprint.files([file.path, *(stem + extension for extension in file.beside)])
 
     def load(i: int) -> dict[str, Any]:
         path, label, beside = files[i]
@@ -224,6 +231,7 @@ def source_data(
         total=len(files),
         key=keys.__getitem__,
         origin=lambda i: printable(files[i].path),
+        fingerprint=str(fingerprint),
         load=load,
     )
 

@@ -39,6 +39,7 @@ from headrace.tools.sources.archives import (
     scan_tar,
     tar_gz,
 )
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.folder import EXTENSIONS, pictures, unique_keys
 from headrace.tools.sources.source import BadSample, SourceData
 from headrace.tools.sources.trees import relative
@@ -82,14 +83,19 @@ def read(src: Path, split: str) -> SourceData:
     if not found.keys:
         raise UserError(f"{place}: holds no pictures")
     words = devkit.words if devkit is not None else dict.fromkeys(wnids, "")
+    fields = {
+        "image": Field(kind="image", encoding="mixed"),
+        "label": Field(kind="int", classes=tuple(f"{wnid} {words[wnid]}".rstrip() for wnid in wnids)),
+    }
+    fingerprint = Fingerprint(fields)
+    fingerprint.content(found.labels.tobytes())
+    found.note(fingerprint)
     return SourceData(
-        fields={
-            "image": Field(kind="image", encoding="mixed"),
-            "label": Field(kind="int", classes=tuple(f"{wnid} {words[wnid]}".rstrip() for wnid in wnids)),
-        },
+        fields=fields,
         total=len(found.keys),
         key=found.keys.__getitem__,
         origin=found.origin,
+        fingerprint=str(fingerprint),
         load=lambda i: {"image": found.read(i), "label": found.labels[i]},
     )
 
@@ -111,6 +117,9 @@ class Pictures(Protocol):
     def read(self, i: int) -> bytes: ...
 
     def origin(self, i: int) -> str: ...
+
+    def note(self, fingerprint: Fingerprint) -> None:
+        """Put the files into the fingerprint."""
 
 
 class TarPictures:
@@ -142,6 +151,10 @@ class TarPictures:
         offset = f", offset {self.offsets[i]}" if self.offsets[i] >= 0 else ""
         return f"{self.file.path}{offset}, {self.keys[i]}"
 
+    def note(self, fingerprint: Fingerprint) -> None:
+        """See `Pictures`."""
+        fingerprint.archive(self.file.status)
+
 
 class FilePictures:
     """Pictures in files of their own."""
@@ -164,6 +177,10 @@ class FilePictures:
     def origin(self, i: int) -> str:
         """The file."""
         return self.paths[i].encode(errors="surrogateescape").decode(errors="replace")
+
+    def note(self, fingerprint: Fingerprint) -> None:
+        """See `Pictures`."""
+        fingerprint.files(self.paths)
 
 
 def train_tar(archive: Path, wnids: list[str]) -> TarPictures:

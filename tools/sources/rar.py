@@ -63,6 +63,8 @@ class RarArchive:
         self.path = path
         self._library = library(path)
         self._archive = self._opened()
+        self.status = [os.stat(volume) for volume in self._archive.volumelist()]
+        """Of each volume."""
         self._files = [info for info in self._archive.infolist() if info.is_file()]
         self._programs = [program for program in PROGRAMS if shutil.which(program[0])]
         self._unpacked: ArchiveFile | None = None

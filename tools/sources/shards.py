@@ -8,6 +8,7 @@ from typing import Any
 
 from headrace.shards import open_shards
 from headrace.tools.errors import UserError
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.source import SourceData
 
 
@@ -33,10 +34,17 @@ def read(src: Path | str, split: str) -> SourceData:
         del sample["__key__"]
         return sample
 
+    fingerprint = Fingerprint(shards.fields)
+    fingerprint.content(shards.manifest.to_json())
+    for shard in shards.manifest.shards:
+        if not shard.checksum:  # another program's, which has no manifest
+            path = Path(src)
+            fingerprint.file(path if path.is_file() else path / shard.name)
     return SourceData(
         fields=shards.fields,
         total=len(shards),
         key=keys.__getitem__,
         origin=lambda i: shards.where(i, first),
+        fingerprint=str(fingerprint),
         load=load,
     )

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import xxhash
+
 from headrace.tools.errors import UserError
 from headrace.tools.progress import say
 from headrace.tools.sources.archives import (
@@ -21,6 +23,7 @@ from headrace.tools.sources.archives import (
     scan_tar,
     zip_entries,
 )
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.rar import RarArchive
 from headrace.tools.sources.source import BadSample
 
@@ -72,6 +75,8 @@ class Tree:
             raise UserError(f"{src}: {hint}")
         else:
             raise UserError(f"{src}: there is no such file or folder")
+        self._lists: dict[str, str] = {}
+        """Checksums of the lists that were read."""
         self.names = sorted(names.union(self._members))
         """Paths of all files."""
 
@@ -135,10 +140,28 @@ class Tree:
         place = f"{self._members[name].archive.path}, {name}" if name in self._members else str(self.src / name)
         return place.encode(errors="surrogateescape").decode(errors="replace")
 
+    def note(self, fingerprint: Fingerprint, files: Iterable[str]) -> None:
+        """Put the lists that were read, and files of samples, into the fingerprint; "" is one that is missing."""
+        for name, checksum in sorted(self._lists.items()):
+            fingerprint.name(name)
+            fingerprint.content(checksum)
+        archives: dict[int, ArchiveFile | RarArchive] = {}
+        for name in files:
+            fingerprint.name(name)
+            if name in self._members:
+                archive = self._members[name].archive
+                archives[id(archive)] = archive
+            elif name:
+                fingerprint.file(self.src / name)
+        for archive in archives.values():
+            fingerprint.archive(archive.status)
+
     def read_list(self, name: str, limit: int) -> str:
         """Text of a list of the data set; UserError where it cannot be read or is not UTF-8."""
         try:
-            return self.read(name, limit).decode("utf-8-sig")
+            content = self.read(name, limit)
+            self._lists[name] = xxhash.xxh3_128_hexdigest(content)
+            return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{self.origin(name)}, offset {error.start}: not UTF-8") from error
         except (BadSample, OSError) as error:

@@ -43,6 +43,7 @@ from typing import Any, NamedTuple
 from headrace.shards import Field
 from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.folder import (
     MAX_MEDIA,
     MEDIA,
@@ -137,6 +138,8 @@ def listed_videos(tree: Tree, listing: Listing) -> SourceData:
     labelled = all(clip.label >= 0 for clip in clips)
     if labelled:
         fields["label"] = Field(kind="int", classes=classes)
+    fingerprint = Fingerprint(fields)
+    tree.note(fingerprint, files)
 
     def load(i: int) -> dict[str, Any]:
         clip, file = clips[i], files[i]
@@ -155,6 +158,7 @@ def listed_videos(tree: Tree, listing: Listing) -> SourceData:
         total=len(clips),
         key=keys.__getitem__,
         origin=lambda i: tree.origin(files[i]) if files[i] else f"{listing.where} {clips[i].place}",
+        fingerprint=str(fingerprint),
         load=load,
     )
 
