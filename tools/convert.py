@@ -21,7 +21,7 @@ from headrace.tools.depot import Depot, LocalDepot, RemoteDepot, numbered, set_s
 from headrace.tools.encode import Encode, EncodeSettings
 from headrace.tools.errors import UserError
 from headrace.tools.hardware import cores
-from headrace.tools.sources import SOURCES
+from headrace.tools.sources import SOURCES, check_apart
 from headrace.tools.units import Job, Reject, UnitRecord, merged_fields, opened, plan_job
 from headrace.tools.workers import ProgressCounter, in_processes, in_this_process, on_ray
 
@@ -41,6 +41,8 @@ class ConvertResult(NamedTuple):
     """Wall time."""
     resumed: int
     """Samples that an earlier, interrupted conversion had done."""
+    left_out: Mapping[str, int]
+    """Files of the source that belong to no sample, by their ending or another reason."""
 
 
 def convert(
@@ -49,7 +51,7 @@ def convert(
     out: str | os.PathLike[str],
     *,
     format: Format = "webdataset",
-    split: str = "train",
+    split: str | None = None,
     encode: Encode = "keep",
     max_side: int | None = None,
     short_side: int | None = None,
@@ -80,7 +82,7 @@ def convert(
         out: Folder of the set; a set that is already there is replaced when the new one is complete. Or the URL of a
             folder in an object store, where a set that is already there is refused.
         format: webdataset or ffcv.
-        split: Part of the data.
+        split: Part of the data; None is that for training, where there are parts.
         encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict:
             How images and videos are stored, see `EncodeSettings`.
         shard_size: Bytes that a shard does not exceed. Shards hold about the same number of samples, so that they
@@ -125,6 +127,7 @@ def convert(
     workers = workers or cores()
     opened.cache_clear()  # the files may have changed since another conversion
     place = os.path.abspath(src) if os.path.exists(src) else os.fspath(src)
+    check_apart(source, place, out)
     job = plan_job(source, place, split, settings, seed, shard_size, workers)
     if started is not None:
         started(job.total)
@@ -152,7 +155,9 @@ def convert(
                 f"{out}: cannot write the set: {reason}; whole shards are kept in {depot.place}, and the same "
                 "command goes on from there"
             ) from error
-    return ConvertResult(manifest.samples, len(rejects), manifest.bytes, time.perf_counter() - start, resumed)
+    seconds = time.perf_counter() - start
+    left_out = manifest.provenance.get("left_out", {})
+    return ConvertResult(manifest.samples, len(rejects), manifest.bytes, seconds, resumed, left_out)
 
 
 def samples_of(job: Job, units: Iterable[int]) -> int:
@@ -182,10 +187,11 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]], depot: Depo
     provenance = {
         "source": job.source,
         "src": Path(job.src).name,
-        "split": job.split,
+        "split": job.split or "train",
         **{name: value for name, value in settings.items() if value != DEFAULTS[name] or name in ALWAYS_SAID},
         "seed": job.seed,
         "rejects": rejects,
+        **({"left_out": dict(data.left_out)} if data.left_out else {}),
     }
     return Manifest(format=job.settings.format, fields=fields, shards=shards, provenance=provenance)
 
@@ -221,4 +227,4 @@ def check_rejects(units: Mapping[int, UnitRecord], job: Job, max_rejects: float,
 def json_lines(rejects: Iterable[Reject]) -> bytes:
     """One JSON object a line."""
     lines = (json.dumps(reject._asdict(), ensure_ascii=False) + "\n" for reject in rejects)
-    return "".join(lines).encode(errors="replace")
+    return "".join(lines).encode(errors="backslashreplace")  # half a surrogate pair, as JSON escapes it
