@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -66,6 +67,7 @@ def convert(
     max_rejects: float = 0.05,
     engine: Engine = "local",
     workers: int | None = None,
+    restart: bool = False,
     progress: Callable[[int], None] | None = None,
     started: Callable[[int], None] | None = None,
 ) -> ConvertResult:
@@ -93,12 +95,15 @@ def convert(
         engine: local: processes of this machine; ray: workers of a Ray cluster, see `headrace.tools.workers.on_ray`.
         workers: Shards that are made at a time; None takes one per core. A set of one shard is made by one process
             with as many threads.
+        restart: Throw away the finished shards that an interrupted conversion to `out` has left. Without it those of
+            the same conversion are kept, and those of another one are an error.
         progress: Called with the number of samples done so far, good and bad.
         started: Called with the number of samples in the source.
 
     Raises:
-        UserError: The source cannot be read, settings contradict, or too many samples are bad: then the reasons are in
-            `out`.rejects.jsonl, and `out` is as before.
+        UserError: The source cannot be read, settings contradict, another conversion to `out` was interrupted and has
+            finished shards, or too many samples are bad: then the reasons are in `out`.rejects.jsonl, and `out` is as
+            before.
         ShardError: The set cannot be written; `out` is as before.
     """
     start = time.perf_counter()
@@ -135,7 +140,11 @@ def convert(
     beside = Path(os.fspath(out).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
     with depot:
         try:
-            depot.start(job.to_json())
+            done = depot.start(job.to_json(), restart)
+            if done is not None:  # killed when all but the last step was done
+                remove_report(out)
+                rejected = int(done.provenance.get("rejects", 0))
+                return ConvertResult(done.samples, rejected, done.bytes, time.perf_counter() - start, job.total)
             records = depot.finished()
             resumed = samples_of(job, records)
             count = ProgressCounter(progress, resumed)
@@ -149,6 +158,7 @@ def convert(
             manifest = finished_manifest(job, units, depot)
             rejects = [reject for _, record in units for reject in record.rejects]
             depot.commit(units, json_lines(rejects), manifest)
+            remove_report(out)
         except OSError as error:
             reason = error.strerror or error
             raise ShardError(
@@ -158,6 +168,18 @@ def convert(
     seconds = time.perf_counter() - start
     left_out = manifest.provenance.get("left_out", {})
     return ConvertResult(manifest.samples, len(rejects), manifest.bytes, seconds, resumed, left_out)
+
+
+def report_of(out: Path) -> Path:
+    """Where the reasons of a conversion with too many bad samples are."""
+    return out.with_name(f"{out.name}.{REJECTS_NAME}")
+
+
+def remove_report(out: str | os.PathLike[str]) -> None:
+    """Those of an earlier try are not true of the set that there is now."""
+    if not is_remote(out):
+        with contextlib.suppress(OSError):
+            report_of(Path(out)).unlink()
 
 
 def samples_of(job: Job, units: Iterable[int]) -> int:
@@ -213,7 +235,7 @@ def check_rejects(units: Mapping[int, UnitRecord], job: Job, max_rejects: float,
     rejects = [reject for _, record in sorted(units.items()) for reject in record.rejects]
     if len(rejects) <= max_rejects * job.total:
         return
-    report = out.with_name(f"{out.name}.{REJECTS_NAME}")
+    report = report_of(out)
     first = f"the first: {rejects[0].source}: {rejects[0].reason}"
     try:
         report.write_bytes(json_lines(rejects))

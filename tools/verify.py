@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -405,7 +405,7 @@ def media_probes() -> dict[str, Callable[[bytes], object]]:
         from headrace.tools.videos import probe_audio, probe_video
     except ImportError as error:
         raise UserError(f"checking videos and sounds needs PyAV: pip install 'headrace[video]' ({error})") from error
-    return {"video": probe_video, "audio": probe_audio}
+    return {"video": partial(probe_video, whole=True), "audio": probe_audio}
 
 
 def check_keys(shards: ShardSet, shard: Shard, seen: set[str]) -> list[Finding]:
