@@ -24,7 +24,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.faults import patiently
 from headrace.tools.hardware import cores
 from headrace.tools.pool import FORKS
-from headrace.tools.sources import SOURCES
+from headrace.tools.sources import SOURCES, check_apart
 from headrace.tools.units import Job, Reject, UnitRecord, merged_fields, opened, plan_job
 from headrace.tools.workers import in_processes, in_this_process, on_ray
 
@@ -59,6 +59,8 @@ class ConvertResult(NamedTuple):
     """Wall time."""
     resumed: int
     """Samples that an earlier, interrupted conversion had done."""
+    left_out: Mapping[str, int]
+    """Files of the source that belong to no sample, by their ending or another reason."""
 
 
 def convert(
@@ -67,7 +69,7 @@ def convert(
     out: str | os.PathLike[str],
     *,
     format: Format = "webdataset",
-    split: str = "train",
+    split: str | None = None,
     encode: Encode = "keep",
     max_side: int | None = None,
     short_side: int | None = None,
@@ -105,7 +107,7 @@ def convert(
         out: Folder of the set; a set that is already there is replaced when the new one is complete. Or the URL of a
             folder in an object store, where a set that is already there is refused.
         format: webdataset or ffcv.
-        split: Part of the data.
+        split: Part of the data; None is that for training, where there are parts.
         encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict:
             How images and videos are stored, see `EncodeSettings`.
         shard_size: Bytes that a shard does not exceed. Shards hold about the same number of samples, so that they
@@ -167,6 +169,7 @@ def convert(
 
     planning()
     place = os.path.abspath(src) if os.path.exists(src) else os.fspath(src)
+    check_apart(source, place, out)
     job = patiently(lambda: plan_job(source, place, split, settings, seed, shard_size, workers), planning)
     if started is not None:
         started(job.total)
@@ -178,8 +181,7 @@ def convert(
             done = depot.start(job.to_json(), restart)
             if done is not None:  # killed when all but the last step was done
                 remove_report(out, beside)
-                rejected = int(done.provenance.get("rejects", 0))
-                return ConvertResult(done.samples, rejected, done.bytes, time.perf_counter() - start, job.total)
+                return result_of(done, time.perf_counter() - start, job.total)
             so_far.go_on(depot)
             resumed = so_far.done
             check_rejects(so_far, max_rejects, beside)
@@ -204,7 +206,15 @@ def convert(
             stop.args = (f"interrupted; {so_far.kept(depot)}",)
             raise
     remove_report(out, beside)
-    return ConvertResult(manifest.samples, so_far.rejected, manifest.bytes, time.perf_counter() - start, resumed)
+    return result_of(manifest, time.perf_counter() - start, resumed)
+
+
+def result_of(manifest: Manifest, seconds: float, resumed: int) -> ConvertResult:
+    """What a conversion did, by what it says of itself in the set."""
+    said = manifest.provenance
+    return ConvertResult(
+        manifest.samples, int(said["rejects"]), manifest.bytes, seconds, resumed, said.get("left_out", {})
+    )
 
 
 class _SoFar:
@@ -286,10 +296,11 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     provenance = {
         "source": job.source,
         "src": Path(redact(job.src)).name,
-        "split": job.split,
+        "split": job.split or "train",
         **{name: value for name, value in settings.items() if value != DEFAULTS[name] or name in ALWAYS_SAID},
         "seed": job.seed,
         "rejects": rejects,
+        **({"left_out": dict(data.left_out)} if data.left_out else {}),
     }
     return Manifest(format=job.settings.format, fields=fields, shards=shards, provenance=provenance)
 
@@ -334,4 +345,4 @@ def remove_report(out: str | os.PathLike[str], beside: Path) -> None:
 def json_lines(rejects: Iterable[Reject]) -> bytes:
     """One JSON object a line."""
     lines = (json.dumps(reject.to_json(), ensure_ascii=False) + "\n" for reject in rejects)
-    return "".join(lines).encode(errors="replace")
+    return "".join(lines).encode(errors="backslashreplace")  # half a surrogate pair, as JSON escapes it

@@ -61,7 +61,7 @@ class Job:
     """A name in `headrace.tools.sources.SOURCES`."""
     src: str
     """The raw data."""
-    split: str
+    split: str | None
     settings: EncodeSettings
     seed: int | None
     """Of the stored order; None keeps the order of the source."""
@@ -134,7 +134,7 @@ class UnitRecord:
 
 
 def plan_job(
-    source: str, src: str, split: str, settings: EncodeSettings, seed: int | None, shard_size: int, workers: int
+    source: str, src: str, split: str | None, settings: EncodeSettings, seed: int | None, shard_size: int, workers: int
 ) -> Job:
     """Opens the source, lists its keys, and sees from some samples how many fill a shard.
 
@@ -206,7 +206,7 @@ def versions_here(fields: Mapping[str, Field]) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def opened(source: str, src: str, split: str, seed: int | None) -> tuple[SourceData, Order]:
+def opened(source: str, src: str, split: str | None, seed: int | None) -> tuple[SourceData, Order]:
     """The source and its stored order, opened once a process; forked processes inherit it."""
     if is_remote(src) and source != "shards":
         hint = "of what lies on a server, only shard sets can be read; copy the raw data here"
