@@ -263,9 +263,11 @@ def convert_unit(
     skip = skip or {}
 
     def one(i: int) -> Sample | Reject:
+        if i in skip:
+            return skip[i]
         if begin is not None:
             begin(i)
-        return skip[i] if i in skip else attempt(data, job.settings, job.src, i)
+        return attempt(data, job.settings, job.src, i)
 
     try:
         for number, outcome in zip(numbers.tolist(), converted(one, numbers, threads), strict=True):
