@@ -134,12 +134,13 @@ def group_usage(group: int) -> Usage:
 
 
 def machine_cpu_s() -> float:
-    """CPU seconds that all processes of the machine have used since it started."""
+    """CPU seconds since the machine started that were not idle: those of all its processes, and, in a virtual machine,
+    those that its host gave to others while a process here was ready to run."""
     words = _read("/proc/stat").partition("\n")[0].split()
     if len(words) < 9:
         return 0.0
-    user, nice, system, _idle, _waiting, interrupts, soft, _stolen = (int(word) for word in words[1:9])
-    return (user + nice + system + interrupts + soft) / TICKS_PER_S
+    user, nice, system, _idle, _waiting, interrupts, soft, stolen = (int(word) for word in words[1:9])
+    return (user + nice + system + interrupts + soft + stolen) / TICKS_PER_S
 
 
 def _kilobytes(text: str, name: str) -> int:

@@ -1,7 +1,10 @@
 """How this package compiles: one decorator, so that every kernel has the same promises.
 
-Kernels are compiled on first use, cached on disk, run without the GIL and divide as IEEE 754 says. Their arguments
-are arrays and numbers of any type that numba infers, hence no annotations.
+Kernels are compiled on first use, kept on disk, run without the GIL and divide as IEEE 754 says. Their arguments are
+arrays and numbers of any type that numba infers, hence no annotations.
+
+They are kept where numba keeps its own: in the folder that NUMBA_CACHE_DIR names, beside the sources, or in the user's
+cache folder, the first that can be written. Where none can, each process compiles them anew and says so once.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import glob
 import hashlib
 import re
 import uuid
+import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -20,8 +24,6 @@ import numba
 import numba.extending
 
 carray: Any = getattr(numba, "carray")  # noqa: B009 - not declared in numba's type information
-intrinsic: Any = numba.extending.intrinsic
-
 
 PACKAGE = __name__.rpartition(".")[0]
 IMPORT = re.compile(rf"^\s*(?:from|import)\s+{re.escape(PACKAGE)}(?:\.([\w.]+))?(?:\s+import\s+(\w+))?", re.MULTILINE)
@@ -55,13 +57,71 @@ def stamp(module: str) -> str:
 
 def kernel(function: Callable[..., Any], **options: Any) -> Any:
     """Compile a function of arrays and numbers."""
-    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
-    # numba takes a cached kernel for current while the file that defines it is unchanged. Kernels contain what they
-    # call, so a change in what their module imports must make them anew.
-    files = compiled._cache._cache_file
-    files._source_stamp = stamp(function.__module__.removeprefix(f"{PACKAGE}."))
-    files._data_name = partial(_machine_code_name, files)
+    make = partial(numba.njit, nogil=True, error_model="numpy", **options)
+    try:
+        compiled = make(cache=True)(function)
+    except (RuntimeError, OSError):  # numba finds no folder that it may write to
+        _say(
+            "compiled kernels cannot be kept, since no folder for them can be written, so each start compiles them "
+            "anew, which takes a minute or so: set NUMBA_CACHE_DIR to a folder that can be written"
+        )
+        return make()(function)
+    if not _NOT_COMPILED:
+        _keep(compiled, stamp(function.__module__.removeprefix(f"{PACKAGE}.")))
     return compiled
+
+
+_NOT_COMPILED = bool(getattr(numba.config, "DISABLE_JIT", False))
+_OF_NUMBA = ("_index_name", "_cache_path", "_source_stamp", "_data_name", "_load_index")
+
+
+def _keep(compiled: Any, sources: str) -> None:
+    """Have a kernel's files on disk follow its `sources`, a digest, and stand what happens to files.
+
+    numba takes a kept kernel for current while the file that defines it is unchanged. Kernels contain what they call,
+    so a change in what their module imports must make them anew; and what cannot be read or written must not end a run.
+    numba has no public way to say so. What is private in it is touched here alone, and left as it is where it is not
+    what it was.
+    """
+    store: Any = getattr(compiled, "_cache", None)
+    files: Any = getattr(store, "_cache_file", None)
+    if not all(hasattr(files, name) for name in _OF_NUMBA):
+        _say(
+            f"Headrace does not know how numba {numba.__version__} keeps compiled kernels, and leaves it to numba: "
+            "after a change of Headrace's version or sources empty the folder that NUMBA_CACHE_DIR names, or remove "
+            "*.nbi and *.nbc beside the sources"
+        )
+        return
+    files._source_stamp = sources
+    files._data_name = partial(_machine_code_name, files)
+    files._load_index = partial(_read, files._load_index, dict)
+    store.load_overload = partial(_read, store.load_overload, lambda: None)
+    store.save_overload = partial(_write, store.save_overload)
+
+
+def _read(read: Callable[..., Any], otherwise: Callable[[], Any], *arguments: Any) -> Any:
+    """What a file of kept kernels holds; `otherwise`, so that it is compiled and written anew, where the file is cut
+    off, damaged or another user's."""
+    with contextlib.suppress(Exception):  # of bytes that it did not write, pickle raises nearly anything
+        return read(*arguments)
+    return otherwise()
+
+
+def _write(write: Callable[..., None], *arguments: Any) -> None:
+    """Keep a kernel; go on without where the disk is full, or the folder is not to be written any more."""
+    try:
+        write(*arguments)
+    except OSError as error:
+        _say(
+            f"compiled kernels cannot be kept ({error.strerror}), so the next start compiles them anew: set "
+            "NUMBA_CACHE_DIR to a folder that can be written"
+        )
+
+
+@cache
+def _say(sentence: str) -> None:
+    """Warn, once a process."""
+    warnings.warn(sentence, RuntimeWarning, stacklevel=2)
 
 
 def _machine_code_name(files: Any, number: int) -> str:
@@ -87,3 +147,15 @@ def kernel_part(function: Callable[..., Any]) -> Any:
 def inlined(function: Callable[..., Any]) -> Any:
     """A function that only kernels call, pasted into them before types are inferred."""
     return numba.njit(inline="always", error_model="numpy")(function)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """A function that only kernels call, of instructions that it writes itself: numba's, with a sentence of its own
+    where NUMBA_DISABLE_JIT has Python run the kernels."""
+    return _impossible if _NOT_COMPILED else numba.extending.intrinsic(function)
+
+
+def _impossible(*_: Any) -> Any:
+    raise RuntimeError(
+        "Headrace's random draws and pixels are made by compiled kernels, which NUMBA_DISABLE_JIT turns off: unset it"
+    )

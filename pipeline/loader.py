@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 import zlib
 from collections import deque
@@ -29,6 +28,7 @@ from headrace.pipeline.views import ViewSpec
 from headrace.pipeline.window import LANES, WINDOW, WindowOrder, cache_needed
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import RemoteError
+from headrace.shards.machine import cores
 
 OrderName = Literal["global", "window"]
 
@@ -179,7 +179,7 @@ class Loader:
         # What the order "window" depends on beside numbers: how many samples each shard has.
         self._shards_digest = zlib.crc32(shards.shard_samples.astype("<i8").tobytes())
         self._drop_last = drop_last
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or cores()
         self._prefetch = prefetch
         self._labels = shards.ints(label_field) if label_field in shards.fields else None
         self._mixing = watch_mixing(shards.shard_samples, self._labels)

@@ -130,13 +130,12 @@ def index_bytes(index: npt.NDArray[np.void]) -> bytes:
 
 
 class IndexReader:
-    """Reads the indexes of a set. What their headers have in common is parsed and compared with the fields once."""
+    """Reads the indexes of a set."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = str(folder)
         self._manifest = manifest
         self._types: dict[bytes, np.dtype[Any]] = {}
-        """Types of records by header, without the number of samples in it."""
 
     def path(self, shard: Shard) -> str:
         """Where the index of a shard lies."""
@@ -145,50 +144,22 @@ class IndexReader:
     def map(self, shard: Shard, *, check: bool = False) -> tuple[MappedFile, npt.NDArray[np.void]]:
         """Map the index of a shard; the array is a view of the map. See `read_index`."""
         mapped = MappedFile(Path(self.path(shard)))
-        return mapped, self._records(shard, mapped.array.data, check)
+        return mapped, self._parse(shard, mapped.array, check)
 
     def read(self, shard: Shard, *, check: bool = False) -> tuple[npt.NDArray[np.void], FileState]:
         """The index of a shard as a copy in memory, for a look at many of them. See `read_index`."""
         path = self.path(shard)
         try:
             with open(path, "rb", buffering=0) as file:
-                content = file.read()
+                content = np.frombuffer(file.read(), np.uint8)
                 status = os.fstat(file.fileno())
         except OSError as error:
             raise cannot_read(path, error) from error
-        return self._records(shard, memoryview(content), check), FileState(status.st_size, status.st_mtime_ns)
+        return self._parse(shard, content, check), FileState(status.st_size, status.st_mtime_ns)
 
-    def _records(self, shard: Shard, content: memoryview, check: bool) -> npt.NDArray[np.void]:
-        checksums, samples = self._manifest.checksums, shard.samples
-        try:
-            if check and checksums.of_file(content) != shard.index_checksum:
-                raise ValueError(f"its {checksums.title} is not the manifest's")
-            dtype, count, start = self._header(content)
-            if count != samples:
-                raise ValueError(f"it holds {count} samples, the manifest says {samples}")
-            if start + samples * dtype.itemsize != len(content):
-                raise ValueError(f"{len(content)} bytes, expected {start + samples * dtype.itemsize}")
-        except (ValueError, TypeError, IndexError, SyntaxError) as error:
-            raise ShardError(f"{self.path(shard)}: not a valid index ({error}); write the set again") from error
-        return np.frombuffer(content, dtype, count=samples, offset=start)
-
-    def _header(self, content: memoryview) -> tuple[np.dtype[Any], int, int]:
-        """(type of a record, number of records, bytes of the header); ValueError where it is not the fields'."""
-        start = 10 + int.from_bytes(content[8:10], "little")
-        usual = USUAL_HEADER.fullmatch(bytes(content[:start]))
-        known = self._types.get(usual[1]) if usual else None
-        if usual and known is not None:
-            return known, int(usual[2]), start
-        dtype, shape, start = parse_npy_header(content[: 1 << 16])
-        key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
-        manifest = self._manifest
-        if key is None or key.kind != "S" or dtype != index_dtype(manifest.fields, manifest.checksums, key.itemsize):
-            raise ValueError("its columns are not those of the manifest's fields")
-        if len(shape) != 1:
-            raise ValueError(f"it holds {shape} samples")
-        if usual:
-            self._types[usual[1]] = dtype
-        return dtype, shape[0], start
+    def _parse(self, shard: Shard, content: npt.NDArray[np.uint8], check: bool) -> npt.NDArray[np.void]:
+        path = self.path(shard)
+        return parse_index(path, content, self._manifest, shard, check=check, types=self._types)
 
 
 USUAL_HEADER = re.compile(rb"(\x93NUMPY\x01\x00.+'fortran_order': False, 'shape': \()(\d{1,18}),\), \} *\n", re.DOTALL)
@@ -201,6 +172,51 @@ def read_index(
     """Map the index of a shard; the array is a view of the map. ShardError if it does not fit fields and count, with
     `check` also if it differs from its checksum: only then are its keys and numbers proven."""
     return IndexReader(folder, manifest).map(shard, check=check)
+
+
+def parse_index(
+    path: Path | str,
+    content: npt.NDArray[np.uint8],
+    manifest: Manifest,
+    shard: Shard,
+    *,
+    check: bool = False,
+    types: dict[bytes, np.dtype[Any]] | None = None,
+) -> npt.NDArray[np.void]:
+    """The records in the content of an index file, uint8 (bytes,), as a view of it; raises as `read_index` does.
+
+    `types` keeps what the headers of a set's indexes have in common, so that it is parsed once.
+    """
+    checksums, samples = manifest.checksums, shard.samples
+    try:
+        if check and checksums.of_file(content.data) != shard.index_checksum:
+            raise ValueError(f"its {checksums.title} is not the manifest's")
+        dtype, shape, start = _parse_header(content, manifest, {} if types is None else types)
+        if shape != (samples,):
+            raise ValueError(f"it holds {shape} samples, the manifest says {samples}")
+        if start + samples * dtype.itemsize != len(content):
+            raise ValueError(f"{len(content)} bytes, expected {start + samples * dtype.itemsize}")
+    except (ValueError, TypeError, IndexError, SyntaxError) as error:
+        raise ShardError(f"{path}: not a valid index ({error}); write the set again") from error
+    return np.frombuffer(content.data, dtype, count=samples, offset=start)
+
+
+def _parse_header(
+    content: npt.NDArray[np.uint8], manifest: Manifest, types: dict[bytes, np.dtype[Any]]
+) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """(type of a record, shape, bytes of the header); ValueError where the columns are not the fields'."""
+    start = 10 + int.from_bytes(content[8:10].tobytes(), "little")
+    usual = USUAL_HEADER.fullmatch(content[:start].tobytes())
+    known = types.get(usual[1]) if usual else None
+    if usual and known is not None:
+        return known, (int(usual[2]),), start
+    dtype, shape, start = parse_npy_header(content[: 1 << 16].data)
+    key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
+    if key is None or key.kind != "S" or dtype != index_dtype(manifest.fields, manifest.checksums, key.itemsize):
+        raise ValueError("its columns are not those of the manifest's fields")
+    if usual:
+        types[usual[1]] = dtype
+    return dtype, shape, start
 
 
 @dataclass(frozen=True)

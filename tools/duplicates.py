@@ -18,7 +18,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
 from headrace.shards import ShardError, ShardSet
+from headrace.shards.machine import cores
 from headrace.tools.errors import UserError
 from headrace.tools.images import decode_rgb, open_image, plain, to_pixels, to_rgb
 from headrace.tools.inspect import image_field
@@ -148,7 +148,7 @@ def find_duplicates(
     for each in sets:
         image_field(each, field)
     pictures = Pictures(sets, field)
-    unreadable = pictures.take(workers or os.cpu_count() or 1, progress)
+    unreadable = pictures.take(workers or cores(), progress)
     found: dict[tuple[int, int], tuple[Kind, int]] = {}
     for i, j in pictures.same_bytes():
         found[i, j] = ("bytes", 0)

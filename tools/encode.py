@@ -63,7 +63,8 @@ class EncodeSettings:
     frame_stride: int = 4
     """A stack takes every n-th frame."""
     strict: bool = False
-    """Decode every image that is kept to its end, instead of looking at its structure only."""
+    """Decode every image and video that is kept to its end, instead of looking at the structure of an image, and at the
+    beginning and the end of a video, only."""
     format: Format = "webdataset"
     """Format of the set, which decides how keep stores what it cannot keep."""
 
@@ -108,6 +109,10 @@ class EncodeSettings:
             return self._image(key, value)
         if field.kind == "video" and self.encode == "frames":
             return self._frames(value)
+        if field.kind == "video" and self.strict:
+            from headrace.tools.videos import probe_video  # needs an extra
+
+            probe_video(value, whole=True)
         return value
 
     def _image(self, key: str, value: bytes | Pixels) -> bytes | Pixels:

@@ -29,11 +29,11 @@ class World:
     """Where this rank trains."""
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over ranks."""
+        """Mean over ranks, as a tensor of its own."""
+        total = values.clone()
         if self.size > 1:
-            dist.all_reduce(values)
-            values /= self.size
-        return values
+            dist.all_reduce(total)
+        return total / self.size
 
     def max(self, *values: int) -> list[int]:
         """Each value's maximum over ranks; also a barrier."""

@@ -10,7 +10,6 @@ https://docs.nvidia.com/deeplearning/dali
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import threading
 from time import perf_counter
@@ -27,6 +26,7 @@ from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from headrace.pipeline.views import Normalize, View, ViewSpec
 from headrace.shards import RAW, ShardError, ShardSet, Spans
+from headrace.shards.machine import cores
 
 _dali: Any = importlib.import_module("nvidia.dali")  # its type stubs leave out half of what it exports
 fn, types, math = _dali.fn, _dali.types, importlib.import_module("nvidia.dali.math")
@@ -59,7 +59,7 @@ class DaliEngine(WholeBatchEngine):
         self._field = field
         self._spec = spec
         self._device = torch.device(device)
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or cores()
         self._lock = threading.Lock()
         self._pipeline: Any = None
         self._built_for = (0, np.dtype(np.uint8), False)  # largest batch, type of the views, whether pixels come in

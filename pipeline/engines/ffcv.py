@@ -25,6 +25,7 @@ from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
 from headrace.pipeline.plan import Plan
 from headrace.pipeline.views import ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans
+from headrace.shards.machine import cores
 
 _PATIENCE_S = 10.0  # for a process that has been told to end
 _GLANCE_S = 1.0  # between two looks at whether the process lives
@@ -88,7 +89,7 @@ class FfcvEngine(WholeBatchEngine):
         self._shards = shards
         self._field = field
         self._spec = spec
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or cores()
         self._lock = threading.Lock()
         self._process: _Process | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 from PIL import Image
 
 from headrace.benchmarks.videos import NAMES, sample_videos
+from headrace.shards import Field
+from headrace.tools.encode import EncodeSettings
 
 pytestmark = pytest.mark.peer("av")
 
@@ -237,6 +240,116 @@ def test_what_is_no_film_never_reaches_a_demuxer_that_opens_other_files(data: by
     for refusing in (probe_video, probe_audio, lambda data: decode_clip(data, 1, 1)):
         with pytest.raises(ValueError, match=r"no (video|audio) file|cut off|decode|holds no|damaged"):
             refusing(data)
+
+
+def copied(data: bytes, keys: int = 0, muxer: str = "mp4", seconds: float = 0.0, zeroed: range = range(0)) -> bytes:
+    """A copy of a video's packets, from its key frame number `keys` on, those of the numbers `zeroed` overwritten, with
+    an edit list that skips the first `seconds`."""
+    import av
+
+    stream = io.BytesIO()
+    with av.open(io.BytesIO(data)) as container, av.open(stream, "w", format=muxer) as out:
+        track = container.streams.video[0]
+        copy = out.add_stream_from_template(track)
+        number, start = 0, None
+        for packet in container.demux(track):
+            keys -= packet.is_keyframe
+            if not packet.size or keys >= 0:
+                continue
+            start = packet.pts + round(seconds / packet.time_base) if start is None else start
+            moved = av.Packet(bytes(packet.size) if number in zeroed else bytes(packet))
+            moved.time_base, moved.duration, moved.is_keyframe = packet.time_base, packet.duration, packet.is_keyframe
+            moved.pts, moved.dts, moved.stream = packet.pts - start, packet.dts - start, copy
+            out.mux(moved)
+            number += 1
+    return stream.getvalue()
+
+
+def x264(parameters: str, count: int = 40, muxer: str = "mp4") -> bytes:
+    return clips.encoded(muxer, "libx264", {"x264-params": parameters}, 0, count, 10)
+
+
+OPEN = "open-gop=1:bframes=3:keyint=10:min-keyint=10:scenecut=0"
+"""Groups of pictures whose first frames refer to the group before."""
+ALTERNATE = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "good", "cpu-used": "8"}
+GOOD: dict[str, Callable[[], bytes]] = {
+    "open groups": lambda: x264(OPEN),
+    "open groups, the first cut away": lambda: copied(x264(OPEN), 1),
+    "open groups, cut in a file without edit lists": lambda: copied(x264(OPEN), 1, "matroska"),
+    "an edit list": lambda: copied(x264(OPEN), 1, seconds=0.2),
+    "renewed piece by piece": lambda: x264("intra-refresh=1:keyint=10"),
+    "renewed piece by piece, cut": lambda: copied(
+        x264("intra-refresh=1:keyint=10:bframes=0", 40, "mpegts"), 2, "mpegts"
+    ),
+    "many references at the end": lambda: x264("bframes=8:b-adapt=0:b-pyramid=normal:ref=8", 38),
+    "interlaced": lambda: x264("tff=1:bframes=3"),
+    "HEVC, cut": lambda: copied(
+        clips.encoded("mp4", "libx265", {"x265-params": f"{OPEN}:log-level=none"}, 0, 40, 10), 1
+    ),
+    "hidden frames": lambda: clips.encoded("webm", "libvpx-vp9", ALTERNATE, 0, 40, 20),
+    "AV1": lambda: clips.encoded("mp4", "libsvtav1", {"preset": "12"}, 0, 20, 10),
+    "MPEG-2": lambda: clips.encoded("mpeg", "mpeg2video", {"bf": "2", "flags": "+ildct+ilme"}, 0, 40, 10),
+    "MPEG-2, cut": lambda: copied(clips.encoded("mpeg", "mpeg2video", {"bf": "2"}, 0, 40, 10), 1, "mpeg"),
+    "MPEG-4, cut": lambda: copied(clips.encoded("avi", "mpeg4", {"bf": "2"}, 0, 40, 10), 1, "avi"),
+    **{f"every {encoding}": lambda encoding=encoding: clips.video(encoding, count=23) for encoding in VIDEOS},
+    **{name: lambda name=name: clips.fetched(sample_videos)[name].read_bytes() for name in NAMES},
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_video_is_whole(name: str) -> None:
+    """Also where frames at its beginning refer to what was cut away, and where not each packet is a frame."""
+    from headrace.tools.videos import probe_video
+
+    data = GOOD[name]()
+    assert repr(probe_video(data, whole=True)) == repr(probe_video(data))
+
+
+def test_a_video_of_which_nothing_decodes_between_its_ends_is_not_whole() -> None:
+    from headrace.tools.videos import probe_video
+
+    whole = clips.encoded("mp4", "libx264", {}, 0, 120, 12)
+    assert probe_video(copied(whole), whole=True).frames == 120
+    damaged = copied(whole, zeroed=range(3, 108))
+    assert probe_video(damaged).frames == 120, "its beginning and its last group of pictures are right"
+    with pytest.raises(ValueError, match=r"packet \d+ of the picture does not decode"):
+        probe_video(damaged, whole=True)
+    video = Field(kind="video", encoding="mixed")
+    assert EncodeSettings().stored(video, "key", damaged) == damaged
+    with pytest.raises(ValueError, match=r"packet \d+ of the picture does not decode"):
+        EncodeSettings(strict=True).stored(video, "key", damaged)
+
+
+def spoilt(data: bytes, kind: str, numbers: range) -> bytes:
+    """A file with zeros in the second half of some packets."""
+    import av
+
+    content = bytearray(data)
+    with av.open(io.BytesIO(data)) as container:
+        packets = [bytes(packet) for packet in container.demux(**{kind: 0}) if packet.size]
+    for number in numbers:
+        start, size = data.find(packets[number][:64]), len(packets[number])
+        assert start > 0
+        content[start + size // 2 : start + size] = bytes(size - size // 2)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("encoding", [encoding for encoding in VIDEOS if encoding not in ("webm", "wmv")])
+def test_damage_in_the_middle_of_packets_is_noticed(encoding: str) -> None:
+    """What FFmpeg would conceal. VP8 and WMV 8 tell nothing: these bytes, too, are a picture."""
+    from headrace.tools.videos import probe_video
+
+    with pytest.raises(ValueError, match=r"does not decode|damaged"):
+        probe_video(spoilt(clips.video(encoding, count=40), "video", range(15, 20)), whole=True)
+
+
+@pytest.mark.parametrize("encoding", ["flac", "ogg", "opus", "m4a", "aac"])
+def test_a_damaged_packet_of_a_sound_is_noticed(encoding: str) -> None:
+    """Also where FFmpeg passes over the page or the frame that it is in."""
+    from headrace.tools.videos import probe_audio
+
+    with pytest.raises(ValueError, match=r"does not decode|samples decode"):
+        probe_audio(spoilt(clips.audio(encoding), "audio", range(5, 6)))
 
 
 def test_a_video_without_a_picture() -> None:

@@ -31,6 +31,8 @@ from headrace.shards import Field
 from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import ArchiveFile, check_size, read_picture, read_zip, zip_entries
+from headrace.tools.sources.fingerprint import Fingerprint
+from headrace.tools.sources.listing import exists, findable, is_folder, unreadable
 from headrace.tools.sources.source import BadSample, SourceData
 
 SPLITS = ("train", "val")
@@ -40,7 +42,7 @@ MAX_ANNOTATIONS = 1 << 30
 """Bytes of an annotation file."""
 
 
-def read(src: Path, split: str) -> SourceData:
+def read(src: Path, split: str | None) -> SourceData:
     """Picture files as they are, with captions and instances; the key is the file's name, such as 000000000009.
 
     Fields:
@@ -66,10 +68,11 @@ def read(src: Path, split: str) -> SourceData:
             unpacked.
         split: "train" or "val".
     """
+    split = split or "train"
     if split not in SPLITS:
         raise UserError(f"coco has the splits train and val, not {split!r}")
     name = f"{split}2017"
-    place, read_file = open_pictures(src, name)
+    place, read_file, archive = open_pictures(src, name)
     captions = open_annotations(src, f"captions_{name}.json")
     instances = open_annotations(src, f"instances_{name}.json")
     images = sorted({**instances.images, **captions.images}.items())
@@ -90,26 +93,35 @@ def read(src: Path, split: str) -> SourceData:
             "height": image.height,
         }
 
+    fields = {
+        "image": Field(kind="image", encoding="mixed"),
+        "captions": Field(kind="json"),
+        "instances": Field(kind="json"),
+        "image_id": Field(kind="int"),
+        "width": Field(kind="int"),
+        "height": Field(kind="int"),
+    }
+    fingerprint = Fingerprint(fields)
+    for part in (captions, instances):
+        fingerprint.content(part.json_text.text)
+    if archive is not None:
+        fingerprint.archive(archive.status)
+    else:
+        fingerprint.files(place / image.file_name for _, image in images)
     return SourceData(
-        fields={
-            "image": Field(kind="image", encoding="mixed"),
-            "captions": Field(kind="json"),
-            "instances": Field(kind="json"),
-            "image_id": Field(kind="int"),
-            "width": Field(kind="int"),
-            "height": Field(kind="int"),
-        },
+        fields=fields,
         total=len(images),
         key=lambda i: images[i][1].file_name.removesuffix(".jpg"),
-        origin=lambda i: f"{place}, {images[i][1].file_name}",
+        origin=lambda i: f"{findable(place)}, {images[i][1].file_name}",
+        fingerprint=str(fingerprint),
         load=load,
     )
 
 
-def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes]]:
-    """Where the pictures are, and a function that reads one by its file name."""
+def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], ArchiveFile | None]:
+    """Where the pictures are, a function that reads one by its file name, and the zip where they are in one."""
     archive, folder = src / f"{name}.zip", src / name
-    if archive.exists():
+    if exists(archive):
         file = ArchiveFile(archive)
         entries = zip_entries(file)
 
@@ -119,16 +131,16 @@ def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes]]:
                 raise BadSample(f"the zip holds no {member}")
             return read_zip(file, member, entries[member])
 
-        return archive, read_file
-    if folder.is_dir():
-        return folder, lambda file_name: read_picture(folder / file_name)
+        return archive, read_file, file
+    if is_folder(folder):
+        return folder, lambda file_name: read_picture(folder / file_name), None
     raise UserError(f"{src}: holds neither {name}.zip nor a folder {name}")
 
 
 def open_annotations(src: Path, name: str) -> Annotations:
     """One of the annotation files, out of the zip or the folder."""
     archive, path = src / ANNOTATIONS, src / "annotations" / name
-    if archive.exists():
+    if exists(archive):
         where, member = f"{archive}, annotations/{name}", f"annotations/{name}"
         file = ArchiveFile(archive)
         entries = zip_entries(file)
@@ -136,14 +148,18 @@ def open_annotations(src: Path, name: str) -> Annotations:
             raise UserError(f"{archive}: holds no {member}; is it the official {ANNOTATIONS}?")
         try:
             content = read_zip(file, member, entries[member], MAX_ANNOTATIONS)
-        except (BadSample, OSError) as error:
+        except OSError as error:
+            raise unreadable(archive, error) from error
+        except BadSample as error:
             raise UserError(f"{where}: {error}; download {ANNOTATIONS} again") from error
-    elif path.exists():
+    elif exists(path):
         where = str(path)
         try:
             check_size(path.stat().st_size, MAX_ANNOTATIONS)
             content = path.read_bytes()
-        except (BadSample, OSError) as error:
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except BadSample as error:
             raise UserError(f"{where}: {error}") from error
     else:
         raise UserError(f"{src}: holds neither {ANNOTATIONS} nor annotations/{name}")

