@@ -420,6 +420,8 @@ class Loader:
             except ShardError as error:
                 if self._on_error == "error" or is_machine_fault(error):
                     raise
+                # The part keeps its exception, and that this frame: the batch would stay until garbage is collected.
+                error.__traceback__ = None
                 skipped += self._mend(epoch, pending, rows)
                 continue
             self.stats.decode_s += times.decode_s
@@ -464,7 +466,7 @@ class Loader:
                     if is_machine_fault(error):
                         raise
                     self._faults.note(int(candidate), error)
-                    last = error
+                    last = str(error)  # the exception itself would keep the batch until garbage is collected
             else:
                 if self._on_error == "substitute":
                     raise ShardError(f"none of {len(others)} samples can stand in for a bad one; {last}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -57,11 +58,12 @@ _PROCESS = os.getpid()
 
 def one_line(error: BaseException) -> str:
     """What an error says, without what makes it long."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(_OBJECT.sub("", str(error)).split()) or type(error).__name__
     return said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]} ..."
 
 
 LONGEST_LINE = 300
+_OBJECT = re.compile(r" <[\w.]+ object at 0x\w+>")
 
 
 def pixel_spans(pictures: np.ndarray, numbers: np.ndarray) -> Spans:

@@ -135,12 +135,12 @@ class DaliEngine(WholeBatchEngine):
             try:
                 some = Spans._make(column[one] for column in spans)
                 self._run(ids[one], some, plan[one], [np.empty_like(view[one]) for view in views])
-            except RuntimeError as alone:
+            except RuntimeError:
                 if not self._works(plan[one], views):
                     break
                 where = self._shards.where(int(ids[i]), self._field)
-                return ShardError(f"{where}: cannot decode the image: DALI declines it ({one_line(alone)})")
-        return RuntimeError(f"engine 'dali' fails, and not for a sample: {one_line(error)}")
+                return ShardError(f"{where}: cannot decode the image: DALI's decoder declines it")
+        return RuntimeError(f"engine 'dali' fails, and not because of a sample: {one_line(error)}")
 
     def _works(self, plan: Plan, views: list[np.ndarray]) -> bool:
         """Whether DALI makes views of a picture without fault. `plan` is of one sample."""

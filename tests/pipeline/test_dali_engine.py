@@ -83,6 +83,30 @@ def test_a_damaged_image_stops_its_batch_only(photos: ShardSet, tmp_path: Path) 
         loader.close()
 
 
+@pytest.mark.peer("dali")
+@pytest.mark.parametrize("alone", ["fails", "works"])
+def test_what_no_sample_explains_is_one_line(alone: str, photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a picture that is known to be good nor a sample by itself tells more."""
+    with Loader(photos, SPEC, 12, engine="dali", on_error="substitute") as loader:
+        built = loader._feed.engine._built
+
+        class Failing:
+            def run(self, **inputs: Any) -> None:
+                raise RuntimeError("Critical error in pipeline:\n\n  out of memory")
+
+            def _shutdown(self) -> None:
+                pass
+
+        def build(samples: int, *others: Any) -> Any:
+            return Failing() if samples > 1 or alone == "fails" else built(samples, *others)
+
+        monkeypatch.setattr(loader._feed.engine, "_built", build)
+        said = r"^engine 'dali' fails, and not because of a sample: Critical error in pipeline: out of memory$"
+        with pytest.raises(RuntimeError, match=said):
+            list(loader)
+        assert not loader.bad
+
+
 def test_without_dali_the_message_says_what_to_install(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "headrace.pipeline.engines.dali", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)

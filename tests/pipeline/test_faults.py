@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,10 @@ import pytest
 
 from headrace.pipeline import Batch, DrawnViews, Loader, View, ViewSpec, plan
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES
-from headrace.pipeline.faults import substitutes
+from headrace.pipeline.faults import POLICIES, substitutes
 from headrace.shards import ShardError, ShardSet, open_shards, write_shards
-from headrace.shards.errors import RemoteError
+from headrace.shards.errors import MachineError, RemoteError
+from headrace.shards.manifest import read_manifest
 
 SPEC = ViewSpec.repeat(View(size=24, jitter=0.8, brightness=0.4, hue=0.1, blur=0.5), 2)
 BAD = {3, 4, 17}
@@ -39,6 +43,48 @@ def damaged(photos: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Itera
     write_shards(path, samples, photos.fields)
     with open_shards(path) as shards:
         yield shards
+
+
+OVERWRITTEN: dict[int, Callable[[int], bytes]] = {
+    2: lambda size: np.random.Generator(np.random.Philox(3)).bytes(size),
+    5: bytes,
+    11: lambda size: b"\xff" * size,
+    12: lambda size: b"\xff\xd8\xff" + bytes(size - 3),
+    23: lambda size: (b"<html>" * size)[:size],
+}
+"""Samples, and what stands in their place."""
+
+
+@pytest.fixture(scope="module")
+def overwritten(photos: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """Photographs in whose stored files something else was written."""
+    path = tmp_path_factory.mktemp("overwritten") / "set"
+    write_shards(path, [photos.read(i) for i in range(COUNT)], photos.fields)
+    (shard,) = (path / shard.name for shard in read_manifest(path).shards)
+    with open_shards(path) as shards, open(shard, "r+b") as file:
+        for i, content in OVERWRITTEN.items():
+            places = shards.places("image", [i])
+            file.seek(int(places.address[0]))
+            file.write(content(int(places.size[0])))
+    with open_shards(path) as shards:
+        yield shards
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_whatever_stands_in_a_files_place(engine: str, overwritten: ShardSet) -> None:
+    for policy in POLICIES:
+        with make(overwritten, engine=engine, on_error=policy) as loader:
+            if policy == "error":
+                with pytest.raises(ShardError, match=r"shard-000000\.tar, offset \d+, key photo_00\d\d: cannot decode"):
+                    list(loader)
+                continue
+            samples = sum(len(batch) for batch in loader)
+            assert set(loader.bad) == set(OVERWRITTEN)
+            assert samples == COUNT - (len(OVERWRITTEN) if policy == "skip" else 0)
+            for sample, reason in loader.bad.items():
+                assert re.fullmatch(
+                    rf"shard-\S+ offset \d+, key photo_{sample:04d}: cannot decode the image: [^<>]+", reason
+                )
 
 
 def make(shards: ShardSet, **options: object) -> Loader:
@@ -134,18 +180,50 @@ def test_where_everything_is_bad_it_says_so(photos: ShardSet, tmp_path: Path) ->
             list(loader)
 
 
-@pytest.mark.parametrize("policy", ["error", "substitute", "skip"])
-def test_a_store_that_does_not_answer_is_no_bad_sample(
-    policy: str, photos: ShardSet, monkeypatch: pytest.MonkeyPatch
+FAULTS = [
+    RemoteError("s3://bucket/set/shard-000003.tar: no answer within 30 s, after 6 tries"),
+    MachineError("shard-000003.tar: has changed since the set was opened"),
+    OSError(errno.EIO, "Input/output error", "shard-000003.tar"),
+    MemoryError("for shard-000003.tar"),
+]
+
+
+@pytest.mark.parametrize("stage", ["render", "request", "substitute"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_machine_that_fails_is_no_bad_sample(
+    policy: str, fault: Exception, stage: str, damaged: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(*_: object) -> None:
-        raise RemoteError("s3://bucket/set/shard-000003.tar: no answer within 30 s, after 6 tries")
+        raise fault
 
-    with make(photos, on_error=policy) as loader:
-        monkeypatch.setattr(loader._feed.engine, "render", lost)
-        with pytest.raises(RemoteError, match=r"shard-000003\.tar"):
+    with make(damaged, on_error=policy) as loader:
+        if stage == "substitute":  # while a bad sample is mended
+            mend = loader._mend
+            monkeypatch.setattr(
+                loader, "_mend", lambda *args: (monkeypatch.setattr(loader._feed, "render", lost), mend(*args))
+            )
+        else:
+            monkeypatch.setattr(loader._feed, stage, lost)
+        expected = ShardError if (stage, policy) == ("substitute", "error") else type(fault)
+        with pytest.raises(expected) as caught:
             list(loader)
+        assert expected is ShardError or "shard-000003" in str(caught.value)
         assert not loader.bad
+
+
+def test_a_shard_that_is_gone_is_no_bad_sample(
+    photos: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a set whose shards are mapped when they are read."""
+    path = Path(shutil.copytree(str(photos.path), tmp_path / "set"))
+    monkeypatch.setattr("headrace.shards.shard_set.FEW", 0)
+    with open_shards(path) as shards:
+        (path / "shard-000001.tar").unlink()
+        with make(shards, on_error="substitute") as loader:
+            with pytest.raises(MachineError, match=r"shard-000001\.tar: No such file or directory"):
+                list(loader)
+            assert not loader.bad
 
 
 def test_ranks_do_not_skip(damaged: ShardSet) -> None:
@@ -153,6 +231,33 @@ def test_ranks_do_not_skip(damaged: ShardSet) -> None:
         make(damaged, on_error="skip", world_size=2)
     with pytest.raises(ValueError, match="on_error 'ignore' is not one of error, substitute, skip"):
         make(damaged, on_error="ignore")
+
+
+def test_bad_samples_count_over_a_resume(damaged: ShardSet) -> None:
+    with make(damaged, on_error="substitute") as loader:
+        list(loader)
+        assert len(loader.bad) == 3
+        state = loader.state_dict()
+        list(loader)
+        assert state["bad"] == loader.bad  # not changed by what came later
+    with make(damaged, on_error="substitute", max_bad=2) as other:
+        other.load_state_dict({**state, "bad": dict(list(state["bad"].items())[:2])})
+        assert len(other.bad) == 2
+        with pytest.raises(ShardError, match="3 bad samples, more than max_bad=2"):
+            list(other)
+    with make(damaged) as old:
+        old.load_state_dict({name: value for name, value in state.items() if name != "bad"})
+        assert not old.bad
+
+
+@pytest.mark.parametrize("policy", ["substitute", "skip"])
+def test_bad_batches_leave_no_memory_behind(policy: str, damaged: ShardSet) -> None:
+    with make(damaged, on_error=policy) as loader:
+        for _ in range(6):
+            list(loader)
+        held = list(loader)
+        del held  # all of its memory comes back at once
+        assert {shape: len(buffers) for shape, buffers in loader._pool.free.items()} == {(10, 24, 24, 3): 5}
 
 
 def open_files() -> int:
