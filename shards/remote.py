@@ -151,8 +151,12 @@ class RemoteFolder:
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of all objects below a folder of this one, such as ".headrace/units/0001.json"."""
-        found = self._attempt(folder, lambda store: store.names(folder.strip("/")))
-        return sorted(name for name in found if not name.endswith(PARTIAL))
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Likewise with their bytes."""
+        found = self._attempt(folder, lambda store: store.sizes(folder.strip("/")))
+        return {name: size for name, size in found.items() if not name.endswith(PARTIAL)}
 
     def put(self, path: str | os.PathLike[str], name: str) -> None:
         """Upload a file of this machine. The object is visible whole or not at all, and verified."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -81,6 +81,7 @@ def convert(
     max_rejects: float = 0.05,
     engine: Engine = "local",
     workers: int | None = None,
+    restart: bool = False,
     progress: Callable[[int], None] | None = None,
     started: Callable[[int], None] | None = None,
     status: Callable[[Status], None] | None = None,
@@ -114,13 +115,16 @@ def convert(
         engine: local: processes of this machine; ray: workers of a Ray cluster, see `headrace.tools.workers.on_ray`.
         workers: Shards that are made at a time; None takes one per core. A set of one shard is made by one process
             with as many threads.
+        restart: Throw away the finished shards that an interrupted conversion to `out` has left. Without it those of
+            the same conversion are kept, and those of another one are an error.
         progress: Called with the number of samples done so far, good and bad.
         started: Called with the number of samples in the source.
         status: Called as progress is made, and several times a second while there is none.
 
     Raises:
-        UserError: The source cannot be read, settings contradict, or too many samples are bad: then the reasons are in
-            `out`.rejects.jsonl, and `out` is as before.
+        UserError: The source cannot be read, settings contradict, another conversion to `out` was interrupted and has
+            finished shards, or too many samples are bad: then the reasons are in `out`.rejects.jsonl, and `out` is as
+            before.
         ShardError: The set cannot be written, or, as MachineError, the source cannot be read for now; `out` is as
             before.
         KeyboardInterrupt: Ctrl-C, or what a handler of a signal raises; the text says what is kept.
@@ -170,14 +174,18 @@ def convert(
     so_far = _SoFar(job, progress, status)
     with depot:
         try:
-            depot.start(job.to_json())
+            done = depot.start(job.to_json(), restart)
+            if done is not None:  # killed when all but the last step was done
+                remove_report(out)
+                rejected = int(done.provenance.get("rejects", 0))
+                return ConvertResult(done.samples, rejected, done.bytes, time.perf_counter() - start, job.total)
             so_far.go_on(depot)
             resumed = so_far.done
             check_rejects(so_far, max_rejects, beside)
             missing = [unit for unit in range(job.units) if unit not in so_far.records]
             alone = min(workers, len(missing)) < 2 and not FORKS
             by = on_ray if engine == "ray" else in_this_process if alone else in_processes
-            with closing(by(job, depot, missing, workers, so_far.count)) as finished:
+            with contextlib.closing(by(job, depot, missing, workers, so_far.count)) as finished:
                 for unit, record in finished:
                     so_far.add(unit, record)
                     check_rejects(so_far, max_rejects, beside)
@@ -185,6 +193,7 @@ def convert(
             units = sorted(so_far.records.items())
             manifest = finished_manifest(job, units)
             depot.commit(units, json_lines(so_far.rejects()), manifest)
+            remove_report(out)
         except OSError as error:
             raise ShardError(f"{out}: cannot write the set: {error.strerror or error}; {so_far.kept(depot)}") from error
         except MachineError as error:
@@ -192,8 +201,6 @@ def convert(
         except KeyboardInterrupt as stop:
             stop.args = (f"interrupted; {so_far.kept(depot)}",)
             raise
-    if not is_remote(out):
-        report_path(beside).unlink(missing_ok=True)  # an earlier run's, which had too many
     return ConvertResult(manifest.samples, so_far.rejected, manifest.bytes, time.perf_counter() - start, resumed)
 
 
@@ -215,11 +222,12 @@ class _SoFar:
     def go_on(self, depot: Depot) -> None:
         """Take over what an earlier run has finished; a unit that lacks samples which may be readable now is forgotten,
         so that it is done anew."""
-        for unit, record in depot.finished().items():
-            if any(reject.passing for reject in record.rejects):
-                depot.forget(unit)
-            else:
-                self.add(unit, record)
+        found = depot.finished()
+        again = {unit for unit, record in found.items() if any(reject.passing for reject in record.rejects)}
+        if again:
+            depot.forget(again, found)
+        for unit in found.keys() - again:
+            self.add(unit, found[unit])
         self.done = samples_of(self.job, self.records)
 
     def add(self, unit: int, record: UnitRecord) -> None:
@@ -251,6 +259,18 @@ class _SoFar:
             return "no shard was whole yet; the same command begins again"
         shards = "1 whole shard is" if whole == 1 else f"{whole:,} whole shards are"
         return f"{shards} kept in {depot.place}, and the same command goes on from there"
+
+
+def report_of(out: Path) -> Path:
+    """Where the reasons of a conversion with too many bad samples are."""
+    return out.with_name(f"{out.name}.{REJECTS_NAME}")
+
+
+def remove_report(out: str | os.PathLike[str]) -> None:
+    """Those of an earlier try are not true of the set that there is now."""
+    if not is_remote(out):
+        with contextlib.suppress(OSError):
+            report_of(Path(out)).unlink()
 
 
 def samples_of(job: Job, units: Iterable[int]) -> int:
@@ -294,24 +314,19 @@ def check_rejects(so_far: _SoFar, max_rejects: float, out: Path) -> None:
     if so_far.rejected <= max_rejects * total:
         return
     rejects = so_far.rejects()
-    report = report_path(out)
+    report = report_of(out)
     try:
         report.write_bytes(json_lines(rejects))
         reasons = f"all reasons so far are in {report}"
     except OSError as error:
         reasons = f"the reasons could not be written to {report} ({error.strerror})"
     passing = sum(reject.passing for reject in rejects)
-    way_out = "the same command reads again what is mended; --max-rejects puts up with more"
+    way_out = "--max-rejects puts up with more, and --restart reads a source anew in which they are mended"
     if passing:
-        way_out = f"{passing:,} of them could not be opened, and {way_out}"
+        way_out = f"{passing:,} of them could not be opened, which the same command tries again; {way_out}"
     share = f"{len(rejects):,} of {total:,} samples cannot be used, more than {max_rejects:.0%}"
     first = f"the first: {rejects[0].source}: {rejects[0].reason}"
     raise UserError(f"{share}; {first}; {reasons}; {way_out}")
-
-
-def report_path(out: Path) -> Path:
-    """Where the reasons are while there is no set to put them in."""
-    return out.with_name(f"{out.name}.{REJECTS_NAME}")
 
 
 def json_lines(rejects: Iterable[Reject]) -> bytes:

@@ -38,6 +38,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     option("--workers", int, None, "N", "shards made at a time (default: one a core)")
     option("--max-rejects", float, 0.05, "SHARE", "bad samples to put up with")
+    parser.add_argument(
+        "--restart", action="store_true", help="throw away the finished shards of an interrupted conversion to OUT"
+    )
     parser.add_argument("--strict", action="store_true", help="decode every kept image and video in full")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
@@ -69,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
             engine=args.engine,
             workers=args.workers,
             max_rejects=args.max_rejects,
+            restart=args.restart,
             progress=progress,
             started=progress.of,
         )
