@@ -20,7 +20,7 @@ from sklearn.manifold import TSNE
 from headrace.models import Method
 from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardError, ShardSet, open_shards
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import is_remote, redact
 from headrace.tools.charts import class_map, legend, line_chart
 from headrace.tools.errors import UserError
 from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows
@@ -174,7 +174,7 @@ def missing(data: str, error: Exception) -> str:
     """Why the shards that a run was made of are not shown."""
     if not is_remote(data) and not os.path.exists(data):
         return f"The shards at {os.path.abspath(data)} are not here any more."
-    return f"The shards cannot be shown: {error}"
+    return redact(f"The shards cannot be shown: {error}")
 
 
 def feature_map(method: Method, data: str, seed: int) -> Section:
@@ -196,8 +196,8 @@ def feature_map(method: Method, data: str, seed: int) -> Section:
     labels = labels[chosen]
     points = layout(found[chosen], seed)
     note = (
-        f"{len(labels):,} samples of {os.path.basename(data)}, t-SNE of the frozen features; the labels only colour "
-        "the dots. Point at a dot to see the sample."
+        f"{len(labels):,} samples of {os.path.basename(redact(data))}, t-SNE of the frozen features; the labels only "
+        "colour the dots. Point at a dot to see the sample."
     )
     label_names = escape(json.dumps([names[c] for c in labels]))
     return Section(
@@ -233,9 +233,9 @@ def thumbnails(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def resolved_config(runs: Mapping[str, Path]) -> str:
     """config.yaml of every run."""
+    texts = {name: redact((run / "config.yaml").read_text()) for name, run in runs.items()}
     return "".join(
-        f"<details><summary>{escape(name)}</summary><pre>{escape((run / 'config.yaml').read_text())}</pre></details>"
-        for name, run in runs.items()
+        f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>" for name, text in texts.items()
     )
 
 
