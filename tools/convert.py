@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ from headrace.shards import Manifest, ShardError
 from headrace.shards.errors import MachineError
 from headrace.shards.ffcv import MIN_SHARD_SIZE
 from headrace.shards.manifest import EXTENSIONS, Format
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import is_remote, redact
 from headrace.shards.staging import REJECTS_NAME
 from headrace.tools.depot import Depot, LocalDepot, RemoteDepot, set_shards
 from headrace.tools.encode import Encode, EncodeSettings
@@ -23,7 +23,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.faults import patiently
 from headrace.tools.hardware import cores
 from headrace.tools.pool import FORKS
-from headrace.tools.sources import SOURCES
+from headrace.tools.sources import SOURCES, check_apart
 from headrace.tools.units import Job, Reject, UnitRecord, merged_fields, opened, plan_job
 from headrace.tools.workers import in_processes, in_this_process, on_ray
 
@@ -58,6 +58,8 @@ class ConvertResult(NamedTuple):
     """Wall time."""
     resumed: int
     """Samples that an earlier, interrupted conversion had done."""
+    left_out: Mapping[str, int]
+    """Files of the source that belong to no sample, by their ending or another reason."""
 
 
 def convert(
@@ -66,7 +68,7 @@ def convert(
     out: str | os.PathLike[str],
     *,
     format: Format = "webdataset",
-    split: str = "train",
+    split: str | None = None,
     encode: Encode = "keep",
     max_side: int | None = None,
     short_side: int | None = None,
@@ -104,7 +106,7 @@ def convert(
         out: Folder of the set; a set that is already there is replaced when the new one is complete. Or the URL of a
             folder in an object store, where a set that is already there is refused.
         format: webdataset or ffcv.
-        split: Part of the data.
+        split: Part of the data; None is that for training, where there are parts.
         encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict:
             How images and videos are stored, see `EncodeSettings`.
         shard_size: Bytes that a shard does not exceed. Shards hold about the same number of samples, so that they
@@ -166,19 +168,19 @@ def convert(
 
     planning()
     place = os.path.abspath(src) if os.path.exists(src) else os.fspath(src)
+    check_apart(source, place, out)
     job = patiently(lambda: plan_job(source, place, split, settings, seed, shard_size, workers), planning)
     if started is not None:
         started(job.total)
     depot: Depot = RemoteDepot(os.fspath(out)) if is_remote(out) else LocalDepot(Path(out))
-    beside = Path(os.fspath(out).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
+    beside = Path(redact(os.fspath(out)).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
     so_far = _SoFar(job, progress, status)
     with depot:
         try:
             done = depot.start(job.to_json(), restart)
             if done is not None:  # killed when all but the last step was done
-                remove_report(out)
-                rejected = int(done.provenance.get("rejects", 0))
-                return ConvertResult(done.samples, rejected, done.bytes, time.perf_counter() - start, job.total)
+                remove_report(out, beside)
+                return result_of(done, time.perf_counter() - start, job.total)
             so_far.go_on(depot)
             resumed = so_far.done
             check_rejects(so_far, max_rejects, beside)
@@ -193,15 +195,25 @@ def convert(
             units = sorted(so_far.records.items())
             manifest = finished_manifest(job, units)
             depot.commit(units, json_lines(so_far.rejects()), manifest)
-            remove_report(out)
         except OSError as error:
-            raise ShardError(f"{out}: cannot write the set: {error.strerror or error}; {so_far.kept(depot)}") from error
+            raise ShardError(
+                f"{redact(os.fspath(out))}: cannot write the set: {error.strerror or error}; {so_far.kept(depot)}"
+            ) from error
         except MachineError as error:
             raise MachineError(f"{error}; {so_far.kept(depot)}") from error
         except KeyboardInterrupt as stop:
             stop.args = (f"interrupted; {so_far.kept(depot)}",)
             raise
-    return ConvertResult(manifest.samples, so_far.rejected, manifest.bytes, time.perf_counter() - start, resumed)
+    remove_report(out, beside)
+    return result_of(manifest, time.perf_counter() - start, resumed)
+
+
+def result_of(manifest: Manifest, seconds: float, resumed: int) -> ConvertResult:
+    """What a conversion did, by what it says of itself in the set."""
+    said = manifest.provenance
+    return ConvertResult(
+        manifest.samples, int(said["rejects"]), manifest.bytes, seconds, resumed, said.get("left_out", {})
+    )
 
 
 class _SoFar:
@@ -261,18 +273,6 @@ class _SoFar:
         return f"{shards} kept in {depot.place}, and the same command goes on from there"
 
 
-def report_of(out: Path) -> Path:
-    """Where the reasons of a conversion with too many bad samples are."""
-    return out.with_name(f"{out.name}.{REJECTS_NAME}")
-
-
-def remove_report(out: str | os.PathLike[str]) -> None:
-    """Those of an earlier try are not true of the set that there is now."""
-    if not is_remote(out):
-        with contextlib.suppress(OSError):
-            report_of(Path(out)).unlink()
-
-
 def samples_of(job: Job, units: Iterable[int]) -> int:
     """Samples, good and bad, of some units."""
     slices = [job.numbers(unit) for unit in units]
@@ -287,7 +287,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     rejects = sum(len(record.rejects) for record in records)
     shards = set_shards(units, job.settings.format)
     if not shards:
-        raise UserError(f"{job.src}: there are no samples to write")
+        raise UserError(f"{redact(job.src)}: there are no samples to write")
     for name, field in fields.items():
         if field.kind == "array" and not field.dtype and job.settings.format == "ffcv":
             raise UserError(f"{name}: arrays of a .beton have one type and shape, and these differ")
@@ -295,11 +295,12 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     del settings["format"]
     provenance = {
         "source": job.source,
-        "src": Path(job.src).name,
-        "split": job.split,
+        "src": Path(redact(job.src)).name,
+        "split": job.split or "train",
         **{name: value for name, value in settings.items() if value != DEFAULTS[name] or name in ALWAYS_SAID},
         "seed": job.seed,
         "rejects": rejects,
+        **({"left_out": dict(data.left_out)} if data.left_out else {}),
     }
     return Manifest(format=job.settings.format, fields=fields, shards=shards, provenance=provenance)
 
@@ -314,7 +315,7 @@ def check_rejects(so_far: _SoFar, max_rejects: float, out: Path) -> None:
     if so_far.rejected <= max_rejects * total:
         return
     rejects = so_far.rejects()
-    report = report_of(out)
+    report = report_path(out)
     try:
         report.write_bytes(json_lines(rejects))
         reasons = f"all reasons so far are in {report}"
@@ -329,7 +330,19 @@ def check_rejects(so_far: _SoFar, max_rejects: float, out: Path) -> None:
     raise UserError(f"{share}; {first}; {reasons}; {way_out}")
 
 
+def report_path(out: Path) -> Path:
+    """Where the reasons are while there is no set to put them in."""
+    return out.with_name(f"{out.name}.{REJECTS_NAME}")
+
+
+def remove_report(out: str | os.PathLike[str], beside: Path) -> None:
+    """The reasons of an earlier try are not true of the set that there is now."""
+    if not is_remote(out):
+        with contextlib.suppress(OSError):
+            report_path(beside).unlink()
+
+
 def json_lines(rejects: Iterable[Reject]) -> bytes:
     """One JSON object a line."""
     lines = (json.dumps(reject.to_json(), ensure_ascii=False) + "\n" for reject in rejects)
-    return "".join(lines).encode(errors="replace")
+    return "".join(lines).encode(errors="backslashreplace")  # half a surrogate pair, as JSON escapes it

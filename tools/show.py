@@ -19,7 +19,9 @@ from headrace.pipeline import Loader, RegionMask, Tiles, ViewSpec, permutation_s
 from headrace.pipeline.decode import decode_image
 from headrace.pipeline.masks import BlockMasks, ContextMasks, Masks, MaskSpec, PatchMasks, RegionMasks
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.remote import redact
 from headrace.tools.errors import UserError
+from headrace.tools.fields import image_field
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
 
@@ -46,6 +48,7 @@ class Shown:
 
 def augmented(shards: ShardSet, spec: ViewSpec, *, count: int, seed: int = 0, epoch: int = 0) -> list[Shown]:
     """The first `count` samples of the epoch's order (fewer where the set has fewer) with their views."""
+    image_field(shards)
     with Loader(shards, spec, min(count, len(shards)), seed=seed, prefetch=1) as loader:
         loader.epoch = epoch
         batch = next(iter(loader))
@@ -68,9 +71,9 @@ def augmented(shards: ShardSet, spec: ViewSpec, *, count: int, seed: int = 0, ep
     ]
 
 
-def pixels(shards: ShardSet, i: int, field: str = "image") -> NDArray[np.uint8]:
+def pixels(shards: ShardSet, i: int) -> NDArray[np.uint8]:
     """The stored image of sample `i`, decoded: uint8 (H, W, 3)."""
-    stored = shards.read(i)[field]
+    stored = shards.read(i)[image_field(shards)]
     return stored if isinstance(stored, np.ndarray) else decode_image(stored)
 
 
@@ -117,7 +120,7 @@ def show(
         raise UserError("these views are neither tiles nor a pair of patches; draw `views` instead")
     with open_shards(path) as shards:
         rows = augmented(shards, spec, count=count, seed=seed, epoch=epoch)
-    save(PICTURED[what](rows, spec, f"{os.path.basename(path)}, seed {seed}, epoch {epoch}"), out)
+    save(PICTURED[what](rows, spec, f"{os.path.basename(redact(os.fspath(path)))}, seed {seed}, epoch {epoch}"), out)
 
 
 def save(figure: Figure, out: Path) -> None:
