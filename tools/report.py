@@ -18,12 +18,13 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from headrace.models import Method
+from headrace.pipeline import ViewSpec
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.manifest import MANIFEST_NAME
 from headrace.shards.remote import is_remote
 from headrace.tools.charts import class_map, legend, line_chart
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows
+from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows, write_aside
 from headrace.tools.hardware import cores, processor
 from headrace.tools.page import Section, definitions, page, png_uri, tiles
 from headrace.tools.show import augmented, pixels
@@ -75,7 +76,7 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
     ]
     path = folder / "report.html"
     subtitle = f"{config.method}, {config.epochs} epochs, batches of {config.batch_size}: {' and '.join(runs)}"
-    path.write_text(page(folder.name, subtitle, [section for section in sections if section.html]))
+    write_aside(path, page(folder.name, subtitle, [section for section in sections if section.html]))
     return path
 
 
@@ -143,8 +144,10 @@ def training_charts(metrics: Mapping[str, Sequence[Record]]) -> str:
 
 
 def gallery(config: RunConfig, method: Method) -> Section:
-    """Stored samples beside the views of the run's first epoch."""
+    """Stored samples beside the views of the run's first epoch; empty for a method of clips or texts."""
     heading = "What the method sees"
+    if not isinstance(method.views, ViewSpec):
+        return Section(heading, "", "")
     if not is_there(config.data):
         return Section(heading, f"The shards at {config.data} are not here any more.", "")
     with open_shards(config.data) as shards:
@@ -167,9 +170,10 @@ def is_there(data: str) -> bool:
 
 
 def feature_map(method: Method, data: str, seed: int) -> Section:
-    """t-SNE of the encoder's features of some labelled samples; empty where `data` has none or is gone."""
+    """t-SNE of the encoder's features of some labelled samples; empty where `data` has none or is gone, and where the
+    method is not one of images."""
     heading = "Map of the features"
-    if not is_there(data):
+    if not isinstance(method.views, ViewSpec) or not is_there(data):
         return Section(heading, "", "")
     with open_shards(data) as shards:
         if "label" not in shards.fields:
