@@ -16,6 +16,7 @@ from headrace.models.seeding import seeded
 from headrace.pipeline import Batch, ViewSpec, plan
 from headrace.pipeline.batch import drawn_views
 from headrace.pipeline.masks import draw_masks
+from headrace.pipeline.presets import PRESETS
 
 SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"size": 16, "projection_hidden": 32, "projection_dim": 16, "backbone": tiny_resnet(width=8)},
@@ -114,8 +115,10 @@ def test_build_method_says_what_it_does_not_know() -> None:
 
 
 def test_simclr_asks_for_the_papers_views() -> None:
+    assert simclr_views(SimCLRConfig()) == PRESETS["simclr"].views()
     first, second = simclr_views(SimCLRConfig()).views
     assert first == second
+    assert first.interpolation == "bicubic"
     assert (first.size, first.scale, first.flip, first.grayscale) == (224, (0.08, 1.0), 0.5, 0.2)
     assert (first.jitter, first.brightness, first.contrast, first.saturation, first.hue) == (0.8, 0.8, 0.8, 0.8, 0.2)
     assert (first.blur, first.blur_sigma, first.blur_taps, first.solarize) == (0.5, (0.1, 2.0), 23, 0.0)
