@@ -42,7 +42,7 @@ class ConvertResult(NamedTuple):
     """Wall time."""
     resumed: int
     """Samples that an earlier, interrupted conversion had done."""
-    left_out: Mapping[str, int]
+    left_out: Mapping[str, int] = {}
     """Files of the source that belong to no sample, by their ending or another reason."""
 
 
@@ -144,7 +144,8 @@ def convert(
             if done is not None:  # killed when all but the last step was done
                 remove_report(out)
                 rejected = int(done.provenance.get("rejects", 0))
-                return ConvertResult(done.samples, rejected, done.bytes, time.perf_counter() - start, job.total)
+                seconds, left_out = time.perf_counter() - start, done.provenance.get("left_out", {})
+                return ConvertResult(done.samples, rejected, done.bytes, seconds, job.total, left_out)
             records = depot.finished()
             resumed = samples_of(job, records)
             count = ProgressCounter(progress, resumed)
