@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from headrace.tools.commands.arguments import Command, byte_size, known, one_of, print_json
@@ -46,6 +45,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from headrace.shards.remote import redact
     from headrace.tools.convert import convert
     from headrace.tools.progress import sample_bar, say
     from headrace.tools.sources import SOURCES, counted
@@ -81,11 +81,11 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(result._asdict())
         return
-    print(f"{args.out}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+    print(f"{redact(args.out)}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
     if result.left_out:
         print(f"belong to no sample: {counted(result.left_out)}")
     if result.rejects:
-        print(f"{result.rejects:,} samples were left out; {Path(args.out) / 'rejects.jsonl'} says why")
+        print(f"{result.rejects:,} samples were left out; {redact(args.out).rstrip('/')}/rejects.jsonl says why")
 
 
 COMMAND = Command(

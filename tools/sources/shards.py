@@ -50,4 +50,5 @@ def read(src: Path | str, split: str | None) -> SourceData:
         origin=lambda i: shards.where(i, first),
         fingerprint=str(fingerprint),
         load=load,
+        fork_safe=not shards.remote,
     )
