@@ -162,7 +162,7 @@ class ShardSet:
         shard, row = self._locate(i)
         self._field(field)
         record = shard.index[row]
-        key = record["key"].decode(errors="replace")
+        key = record["key"].decode(errors="backslashreplace")
         return f"{shard.mapped.path.name}, offset {record[f'{field}.offset']}, key {key}"
 
     def close(self) -> None:
