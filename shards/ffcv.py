@@ -59,6 +59,8 @@ from headrace.shards.write_back import GrowingFile, write_parts
 VERSION = 2
 MIN_PAGE_SIZE = 1 << 21
 DEFAULT_PAGE_SIZE = 1 << 23
+MIN_SHARD_SIZE = 5 << 20
+"""A .beton has at least a page of metadata, a page of data and the allocation table."""
 MAX_PAGE_SIZE = 1 << 31  # the largest power of two that fits into the header
 
 HEADER = np.dtype(

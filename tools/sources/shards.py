@@ -47,4 +47,5 @@ def read(src: Path | str, split: str) -> SourceData:
         origin=lambda i: shards.where(i, first),
         fingerprint=str(fingerprint),
         load=load,
+        fork_safe=not shards.remote,
     )
