@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from headrace.shards import Manifest, ShardError
 from headrace.shards.errors import MachineError
 from headrace.shards.ffcv import MIN_SHARD_SIZE
 from headrace.shards.manifest import EXTENSIONS, Format
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import is_remote, redact
 from headrace.shards.staging import REJECTS_NAME
 from headrace.tools.depot import Depot, LocalDepot, RemoteDepot, set_shards
 from headrace.tools.encode import Encode, EncodeSettings
@@ -23,7 +24,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.faults import patiently
 from headrace.tools.hardware import cores
 from headrace.tools.pool import FORKS
-from headrace.tools.sources import SOURCES
+from headrace.tools.sources import SOURCES, check_apart
 from headrace.tools.units import Job, Reject, UnitRecord, merged_fields, opened, plan_job
 from headrace.tools.workers import in_processes, in_this_process, on_ray
 
@@ -58,6 +59,8 @@ class ConvertResult(NamedTuple):
     """Wall time."""
     resumed: int
     """Samples that an earlier, interrupted conversion had done."""
+    left_out: Mapping[str, int]
+    """Files of the source that belong to no sample, by their ending or another reason."""
 
 
 def convert(
@@ -66,7 +69,7 @@ def convert(
     out: str | os.PathLike[str],
     *,
     format: Format = "webdataset",
-    split: str = "train",
+    split: str | None = None,
     encode: Encode = "keep",
     max_side: int | None = None,
     short_side: int | None = None,
@@ -104,7 +107,7 @@ def convert(
         out: Folder of the set; a set that is already there is replaced when the new one is complete. Or the URL of a
             folder in an object store, where a set that is already there is refused.
         format: webdataset or ffcv.
-        split: Part of the data.
+        split: Part of the data; None is that for training, where there are parts.
         encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict:
             How images and videos are stored, see `EncodeSettings`.
         shard_size: Bytes that a shard does not exceed. Shards hold about the same number of samples, so that they
@@ -122,9 +125,9 @@ def convert(
         status: Called as progress is made, and several times a second while there is none.
 
     Raises:
-        UserError: The source cannot be read, settings contradict, an interrupted conversion of other data or with other
-            settings has left finished shards, or too many samples are bad: then the reasons are in
-            `out`.rejects.jsonl, and `out` is as before.
+        UserError: The source cannot be read, settings contradict, another conversion to `out` was interrupted and has
+            finished shards, or too many samples are bad: then the reasons are in `out`.rejects.jsonl, and `out` is as
+            before.
         ShardError: The set cannot be written, or, as MachineError, the source cannot be read for now; `out` is as
             before.
         KeyboardInterrupt: Ctrl-C, or what a handler of a signal raises; the text says what is kept.
@@ -166,43 +169,52 @@ def convert(
 
     planning()
     place = os.path.abspath(src) if os.path.exists(src) else os.fspath(src)
+    check_apart(source, place, out)
     job = patiently(lambda: plan_job(source, place, split, settings, seed, shard_size, workers), planning)
     if started is not None:
         started(job.total)
     depot: Depot = RemoteDepot(os.fspath(out)) if is_remote(out) else LocalDepot(Path(out))
-    beside = Path(os.fspath(out).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
+    beside = Path(redact(os.fspath(out)).rstrip("/").rpartition("/")[2]) if is_remote(out) else Path(out)
     so_far = _SoFar(job, progress, status)
     with depot:
         try:
-            manifest = depot.start(job.to_json(), restart)
-            if manifest is not None:  # an earlier run was killed when all but the last step was done
-                so_far.rejected = int(manifest.provenance.get("rejects", 0))
-                resumed = job.total
-            else:
-                so_far.go_on(depot)
-                resumed = so_far.done
-                check_rejects(so_far, max_rejects, beside)
-                missing = [unit for unit in range(job.units) if unit not in so_far.records]
-                alone = min(workers, len(missing)) < 2 and not FORKS
-                by = on_ray if engine == "ray" else in_this_process if alone else in_processes
-                with closing(by(job, depot, missing, workers, so_far.count)) as finished:
-                    for unit, record in finished:
-                        so_far.add(unit, record)
-                        check_rejects(so_far, max_rejects, beside)
-                so_far.tell("moving")
-                units = sorted(so_far.records.items())
-                manifest = finished_manifest(job, units)
-                depot.commit(units, json_lines(so_far.rejects()), manifest)
+            done = depot.start(job.to_json(), restart)
+            if done is not None:  # killed when all but the last step was done
+                remove_report(out, beside)
+                return result_of(done, time.perf_counter() - start, job.total)
+            so_far.go_on(depot)
+            resumed = so_far.done
+            check_rejects(so_far, max_rejects, beside)
+            missing = [unit for unit in range(job.units) if unit not in so_far.records]
+            alone = min(workers, len(missing)) < 2 and not FORKS
+            by = on_ray if engine == "ray" else in_this_process if alone else in_processes
+            with closing(by(job, depot, missing, workers, so_far.count)) as finished:
+                for unit, record in finished:
+                    so_far.add(unit, record)
+                    check_rejects(so_far, max_rejects, beside)
+            so_far.tell("moving")
+            units = sorted(so_far.records.items())
+            manifest = finished_manifest(job, units)
+            depot.commit(units, json_lines(so_far.rejects()), manifest)
         except OSError as error:
-            raise ShardError(f"{out}: cannot write the set: {error.strerror or error}; {so_far.kept(depot)}") from error
+            raise ShardError(
+                f"{redact(os.fspath(out))}: cannot write the set: {error.strerror or error}; {so_far.kept(depot)}"
+            ) from error
         except MachineError as error:
             raise MachineError(f"{error}; {so_far.kept(depot)}") from error
         except KeyboardInterrupt as stop:
             stop.args = (f"interrupted; {so_far.kept(depot)}",)
             raise
-    if not is_remote(out):
-        report_path(beside).unlink(missing_ok=True)  # an earlier run's, which had too many
-    return ConvertResult(manifest.samples, so_far.rejected, manifest.bytes, time.perf_counter() - start, resumed)
+    remove_report(out, beside)
+    return result_of(manifest, time.perf_counter() - start, resumed)
+
+
+def result_of(manifest: Manifest, seconds: float, resumed: int) -> ConvertResult:
+    """What a conversion did, by what it says of itself in the set."""
+    said = manifest.provenance
+    return ConvertResult(
+        manifest.samples, int(said["rejects"]), manifest.bytes, seconds, resumed, said.get("left_out", {})
+    )
 
 
 class _SoFar:
@@ -275,7 +287,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     rejects = sum(len(record.rejects) for record in records)
     shards = set_shards(units, job.settings.format)
     if not shards:
-        raise UserError(f"{job.src}: there are no samples to write")
+        raise UserError(f"{redact(job.src)}: there are no samples to write")
     for name, field in fields.items():
         if field.kind == "array" and not field.dtype and job.settings.format == "ffcv":
             raise UserError(f"{name}: arrays of a .beton have one type and shape, and these differ")
@@ -283,11 +295,12 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     del settings["format"]
     provenance = {
         "source": job.source,
-        "src": Path(job.src).name,
-        "split": job.split,
+        "src": Path(redact(job.src)).name,
+        "split": job.split or "train",
         **{name: value for name, value in settings.items() if value != DEFAULTS[name] or name in ALWAYS_SAID},
         "seed": job.seed,
         "rejects": rejects,
+        **({"left_out": dict(data.left_out)} if data.left_out else {}),
     }
     return Manifest(format=job.settings.format, fields=fields, shards=shards, provenance=provenance)
 
@@ -322,7 +335,14 @@ def report_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.{REJECTS_NAME}")
 
 
+def remove_report(out: str | os.PathLike[str], beside: Path) -> None:
+    """The reasons of an earlier try are not true of the set that there is now."""
+    if not is_remote(out):
+        with contextlib.suppress(OSError):
+            report_path(beside).unlink()
+
+
 def json_lines(rejects: Iterable[Reject]) -> bytes:
     """One JSON object a line."""
     lines = (json.dumps(reject.to_json(), ensure_ascii=False) + "\n" for reject in rejects)
-    return "".join(lines).encode(errors="replace")
+    return "".join(lines).encode(errors="backslashreplace")  # half a surrogate pair, as JSON escapes it

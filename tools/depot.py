@@ -412,6 +412,8 @@ class RemoteDepot:
         """See `Depot`."""
         content = manifest.to_json().encode()
         manifest_of(content)  # else nobody could read the set
+        if self.remote.exists(MANIFEST_NAME):
+            raise self._taken(MANIFEST_NAME)
         waiting = self.remote.sizes(HIDDEN)
         expected: dict[str, int] = {}
         for unit, shard, final in named(units, manifest.format):

@@ -27,7 +27,7 @@ from headrace.shards.checksums import VERSION
 from headrace.shards.errors import MachineError, may_pass
 from headrace.shards.fields import check_key
 from headrace.shards.manifest import Shard
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import is_remote, redact
 from headrace.shards.values import settled
 from headrace.shards.writer import ShardStream, stored_size
 from headrace.tools.encode import EncodeSettings
@@ -61,7 +61,7 @@ class Job:
     """A name in `headrace.tools.sources.SOURCES`."""
     src: str
     """The raw data."""
-    split: str
+    split: str | None
     settings: EncodeSettings
     seed: int | None
     """Of the stored order; None keeps the order of the source."""
@@ -78,8 +78,8 @@ class Job:
     """Of what makes the bytes, see `versions_here`."""
 
     def to_json(self) -> dict[str, Any]:
-        """For comparison with the job of an earlier run."""
-        return asdict(self)
+        """For comparison with the job of an earlier run. It is written: a URL is there without user and password."""
+        return {**asdict(self), "src": redact(self.src)}
 
     def numbers(self, unit: int) -> slice:
         """The unit's part of the stored order."""
@@ -134,7 +134,7 @@ class UnitRecord:
 
 
 def plan_job(
-    source: str, src: str, split: str, settings: EncodeSettings, seed: int | None, shard_size: int, workers: int
+    source: str, src: str, split: str | None, settings: EncodeSettings, seed: int | None, shard_size: int, workers: int
 ) -> Job:
     """Opens the source, lists its keys, and sees from some samples how many fill a shard.
 
@@ -206,10 +206,11 @@ def versions_here(fields: Mapping[str, Field]) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def opened(source: str, src: str, split: str, seed: int | None) -> tuple[SourceData, Order]:
+def opened(source: str, src: str, split: str | None, seed: int | None) -> tuple[SourceData, Order]:
     """The source and its stored order, opened once a process; forked processes inherit it."""
     if is_remote(src) and source != "shards":
-        raise UserError(f"{src}: of what lies on a server, only shard sets can be read; copy the raw data here")
+        hint = "of what lies on a server, only shard sets can be read; copy the raw data here"
+        raise UserError(f"{redact(src)}: {hint}")
     data = shards.read(src, split) if is_remote(src) else SOURCES[source](Path(src), split)
     return data, np.arange(data.total) if seed is None else stored_order(seed, data.total)
 
@@ -262,9 +263,11 @@ def convert_unit(
     skip = skip or {}
 
     def one(i: int) -> Sample | Reject:
+        if i in skip:
+            return skip[i]
         if begin is not None:
             begin(i)
-        return skip[i] if i in skip else attempt(data, job.settings, job.src, i)
+        return attempt(data, job.settings, job.src, i)
 
     try:
         for number, outcome in zip(numbers.tolist(), converted(one, numbers, threads), strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
@@ -246,12 +245,12 @@ class Notes:
     def __init__(self) -> None:
         self.samples: dict[int, int] = {}
 
-    def begin(self, unit: int, sample: int) -> None:
-        """A sample of a unit is under way."""
+    def set(self, unit: int, sample: int) -> None:
+        """A sample of a unit is under way, or NONE."""
         self.samples[unit] = sample
 
     def under_way(self, unit: int) -> int:
-        """The last sample that was begun; NONE where nobody said so."""
+        """The sample of a unit that is under way; NONE where nobody said so."""
         return self.samples.pop(unit, NONE)
 
 
@@ -263,26 +262,12 @@ def _noted(notes: Any, unit: int) -> int:
 
 def _work_on_ray(job: Job, depot: Depot, unit: int, skip: Mapping[int, Reject], notes: Any) -> UnitRecord | Exception:
     def begin(sample: int) -> None:
-        import ray
+        if notes is not None:
+            import ray
 
-        ray.get(notes.begin.remote(unit, sample))
+            ray.get(notes.set.remote(unit, sample))
 
     try:
-        return work(job, depot, unit, 1, lambda samples: None, None if notes is None else begin, skip)
+        return work(job, depot, unit, 1, lambda samples: begin(NONE), begin, skip)
     except Exception as error:
         return sendable(error)
-
-
-class ProgressCounter:
-    """Adds up samples and tells a progress callback the sum."""
-
-    def __init__(self, progress: Callable[[int], None] | None, done: int) -> None:
-        self.progress = progress
-        self.done = done
-        self.lock = threading.Lock()
-
-    def __call__(self, samples: int) -> None:
-        with self.lock:
-            self.done += samples
-            if self.progress is not None and samples:
-                self.progress(self.done)

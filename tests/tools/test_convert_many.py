@@ -17,17 +17,19 @@ CONVERT_AND_USE = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), int(sys.argv[3])))
 import numpy as np
-from headrace.pipeline import Loader
+from headrace.pipeline import Loader, center_view
 from headrace.shards import open_shards
 from headrace.tools.convert import convert
 from headrace.tools.verify import verify
 src, out = sys.argv[1:3]
 result = convert("shards", src, out, shard_size=4096, workers=2)
-assert convert("shards", src, out, shard_size=4096, workers=2).rejects == 0  # in its own place
 report = verify(out)
 assert report.ok, report
 with open_shards(out) as shards:
     labels = np.bincount(shards.ints()).tolist()
+    with Loader(shards, center_view(28), len(shards)) as loader:
+        (batch,) = loader
+    assert len(batch.index) == len(shards)
     print(result.samples, len(shards.manifest.shards), labels)
 """
 

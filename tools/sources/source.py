@@ -41,7 +41,8 @@ class SourceData:
 class Source(Protocol):
     """A source: opens raw data and lists its samples without reading them.
 
-    `src` is what the user wrote, `split` the part of the data. UserError if there is no such data or part.
+    `src` is what the user wrote, `split` the part of the data, None where the user named none: that for training.
+    UserError if there is no such data or part, MachineError where it cannot be told.
     """
 
-    def __call__(self, src: Path, split: str) -> SourceData: ...
+    def __call__(self, src: Path, split: str | None) -> SourceData: ...
