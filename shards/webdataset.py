@@ -37,9 +37,9 @@ from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import ENCODINGS, IMAGE_ENCODINGS, RAW, Field
 from headrace.shards.index import Entry
-from headrace.shards.mapping import MappedFile
 from headrace.shards.media import HEAD, media_type
 from headrace.shards.npy import npy_header, parse_npy
+from headrace.shards.reading import FileBytes
 from headrace.shards.values import (
     check_array,
     check_bytes,
@@ -257,7 +257,7 @@ MAX_NAME_ENTRY = 1 << 20
 CHUNK = 1 << 20
 
 
-def scan_tar(mapped: MappedFile) -> Iterator[TarMember]:
+def scan_tar(mapped: FileBytes) -> Iterator[TarMember]:
     """The regular files of a tar, whoever wrote it: ustar, GNU long names, pax.
 
     Unlike Python's tarfile, which takes a damaged header or a hole of zeros in the middle for the end, this raises

@@ -1,6 +1,7 @@
 """The command `headrace`: parsing, help, and how a failure reaches a person. The commands are in commands.py.
 
-Exit codes: 0 done, 1 the data or the run failed, 2 the command line or a config was wrong, 130 interrupted.
+Exit codes: 0 done, 1 the data or the run failed, 2 the command line or a config was wrong, 130 interrupted; `verify`
+has 3 where something could not be read and nothing is wrong with the rest.
 HEADRACE_DEBUG=1 shows the traceback behind a one-line failure.
 """
 

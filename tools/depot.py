@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -17,9 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from headrace.shards import Manifest, ShardError
 from headrace.shards.checksums import CURRENT
@@ -78,6 +74,9 @@ class Depot(Protocol):
     def finished(self) -> dict[int, UnitRecord]:
         """The units that are complete, by number: every file is there, and as long as its record says."""
 
+    def forget(self, unit: int) -> None:
+        """Remove a unit that is complete: it is to be done anew."""
+
     def forked(self) -> None:
         """To be called in a forked process before it adds units."""
 
@@ -86,9 +85,6 @@ class Depot(Protocol):
 
     def add(self, unit: int, folder: Path, record: UnitRecord) -> None:
         """The unit is complete: keep what is in `folder`."""
-
-    def keys(self, unit: int, name: str, final: str) -> npt.NDArray[np.bytes_]:
-        """The keys in one of a unit's shards, which is called `final` in the set."""
 
     def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
         """All units are there: they become the set. Killed on the way, the next run goes on here."""
@@ -225,6 +221,13 @@ class LocalDepot:
             places.append((path, self.set / new) if path is not None else None)
         return places
 
+    def forget(self, unit: int) -> None:
+        """See `Depot`."""
+        folder = self.folder / UNITS_NAME / f"{unit:06d}"
+        aside = folder.with_name(f".{folder.name}.forgotten")  # `start` removes such names
+        os.rename(folder, aside)
+        remove(aside)
+
     def forked(self) -> None:
         """See `Depot`."""
         self.staging.unlock_in_child()
@@ -253,14 +256,6 @@ class LocalDepot:
             if read_record(complete / UNIT_NAME, self.job) is None:
                 raise
         sync_folder(folder.parent)
-
-    def keys(self, unit: int, name: str, final: str) -> npt.NDArray[np.bytes_]:
-        """See `Depot`."""
-        path = self.folder / UNITS_NAME / f"{unit:06d}" / index_name(name)
-        if not path.exists():  # a commit was interrupted
-            path = self.set / index_name(final)
-        keys: npt.NDArray[np.bytes_] = np.load(path)["key"]
-        return keys.copy()
 
     def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
         """See `Depot`."""
@@ -409,6 +404,10 @@ class RemoteDepot:
         """Sizes of what may be files of the set; none before all units were there, for then nothing was moved."""
         return self.remote.sizes() if found.keys() == set(range(self.job["units"])) else {}
 
+    def forget(self, unit: int) -> None:
+        """See `Depot`."""
+        self.remote.delete(f"{HIDDEN}/{unit:06d}.json")
+
     @contextmanager
     def adding(self, unit: int) -> Iterator[Path]:
         """See `Depot`."""
@@ -421,13 +420,6 @@ class RemoteDepot:
             for name in (shard.name, shard.index):
                 self.remote.put(folder / name, staged(unit, name))
         self.remote.write(f"{HIDDEN}/{unit:06d}.json", record_bytes(record, self.job))
-
-    def keys(self, unit: int, name: str, final: str) -> npt.NDArray[np.bytes_]:
-        """See `Depot`."""
-        waiting = staged(unit, index_name(name))
-        content = self._whole(waiting if self.remote.exists(waiting) else index_name(final))
-        keys: npt.NDArray[np.bytes_] = np.load(io.BytesIO(content))["key"]
-        return keys.copy()
 
     def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
         """See `Depot`."""

@@ -237,33 +237,10 @@ def test_a_full_disk_keeps_what_is_whole(
     message = str(caught.value)
     assert "\n" not in message
     assert re.search(
-        "cannot write the set: File too large; whole shards are kept in .*the same command goes on", message
+        r"cannot write the set: File too large; \d+ whole shards are kept in .*the same command goes on", message
     )
     assert not out.exists()
     small(pictures, out, workers)
-    assert content(out) == content(whole)
-
-
-def test_a_worker_that_dies_is_one_line(pictures: Path, whole: Path, tmp_path: Path) -> None:
-    """As the kernel does where memory runs out."""
-    out = tmp_path / "set"
-    code = CONVERT.replace(
-        "src, out, workers =",
-        "import os, signal, headrace.tools.units as units\n"
-        "plain = units.load\n"
-        "def load(data, i, settings):\n"
-        "    if i == 77 and os.getpid() != main: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return plain(data, i, settings)\n"
-        "main, units.load = os.getpid(), load\n"
-        "src, out, workers =",
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(pictures), str(out), "2"], capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 1
-    assert "UserError: a worker process was killed" in result.stderr
-    assert not out.exists()
-    small(pictures, out, 2)
     assert content(out) == content(whole)
 
 

@@ -18,7 +18,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("src", metavar="SRC", help="the raw data; `bundled` for the digits of mnist")
     parser.add_argument("out", metavar="OUT", help="folder of the shard set")
     option("--format", one_of("webdataset", "ffcv"), "webdataset", "FORMAT", "webdataset or ffcv")
-    option("--split", str, "train", "NAME", "part of the data, where it has parts")
+    option("--split", str, None, "NAME", "part of the data, where it has parts (default: train)")
     ways = ("keep", "jpeg", "raw", "smart", "proportion", "frames")
     how = "images: keep the file's bytes, jpeg, raw pixels, or ffcv's smart or proportion; videos: keep or frames"
     option("--encode", one_of(*ways), "keep", "HOW", how)
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from headrace.shards.remote import redact
     from headrace.tools.convert import convert
     from headrace.tools.progress import sample_bar, say
-    from headrace.tools.sources import SOURCES
+    from headrace.tools.sources import SOURCES, counted
 
     known("source", args.source, SOURCES)
     with sample_bar(f"{args.source} to {args.format}") as progress:
@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
         print_json(result._asdict())
         return
     print(f"{redact(args.out)}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+    if result.left_out:
+        print(f"belong to no sample: {counted(result.left_out)}")
     if result.rejects:
         print(f"{result.rejects:,} samples were left out; {redact(args.out).rstrip('/')}/rejects.jsonl says why")
 
