@@ -17,6 +17,7 @@ KILLER = """
     from pathlib import Path
 
     from headrace.shards import staging
+    import headrace.tools.convert as converting
     from headrace.tools import workers
     from headrace.tools.convert import convert
 
@@ -45,6 +46,7 @@ KILLER = """
 
     plain, exchange = workers.convert_unit, staging.exchange
     workers.convert_unit, staging.exchange = counted, changing
+    converting.FORKS = False  # so that units are converted in the process that is killed
 
     def run(out, die_at=0, src=pictures / "new"):
         \"\"\"(units that were converted, or None where it was killed) of the conversion in a process of its own.\"\"\"
