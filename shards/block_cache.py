@@ -9,7 +9,11 @@ block and erased before the hole is made, so a process that is killed leaves no 
 later process trusts no entry before it has compared the block with its CRC-32, which a lost power supply may have
 made wrong.
 
+What arrives is compared with what is known of it. A block in which something is wrong is `suspect`: it serves those who
+look at what they read, and gets no entry. Whoever leases blocks looks at what lies across several himself.
+
 One folder serves one process at a time: it is locked, and other processes take others. The lock goes with the process.
+What processes leave behind is used again, or removed once it is too much (`trim`).
 """
 
 from __future__ import annotations
@@ -18,11 +22,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import threading
 import time
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -31,9 +36,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards.errors import ShardError
+from headrace.shards.errors import MachineError, ShardError
 from headrace.shards.mapping import punch_hole
-from headrace.shards.remote import RemoteFolder
+from headrace.shards.remote import Unchanging
 from headrace.shards.staging import remove
 
 RUN_BYTES = 4 << 20
@@ -48,7 +53,7 @@ class Slot:
     """A locked folder: the first of `folder`/0, `folder`/1, ... that no other process uses.
 
     Raises:
-        ShardError: The folder cannot be made or locked.
+        MachineError: The folder cannot be made or locked.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,23 +61,93 @@ class Slot:
         try:
             for number in count():
                 self.path = folder / str(number)
-                self.path.mkdir(parents=True, exist_ok=True)
-                self.lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.lock = self._lock()
+                if self.lock >= 0:
+                    os.utime(self.path)
                     return
-                except OSError as error:
-                    self.close()
-                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                        raise
         except OSError as error:
-            raise ShardError(f"{folder}: cannot be used as a cache: {error.strerror}") from error
+            self.close()
+            raise MachineError(f"{folder}: cannot be used as a cache: {error.strerror}") from error
+
+    def _lock(self) -> int:
+        """As `locked`; another process's `trim` may remove the folder at any moment before."""
+        for _ in range(100):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                return locked(self.path)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(self.path))
 
     def close(self) -> None:
         """Leave it to others."""
         if self.lock >= 0:
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
             os.close(self.lock)
             self.lock = -1
+
+
+def locked(folder: Path) -> int:
+    """A descriptor that locks a folder as long as it is open, or -1 where another process has locked it.
+
+    FileNotFoundError where the name does not stand for the locked folder any more.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(folder))
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return -1
+        raise
+    return descriptor
+
+
+SET_NAME = re.compile(r".+-[0-9a-f]{16}")
+"""Name of the folder with a set's slots, see `cache_name`."""
+
+
+def trim(root: Path, capacity: int) -> None:
+    """Remove caches that no process uses, those used longest ago first, until the others take `capacity` bytes at most.
+
+    Folders that are no caches are left alone, and nothing is said where one cannot be removed.
+    """
+    with contextlib.suppress(OSError):
+        folders = [folder for folder in root.iterdir() if SET_NAME.fullmatch(folder.name)]
+        sizes = {slot: disk_bytes(slot) for folder in folders for slot in folder.iterdir() if slot.name.isdigit()}
+        if sum(sizes.values()) <= capacity:
+            return  # whoever uses them; most often this is all, and nobody meets a lock of ours
+        idle = []
+        for slot in sizes:
+            with unused(slot) as free:
+                if free:
+                    idle.append((slot.stat().st_mtime, slot))
+        room = capacity
+        for _, slot in sorted(idle, reverse=True):
+            room -= sizes[slot]
+            if room < 0:
+                with unused(slot) as free:
+                    if free:
+                        remove(slot)
+                with contextlib.suppress(OSError):
+                    os.rmdir(slot.parent)  # if this was the last of the set
+
+
+@contextlib.contextmanager
+def unused(slot: Path) -> Iterator[bool]:
+    """Whether no process uses a slot; if so, none begins to before this ends."""
+    descriptor = locked(slot)
+    try:
+        yield descriptor >= 0
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def disk_bytes(folder: Path) -> int:
+    """Room that the files of a folder take."""
+    return sum(entry.stat().st_blocks * 512 for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False))
 
 
 @dataclass(eq=False, slots=True)
@@ -92,7 +167,7 @@ class Lease:
         self._released = released
 
     def wait(self) -> None:
-        """Until all bytes are there; ShardError where they cannot be fetched or kept."""
+        """Until all bytes are there; MachineError where they cannot be fetched or kept."""
         for block in self._blocks:
             assert block.arrived is not None
             try:
@@ -114,20 +189,24 @@ class BlockCache:
         folder: Of a `Slot`; what is in it is used again if it is of the same files, else removed.
         identity: Changes with the files' content.
         files: Name to size, bytes.
+        wrong: Of a file's number, an offset and bytes from there: what in them is not as it should be, offset and size,
+            int64 (n, 2).
         capacity: Bytes of blocks to hold.
         block_bytes: Size of a block, a multiple of 4096.
         connections: Requests at the same time.
 
     Raises:
-        ShardError: The folder cannot hold the files, or the capacity is less than a block.
+        MachineError: The folder cannot hold the files.
+        ShardError: The capacity is less than a block.
     """
 
     def __init__(
         self,
-        remote: RemoteFolder,
+        remote: Unchanging,
         folder: Path,
         identity: str,
         files: Mapping[str, int],
+        wrong: Callable[[int, int, memoryview], npt.NDArray[np.int64]],
         *,
         capacity: int,
         block_bytes: int,
@@ -150,8 +229,10 @@ class BlockCache:
         self._released: deque[list[Block]] = deque()
         self._pid = os.getpid()
         self._closed = False
+        self._wrong = wrong
+        self._suspect: set[int] = set()
         try:
-            self._table = self._open_table(f"blocks-{block_bytes}-{identity}")
+            self._table = self._open_table(f"checked-{block_bytes}-{identity}")
             self._blocks: OrderedDict[int, Block] = OrderedDict(
                 (block, Block()) for block in np.flatnonzero(self._table).tolist()
             )
@@ -161,7 +242,7 @@ class BlockCache:
             why = error.strerror or str(error)
             if error.errno == errno.EOPNOTSUPP:
                 why = "its file system cannot make holes in files; name another folder, on ext4, XFS, Btrfs or tmpfs"
-            raise ShardError(f"{folder}: cannot be used as a cache: {why}") from error
+            raise MachineError(f"{folder}: cannot be used as a cache: {why}") from error
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="headrace-fetch")
 
     patience_s = 5.0
@@ -187,11 +268,11 @@ class BlockCache:
         """Keep blocks, sorted and unique, and begin to fetch those that are not there. Does not wait.
 
         Raises:
-            ShardError: They do not fit beside what is leased already.
+            MachineError: They do not fit beside what is leased already, or the process was forked.
             ValueError: The cache is closed.
         """
         if self._pid != os.getpid():
-            raise ShardError(f"{self.remote}: a forked process must open the set again, or get it pickled")
+            raise MachineError(f"{self.remote}: a forked process must open the set again, or get it pickled")
         numbers = blocks.tolist()
         deadline = time.monotonic() + self.patience_s
         while True:
@@ -204,24 +285,45 @@ class BlockCache:
                 held = sum(block.leases > 0 for block in self._blocks.values()) * self.block_bytes
             # Readers that are about to finish, or what is on the way for nobody any more, may make room soon.
             if len(numbers) > self.capacity or time.monotonic() > deadline:
-                raise ShardError(
+                raise MachineError(
                     f"{self.remote}: {len(numbers) * self.block_bytes:,} bytes are needed at once; the cache has "
                     f"{self.capacity * self.block_bytes:,}, of which readers hold {held:,}: give it more, "
                     "or load smaller batches or fewer of them ahead"
                 )
             time.sleep(0.01)
 
-    def forget(self, blocks: Iterable[int]) -> None:
-        """Evict blocks whose bytes turned out to be wrong, unless others lease them too."""
+    def must_look(
+        self, number: npt.NDArray[np.int64], offset: npt.NDArray[np.int64], size: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Of n ranges as in `blocks`: which of them nobody has looked at, because they lie across several blocks, or in
+        which something may be wrong. To be asked when they are there."""
+        first = self.first_block[number] + offset // self.block_bytes
+        last = self.first_block[number] + (offset + size - 1) // self.block_bytes
+        found: npt.NDArray[np.bool_] = (first != last) & (size > 0)
         with self._lock:
-            self._take_back()
-            for number in blocks:
-                block = self._blocks.get(number)
-                if block is not None and block.leases <= 1 and block.arrived is not None and block.arrived.done():
-                    self._drop(number)
+            if self._suspect:
+                found |= np.isin(first, list(self._suspect)) & (size > 0)
+        return found
+
+    def replace(self, number: int, offset: int, content: bytes) -> None:
+        """Put other bytes in the place of leased ones that are wrong. MachineError where they cannot be written."""
+        path = self.path(number)
+        first = self.first_block[number] + offset // self.block_bytes
+        last = self.first_block[number] + (offset + len(content) - 1) // self.block_bytes
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                self._table[first : last + 1] = 0  # their CRC-32s are of what is replaced
+                write_all(descriptor, memoryview(content), offset)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise MachineError(f"{path}: the cache cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Wait for what is on the way and end the threads."""
+        """Wait for what is on the way and end the threads. In a forked process, where there are none, do nothing."""
+        if self._pid != os.getpid():
+            return
         with self._lock:
             self._closed = True
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -285,11 +387,15 @@ class BlockCache:
         return Lease(leased, self._released)
 
     def _drop(self, number: int) -> None:
-        """Evict one block; OSError where the file cannot be changed."""
+        """Evict one block; MachineError where the file cannot be changed."""
         file, start, stop = self._range(number)
         del self._blocks[number]
+        self._suspect.discard(number)
         self._table[number] = 0
-        punch_hole(self.path(file), start, stop - start)
+        try:
+            punch_hole(self.path(file), start, stop - start)
+        except OSError as error:
+            raise MachineError(f"{self.path(file)}: the cache cannot be changed: {error.strerror}") from error
 
     def _range(self, number: int) -> tuple[int, int, int]:
         """(file, start, stop) of a block."""
@@ -326,10 +432,13 @@ class BlockCache:
                     return
                 self._table[run[0] : run[-1] + 1] = 0
                 content = memoryview(self.remote.read(self.names[file], start, stop))
-                written = 0
-                while written < len(content):
-                    written += os.pwrite(descriptor, content[written:], start + written)
+                suspect = self._touched(file, self._wrong(file, start, content))
+                write_all(descriptor, content, start)
+                with self._lock:
+                    self._suspect |= suspect
                 for number in run:
+                    if number in suspect:
+                        continue
                     at = (number - run[0]) * self.block_bytes
                     self._table[number] = np.uint64(zlib.crc32(content[at : at + self.block_bytes])) | WHOLE
             finally:
@@ -337,11 +446,15 @@ class BlockCache:
         except BaseException as error:
             with self._lock:
                 for number in run:
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(MachineError):
                         self._drop(number)
             if isinstance(error, OSError):
-                raise ShardError(f"{path}: the cache cannot be written: {error.strerror}") from error
+                raise MachineError(f"{path}: the cache cannot be written: {error.strerror}") from error
             raise
+
+    def _touched(self, file: int, wrong: npt.NDArray[np.int64]) -> set[int]:
+        """The blocks under ranges of a file, int64 (n, 2)."""
+        return set(self.blocks(np.full(len(wrong), file), wrong[:, 0], wrong[:, 1]).tolist())
 
     def _intact(self, descriptor: int, run: list[int]) -> bool:
         for number in run:
@@ -350,6 +463,13 @@ class BlockCache:
             if len(content) != stop - start or np.uint64(zlib.crc32(content)) | WHOLE != self._table[number]:
                 return False
         return True
+
+
+def write_all(descriptor: int, content: memoryview, start: int) -> None:
+    """All bytes, however many a call takes."""
+    written = 0
+    while written < len(content):
+        written += os.pwrite(descriptor, content[written:], start + written)
 
 
 def has_size(path: Path, size: int) -> bool:

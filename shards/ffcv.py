@@ -59,6 +59,8 @@ from headrace.shards.write_back import GrowingFile, write_parts
 VERSION = 2
 MIN_PAGE_SIZE = 1 << 21
 DEFAULT_PAGE_SIZE = 1 << 23
+MIN_SHARD_SIZE = 5 << 20
+"""A .beton has at least a page of metadata, a page of data and the allocation table."""
 MAX_PAGE_SIZE = 1 << 31  # the largest power of two that fits into the header
 
 HEADER = np.dtype(
@@ -284,13 +286,17 @@ def sample_size(regions: Sequence[Region]) -> int:
     return sum(len(region.payload) + len(region.trail) for region in regions if region.payload is not None)
 
 
+def check_fits(key: bytes, regions: Sequence[Region]) -> None:
+    """ValueError where no page of a .beton can hold a sample."""
+    if sample_size(regions) > MAX_PAGE_SIZE:
+        raise ValueError(f"{sample_size(regions)} bytes, a sample of a .beton has at most {MAX_PAGE_SIZE}")
+
+
 def page_size_for(regions: Sequence[Region], shard_size: int) -> int:
-    """The page size of a file that begins with this sample; ValueError if no page can hold it."""
+    """The page size of a file that begins with this sample, which passes `check_fits`."""
     size = DEFAULT_PAGE_SIZE if shard_size >= 4 * DEFAULT_PAGE_SIZE else MIN_PAGE_SIZE
     while size < sample_size(regions):
         size *= 2
-    if size > MAX_PAGE_SIZE:
-        raise ValueError(f"{sample_size(regions)} bytes, a sample of a .beton has at most {MAX_PAGE_SIZE}")
     return size
 
 

@@ -17,8 +17,8 @@ from secrets import SystemRandom
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from headrace.shards.errors import RemoteError, ShardError
-from headrace.shards.stores import PARTIAL, STORES, Damaged, Store, Unfit, file_reader
+from headrace.shards.errors import MachineError, RemoteError, ShardError
+from headrace.shards.stores import PARTIAL, STORES, Changed, Damaged, Store, Unfit, Version, file_reader
 
 Result = TypeVar("Result")
 
@@ -30,6 +30,8 @@ BUSY_CODES = {"BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
 FINAL_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"}
 """botocore's, which are no OSError; it may not be installed."""
+
+REPLACED = "it was replaced while it was read, or the set was copied in part; open the set again when it is whole"
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
 """Extra of this package that installs what a protocol needs."""
@@ -104,16 +106,25 @@ class RemoteFolder:
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of an object, all of them."""
+        return self.fetch(name, start, stop)[0]
 
-        def once(store: Store) -> bytes:
+    def fetch(
+        self, name: str, start: int, stop: int, known: Version | None = None, fresh: bool = False
+    ) -> tuple[bytes, Version]:
+        """`read`, with the object's version; MachineError where it is not the known one. See `Store.read`."""
+
+        def once(store: Store) -> tuple[bytes, Version]:
             if start == stop:
-                return b""
-            content = store.read(name, start, stop)
+                return b"", known or Version()
+            try:
+                content, version = store.read(name, start, stop, known, fresh)
+            except Exception as error:
+                if known is not None and http_status(error) == 412:
+                    raise Changed(f"its ETag is not {known.etag} any more") from None
+                raise
             if len(content) < stop - start:
                 raise Damaged(f"bytes {start} to {stop} were asked for, {len(content)} bytes came")
-            if len(content) > stop - start:
-                raise Unfit(f"bytes {start} to {stop} were asked for, {len(content)} came: it does not answer ranges")
-            return content
+            return content, version
 
         return self._attempt(name, once)
 
@@ -121,24 +132,31 @@ class RemoteFolder:
         """Bytes of an object."""
         return self._attempt(name, lambda store: store.size(name))
 
-    def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
+    def look(self, name: str) -> Version | None:
+        """The version of an object, None where there is none."""
 
-        def once(store: Store) -> bool:
+        def once(store: Store) -> Version | None:
             try:
-                store.size(name)
+                return store.look(name)
             except FileNotFoundError as error:
                 if is_absence(error):
-                    return False
+                    return None
                 raise
-            return True
 
         return self._attempt(name, once)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+        return self.look(name) is not None
+
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of all objects below a folder of this one, such as ".headrace/units/0001.json"."""
-        found = self._attempt(folder, lambda store: store.names(folder.strip("/")))
-        return sorted(name for name in found if not name.endswith(PARTIAL))
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Likewise with their bytes."""
+        found = self._attempt(folder, lambda store: store.sizes(folder.strip("/")))
+        return {name: size for name, size in found.items() if not name.endswith(PARTIAL)}
 
     def put(self, path: str | os.PathLike[str], name: str) -> None:
         """Upload a file of this machine. The object is visible whole or not at all, and verified."""
@@ -147,7 +165,7 @@ class RemoteFolder:
                 size = os.fstat(file.fileno()).st_size
                 self._upload(name, file_reader(file.fileno(), size), size)
         except OSError as error:
-            raise ShardError(f"{os.fspath(path)}: {error.strerror or error}") from error
+            raise MachineError(f"{os.fspath(path)}: {error.strerror or error}") from error
 
     def write(self, name: str, content: bytes) -> None:
         """Store bytes as an object, visible whole or not at all, and verified."""
@@ -177,7 +195,7 @@ class RemoteFolder:
             store = self._connected()
             store.upload(name, read, size, lambda once: self._attempt(name, lambda _: once()))
         except (Damaged, Unfit) as error:
-            raise ShardError(f"{self / name}: {error}") from None
+            raise RemoteError(f"{self / name}: {error}") from None
 
     def _connected(self) -> Store:
         """This process's connections: those of the process that it was forked from cannot be used."""
@@ -210,6 +228,9 @@ class RemoteFolder:
                 return once(store)
             except ShardError:
                 raise
+            except Changed as error:
+                found = str(error)
+                break
             except Exception as error:
                 cause = self._clean(describe(error, self.retry.timeout_s))
                 pause = next(pauses, None) if may_retry(error) else None
@@ -217,6 +238,7 @@ class RemoteFolder:
                 after = f", after {tries} tries" if tries > 1 else ""
                 raise RemoteError(f"{self / name if name else self}: {cause}{after}")
             time.sleep(pause)
+        raise MachineError(f"{self / name}: {found}: {REPLACED}")
 
     def _clean(self, text: str) -> str:
         """Without credentials, and not endless."""
@@ -226,15 +248,65 @@ class RemoteFolder:
         return text if len(text) <= 300 else f"{text[:300]}..."
 
 
+class Unchanging:
+    """Objects of a folder that are to stay as they are while they are read: a set, and not two halves of two.
+
+    The first answer about an object says what it is, and no request is made for that alone but where fsspec's general
+    path is taken. Every later answer is compared. Thread-safe.
+
+    Args:
+        folder: Where the objects lie.
+        sizes: Bytes that they must have.
+    """
+
+    def __init__(self, folder: RemoteFolder, sizes: Mapping[str, int]) -> None:
+        self.folder = folder
+        self._known = {name: Version(size) for name, size in sizes.items()}
+        self._lock = threading.Lock()
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def read(self, name: str, start: int, stop: int, *, fresh: bool = False) -> bytes:
+        """Bytes [start, stop) of an object; `fresh` as in `Store.read`.
+
+        Raises:
+            RemoteError: The store does not answer.
+            MachineError: The object is not what it was.
+        """
+        known = self._known[name]
+        content, version = self.folder.fetch(name, start, stop, known, fresh)
+        if known[1:3] != version[1:3]:
+            with self._lock:
+                if self._known[name][1:3] == ("", ""):
+                    self._known[name] = version._replace(size=known.size)
+                known = self._known[name]
+            try:
+                known.check(version)  # two first answers may have been on their way at the same time
+            except Changed as error:
+                raise MachineError(f"{self.folder / name}: {error}: {REPLACED}") from None
+        return content
+
+
 def remote_folder(url: str, retry: Retry, storage_options: dict[str, Any]) -> RemoteFolder:
     """What a pickle calls."""
     return RemoteFolder(url, retry=retry, **storage_options)
 
 
+# A user and password end at the last @ before a slash; or, where what looks like a port is none, at the last of all:
+# not everybody writes the slashes of a password as they should be written. pathlib takes a slash of "://" away.
+USER = re.compile(r"(?<=[A-Za-z0-9+.-]{2}:/)(/?)(?:[^/\s]*|[^/\s:@]*:(?!\d*(?:/|$))\S*)@")
+QUERY = re.compile(r"(?<=[A-Za-z0-9+.-]{2}:/)([^\s?'\"]*)\?[^\s'\"]*")
+
+
 def redact(text: str) -> str:
-    """Without the user and password, and without the query, of any URL in it."""
-    text = re.sub(r"(://)[^/\s@]*@", r"\1***@", text)
-    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1?***", text)
+    """Without the user and password, and without the query, of any URL in it: for all that is shown or written."""
+    return QUERY.sub(r"\1?***", USER.sub(r"\1***@", text))
+
+
+def has_secrets(place: str | os.PathLike[str]) -> bool:
+    """Whether a URL holds what must neither be shown nor written."""
+    return redact(os.fspath(place)) != os.fspath(place)
 
 
 SECRET_NAMES = re.compile(r"key|secret|token|pass|auth|cred|sas|user|connection_string")
@@ -242,9 +314,9 @@ SECRET_NAMES = re.compile(r"key|secret|token|pass|auth|cred|sas|user|connection_
 
 def known_secrets(url: str, options: Mapping[str, Any]) -> Iterator[str]:
     """Every text in the URL, the options and the environment that must not be shown."""
-    user = re.match(r"[^/]*://([^/]*)@", url)
+    user = USER.search(url)
     if user:
-        parts = user[1].split(":", 1)
+        parts = user[0].strip("/").removesuffix("@").split(":", 1)
         yield from filter(None, (*parts, *map(unquote, parts)))
     for key, value in options.items():
         if isinstance(value, Mapping):
@@ -310,6 +382,8 @@ def describe(error: BaseException, timeout_s: float) -> str:
     status = http_status(error)
     if isinstance(error, FileNotFoundError) and is_absence(error):
         return f"there is no such {'bucket' if error_code(error) == 'NoSuchBucket' else 'object'}"
+    if type(root).__name__ == "TooManyRedirects":
+        return "the server redirects without an end"
     if status is not None:
         code = error_code(error)
         said = getattr(root, "message", "") or str(error)

@@ -1,6 +1,10 @@
 """What Headrace asks of a store, over fsspec: one request a function, no retries, the store's own exceptions.
 
 `headrace.shards.remote` adds names, retries and error texts.
+
+A range is asked for with what is known of the object. The answer's head says whether it is a range at all and whether
+the object is still the same; where it is not, the body is not read, so that no answer takes more memory than was asked
+for.
 """
 
 from __future__ import annotations
@@ -11,9 +15,10 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 Attempt = Callable[[Callable[[], Result]], Result]
@@ -32,8 +37,50 @@ class Damaged(Exception):
     """What arrived is not what was sent: worth another try."""
 
 
+class WebPage(Damaged):
+    """A web page came in the place of an object."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer is a web page, not the object: a login page or a proxy's error?")
+
+
 class Unfit(Exception):
     """The store cannot do what is asked, however often: the text says why."""
+
+
+class Changed(Exception):
+    """An object is not any more what it was: the text says in what."""
+
+
+NO_RANGES = (
+    "the server does not answer ranges, as `python -m http.server` does not: serve the set with one that does, such as "
+    "nginx or Caddy, or copy it here"
+)
+
+
+class Version(NamedTuple):
+    """What tells one state of an object from another. What is not known is -1 or empty."""
+
+    size: int = -1
+    """Bytes."""
+    etag: str = ""
+    modified: str = ""
+    """When it was written, as the store puts it."""
+    ranges: bool = True
+    """False where a server sends objects whole only."""
+
+    def check(self, found: Version) -> None:
+        """Raise Changed where `found` is another state than this one.
+
+        Servers behind one name may give the same file other ETags: with the same time and size it counts as the same.
+        """
+        if -1 not in (self.size, found.size) and self.size != found.size:
+            raise Changed(f"{found.size:,} bytes instead of {self.size:,}")
+        dated = bool(self.modified and found.modified)
+        if dated and self.modified != found.modified:
+            raise Changed(f"written {found.modified}, not {self.modified}")
+        if not dated and self.etag and found.etag and self.etag != found.etag:
+            raise Changed(f"ETag {found.etag} instead of {self.etag}")
 
 
 class Store:
@@ -50,6 +97,8 @@ class Store:
     def __init__(self, url: str, options: dict[str, Any], timeout_s: float) -> None:
         import fsspec
         from fsspec.asyn import AsyncFileSystem
+        from fsspec.implementations.local import LocalFileSystem
+        from fsspec.implementations.memory import MemoryFileSystem
 
         configured = fsspec.config.conf.get(url.partition("://")[0].lower(), {})
         options = merged(merged(self.defaults(timeout_s), configured), options)
@@ -57,23 +106,48 @@ class Store:
         self.fs, path = fsspec.core.url_to_fs(url, **options, skip_instance_cache=True)
         self.path = path.rstrip("/")
         self.limit = {"timeout": 10 * timeout_s} if isinstance(self.fs, AsyncFileSystem) else {}
+        # Asking for a version takes a request of its own here: it is asked each time only where that costs nothing.
+        self.near = isinstance(self.fs, (LocalFileSystem, MemoryFileSystem))
 
     def defaults(self, timeout_s: float) -> dict[str, Any]:
         """Options of the protocol where the user gives none."""
         return {}
 
-    def read(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of an object, or as many as came."""
-        return bytes(self.fs.cat_file(f"{self.path}/{name}", start=start, end=stop, **self.limit))
+    def read(
+        self, name: str, start: int, stop: int, known: Version | None = None, fresh: bool = False
+    ) -> tuple[bytes, Version]:
+        """Bytes [start, stop) of an object, or as many as came, and its version.
 
-    def size(self, name: str) -> int:
-        """Bytes of an object; FileNotFoundError where there is none."""
+        Args:
+            name: Of the object.
+            start: First byte.
+            stop: Behind the last byte.
+            known: What the object was before; None where that does not matter.
+            fresh: Ask caches on the way for the store's own answer.
+
+        Raises:
+            Changed: The object is not what is known.
+        """
+        version = Version()
+        if known is not None:
+            version = self.look(name) if self.near or known[1:3] == ("", "") else known
+            known.check(version)
+        return bytes(self.fs.cat_file(f"{self.path}/{name}", start=start, end=stop, **self.limit)), version
+
+    def look(self, name: str) -> Version:
+        """The version of an object, with its size; FileNotFoundError where there is none."""
         info = self.fs.info(f"{self.path}/{name}", **self.limit)
         if info["type"] == "directory":
             raise FileNotFoundError(name)
         if info["size"] is None:
             raise Unfit("the server does not say how large it is")
-        return int(info["size"])
+        etag = next((str(info[key]) for key in ETAGS if info.get(key)), "unknown")
+        modified = next((str(info[key]) for key in TIMES if info.get(key)), "")
+        return Version(int(info["size"]), etag, modified)
+
+    def size(self, name: str) -> int:
+        """Bytes of an object; FileNotFoundError where there is none."""
+        return self.look(name).size
 
     def upload(self, name: str, read: Callable[[int, int], bytes], size: int, attempt: Attempt[Any]) -> None:
         """Store [0, size) of what `read` gives; the object appears when it is whole."""
@@ -111,15 +185,20 @@ class Store:
         if found != wanted:
             raise Damaged(f"the copy has {found:,} bytes of {wanted:,}")
 
-    def names(self, folder: str) -> list[str]:
-        """Names of the objects below a folder ("" is all), relative to the store's path."""
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of the objects below a folder ("" is all), by name relative to the store's path."""
         self.fs.invalidate_cache()
         try:
-            found = self.fs.find(f"{self.path}/{folder}".rstrip("/"), **self.limit)
+            found = self.fs.find(f"{self.path}/{folder}".rstrip("/"), detail=True, **self.limit)
         except FileNotFoundError:
-            return []
+            return {}
         prefix = f"{self.path}/"
-        return [path.removeprefix(prefix) for path in found if path.startswith(prefix)]
+        return {path.removeprefix(prefix): int(info["size"]) for path, info in found.items() if path.startswith(prefix)}
+
+
+ETAGS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
+TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+"""What the file systems of fsspec call them."""
 
 
 class HttpStore(Store):
@@ -135,6 +214,61 @@ class HttpStore(Store):
             "headers": {"Accept-Encoding": "identity"},
         }
 
+    def read(
+        self, name: str, start: int, stop: int, known: Version | None = None, fresh: bool = False
+    ) -> tuple[bytes, Version]:
+        from fsspec.asyn import sync
+
+        async def once() -> tuple[bytes, Version]:
+            async with self.asking(name, start, stop, fresh) as answer:
+                version = http_version(answer)
+                if known is not None:
+                    known.check(version)
+                length = answer.content_length
+                # A whole object that is all that was asked for is no less right.
+                if not version.ranges and (start > 0 or length != stop - start):
+                    raise Unfit(NO_RANGES)
+                if answer.status == 416:
+                    raise Damaged(f"bytes {start} to {stop} were asked for, it has {version.size:,}")
+                if length is not None and length > stop - start:
+                    raise Unfit(f"bytes {start} to {stop} were asked for, {length:,} came: {NO_RANGES}")
+                content = bytearray()
+                async for part in answer.content.iter_any():
+                    content += part
+                    if len(content) > stop - start:
+                        raise Unfit(f"bytes {start} to {stop} were asked for, more came: {NO_RANGES}")
+            return bytes(content), version
+
+        return sync(self.fs.loop, once, **self.limit)
+
+    def look(self, name: str) -> Version:
+        from fsspec.asyn import sync
+
+        async def once() -> Version:
+            async with self.asking(name, 0, 1) as answer:
+                version = http_version(answer)
+            if version.size < 0:
+                raise Unfit("the server does not say how large it is")
+            return version
+
+        return sync(self.fs.loop, once, **self.limit)
+
+    @asynccontextmanager
+    async def asking(self, name: str, start: int, stop: int, fresh: bool = False) -> AsyncIterator[Any]:
+        """The head of the answer to a range; a body that is not read is not fetched either."""
+        options = dict(self.fs.kwargs)
+        headers = {**options.pop("headers", {}), "Range": f"bytes={start}-{stop - 1}"}
+        if fresh:
+            headers["Cache-Control"] = "no-cache"
+        session = await self.fs.set_session()
+        url = f"{self.path}/{name}"
+        async with session.get(self.fs.encode_url(url), headers=headers, **options) as answer:
+            if answer.status in (404, 410):
+                raise FileNotFoundError(url)
+            if answer.status != 416 or "Content-Range" not in answer.headers:
+                answer.raise_for_status()
+            yield answer
+
     def upload(self, name: str, read: Callable[[int, int], bytes], size: int, attempt: Attempt[Any]) -> None:
         raise Unfit("an HTTP server is read-only here; write to a folder or to S3")
 
@@ -144,7 +278,7 @@ class HttpStore(Store):
     def copy(self, name: str, new: str) -> None:
         raise Unfit("an HTTP server is read-only here; write to a folder or to S3")
 
-    def names(self, folder: str) -> list[str]:
+    def sizes(self, folder: str) -> dict[str, int]:
         raise Unfit("an HTTP server has no list of names")
 
 
@@ -170,8 +304,35 @@ class S3Store(Store):
         answer: dict[str, Any] = self.fs.call_s3(method, Bucket=bucket, Key=key, **parameters, **self.limit)
         return answer
 
-    def size(self, name: str) -> int:
-        return int(self.call("head_object", name)["ContentLength"])
+    def read(
+        self, name: str, start: int, stop: int, known: Version | None = None, fresh: bool = False
+    ) -> tuple[bytes, Version]:
+        from fsspec.asyn import sync
+
+        bucket, key, _ = self.fs.split_path(f"{self.path}/{name}")
+        condition = {"IfMatch": known.etag} if known is not None and known.etag else {}
+
+        async def once() -> tuple[bytes, Version]:
+            asked = f"bytes={start}-{stop - 1}"
+            answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=key, Range=asked, **condition)
+            try:
+                version = s3_version(answer)
+                if known is not None:
+                    known.check(version)
+                if answer.get("ContentLength", 0) > stop - start:
+                    if "html" in answer.get("ContentType", "") and not version.etag:
+                        raise WebPage
+                    raise Unfit(
+                        f"bytes {start} to {stop} were asked for, {answer['ContentLength']:,} came: {NO_RANGES}"
+                    )
+                return await answer["Body"].read(), version
+            finally:
+                answer["Body"].close()
+
+        return sync(self.fs.loop, once, **self.limit)
+
+    def look(self, name: str) -> Version:
+        return s3_version(self.call("head_object", name))
 
     def delete(self, name: str) -> None:
         self.call("delete_object", name)
@@ -225,6 +386,35 @@ class S3Store(Store):
         answer = self.call(method, name, Body=content, ContentMD5=header, **parameters)
         compare(answer, digest.hex())  # some stores do not look at the header
         return answer
+
+
+def http_version(answer: Any) -> Version:
+    """What the head of an answer to a range says of the object. WebPage where it is about another thing."""
+    headers = answer.headers
+    if answer.status not in (200, 206, 416):
+        raise Unfit(f"the server answers {answer.status}")
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise Unfit("the server compresses what it sends, so that ranges of the object itself cannot be had")
+    ranges = answer.status != 200
+    if not ranges and answer.content_type in ("text/html", "application/xhtml+xml"):
+        raise WebPage
+    size = total(headers.get("Content-Range", "")) if ranges else answer.content_length
+    if not ranges and size == 0:
+        ranges = True  # of nothing, all is all
+    etag = headers.get("ETag", "").removeprefix("W/")
+    return Version(-1 if size is None else size, etag, headers.get("Last-Modified", ""), ranges)
+
+
+def s3_version(answer: Mapping[str, Any]) -> Version:
+    """Likewise. S3's time is left out: its ETag alone changes with the content, and only then."""
+    size = total(answer["ContentRange"]) if answer.get("ContentRange") else answer.get("ContentLength")
+    return Version(-1 if size is None else size, answer.get("ETag", ""))
+
+
+def total(content_range: str) -> int | None:
+    """Size of the whole object, of a header such as "bytes 0-99/1234"."""
+    found = re.search(r"/(\d+)$", content_range)
+    return int(found[1]) if found else None
 
 
 def verify(head: Mapping[str, Any], size: int, etag: str) -> None:

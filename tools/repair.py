@@ -423,13 +423,15 @@ def repair(plan: RepairPlan, *, drop_missing: bool = False) -> RepairReport:
     if all(number in plan.mended and not plan.mended[number].good for number in range(len(plan.manifest.shards))):
         raise UserError(f"{plan.path}: no sample would be left; nothing was changed")
     try:
-        with Staging(plan.path) as staging:
-            shards = list(staged_shards(plan, staging.folder))
+        with Staging(plan.path, use="repair") as staging:
+            if read_manifest(plan.path) != plan.manifest:
+                raise ShardError(f"{plan.path}: another set has come since it was looked at; nothing was changed")
+            shards = list(staged_shards(plan, staging.set))
             if (plan.path / REJECTS_NAME).exists():
-                link(plan.path / REJECTS_NAME, staging.folder / REJECTS_NAME)
+                link(plan.path / REJECTS_NAME, staging.set / REJECTS_NAME)
             manifest = replace(plan.manifest, shards=tuple(shards), provenance=provenance(plan))
             quarantine = write_quarantine(plan, staging.destination)
-            write_file(staging.folder / MANIFEST_NAME, manifest.to_json().encode())
+            write_file(staging.set / MANIFEST_NAME, manifest.to_json().encode())
             staging.commit()
     except OSError as error:
         reason = error.strerror or error

@@ -21,6 +21,7 @@ from headrace.pipeline import Loader
 from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.pipeline.transfer import DeviceBatches
 from headrace.shards import open_shards
+from headrace.shards.remote import has_secrets
 from headrace.train.checkpoint import checkpoint_paths, newest_checkpoint, read_checkpoint, save_checkpoint
 from headrace.train.config import RunConfig
 from headrace.train.distributed import World, distribute, join
@@ -81,6 +82,11 @@ def train(
     for name in ("data", "out"):
         if not getattr(config, name):
             raise ConfigError(f"{name}: must be given")
+    if has_secrets(config.data):
+        raise ConfigError(
+            "data: a user, password or query in the URL would be kept in config.yaml and in every checkpoint; give "
+            "them to the store's own tools instead, by variables of the environment or .netrc (docs/remote.md)"
+        )
     out = Path(config.out)
     with join(config.device) as world, open_shards(config.data) as shards, _stop_signals() as stop:
         if config.batch_size % world.size:

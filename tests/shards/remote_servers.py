@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import re
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from email.utils import formatdate
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,7 +58,10 @@ class RangeHandler(SimpleHTTPRequestHandler):
         if asked and self.ranges:
             start, stop = int(asked[1]), min(int(asked[2] or len(content)) + 1, len(content))
             if start >= stop:
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
@@ -64,8 +69,12 @@ class RangeHandler(SimpleHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
+        self.describe(path)
         self.end_headers()
         self.wfile.write(content)
+
+    def describe(self, path: Path) -> None:
+        """Headers about the state of a file: here there are none."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -75,6 +84,59 @@ class WholeHandler(RangeHandler):
     """Ignores ranges."""
 
     ranges = False
+
+
+class EtagHandler(RangeHandler):
+    """Says which state of a file it answers with."""
+
+    def describe(self, path: Path) -> None:
+        status = path.stat()
+        self.send_header("ETag", f'"{status.st_mtime_ns:x}-{status.st_size:x}"')
+
+
+class DateHandler(RangeHandler):
+    """Says when a file was written, and has ETags of its own at every answer, as servers behind one name may."""
+
+    def describe(self, path: Path) -> None:
+        self.send_header("Last-Modified", formatdate(path.stat().st_mtime, usegmt=True))
+        self.send_header("ETag", f'"{secrets.token_hex(4)}"')
+
+
+class PortalHandler(BaseHTTPRequestHandler):
+    """A login page in the place of everything."""
+
+    protocol_version = "HTTP/1.1"
+    page = b"<!DOCTYPE html><html><body>Welcome to our network</body></html>"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(self.page)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.page)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class LoopHandler(BaseHTTPRequestHandler):
+    """Redirects to itself."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"{self.path}x")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def folder_server(folder: Path, handler: type[RangeHandler] = RangeHandler) -> AbstractContextManager[str]:
@@ -95,7 +157,8 @@ class Faults:
         self._lock = threading.Lock()
 
     def set(self, kind: str, every: int = 1, match: str = "") -> None:
-        """Begin: `match` is a regular expression searched in "METHOD path"."""
+        """Begin: `match` is a regular expression searched in "METHOD path", with " fresh" behind it where no cache may
+        answer."""
         with self._lock:
             self.kind, self.every, self.match = kind, every, match
             self._count = self.made = 0
@@ -125,7 +188,8 @@ class ProxyHandler(BaseHTTPRequestHandler):
         super().__init__(*args)  # type: ignore[arg-type]
 
     def forward(self) -> None:
-        fault = self.faults.next(f"{self.command} {self.path}")
+        fresh = " fresh" if self.headers.get("Cache-Control") == "no-cache" else ""
+        fault = self.faults.next(f"{self.command} {self.path}{fresh}")
         if fault == "half":
             self.forward_half()
             return
@@ -150,6 +214,8 @@ class ProxyHandler(BaseHTTPRequestHandler):
         connection.close()
         if fault == "corrupt" and content:
             content = content[:-1] + bytes([content[-1] ^ 1])
+        if fault == "scramble":
+            content = bytes(byte ^ 1 for byte in content)
         if fault == "short":  # a whole answer with less in it than was asked for
             content = content[: len(content) // 2]
         self.send_response(answer.status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pickle
 import random
 import signal
@@ -13,14 +14,27 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from remote_servers import Faults, WholeHandler, faulty, folder_server
+from remote_servers import (
+    DateHandler,
+    EtagHandler,
+    Faults,
+    LoopHandler,
+    PortalHandler,
+    RangeHandler,
+    WholeHandler,
+    faulty,
+    folder_server,
+    serving,
+)
 
 from headrace.shards import ShardError
-from headrace.shards.remote import RemoteFolder, Retry, is_remote
+from headrace.shards.errors import MachineError, RemoteError
+from headrace.shards.remote import RemoteFolder, Retry, Unchanging, is_remote
 from headrace.shards.stores import PART_BYTES
 
 SECRET = "wJalrXUtnFEMI"
@@ -280,8 +294,11 @@ def test_http_that_cannot(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes(100))
     with folder_server(tmp_path, WholeHandler) as url:
         folder = RemoteFolder(url, retry=QUICK)
-        with pytest.raises(ShardError, match=rf"^{url}/x: bytes 10 to 20 were asked for, 100 came: it does not answer"):
+        with pytest.raises(
+            ShardError, match=rf"^{url}/x: the server does not answer ranges, .*: serve the set with one"
+        ):
             folder.read("x", 10, 20)
+        assert folder.read("x", 0, 100) == bytes(100)  # as right as a range
         with pytest.raises(ShardError, match="read-only"):
             folder.write("y", b"")
         with pytest.raises(ShardError, match="no list of names"):
@@ -301,6 +318,129 @@ def test_http_reads_through_faults(fault: str, tmp_path: Path) -> None:
             assert folder.size("x") == 30_000
             assert folder.exists("x")
         assert faults.made >= 3
+
+
+@pytest.mark.peer("aiohttp")
+@pytest.mark.parametrize(
+    ("handler", "message"),
+    [
+        (PortalHandler, "the answer is a web page, not the object: a login page or a proxy's error?, after 2 tries"),
+        (LoopHandler, "the server redirects without an end"),
+    ],
+)
+def test_answers_that_are_no_objects(handler: type[BaseHTTPRequestHandler], message: str) -> None:
+    with serving(handler) as url:
+        folder = RemoteFolder(url, retry=Retry(tries=2, pause_s=0.01))
+        for use in (
+            lambda: folder.read("manifest.json", 0, 20),
+            lambda: folder.read("manifest.json", 0, len(PortalHandler.page)),
+            lambda: folder.size("x"),
+            lambda: folder.exists("x"),
+        ):
+            with pytest.raises(RemoteError) as raised:
+                use()
+            assert str(raised.value).partition(": ")[2] == message
+
+
+@pytest.mark.peer("s3fs", "moto")
+def test_a_web_page_in_the_place_of_s3(credentials: None) -> None:
+    with serving(PortalHandler) as url:
+        folder = RemoteFolder("s3://bucket/set", endpoint_url=url, retry=Retry(tries=1))
+        with pytest.raises(RemoteError, match=r"/x: the answer is a web page, not the object"):
+            folder.read("x", 0, 20)
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Sends a terabyte, whatever is asked for."""
+
+    sent = 0
+    head: ClassVar[dict[str, str]] = {"Content-Length": str(1 << 40)}
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        for name, value in self.head.items():
+            self.send_header(name, value)
+        self.end_headers()
+        while True:
+            self.wfile.write(bytes(1 << 16))
+            type(self).sent += 1 << 16
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class EndlessRange(Endless):
+    """Likewise, and calls it a range."""
+
+    head: ClassVar[dict[str, str]] = {"Content-Range": "bytes 10-19/100"}
+    status = 206
+
+
+@pytest.mark.peer("aiohttp")
+@pytest.mark.parametrize("handler", [Endless, EndlessRange])
+def test_no_more_is_read_than_was_asked_for(handler: type[Endless]) -> None:
+    with serving(handler) as url:
+        folder = RemoteFolder(url, retry=QUICK)
+        for _ in range(3):
+            with pytest.raises(RemoteError, match="does not answer ranges"):
+                folder.read("x", 10, 20)
+    assert handler.sent < 64 << 20  # what the sockets took
+
+
+@pytest.mark.peer("aiohttp")
+@pytest.mark.parametrize("handler", [RangeHandler, EtagHandler, DateHandler])
+def test_http_objects_that_change(handler: type[RangeHandler], tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789")
+    with folder_server(tmp_path, handler) as url:
+        check_changes(RemoteFolder(url, retry=QUICK), tmp_path / "x", says=handler is not RangeHandler)
+
+
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+def test_files_that_change(protocol: str, tmp_path: Path) -> None:
+    folder = RemoteFolder(f"{protocol}://{tmp_path}/set", retry=QUICK)
+    folder.write("x", b"0123456789")
+    check_changes(folder, None, says=True)
+
+
+@pytest.mark.peer("s3fs", "moto")
+def test_s3_objects_that_change(s3: tuple[str, Faults, dict[str, Any]]) -> None:
+    url, faults, options = s3
+    folder = RemoteFolder(url, **options)
+    folder.write("x", b"0123456789")
+    faults.set("")
+    unchanging = Unchanging(folder, {"x": 10})
+    unchanging.read("x", 0, 5)
+    assert len(faults.requests) == 1  # none but for the bytes
+    check_changes(folder, None, says=True)
+
+
+def check_changes(folder: RemoteFolder, path: Path | None, *, says: bool) -> None:
+    """Objects are what they were: with another size always, with the same one where the store `says` it."""
+
+    def change(content: bytes) -> None:
+        if path is None:
+            folder.write("x", content)
+        else:
+            path.write_bytes(content)
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime + 10 * len(content)))
+
+    unchanging = Unchanging(folder, {"x": 10})
+    for start in (0, 5):
+        assert unchanging.read("x", start, start + 5) == b"0123456789"[start : start + 5]
+    change(b"abcdefghij")
+    if says:
+        with pytest.raises(MachineError, match=r"/x: .*: it was replaced while it was read, or the set was copied in"):
+            unchanging.read("x", 5, 10)
+    else:
+        assert unchanging.read("x", 5, 10) == b"fghij"  # payloads have checksums
+    assert Unchanging(folder, {"x": 10}).read("x", 0, 10) == b"abcdefghij"
+    change(b"0123456789!")
+    for reader in (unchanging, Unchanging(folder, {"x": 10})):
+        with pytest.raises(
+            MachineError, match=r"/x: (11 bytes instead of 10|its ETag is not .* any more): it was replaced"
+        ):
+            reader.read("x", 0, 5)
 
 
 def test_a_protocol_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """`run`; MachineError where nothing is known because the machine fails."""
-    from headrace.shards.remote import is_remote
+    from headrace.shards.remote import is_remote, redact
     from headrace.tools.progress import sample_bar
     from headrace.tools.verify import verify
 
@@ -56,7 +56,7 @@ def check(args: argparse.Namespace) -> int:
             raise UsageError("two sets are compared by what they decode to; --fast is for one")
         return compare_sets(args)
     if args.repair and is_remote(args.dir):
-        raise UsageError(f"{args.dir}: a remote set is not repaired in place; copy it here")
+        raise UsageError(f"{redact(args.dir)}: a remote set is not repaired in place; copy it here")
     with sample_bar(f"verifying {args.dir}") as progress:
         report = verify(args.dir, fast=args.fast, workers=args.workers, progress=progress, started=progress.of)
     if args.repair and not report.ok:
@@ -85,6 +85,7 @@ def compare_sets(args: argparse.Namespace) -> int:
 
 def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
     """`verify DIR --repair` of a set in which something was found."""
+    from headrace.shards.remote import redact
     from headrace.tools.progress import say
     from headrace.tools.repair import plan_repair, repair
 
@@ -95,7 +96,7 @@ def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
         if args.json:
             print_json({"found": report.to_dict(), "plan": plan.lines()})
         else:
-            print(f"{args.dir}: nothing was changed")
+            print(f"{redact(args.dir)}: nothing was changed")
         return 1
     done = repair(plan, drop_missing=args.drop_missing)
     if args.json:

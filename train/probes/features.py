@@ -1,4 +1,4 @@
-"""Frozen features of a whole shard set, each sample exactly once, in stored order."""
+"""Frozen features of a whole shard set, each sample that has a label exactly once, in stored order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.pipeline import Loader, Normalize, center_view
+from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 
@@ -28,7 +29,7 @@ def extract_features(
     device: torch.device | str = "cpu",
     threads: int | None = None,
 ) -> Features:
-    """Features and labels of all n samples of `shards`, in stored order.
+    """Features and labels of the n samples of `shards` that have a label, in stored order; -1 is none.
 
     Args:
         encode: float32 (B, 3, size, size), normalised and on `device`, to (B, D). The method or module that it
@@ -43,7 +44,7 @@ def extract_features(
         float32 (n, D) and int64 (n,).
 
     Raises:
-        RunError: if the shard set has no labels.
+        RunError: if the shard set has no labels, or no sample has one.
         ShardError: for a sample that cannot be decoded.
     """
     if "label" not in shards.fields:
@@ -56,7 +57,11 @@ def extract_features(
             [images] = batch.to(device).normalized()
             features.append(encode(images).float().cpu().numpy())
             labels.append(batch.labels.numpy())
-    return np.concatenate(features), np.concatenate(labels)
+    found = np.concatenate(labels)
+    known = found != NO_LABEL
+    if not known.any():
+        raise RunError(f"{shards.path}: every label is {NO_LABEL}, which stands for none, and probes need some")
+    return np.concatenate(features)[known], found[known]
 
 
 def pixel_features(shards: ShardSet, size: int, *, threads: int | None = None) -> Features:

@@ -14,6 +14,7 @@ from torch import nn
 from headrace.models import Method
 from headrace.models.seeding import seeded
 from headrace.pipeline import Loader, View, ViewSpec
+from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 from headrace.train.probes.features import extract_features
@@ -60,7 +61,7 @@ def finetune_probe(
     sample once.
 
     Raises:
-        RunError: if a shard set has no labels.
+        RunError: if a shard set has no labels, or no sample has one.
         ShardError: for a sample that cannot be decoded.
     """
     config = config or FinetuneConfig()
@@ -70,6 +71,8 @@ def finetune_probe(
     first = method.views.views[0]
     view = cropped(first)
     classes = int(train.ints("label").max()) + 1
+    if not classes:
+        raise RunError(f"{train.path}: every label is {NO_LABEL}, which stands for none, and fine-tuning needs some")
     with seeded(config.seed):
         network = nn.Sequential(copy.deepcopy(method.backbone), nn.Linear(method.feature_dim, classes))
     network = network.to(device).to(memory_format=torch.channels_last)
@@ -87,7 +90,10 @@ def finetune_probe(
                 [images] = batch.normalized()
                 assert batch.labels is not None
                 with seeded(config.seed, step, device=device):
-                    loss = F.cross_entropy(network(images), batch.labels)
+                    known = (batch.labels != NO_LABEL).sum().clamp(min=1)
+                    loss = (
+                        F.cross_entropy(network(images), batch.labels, ignore_index=NO_LABEL, reduction="sum") / known
+                    )
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                 optimizer.step()

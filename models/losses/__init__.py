@@ -1,0 +1,24 @@
+"""Losses as pure functions in their papers' symbols, one file a family.
+
+Letters in shapes: N samples of this rank, W ranks, D dimensions of a projection, K prototypes or rows of a queue, V
+views, L patches or tokens, P numbers of a patch. All are computed in float32 at least, also under autocast.
+"""
+
+from headrace.models.losses.contrastive import clip_loss, nt_xent, queue_info_nce
+from headrace.models.losses.distillation import cosine_regression, dino_loss
+from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
+from headrace.models.losses.reconstruction import masked_patch_loss, normalize_patches
+from headrace.models.losses.redundancy import barlow_twins_loss
+
+__all__ = [
+    "barlow_twins_loss",
+    "clip_loss",
+    "cosine_regression",
+    "dino_loss",
+    "masked_patch_loss",
+    "normalize_patches",
+    "nt_xent",
+    "queue_info_nce",
+    "sinkhorn",
+    "swapped_prediction",
+]

@@ -1,0 +1,100 @@
+"""Find the partner among the others: SimCLR, MoCo, CLIP."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headrace.models.losses.precision import full_precision
+from headrace.models.parts.collectives import gather, rank
+
+
+@full_precision
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """SimCLR's normalised temperature-scaled cross entropy.
+
+    For each of the 2N views, the cross entropy of finding the other view of the same sample among the other
+    2NW - 1 views of all ranks, by cosine similarity over `temperature`:
+    `l(i, j) = -log(exp(s_ij / t) / sum_{k != i} exp(s_ik / t))`, mean over this rank's 2N views. The authors' code
+    adds the means of the two views: twice this.
+
+    Where `torch.distributed` is initialised the negatives of the other ranks take part, with their gradient; every
+    rank must then pass the same N. The mean of the ranks' losses, and so the gradient that
+    DistributedDataParallel averages, is that of one process with all the samples.
+
+    Args:
+        z1, z2: (N, D) projections of the two views, of any float type; not normalised yet.
+        temperature: t, above 0.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2002.05709, equation 1 and algorithm 1; authors' code google-research/simclr at be133b3,
+    objective.py.
+    """
+    if z1.shape != z2.shape or z1.ndim != 2:
+        raise ValueError(f"nt_xent needs two (N, D) tensors, got {tuple(z1.shape)} and {tuple(z2.shape)}")
+    _check_temperature("nt_xent", temperature)
+    z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2N, D)
+    n = len(z1)
+    logits = z @ gather(z).T / temperature  # (2N, 2NW), ranks side by side
+    own = torch.arange(2 * n, device=z.device)
+    itself = own + rank() * 2 * n
+    other_view = (own + n) % (2 * n) + rank() * 2 * n
+    logits = logits.scatter(1, itself[:, None], float("-inf"))
+    return F.cross_entropy(logits, other_view)
+
+
+@full_precision
+def queue_info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """MoCo's loss: find a sample's key beside the keys of earlier batches.
+
+    `-log(exp(q.k / t) / (exp(q.k / t) + sum_j exp(q.queue_j / t)))`, mean over N. The keys of this batch are not each
+    other's negatives. Keys and queue get no gradient.
+
+    Args:
+        query, key: (N, D) of the two views, not normalised yet.
+        queue: (K, D), rows of length 1.
+        temperature: t, above 0; 0.07 in version 1, 0.2 in version 2.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 1911.05722, equation 1; authors' code facebookresearch/moco at 4397a04, moco/builder.py.
+    """
+    _check_temperature("queue_info_nce", temperature)
+    query, key = F.normalize(query, dim=1), F.normalize(key.detach(), dim=1)
+    positive = (query * key).sum(dim=1, keepdim=True)  # (N, 1)
+    logits = torch.cat([positive, query @ queue.detach().to(query.dtype).T], dim=1) / temperature  # (N, 1 + K)
+    return F.cross_entropy(logits, logits.new_zeros(len(query), dtype=torch.int64))
+
+
+@full_precision
+def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
+    """CLIP's loss: each image finds its text among those of all ranks, each text its image; the mean of both.
+
+    Both sides carry gradient over ranks, so that the mean of the ranks' losses has the gradient of one process with
+    all the samples. Every rank must pass the same N.
+
+    Args:
+        image, text: (N, D), not normalised yet.
+        logit_scale: scalar, the factor of the cosines (not its logarithm).
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2103.00020, figure 3; mlfoundations/open_clip, src/open_clip/loss.py, with gather_with_grad.
+    """
+    if image.shape != text.shape or image.ndim != 2:
+        raise ValueError(f"clip_loss needs two (N, D) tensors, got {tuple(image.shape)} and {tuple(text.shape)}")
+    image, text = F.normalize(image, dim=1), F.normalize(text, dim=1)
+    own = torch.arange(len(image), device=image.device) + rank() * len(image)
+    of_image = F.cross_entropy(logit_scale * image @ gather(text).T, own)
+    of_text = F.cross_entropy(logit_scale * text @ gather(image).T, own)
+    return (of_image + of_text) / 2
+
+
+def _check_temperature(name: str, temperature: float) -> None:
+    if temperature <= 0:
+        raise ValueError(f"{name} needs a temperature above 0, got {temperature}")

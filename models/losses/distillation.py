@@ -1,0 +1,67 @@
+"""Agree with a slower copy of oneself: BYOL, DINO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headrace.models.losses.precision import full_precision
+
+
+@full_precision
+def cosine_regression(prediction: Tensor, target: Tensor) -> Tensor:
+    """`|p / |p| - z / |z||^2 = 2 - 2 cos(p, z)`, mean over N: one direction of BYOL's loss, from 0 to 4.
+
+    BYOL adds both directions and does not halve them. The target gets no gradient.
+
+    Args:
+        prediction, target: (N, D), not normalised yet.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2006.07733, equation 2; authors' code google-deepmind/deepmind-research at f5de0ed,
+    byol/utils/helpers.py, regression_loss, whose norm is bounded from below by the root of 1e-12.
+    """
+    p, z = (x * x.square().sum(dim=1, keepdim=True).clamp(min=1e-12).rsqrt() for x in (prediction, target.detach()))
+    return (p - z).square().sum(dim=1).mean()
+
+
+@full_precision
+def dino_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    center: Tensor,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> Tensor:
+    """Cross entropy of a student's view under a teacher's, over all pairs of different views.
+
+    The mean, over the pairs with different numbers and over samples, of
+    `-sum softmax((t - c) / t_t) log softmax(s / t_s)`. The teacher gets no gradient.
+
+    Args:
+        student: V tensors (N, K), one a view; the first are the views that the teacher sees, in its order.
+        teacher: tensors (N, K), at most V.
+        center: (K,) or (1, K): c, taken off the teacher's outputs.
+        student_temperature, teacher_temperature: t_s and t_t, above 0.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2104.14294, algorithm 1; authors' code facebookresearch/dino at 7c446df, main_dino.py, DINOLoss.
+    """
+    if len(student) < 2:
+        raise ValueError(f"dino_loss needs at least two views, got {len(student)}")
+    targets = [F.softmax((t.detach() - center) / teacher_temperature, dim=-1) for t in teacher]
+    predictions = [F.log_softmax(s / student_temperature, dim=-1) for s in student]
+    pairs = [
+        -(target * prediction).sum(dim=-1).mean()
+        for i, target in enumerate(targets)
+        for j, prediction in enumerate(predictions)
+        if i != j
+    ]
+    return torch.stack(pairs).mean()

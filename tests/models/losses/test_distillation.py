@@ -1,0 +1,118 @@
+"""BYOL's and DINO's losses against slow loops, peers and known values."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headrace.models.losses import cosine_regression, dino_loss
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_cosine_regression_is_the_squared_distance_of_unit_vectors() -> None:
+    p, z = draw(6, 5), draw(6, 5, seed=1)
+    slow = sum(float(((a / a.norm() - b / b.norm()) ** 2).sum()) for a, b in zip(p, z, strict=True)) / 6
+    assert cosine_regression(p, z).item() == pytest.approx(slow, rel=1e-12)
+
+
+@pytest.mark.peer("lightly")
+def test_cosine_regression_is_lightlys_with_its_gradient() -> None:
+    """lightly's is -cos: 2 - 2 cos has twice its gradient."""
+    from lightly.loss import NegativeCosineSimilarity
+
+    p, z = draw(6, 5).requires_grad_(), draw(6, 5, seed=1)
+    ours, theirs = cosine_regression(p, z), NegativeCosineSimilarity()(p, z)
+    torch.testing.assert_close(ours, 2 + 2 * theirs)
+    (found,), (expected,) = torch.autograd.grad(ours, p), torch.autograd.grad(theirs, p)
+    torch.testing.assert_close(found, 2 * expected)
+
+
+def test_cosine_regression_has_its_known_values() -> None:
+    p = torch.tensor([[2.0, 0.0]])
+    values = {(3.0, 0.0): 0.0, (0.0, 1.0): 2.0, (-1.0, 0.0): 4.0}
+    for z, expected in values.items():
+        assert cosine_regression(p, torch.tensor([z])).item() == pytest.approx(expected, abs=1e-6)
+    assert cosine_regression(torch.zeros(1, 2), p).isfinite()
+
+
+def test_the_target_gets_no_gradient() -> None:
+    p, z = draw(3, 4).requires_grad_(), draw(3, 4, seed=1).requires_grad_()
+    cosine_regression(p, z).backward()
+    assert p.grad is not None
+    assert z.grad is None
+
+
+def slow_dino(student: list[Tensor], teacher: list[Tensor], center: Tensor, ts: float, tt: float) -> float:
+    terms = []
+    for i, t in enumerate(teacher):
+        for j, s in enumerate(student):
+            if i == j:
+                continue
+            for row_t, row_s in zip(t, s, strict=True):
+                target = [math.exp(float(x - c) / tt) for x, c in zip(row_t, center, strict=True)]
+                logits = [float(x) / ts for x in row_s]
+                log_sum = math.log(sum(math.exp(x) for x in logits))
+                terms.append(-sum(q / sum(target) * (x - log_sum) for q, x in zip(target, logits, strict=True)))
+    return sum(terms) / len(terms)
+
+
+def test_dino_loss_is_the_papers_sum() -> None:
+    student, teacher = list(draw(4, 3, 6)), list(draw(2, 3, 6, seed=1))
+    center = draw(6, seed=2)
+    found = dino_loss(student, teacher, center, 0.5, 0.3).item()
+    assert found == pytest.approx(slow_dino(student, teacher, center, 0.5, 0.3), rel=1e-12)
+
+
+@pytest.mark.peer("lightly")
+def test_dino_loss_is_lightlys_with_its_gradient() -> None:
+    from lightly.loss import DINOLoss
+
+    student, teacher, center = draw(10, 3, 6).float().requires_grad_(), draw(2, 3, 6, seed=1).float(), draw(6).float()
+    judge = DINOLoss(output_dim=6, student_temp=0.1)
+    judge.center.copy_(center)
+    theirs = judge(list(teacher), list(student), teacher_temp=0.07)
+    ours = dino_loss(list(student), list(teacher), center, 0.1, 0.07)
+    torch.testing.assert_close(ours, theirs)
+    (found,), (expected,) = torch.autograd.grad(ours, student), torch.autograd.grad(theirs, student)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("views", [2, 10])
+def test_dino_loss_at_collapse_is_ln_k(views: int) -> None:
+    student, teacher = [torch.zeros(2, 65536)] * views, [torch.zeros(2, 65536)] * 2
+    assert dino_loss(student, teacher, torch.zeros(65536), 0.1, 0.04).item() == pytest.approx(11.090, abs=1e-3)
+
+
+@pytest.mark.parametrize(("views", "terms"), [(2, 2), (10, 18)])
+def test_dino_loss_leaves_out_pairs_of_equal_views(views: int, terms: int) -> None:
+    """Each pair is weighed alike: a student's view that is not uniform moves the loss by its share of the terms."""
+    teacher = [torch.zeros(1, 4, dtype=torch.float64)] * 2
+    student = [torch.zeros(1, 4, dtype=torch.float64) for _ in range(views)]
+    student[0] = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)  # the teacher's first view is not asked
+    own = -F.log_softmax(student[0], dim=1).mean().item()
+    expected = (own + (terms - 1) * math.log(4)) / terms
+    found = dino_loss(student, teacher, torch.zeros(4, dtype=torch.float64), 1.0, 1.0).item()
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_constant_in_teacher_and_center_changes_nothing() -> None:
+    student, teacher, center, constant = list(draw(3, 2, 5)), list(draw(2, 2, 5, seed=1)), draw(5), draw(5, seed=3)
+    loss = dino_loss(student, teacher, center, 0.1, 0.07)
+    moved = dino_loss(student, [t + constant for t in teacher], center + constant, 0.1, 0.07)
+    torch.testing.assert_close(moved, loss)
+
+
+def test_the_teacher_gets_no_gradient_and_one_view_is_refused() -> None:
+    student, teacher = draw(2, 2, 5).requires_grad_(), draw(2, 2, 5, seed=1).requires_grad_()
+    dino_loss(list(student), list(teacher), draw(5), 0.1, 0.07).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+    with pytest.raises(ValueError, match="at least two views, got 1"):
+        dino_loss([student[0]], [teacher[0]], draw(5), 0.1, 0.07)

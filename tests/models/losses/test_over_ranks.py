@@ -1,0 +1,85 @@
+"""Every loss on several ranks is the loss, and its averaged gradient the gradient, of one process with all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from headrace.models.losses import (
+    barlow_twins_loss,
+    clip_loss,
+    cosine_regression,
+    dino_loss,
+    nt_xent,
+    queue_info_nce,
+    sinkhorn,
+    swapped_prediction,
+)
+from tests.ranks import on_ranks
+
+SAMPLES, D, K = 8, 5, 6
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def swav(z1: Tensor, z2: Tensor) -> Tensor:
+    prototypes = F.normalize(draw(D, K, seed=4), dim=0)
+    scores = [F.normalize(z, dim=1) @ prototypes for z in (z1, z2)]
+    return swapped_prediction(scores, [sinkhorn(s, 0.05, 3) for s in scores], 0.1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "nt_xent": lambda z1, z2: nt_xent(z1, z2, 0.2),
+    "queue_info_nce": lambda z1, z2: queue_info_nce(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.2),
+    "clip_loss": lambda z1, z2: clip_loss(z1, z2, z1.new_tensor(5.0)),
+    "cosine_regression": cosine_regression,
+    "dino_loss": lambda z1, z2: dino_loss([z1, z2], [z1, z2], z1.new_zeros(D), 0.1, 0.04),
+    "swapped_prediction": swav,
+    "barlow_twins_loss": lambda z1, z2: barlow_twins_loss(z1, z2, 0.1, over_ranks="exact"),
+    "barlow_twins_loss, local_gradient": lambda z1, z2: barlow_twins_loss(z1, z2, 0.1, over_ranks="local_gradient"),
+}
+RATIOS = {"barlow_twins_loss, local_gradient": lambda ranks: 1 / ranks}
+
+
+def network() -> nn.Module:
+    linear = nn.Linear(4, D).double()
+    with torch.no_grad():
+        linear.weight.copy_(draw(D, 4, seed=7))
+        linear.bias.copy_(draw(D, seed=8))
+    return linear
+
+
+def loss_and_gradient(name: str, model: nn.Module, x1: Tensor, x2: Tensor) -> dict[str, Any]:
+    z1, z2 = model(torch.cat([x1, x2])).chunk(2)
+    loss = LOSSES[name](z1, z2)
+    model.zero_grad()
+    loss.backward()
+    return {"loss": loss.detach(), "gradient": [p.grad.clone() for p in model.parameters() if p.grad is not None]}
+
+
+def of_rank(rank: int, ranks: int) -> dict[str, Any]:
+    x1, x2 = (draw(SAMPLES, 4, seed=seed).chunk(ranks)[rank] for seed in (1, 2))
+    return {name: loss_and_gradient(name, DistributedDataParallel(network()), x1, x2) for name in LOSSES}
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return on_ranks(of_rank, request.param, tmp_path_factory.mktemp("ranks"), request.param)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_gradient_are_those_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
+    whole = loss_and_gradient(name, network(), draw(SAMPLES, 4, seed=1), draw(SAMPLES, 4, seed=2))
+    ratio = RATIOS.get(name, lambda ranks: 1)(len(ranks))
+    torch.testing.assert_close(torch.stack([rank[name]["loss"] for rank in ranks]).mean(), whole["loss"])
+    for rank in ranks:
+        for found, expected in zip(rank[name]["gradient"], whole["gradient"], strict=True):
+            torch.testing.assert_close(found, ratio * expected, rtol=1e-9, atol=1e-11)

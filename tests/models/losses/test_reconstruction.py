@@ -1,0 +1,65 @@
+"""MAE's loss against a slow loop and against `transformers`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from headrace.models.losses import masked_patch_loss, normalize_patches
+from tests.conftest import require_peer
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_masked_patch_loss_is_the_papers_mean() -> None:
+    prediction, target = draw(2, 5, 3), draw(2, 5, 3, seed=1)
+    mask = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1]], dtype=torch.bool)
+    errors = [
+        sum(float((p - t) ** 2) for p, t in zip(prediction[i, j], target[i, j], strict=True)) / 3
+        for i in range(2)
+        for j in range(5)
+        if mask[i, j]
+    ]
+    assert masked_patch_loss(prediction, target, mask).item() == pytest.approx(sum(errors) / len(errors), rel=1e-12)
+
+
+def test_only_hidden_patches_get_a_gradient() -> None:
+    prediction = draw(2, 4, 3).requires_grad_()
+    mask = torch.tensor([[True, False, True, False]] * 2)
+    masked_patch_loss(prediction, draw(2, 4, 3, seed=1), mask).backward()
+    assert prediction.grad is not None
+    assert (prediction.grad[~mask] == 0).all()
+    assert (prediction.grad[mask] != 0).all()
+
+
+def test_normalized_patches_have_mean_zero_and_variance_one() -> None:
+    patches = 7 * draw(3, 4, 48) + 5
+    found = normalize_patches(patches)
+    torch.testing.assert_close(found.mean(dim=-1), torch.zeros(3, 4, dtype=torch.float64))
+    torch.testing.assert_close(found.var(dim=-1), torch.ones(3, 4, dtype=torch.float64))
+    assert normalize_patches(torch.full((1, 1, 48), 0.5)).abs().max() == 0  # a patch of one colour
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_loss_is_that_of_transformers(normalize: bool) -> None:
+    require_peer("transformers")
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    config = ViTMAEConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+        decoder_intermediate_size=16, norm_pix_loss=normalize,
+    )  # fmt: skip
+    judge = ViTMAEForPreTraining(config)
+    images = draw(2, 3, 32, 32).float()
+    found = judge(images, noise=draw(2, 16, seed=1).float())
+    target = judge.patchify(images)
+    target = normalize_patches(target) if normalize else target
+    ours = masked_patch_loss(found.logits, target, found.mask.bool())
+    torch.testing.assert_close(ours, found.loss)
+    (gradient,) = torch.autograd.grad(ours, found.logits, retain_graph=True)
+    (expected,) = torch.autograd.grad(found.loss, found.logits)
+    torch.testing.assert_close(gradient, expected)
