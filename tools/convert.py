@@ -58,7 +58,7 @@ class ConvertResult(NamedTuple):
     """Wall time."""
     resumed: int
     """Samples that an earlier, interrupted conversion had done."""
-    left_out: Mapping[str, int]
+    left_out: Mapping[str, int] = {}
     """Files of the source that belong to no sample, by their ending or another reason."""
 
 
@@ -234,12 +234,11 @@ class _SoFar:
     def go_on(self, depot: Depot) -> None:
         """Take over what an earlier run has finished; a unit that lacks samples which may be readable now is forgotten,
         so that it is done anew."""
-        found = depot.finished()
-        again = {unit for unit, record in found.items() if any(reject.passing for reject in record.rejects)}
-        if again:
-            depot.forget(again, found)
-        for unit in found.keys() - again:
-            self.add(unit, found[unit])
+        for unit, record in depot.finished().items():
+            if any(reject.passing for reject in record.rejects):
+                depot.forget(unit)
+            else:
+                self.add(unit, record)
         self.done = samples_of(self.job, self.records)
 
     def add(self, unit: int, record: UnitRecord) -> None:

@@ -32,6 +32,7 @@ from headrace.tools.hardware import cores
 from headrace.train import RunConfig
 from headrace.train.config import LoaderConfig
 from headrace.train.optim import build_optimizer
+from headrace.train.probes import image_views
 
 SUBSET = 512
 """Samples that are encoded otherwise, to measure what that would gain."""
@@ -117,9 +118,11 @@ def diagnose(
     Raises:
         ShardError: The shards cannot be read.
         UserError: They have no images, or too few samples for a batch.
+        RunError: The method is one of clips or texts.
     """
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     method = build_method(config.method, config.model, seed=config.seed).to(device).train()
+    views = image_views(method)
     with open_shards(data) as shards:
         image_field(shards)
         if len(shards) < config.batch_size:
@@ -130,16 +133,16 @@ def diagnose(
         say("reading")
         read = reading(shards, threads, seconds)
         say("loading: decode, augment, collate")
-        loaded = loading(shards, method.views, config, config.loader, device, seconds)
+        loaded = loading(shards, views, config, config.loader, device, seconds)
         say("collating alone")
-        collated = collating(shards, method.views, config, device, seconds)
+        collated = collating(shards, views, config, device, seconds)
         say("transfer and the model's step alone")
         batch = loaded.batch
         moved = timed(lambda: batch.to(device).normalized(), len(batch), device, seconds)
         step = training_step(method, config, device)
         stepping = timed(lambda: step(batch), len(batch), device, seconds)
         say("training, all together")
-        training, data_wait = together(shards, method.views, config, device, step, seconds)
+        training, data_wait = together(shards, views, config, device, step, seconds)
         stages = [
             Stage(name="read", rate=read, what=f"bytes of random samples, copied by {threads} threads"),
             Stage(name="decode", rate=loaded.decode, what=f"{config.loader.engine}'s threads, from a whole loader"),
@@ -150,8 +153,8 @@ def diagnose(
         ]
         say("other settings")
         proposals = [
-            *loader_proposals(shards, method.views, config, device, seconds),
-            *encoding_proposals(shards, method.views, config, device, seconds),
+            *loader_proposals(shards, views, config, device, seconds),
+            *encoding_proposals(shards, views, config, device, seconds),
         ]
     limit, advice = judge(stages, loaded.rate, stepping, device)
     return Diagnosis(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from headrace.train.probes import (
     knn_probe,
     linear_probe,
     pixel_features,
+    probe_view,
 )
 
 ENCODERS = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
@@ -59,7 +61,7 @@ def evaluate(
         encoders: keys of ENCODERS.
 
     Raises:
-        RunError: if the run has no checkpoint or a shard set no labels.
+        RunError: if the run has no checkpoint, is one of clips or texts, or a shard set has no labels.
         UserError: for fine-tuning without `test`, and in one of several processes of torchrun, which would all do the
             same.
         ShardError: for a shard set that cannot be read.
@@ -72,6 +74,7 @@ def evaluate(
             "instead, by variables of the environment or .netrc (docs/remote.md)"
         )
     config, trained = load_run(run)
+    probe_view(trained)  # whether it can be probed, before anything is computed
     untrained = build_method(config.method, config.model, seed=config.seed).eval()
     scores = {}
     with ExitStack() as stack:
@@ -111,9 +114,15 @@ def features(method: Method, shards: ShardSet, *, pixel_side: int | None = None)
     """float32 (n, D) and int64 (n,): what `method` makes of every sample, or its pixels at `pixel_side`."""
     if pixel_side is not None:
         return pixel_features(shards, pixel_side)
-    view = method.views.views[0]
-    encode = method.to(device()).encode
-    return extract_features(encode, shards, size=view.size, normalize=view.normalize, device=device())
+    view = probe_view(method)
+    return extract_features(
+        method.to(device()).encode,
+        shards,
+        size=view.size,
+        normalize=view.normalize,
+        interpolation=view.interpolation,
+        device=device(),
+    )
 
 
 def _pixel_side(shards: ShardSet) -> int:
@@ -127,14 +136,27 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time merges its scores; where the file system has no locks, all do at once."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _keep(run: Path, data: Place, test: Place | None, scores: Scores) -> None:
     """Merge `scores` into results.json; scores on other data are dropped."""
     place = {"data": from_anywhere(data), "test": None if test is None else from_anywhere(test)}
-    kept = read_results(run)
-    probes: Scores = kept.get("probes", {}) if place.items() <= kept.items() else {}
-    for encoder, found in scores.items():
-        probes[encoder] = probes.get(encoder, {}) | found
-    save_results(run, {"probes": probes, **place})
+    with _alone_in(run):
+        kept = read_results(run)
+        probes: Scores = kept.get("probes", {}) if place.items() <= kept.items() else {}
+        for encoder, found in scores.items():
+            probes[encoder] = probes.get(encoder, {}) | found
+        save_results(run, {"probes": probes, **place})
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -155,9 +177,17 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def save_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Write results.json in one step."""
-    aside = folder / f"{RESULTS}.tmp"
-    aside.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(aside, folder / RESULTS)
+    write_aside(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a file that is never seen half written, and whose writers do not meet."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def rows(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -18,12 +18,13 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from headrace.models import Method
+from headrace.pipeline import ViewSpec
 from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.shards.remote import is_remote, redact
 from headrace.tools.charts import class_map, legend, line_chart
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows
+from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows, write_aside
 from headrace.tools.hardware import cores, processor
 from headrace.tools.page import Section, definitions, page, png_uri, tiles
 from headrace.tools.show import augmented, pixels
@@ -77,7 +78,7 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
     path = folder / "report.html"
     subtitle = f"{config.method}, {config.epochs} epochs, batches of {config.batch_size}: {' and '.join(runs)}"
     shown = [section for section in sections if section.html or section.note]
-    path.write_text(page(folder.name, subtitle, shown), encoding="utf-8")
+    write_aside(path, page(folder.name, subtitle, shown))
     return path
 
 
@@ -151,8 +152,10 @@ def training_charts(metrics: Mapping[str, Sequence[Record]]) -> str:
 
 
 def gallery(config: RunConfig, method: Method) -> Section:
-    """Stored samples beside the views of the run's first epoch."""
+    """Stored samples beside the views of the run's first epoch; empty for a method of clips or texts."""
     heading = "What the method sees"
+    if not isinstance(method.views, ViewSpec):
+        return Section(heading, "", "")
     try:
         with open_shards(config.data) as shards:
             rows = augmented(shards, method.views, count=GALLERY_SAMPLES, seed=config.seed)
@@ -178,9 +181,11 @@ def missing(data: str, error: Exception) -> str:
 
 
 def feature_map(method: Method, data: str, seed: int) -> Section:
-    """t-SNE of the encoder's features of some labelled samples; empty where `data` has hardly any, a sentence where it
-    cannot be read."""
+    """t-SNE of the encoder's features of some labelled samples; empty where `data` has hardly any or the method is not
+    one of images, a sentence where the data cannot be read."""
     heading = "Map of the features"
+    if not isinstance(method.views, ViewSpec):
+        return Section(heading, "", "")
     try:
         with open_shards(data) as shards:
             labels = shards.ints("label") if "label" in shards.fields else np.zeros(0, np.int64)
