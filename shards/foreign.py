@@ -100,7 +100,7 @@ def how_to_name(path: str) -> str:
     """What to do about a path to shards as other programs take them, which leads to nothing; empty for others."""
     if path.startswith("pipe:"):
         return "; shards are read at any place, which no pipe allows: copy the tars here and name their folder"
-    if re.search(r"[{*?\[]", path):
+    if re.search(r"[{*]", path):
         return "; patterns are not expanded: name the folder that holds the tars"
     return ""
 

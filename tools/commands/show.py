@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from headrace.models import build_method
     from headrace.pipeline.presets import PRESETS
     from headrace.tools.show import show
+    from headrace.train.probes import image_views
 
     options = {"count": args.samples, "seed": args.seed, "epoch": args.epoch}
     if args.what == "texts":
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"show {args.what} needs --method or --preset")
     else:
         config = configuration(args.method)
-        views = build_method(config.method, config.model).views
+        views = image_views(build_method(config.method, config.model))
     show(args.what, args.dir, views, args.out, **options)
     print(args.out)
 
