@@ -58,7 +58,7 @@ class ConvertResult(NamedTuple):
     """Wall time."""
     resumed: int
     """Samples that an earlier, interrupted conversion had done."""
-    left_out: Mapping[str, int] = {}
+    left_out: Mapping[str, int]
     """Files of the source that belong to no sample, by their ending or another reason."""
 
 
