@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from headrace.shards.printing import printable
 from headrace.shards.remote import redact
 
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -26,7 +27,12 @@ progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say(line: str) -> None:
     """A line about work under way."""
-    progress_console.print(redact(line), markup=False)
+    progress_console.print(printable(redact(line), "\n"), markup=False)
+
+
+def tell(result: object) -> None:
+    """A result in lines of text."""
+    print(printable(str(result), "\n"))
 
 
 def show(result: RenderableType) -> None:
@@ -53,7 +59,7 @@ class SampleBar:
 def sample_bar(what: str, total: int | None = None) -> Iterator[SampleBar]:
     """A bar named `what`, on a terminal, with samples done, samples a second and the time left."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         SpeedColumn(),
@@ -61,7 +67,7 @@ def sample_bar(what: str, total: int | None = None) -> Iterator[SampleBar]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=progress_console, disable=not progress_console.is_terminal) as progress:
-        yield SampleBar(progress, progress.add_task(redact(what), total=total))
+        yield SampleBar(progress, progress.add_task(printable(redact(what)), total=total))
 
 
 class SpeedColumn(ProgressColumn):

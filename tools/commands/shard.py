@@ -6,7 +6,17 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from headrace.tools.commands.arguments import Command, byte_size, known, one_of, print_json
+from headrace.tools.commands.arguments import (
+    Command,
+    UsageError,
+    at_least,
+    byte_size,
+    known,
+    one_of,
+    positive,
+    print_json,
+    share,
+)
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -22,21 +32,21 @@ def declare(parser: argparse.ArgumentParser) -> None:
     ways = ("keep", "jpeg", "raw", "smart", "proportion", "frames")
     how = "images: keep the file's bytes, jpeg, raw pixels, or ffcv's smart or proportion; videos: keep or frames"
     option("--encode", one_of(*ways), "keep", "HOW", how)
-    option("--max-side", int, None, "N", "shrink images whose longer side has more pixels")
-    option("--short-side", int, None, "N", "shrink images whose shorter side has more pixels; the side of frames")
-    option("--quality", int, 90, "Q", "JPEG quality, 1 to 100")
+    option("--max-side", positive, None, "N", "shrink images whose longer side has more pixels")
+    option("--short-side", positive, None, "N", "shrink images whose shorter side has more pixels; the side of frames")
+    option("--quality", at_least(1, 100), 90, "Q", "JPEG quality, 1 to 100")
     option("--smart-threshold", byte_size, "256KB", "SIZE", "bytes of pixels above which smart makes a JPEG")
-    option("--compress-probability", float, 0.5, "P", "share of the images that proportion makes JPEGs")
-    option("--frames", int, 16, "N", "frames that are stored of a video")
-    option("--frame-stride", int, 4, "N", "store every n-th frame")
+    option("--compress-probability", share, 0.5, "P", "share of the images that proportion makes JPEGs")
+    option("--frames", positive, 16, "N", "frames that are stored of a video")
+    option("--frame-stride", positive, 4, "N", "store every n-th frame")
     option("--shard-size", byte_size, "256MB", "SIZE", "bytes that a shard does not exceed")
     option("--seed", int, 0, "N", "seed of the order of storage")
     parser.add_argument("--no-shuffle", action="store_true", help="store in the source's order, class by class")
     option(
         "--engine", one_of("local", "ray"), "local", "ENGINE", "local processes, or ray: RAY_ADDRESS or this machine"
     )
-    option("--workers", int, None, "N", "shards made at a time (default: one a core)")
-    option("--max-rejects", float, 0.05, "SHARE", "bad samples to put up with")
+    option("--workers", positive, None, "N", "shards made at a time (default: one a core)")
+    option("--max-rejects", share, 0.05, "SHARE", "bad samples to put up with")
     parser.add_argument(
         "--restart", action="store_true", help="throw away the finished shards of an interrupted conversion to OUT"
     )
@@ -47,10 +57,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from headrace.shards.remote import redact
     from headrace.tools.convert import convert
-    from headrace.tools.progress import sample_bar, say
+    from headrace.tools.progress import sample_bar, say, tell
     from headrace.tools.sources import SOURCES, counted
 
     known("source", args.source, SOURCES)
+    if args.encode == "frames" and args.short_side is None:
+        raise UsageError("--encode frames needs --short-side, the side of the stored squares in pixels")
     with sample_bar(f"{args.source} to {args.format}") as progress:
         result = convert(
             args.source,
@@ -81,11 +93,11 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(result._asdict())
         return
-    print(f"{redact(args.out)}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+    tell(f"{redact(args.out)}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
     if result.left_out:
-        print(f"belong to no sample: {counted(result.left_out)}")
+        tell(f"belong to no sample: {counted(result.left_out)}")
     if result.rejects:
-        print(f"{result.rejects:,} samples were left out; {redact(args.out).rstrip('/')}/rejects.jsonl says why")
+        tell(f"{result.rejects:,} samples were left out; {redact(args.out).rstrip('/')}/rejects.jsonl says why")
 
 
 COMMAND = Command(
