@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headrace.benchmarks.machine import Machine
+from headrace.benchmarks.machine import CHANGED, Machine
 from headrace.benchmarks.runner import NOISY_CORES, Comparison, Result, Spread
 
 COLUMNS = (
@@ -134,6 +134,8 @@ def as_markdown(report: Report) -> str:
         "- RSS is the sum over a contestant's processes of each one's peak (shared pages count in each), PSS divides "
         "shared pages; both include mapped files. Every process starts with torch, torchvision and Headrace imported.",
     ]
+    if report.commit.endswith(CHANGED):
+        lines += ["", "**The sources differ from the commit that is named: do not quote these figures.**"]
     if not report.quiet:
         lines += ["", "**Other processes were busy during this run: do not quote its figures.**"]
     for comparison in report.comparisons:

@@ -23,6 +23,7 @@ from headrace.shards import ShardSet, open_shards
 from headrace.shards.printing import printable
 from headrace.shards.remote import redact
 from headrace.tools.errors import UserError
+from headrace.tools.fields import image_field
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
 
@@ -49,6 +50,7 @@ class Shown:
 
 def augmented(shards: ShardSet, spec: ViewSpec, *, count: int, seed: int = 0, epoch: int = 0) -> list[Shown]:
     """The first `count` samples of the epoch's order (fewer where the set has fewer) with their views."""
+    image_field(shards)
     with Loader(shards, spec, min(count, len(shards)), seed=seed, prefetch=1) as loader:
         loader.epoch = epoch
         batch = next(iter(loader))
@@ -71,9 +73,9 @@ def augmented(shards: ShardSet, spec: ViewSpec, *, count: int, seed: int = 0, ep
     ]
 
 
-def pixels(shards: ShardSet, i: int, field: str = "image") -> NDArray[np.uint8]:
+def pixels(shards: ShardSet, i: int) -> NDArray[np.uint8]:
     """The stored image of sample `i`, decoded: uint8 (H, W, 3)."""
-    stored = shards.read(i)[field]
+    stored = shards.read(i)[image_field(shards)]
     return stored if isinstance(stored, np.ndarray) else decode_image(stored)
 
 

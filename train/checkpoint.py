@@ -26,13 +26,18 @@ FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
+def checkpoint_name(step: int) -> str:
+    """The file of the checkpoint after `step` steps."""
+    return f"step-{step:08d}.pt"
+
+
 def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
     """Write `state` as step-XXXXXXXX.pt and delete all but the `keep` newest.
 
     The name appears only after the bytes are on the disk, so that a checkpoint that can be seen is whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{state['step']:08d}.pt"
+    path = folder / checkpoint_name(state["step"])
     aside = path.with_suffix(".pt.tmp")
     with open(aside, "wb") as file:
         torch.save({"format": FORMAT, **state}, file)

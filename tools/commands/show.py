@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from headrace.pipeline.presets import PRESETS
     from headrace.tools.progress import tell
     from headrace.tools.show import show
+    from headrace.train.probes import image_views
 
     options = {"count": args.samples, "seed": args.seed, "epoch": args.epoch}
     if args.what == "texts":
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"show {args.what} needs --method or --preset")
     else:
         config = configuration(args.method)
-        views = build_method(config.method, config.model).views
+        views = image_views(build_method(config.method, config.model))
     show(args.what, args.dir, views, args.out, **options)
     tell(args.out)
 
