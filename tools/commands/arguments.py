@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,14 +48,15 @@ def one_of(*known: str) -> Callable[[str], str]:
     return check
 
 
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?) ?([KMGT]?)(?:I?B)?", re.IGNORECASE)
+
+
 def byte_size(text: str) -> int:
-    """Bytes in `text`, such as 4096, 64KB, 256MB or 1GB (powers of 1024)."""
-    units = {"": 0, "B": 0, "K": 10, "KB": 10, "M": 20, "MB": 20, "G": 30, "GB": 30}
-    digits = text.rstrip("BKMGbkmg")
-    try:
-        size = int(float(digits) * (1 << units[text[len(digits) :].upper()]))
-    except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 256MB") from None
+    """Bytes in `text`, such as 4096, 64KB, 256MB, 256MiB or 1TB (powers of 1024, with the i and without it)."""
+    match = SIZE.fullmatch(text)
+    if match is None or len(match[1]) > 15:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 256MB")
+    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
     if size < 1:
         raise argparse.ArgumentTypeError(f"a size must be positive, got {text!r}")
     return size
@@ -64,6 +67,24 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
     return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number from 0 up to 64 bits."""
+    if not text.isdecimal() or len(text) > 20 or int(text) >= 1 << 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^64 - 1")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
+    return number
 
 
 def print_json(value: Any) -> None:
