@@ -77,6 +77,7 @@ class RandomMask:
     def __post_init__(self) -> None:
         _check_grid(self, self.grid)
         check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
+        _check_parts(self, self.visible)
 
     @property
     def visible(self) -> int:
@@ -106,6 +107,7 @@ class TubeMask:
         check(self.frames >= 1, self, "frames", self.frames, "at least 1")
         _check_grid(self, self.grid)
         check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
+        _check_parts(self, _patches(self.grid) - _share(_patches(self.grid), self.ratio))
 
     def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> PatchMasks:
         """See `draw_masks`; indices count through the frames, `frame * N + patch`."""
@@ -140,6 +142,8 @@ class BlockMask:
     def __post_init__(self) -> None:
         _check_grid(self, self.grid)
         check(0.0 < self.ratio[0] <= self.ratio[1] <= 1.0, self, "ratio", self.ratio, "0 < low <= high <= 1")
+        some = _share(_patches(self.grid), self.ratio[0]) >= 1
+        check(some, self, "ratio", self.ratio, f"so large that one of {_patches(self.grid)} patches is masked")
         check(0.0 <= self.probability <= 1.0, self, "probability", self.probability, "in [0, 1]")
         check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
         check(self.smallest >= 1, self, "smallest", self.smallest, "at least 1")
@@ -318,6 +322,12 @@ def draw_masks(specs: tuple[MaskSpec, ...], seed: int, epoch: int, sample_ids: n
 
 def _check_grid(spec: object, grid: Grid) -> None:
     check(min(grid) >= 1 and _patches(grid) > 1, spec, "grid", grid, "rows and columns of more than one patch")
+
+
+def _check_parts(spec: RandomMask | TubeMask, visible: int) -> None:
+    """ValueError where nothing would be masked, or nothing visible."""
+    patches = _patches(spec.grid)
+    check(0 < visible < patches, spec, "ratio", spec.ratio, f"such that some of {patches} patches are masked, not all")
 
 
 def _patches(grid: Grid) -> int:

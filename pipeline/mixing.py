@@ -7,6 +7,7 @@ shuffle of n samples, of which n_c are of class c, its mean is
 
 for every batch and every part of one, so the ratio of the sums of X and E[X] over any batches has 1.0 for its mean. A
 batch of one class alone has the largest ratio, 1 / sum of (n_c / n)^2: the number of classes where all are as large.
+Samples of no class, whose label is -1, are counted in n and B and make no pairs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
+NO_LABEL = -1
+"""The label of a sample that has none."""
 
 CLUMPED = 1.25
 """The ratio from which on batches are called badly mixed."""
@@ -53,16 +57,21 @@ class Mixing:
     Args:
         by: what makes the classes.
         sizes: int (C,), samples of each class in the whole set.
-        class_of: sample indices, int64 (B,), to the class of each, any integers (B,).
+        class_of: sample indices, int64 (B,), to the class of each, any integers (B,); -1 for no class.
+        total: samples of the whole set, those of no class counted; None where all have one.
     """
 
     def __init__(
-        self, by: Literal["label", "shard"], sizes: np.ndarray, class_of: Callable[[np.ndarray], np.ndarray]
+        self,
+        by: Literal["label", "shard"],
+        sizes: np.ndarray,
+        class_of: Callable[[np.ndarray], np.ndarray],
+        total: int | None = None,
     ) -> None:
         self.by = by
         self._class_of = class_of
         sizes = np.asarray(sizes, np.float64)
-        n = float(sizes.sum())
+        n = float(sizes.sum() if total is None else total)
         pairs = falling(sizes, 2)
         # Chances, under a uniform shuffle, that two samples are of one class, that three are, and that two and two are.
         self._pair = float(pairs.sum()) / max(1.0, falling(n, 2))
@@ -77,7 +86,8 @@ class Mixing:
 
     def pairs(self, samples: np.ndarray) -> Pairs:
         """Of one batch, or a rank's share of it: int64 (B,)."""
-        counts = np.unique(self._class_of(samples), return_counts=True)[1].astype(np.float64)
+        classes = self._class_of(samples)
+        counts = np.unique(classes[classes != NO_LABEL], return_counts=True)[1].astype(np.float64)
         batch = float(len(samples))
         expected = falling(batch, 2) / 2.0 * self._pair
         # The mean of the square: each pair with itself, with those that share a sample with it, with the others.
@@ -90,7 +100,7 @@ def watch_mixing(shard_samples: np.ndarray, labels: np.ndarray | None) -> Mixing
     each; None where those are alike too."""
     found = []
     if labels is not None:
-        found.append(Mixing("label", class_sizes(labels), lambda samples: labels[samples]))
+        found.append(Mixing("label", class_sizes(labels), lambda samples: labels[samples], len(labels)))
     ends = np.cumsum(shard_samples)
     found.append(Mixing("shard", shard_samples, lambda samples: np.searchsorted(ends, samples, side="right")))
     return next((mixing for mixing in found if mixing.telling), None)
@@ -105,7 +115,8 @@ def falling(value: Any, factors: int) -> Any:
 
 
 def class_sizes(classes: np.ndarray) -> np.ndarray:
-    """int64: how many samples each class has, of the class of every sample, int64 (n,)."""
+    """int64: how many samples each class has, of the class of every sample, int64 (n,), -1 for none."""
+    classes = classes[classes != NO_LABEL]
     if len(classes) and classes.min() >= 0 and classes.max() <= 2 * len(classes):
         return np.bincount(classes)
     return np.unique(classes, return_counts=True)[1]

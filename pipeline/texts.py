@@ -7,7 +7,7 @@ epoch, sample). Letters: B texts of a batch, L places of each, with padding behi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from headrace.pipeline.checks import check
 from headrace.pipeline.decode import memory_at
 from headrace.pipeline.random import draw_units, key_word
 from headrace.pipeline.rows import Rows
-from headrace.pipeline.tokenizer import TextTokenizer
+from headrace.pipeline.tokenizer import TextTokenizer, Tokens
 from headrace.pipeline.tokens import SpanMask, TokenMask, TokenMasks
 from headrace.shards import ShardError, ShardSet, Spans
 
@@ -135,10 +135,18 @@ class TextReader:
         self._before, self._between, self._behind = self.tokenizer.frame(pair=spec.pair is not None)
         special = len(self._before) + len(self._between) + len(self._behind)
         self._room = spec.length - special
-        if self._room < 1 + (spec.pair is not None):
+        least = 1 if spec.pair is None else 2
+        if self._room < least:
             raise ValueError(
-                f"TextSpec.length must be more than the tokenizer's {special} special tokens, got {spec.length}"
+                f"TextSpec.length must be at least {special + least}, for the tokenizer's {special} special tokens and "
+                f"{'one of the text' if least == 1 else 'one of each segment'}, got {spec.length}"
             )
+        for name, asked in (("whole_words", spec.whole_words), ("pair", spec.pair is not None)):
+            if asked and not self.tokenizer.splits:
+                raise ValueError(
+                    f"TextSpec.{name} needs words, and {spec.tokenizer} makes one of a whole text: "
+                    "it has no pre-tokenizer that splits at blanks"
+                )
         if spec.pair == "next" and len(shards) < 2:
             raise ValueError(f"TextSpec.pair 'next' needs another sample; {shards.path} has {len(shards)}")
         self._masks = [_with_ids(mask, self.tokenizer, self._room) for mask in spec.masks]
@@ -187,62 +195,70 @@ class TextReader:
             return
         seed, epoch = plan.origin[0]
         units = draw_units(seed, _STREAM, _BLOCK_PLACE, epoch, np.ascontiguousarray(ids, np.int64))
-        plan.chosen[:], encoded = self._encoded(
-            ids, spans.own if isinstance(spans, PairedSpans) else spans, units[:, 0]
-        )
+        own = spans.own if isinstance(spans, PairedSpans) else spans
+        plan.chosen[:], texts = self._chosen(ids, own, units[:, 0])
         plan.broken[:] = (units[:, 3] < 0.5) & (self.spec.pair is not None)
-        foreign = {}
-        if isinstance(spans, PairedSpans):
-            rows = np.flatnonzero(plan.broken)
-            theirs = draw_units(seed, _STREAM, _BLOCK_OTHER, epoch, np.ascontiguousarray(ids, np.int64))[rows]
-            some = Spans._make(column[rows] for column in spans.others)
-            _, found = self._encoded(self._others(seed, epoch, ids)[rows], some, theirs[:, 1])
-            foreign = {int(row): (*other, unit) for row, other, unit in zip(rows, found, theirs[:, 2], strict=True)}
-        for i, (tokens, words) in enumerate(encoded):
+        drawn = self.spec.window == "drawn"
+        segments = []
+        for i, (tokens, words) in enumerate(self._encoded(ids, texts, None if drawn else self._room)):
             over = max(0, len(tokens) - self._room)
-            first = int(units[i, 1] * (over + 1)) if self.spec.window == "drawn" else 0
-            kept, of_words = tokens[first : first + self._room], words[first : first + self._room]
-            plan.first[i] = first
-            if self.spec.pair is None:
-                self._write(plan, i, (kept, of_words), None)
-                continue
-            begins = 1 + np.flatnonzero(of_words[1:] != of_words[:-1])
-            if not len(begins):
-                raise self._error(int(ids[i]), "the text has a single word, of which no pair can be made")
-            cut = begins[int(units[i, 2] * len(begins))]
-            one, two = (kept[:cut], of_words[:cut]), (kept[cut:], of_words[cut:])
-            if i in foreign:
-                others, their_words, unit = foreign[i]
-                start = int(unit * (max(0, len(others) - len(two[0])) + 1))
-                part = slice(start, start + len(two[0]))
-                two = others[part], their_words[part]
-            elif plan.broken[i]:
-                one, two = two, one
-            self._write(plan, i, one, two)
+            first = plan.first[i] = int(units[i, 1] * (over + 1)) if drawn else 0
+            kept = _part(tokens, words, first, self._room)
+            segments.append([kept] if self.spec.pair is None else self._segments(int(ids[i]), kept, units[i, 2]))
+        if isinstance(spans, PairedSpans):
+            self._exchange(ids, spans.others, plan, segments)
+        elif self.spec.pair is not None:
+            segments = [pair[::-1] if broken else pair for pair, broken in zip(segments, plan.broken, strict=True)]
+        for i, parts in enumerate(segments):
+            self._write(plan, i, *parts)
 
-    def _encoded(
-        self, ids: np.ndarray, spans: Spans, units: np.ndarray
-    ) -> tuple[list[int], list[tuple[np.ndarray, np.ndarray]]]:
-        """Which of its texts each sample shows, and its tokens and words (without words where nobody asks for them)."""
-        texts, chosen = [], []
+    def _segments(self, sample: int, kept: Tokens, unit: float) -> list[Tokens]:
+        """What is kept of a text, cut where a word begins."""
+        tokens, words = kept
+        begins = 1 + np.flatnonzero(words[1:] != words[:-1])
+        if not len(begins):
+            what = (
+                f"the {len(tokens)} tokens that are kept of the text are"
+                if len(tokens) == self._room
+                else "the text is"
+            )
+            raise self._error(sample, f"{what} a single word, of which no pair can be made")
+        cut = begins[int(unit * len(begins))]
+        return [(tokens[:cut], words[:cut]), (tokens[cut:], words[cut:])]
+
+    def _exchange(self, ids: np.ndarray, spans: Spans, plan: TextPlan, segments: list[list[Tokens]]) -> None:
+        """Take the second segments of the broken pairs from other samples, whose texts lie at `spans`."""
+        seed, epoch = plan.origin[0]
+        rows = np.flatnonzero(plan.broken)
+        others = self._others(seed, epoch, ids)[rows]
+        units = draw_units(seed, _STREAM, _BLOCK_OTHER, epoch, np.ascontiguousarray(ids, np.int64))[rows]
+        _, texts = self._chosen(others, Spans._make(column[rows] for column in spans), units[:, 1])
+        encoded = self._encoded(others, texts, None)
+        for row, (tokens, words), unit in zip(rows.tolist(), encoded, units[:, 2], strict=True):
+            size = len(segments[row][1][0])
+            start = int(unit * (max(0, len(tokens) - size) + 1))
+            segments[row][1] = _part(tokens, words, start, size)
+
+    def _chosen(self, ids: np.ndarray, spans: Spans, units: np.ndarray) -> tuple[list[int], list[str]]:
+        """Which of its texts each sample shows: its number, and itself."""
+        numbers, texts = [], []
         for i, sample in enumerate(ids.tolist()):
             choice = self._texts(sample, int(spans.address[i]), int(spans.size[i]))
             number, text = choice[int(units[i] * len(choice))]
-            chosen.append(number)
+            numbers.append(number)
             texts.append(text)
-        encoded = self.tokenizer.encode(texts, words=self.spec.whole_words or self.spec.pair is not None)
-        for sample, (tokens, _) in zip(ids.tolist(), encoded, strict=True):
-            if not len(tokens):
-                raise self._error(sample, "the tokenizer finds no token in the text")
-        return chosen, encoded
+        return numbers, texts
 
-    def _write(
-        self,
-        plan: TextPlan,
-        i: int,
-        one: tuple[np.ndarray, np.ndarray],
-        two: tuple[np.ndarray, np.ndarray] | None,
-    ) -> None:
+    def _encoded(self, ids: np.ndarray, texts: list[str], first: int | None) -> Iterator[Tokens]:
+        """Tokens and words of the texts of some samples (without words where nobody asks for them), all or the first
+        ones."""
+        words = self.spec.whole_words or self.spec.pair is not None
+        for sample, found in zip(ids.tolist(), self.tokenizer.encode(texts, words=words, first=first), strict=True):
+            if not len(found[0]):
+                raise self._error(sample, "the tokenizer finds no token in the text")
+            yield found
+
+    def _write(self, plan: TextPlan, i: int, one: Tokens, two: Tokens | None = None) -> None:
         """One text, or a pair of segments, between special tokens: tokens and words of each."""
         parts = (
             [self._before, one[0], self._behind]
@@ -309,6 +325,11 @@ class TextReader:
 
     def _error(self, sample: int, problem: str) -> ShardError:
         return ShardError(f"{self._shards.where(sample, self.field)}: {problem}")
+
+
+def _part(tokens: np.ndarray, words: np.ndarray, first: int, size: int) -> Tokens:
+    """Some tokens and their words, in memory of their own, so that a long text does not stay for them."""
+    return tokens[first : first + size].copy(), words[first : first + size].copy()
 
 
 def _texts_of(value: Any) -> list[tuple[int, str]]:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 
 _PROBES = ("a", "the", "1", ".")
 """Texts of which at least one has a token in any vocabulary worth the name."""
+
+_TOGETHER = 1 << 18
+"""Characters that the library is given at a time, and up to one text more: it makes some 40 bytes of each."""
+_A_TOKEN = 8
+"""Characters that a text is cut to for each token that is asked for, at first: some more than most tokens have."""
+_APART = 64
+"""Characters between a token that counts and the place where its text was cut, at least."""
+_BLANK = re.compile(r"(?<=\S)\s")
+# In a pattern of a tokenizer: what may reach over any number of blanks, and the usual case that does not.
+_FAR = re.compile(r"\(\?[=!]|\$|\\[zZ]|\)[*+{]|(?:\.|\\[WD]|\\P\{\w+\}|\[\^(?![^\]]*\\s)[^\]]*\])[*+{]")
+_NEAR = r"(?!\S)"
+
+Tokens = tuple[np.ndarray, np.ndarray]
+"""int64 (n,) twice: the tokens of a text, and the number of each one's word."""
 
 
 class TextTokenizer:
@@ -47,15 +65,73 @@ class TextTokenizer:
         """<extra_id_0>, <extra_id_1> and so on, as many as there are."""
         self.before, _, self.behind = self.frame()
         """int64: the special tokens before and behind a text."""
+        self.splits = self._splits()
+        """Whether it splits texts into words at blanks."""
+        self._apart = self._distance() if self.splits else None
 
-    def encode(self, texts: Sequence[str], *, words: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(tokens, number of each token's word) of each text, int64, without special tokens; zeros unless asked for."""
-        if words:
-            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-            return [(np.array(each.ids, np.int64), np.array(each.word_ids, np.int64)) for each in encodings]
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        found = [np.array(each.ids, np.int64) for each in encodings]
-        return [(ids, np.zeros(len(ids), np.int64)) for ids in found]
+    def encode(self, texts: Sequence[str], *, words: bool, first: int | None = None) -> Iterator[Tokens]:
+        """The tokens of each text, without special ones, and their words; zeros unless `words`.
+
+        Args:
+            texts: any number.
+            words: whether their words are wanted.
+            first: tokens of each text that are wanted; there may be more. None for all. Of a long text only its
+                beginning is then tokenised, where that cannot make a difference.
+        """
+        ends = np.cumsum([len(text) for text in texts])
+        for _, numbers in groupby(range(len(texts)), key=lambda i: int(ends[i]) // _TOGETHER):
+            yield from self._encode([texts[i] for i in numbers], words, first)
+
+    def _encode(self, texts: list[str], words: bool, first: int | None) -> list[Tokens]:
+        """See `encode`; of few texts, since the library holds a hundred bytes and more a token."""
+        found: dict[int, Tokens] = {}
+        size = 0 if first is None or self._apart is None else _A_TOKEN * first + self._apart
+        while waiting := [number for number in range(len(texts)) if number not in found]:
+            beginnings = {number: _beginning(texts[number], size) for number in waiting}
+            cut = [number for number, text in beginnings.items() if len(text) < len(texts[number])]
+            whole = [number for number in waiting if number not in cut]
+            for number, each in zip(whole, self._encodings([texts[i] for i in whole], words), strict=True):
+                found[number] = _tokens(each, words)
+            for number, each in zip(cut, self._encodings([beginnings[i] for i in cut], True), strict=True):
+                known = self._known(each, len(beginnings[number]))
+                if first is not None and known >= first:
+                    tokens, of_words = _tokens(each, words)
+                    found[number] = tokens[:known], of_words[:known]
+            size *= 2
+        return [found[number] for number in range(len(texts))]
+
+    def _encodings(self, texts: list[str], words: bool) -> list[Any]:
+        encode = self._tokenizer.encode_batch if words else self._tokenizer.encode_batch_fast
+        return encode(texts, add_special_tokens=False) if texts else []
+
+    def _known(self, encoding: Any, length: int) -> int:
+        """How many tokens of the first `length` characters of a text are those of the whole text, too.
+
+        The last word may go on behind them. What comes before it depends on what is left of it and, to the right, on
+        characters up to the next blank, before which texts are cut. That holds for every part of the library but
+        patterns that reach over blanks, see `_distance`; some distance is kept for the sake of tokens that were added
+        to the vocabulary, which may have blanks in them.
+        """
+        assert self._apart is not None
+        words = np.array(encoding.word_ids, np.int64)
+        ends = np.array(encoding.offsets, np.int64).reshape(-1, 2)[:, 1]
+        unknown = np.flatnonzero((ends > length - self._apart) | (words == words.max(initial=0)))
+        return int(unknown[0]) if len(unknown) else 0
+
+    def _splits(self) -> bool:
+        for text in _PROBES:
+            if self._tokenizer.encode(text, add_special_tokens=False).ids:
+                return len(set(self._tokenizer.encode(f"{text} {text}", add_special_tokens=False).word_ids)) > 1
+        return False
+
+    def _distance(self) -> int | None:
+        """Characters behind a token without which it may be another; None where that may be any number."""
+        parts = json.loads(self._tokenizer.to_str())
+        patterns = [*_patterns(parts["normalizer"]), *_patterns(parts["pre_tokenizer"])]
+        if any(kind == "Regex" and _FAR.search(pattern.replace(_NEAR, "")) for kind, pattern in patterns):
+            return None
+        fixed = [pattern for kind, pattern in patterns if kind == "String"]
+        return _APART + max(map(len, [*fixed, *(added["content"] for added in parts["added_tokens"])]), default=0)
 
     def frame(self, *, pair: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The special tokens before a text, between the two of a pair (none for one text), and behind, int64."""
@@ -86,3 +162,28 @@ class TextTokenizer:
         while (number := self._id_of(f"<extra_id_{len(found)}>")) is not None:
             found.append(number)
         return tuple(found)
+
+
+def _beginning(text: str, size: int) -> str:
+    """Some `size` characters, to the next blank; the whole text where that is not much more, or there is no blank."""
+    if not size or len(text) <= 2 * size:
+        return text
+    blank = _BLANK.search(text, size)
+    return text[: blank.start()] if blank else text
+
+
+def _tokens(encoding: Any, words: bool) -> Tokens:
+    tokens = np.array(encoding.ids, np.int64)
+    return tokens, np.array(encoding.word_ids, np.int64) if words else np.zeros(len(tokens), np.int64)
+
+
+def _patterns(part: Any) -> Iterator[tuple[str, str]]:
+    """(Regex or String, pattern) of all that a part of a tokenizer.json looks for."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            if name in ("Regex", "String") and isinstance(value, str):
+                yield name, value
+            yield from _patterns(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _patterns(value)

@@ -67,8 +67,9 @@ class TokenMask:
 
     As in BERT's code, a text of n tokens (the special ones counted) has `max(1, round(n * ratio))` to predict, at most
     `most` and no more than there are, a half rounded to even. Words come in a random order until so many tokens are
-    found; one that would make it too many is left out, so with whole words there may be some less. Each found token is
-    replaced by the mask, or by a random token, or kept, each for itself.
+    found; one that would make it too many is left out, so with whole words there may be some less. Where every word is
+    too long, as much of the first as is wanted is taken, from a place in it that is drawn: in BERT's code such a text
+    has nothing to predict. Each found token is replaced by the mask, or by a random token, or kept, each for itself.
     """
 
     vocabulary: int | None = None
@@ -247,6 +248,7 @@ def _texts(
 def _mask_tokens(seed, epoch, sample_ids, number, lengths, special, words, wanted, settings, masked, labels, count):
     vocabulary, mask_id, until_hidden, until_random = settings
     begins = np.empty(masked.shape[1] + 1, np.int64)
+    sizes = np.empty(masked.shape[1], np.int64)
     order = np.empty(masked.shape[1], np.int64)
     for i in range(len(sample_ids)):
         sample = np.uint64(sample_ids[i])
@@ -257,8 +259,11 @@ def _mask_tokens(seed, epoch, sample_ids, number, lengths, special, words, wante
                 continue
             if place == 0 or special[i, place - 1] or words[i, place] != words[i, place - 1]:
                 begins[found] = place
+                sizes[found] = 0
                 order[found] = found
                 found += 1
+            sizes[found - 1] += 1
+        too_long = found > 0 and sizes[:found].min() > wanted[i]
         for step in range(found):
             if count[i] >= wanted[i]:
                 break
@@ -266,9 +271,10 @@ def _mask_tokens(seed, epoch, sample_ids, number, lengths, special, words, wante
             other = step + np.int64(unit(chosen[0]) * (found - step))
             order[step], order[other] = order[other], order[step]
             begin = begins[order[step]]
-            end = begin + 1
-            while end < lengths[i] and not special[i, end] and words[i, end] == words[i, begin]:
-                end += 1
+            end = begin + sizes[order[step]]
+            if too_long:
+                begin += np.int64(unit(chosen[1]) * (end - begin - wanted[i] + 1))
+                end = begin + wanted[i]
             if count[i] + end - begin > wanted[i]:
                 continue
             count[i] += end - begin

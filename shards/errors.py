@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
 
 class ShardError(Exception):
@@ -27,17 +28,30 @@ is not there or may not be read today may be so tomorrow (`may_pass`)."""
 
 
 def is_machine_fault(error: BaseException) -> bool:
-    """Whether an exception says nothing about the bytes that were to be read: the disk, the mount, the store, memory
-    or descriptors failed, not the sample.
+    """Whether an exception, or one that it was raised from, says nothing about the bytes that were to be read: the
+    disk, the mount, the store, memory or descriptors failed, not the sample.
 
     An OSError without a number, such as Pillow's for a truncated picture, is about bytes; one with a number is the
     system's, and about one file only if it is in `OF_THE_FILE`.
     """
-    if isinstance(error, OSError):
-        return error.errno is not None and error.errno not in OF_THE_FILE
-    return isinstance(error, (MachineError, MemoryError))
+    return any(_fails(cause) for cause in causes(error))
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same read may succeed later with nothing done to the sample's bytes."""
-    return is_machine_fault(error) or (isinstance(error, OSError) and error.errno is not None)
+    return any(_fails(cause) or (isinstance(cause, OSError) and cause.errno is not None) for cause in causes(error))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it was raised from. PyAV's end the chain: they may be OSErrors with a number, and
+    speak of bytes in memory all the same."""
+    cause: BaseException | None = error
+    while cause is not None and not type(cause).__module__.startswith("av."):
+        yield cause
+        cause = cause.__cause__
+
+
+def _fails(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in OF_THE_FILE
+    return isinstance(error, (MachineError, MemoryError))

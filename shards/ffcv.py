@@ -43,7 +43,7 @@ from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import ENCODINGS, PNG, RAW, Field
 from headrace.shards.index import Entry, index_dtype
-from headrace.shards.mapping import MappedFile
+from headrace.shards.reading import FileBytes
 from headrace.shards.values import (
     check_array,
     check_bytes,
@@ -59,6 +59,8 @@ from headrace.shards.write_back import GrowingFile, write_parts
 VERSION = 2
 MIN_PAGE_SIZE = 1 << 21
 DEFAULT_PAGE_SIZE = 1 << 23
+MIN_SHARD_SIZE = 5 << 20
+"""A .beton has at least a page of metadata, a page of data and the allocation table."""
 MAX_PAGE_SIZE = 1 << 31  # the largest power of two that fits into the header
 
 HEADER = np.dtype(
@@ -284,13 +286,17 @@ def sample_size(regions: Sequence[Region]) -> int:
     return sum(len(region.payload) + len(region.trail) for region in regions if region.payload is not None)
 
 
+def check_fits(key: bytes, regions: Sequence[Region]) -> None:
+    """ValueError where no page of a .beton can hold a sample."""
+    if sample_size(regions) > MAX_PAGE_SIZE:
+        raise ValueError(f"{sample_size(regions)} bytes, a sample of a .beton has at most {MAX_PAGE_SIZE}")
+
+
 def page_size_for(regions: Sequence[Region], shard_size: int) -> int:
-    """The page size of a file that begins with this sample; ValueError if no page can hold it."""
+    """The page size of a file that begins with this sample, which passes `check_fits`."""
     size = DEFAULT_PAGE_SIZE if shard_size >= 4 * DEFAULT_PAGE_SIZE else MIN_PAGE_SIZE
     while size < sample_size(regions):
         size *= 2
-    if size > MAX_PAGE_SIZE:
-        raise ValueError(f"{sample_size(regions)} bytes, a sample of a .beton has at most {MAX_PAGE_SIZE}")
     return size
 
 
@@ -311,7 +317,7 @@ def descriptors(fields: Mapping[str, Field]) -> npt.NDArray[np.void]:
 
 
 class BetonFile(NamedTuple):
-    """The tables of a .beton, as views of its map."""
+    """The tables of a .beton, as views of its bytes."""
 
     fields: dict[str, Field]
     metadata: npt.NDArray[np.void]
@@ -319,7 +325,7 @@ class BetonFile(NamedTuple):
     page_size: int
 
 
-def read_beton(mapped: MappedFile) -> BetonFile:
+def read_beton(mapped: FileBytes) -> BetonFile:
     """The tables of a .beton, whoever wrote it; ShardError where it is damaged or has custom fields."""
 
     def fail(offset: int, what: str) -> ShardError:
@@ -327,7 +333,7 @@ def read_beton(mapped: MappedFile) -> BetonFile:
 
     if mapped.size < HEADER.itemsize:
         raise fail(0, "too short for a .beton")
-    header = np.frombuffer(mapped.array.data, HEADER, count=1)[0]
+    header = np.frombuffer(mapped.array[: HEADER.itemsize].data, HEADER)[0]
     version, num_fields, page_size, samples, table = (int(header[name]) for name in HEADER.names or ())
     if version != VERSION:
         raise fail(0, f"not a .beton of version {VERSION} (found {version})")
@@ -336,7 +342,7 @@ def read_beton(mapped: MappedFile) -> BetonFile:
     metadata_start = HEADER.itemsize + num_fields * DESCRIPTOR.itemsize
     if num_fields < 1 or metadata_start > mapped.size:
         raise fail(2, f"{num_fields} fields do not fit; the header is damaged")
-    rows = np.frombuffer(mapped.array.data, DESCRIPTOR, count=num_fields, offset=HEADER.itemsize)
+    rows = np.frombuffer(mapped.array[HEADER.itemsize : metadata_start].data, DESCRIPTOR)
     fields: dict[str, Field] = {}
     for number, row in enumerate(rows):
         at = HEADER.itemsize + number * DESCRIPTOR.itemsize
@@ -350,11 +356,12 @@ def read_beton(mapped: MappedFile) -> BetonFile:
     record = metadata_dtype([field.kind for field in fields.values()])
     if samples < 1 or samples > (mapped.size - metadata_start) // record.itemsize:
         raise fail(8, f"{samples} samples do not fit into {mapped.size} bytes; the file is truncated or damaged")
-    if not metadata_start + samples * record.itemsize <= table <= mapped.size:
+    metadata_end = metadata_start + samples * record.itemsize
+    if not metadata_end <= table <= mapped.size:
         raise fail(16, f"allocation table at {table} of {mapped.size} bytes; the file is truncated or damaged")
     if (mapped.size - table) % ALLOCATION.itemsize:
         raise fail(table, "the allocation table is cut off; the file is truncated or damaged")
-    metadata = np.frombuffer(mapped.array.data, record, count=samples, offset=metadata_start)
+    metadata = np.frombuffer(mapped.array[metadata_start:metadata_end].data, record)
     count = (mapped.size - table) // ALLOCATION.itemsize
     allocations = (
         np.frombuffer(mapped.array[table:].data, ALLOCATION, count=count) if count else np.empty(0, ALLOCATION)
@@ -382,7 +389,7 @@ def read_descriptor(type_id: int, arguments: bytes) -> Field:
     return Field(kind=kind, encoding="mixed" if kind == "image" else "")  # type: ignore[arg-type]
 
 
-def index_beton(mapped: MappedFile, beton: BetonFile, checksums: Checksums, first_key: int) -> npt.NDArray[np.void]:
+def index_beton(mapped: FileBytes, beton: BetonFile, checksums: Checksums, first_key: int) -> npt.NDArray[np.void]:
     """Index of a .beton without one, keys being consecutive numbers from `first_key`; the checksums are 0."""
     samples = len(beton.metadata)
     index = np.zeros(samples, index_dtype(beton.fields, checksums, 9))
@@ -416,7 +423,7 @@ def index_beton(mapped: MappedFile, beton: BetonFile, checksums: Checksums, firs
 
 
 def allocated(
-    mapped: MappedFile, name: str, wanted: npt.NDArray[np.uint64], allocations: npt.NDArray[np.void]
+    mapped: FileBytes, name: str, wanted: npt.NDArray[np.uint64], allocations: npt.NDArray[np.void]
 ) -> npt.NDArray[np.uint64]:
     """Size of the region at each sample's wanted offset; `allocations` are sorted by offset.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,8 @@ EXTENSION_KINDS = {
 USUAL_NAMES = {"cls": "label", "txt": "text", "bin": "bytes"}
 
 
-def scan_shards(path: Path) -> tuple[Manifest, list[OpenShard]]:
-    """A manifest as if for `path`, a folder or one file, and its shards with indexes built in memory.
+def scan_shards(path: Path, opened: Callable[[Path], MappedFile] = MappedFile) -> tuple[Manifest, list[OpenShard]]:
+    """A manifest as if for `path`, a folder or one file, and its shards, `opened`, with indexes built in memory.
 
     Samples have no checksums. The keys of .beton samples are their numbers, nine digits.
     """
@@ -55,7 +55,7 @@ def scan_shards(path: Path) -> tuple[Manifest, list[OpenShard]]:
     shards: list[OpenShard] = []
     try:
         for file in files:
-            shards.append(OpenShard(MappedFile(file), np.empty(0, np.void), None))
+            shards.append(OpenShard(opened(file), np.empty(0, np.void), None))
         maps = [shard.mapped for shard in shards]
         fields, indexes = scan_tars(maps) if format == "webdataset" else scan_betons(maps)
     except BaseException:

@@ -132,23 +132,33 @@ def read_index(
 ) -> tuple[MappedFile, npt.NDArray[np.void]]:
     """Map the index of a shard; the array is a view of the map. ShardError if it does not fit fields and count, with
     `check` also if it differs from its checksum: only then are its keys and numbers proven."""
-    path, checksums, samples = folder / shard.index, manifest.checksums, shard.samples
-    mapped = MappedFile(path)
+    mapped = MappedFile(folder / shard.index)
     try:
-        if check and checksums.of_file(mapped.array.data) != shard.index_checksum:
+        return mapped, parse_index(mapped.path, mapped.array, manifest, shard, check=check)
+    except ShardError:
+        mapped.close()
+        raise
+
+
+def parse_index(
+    path: Path, content: npt.NDArray[np.uint8], manifest: Manifest, shard: Shard, *, check: bool = False
+) -> npt.NDArray[np.void]:
+    """The records in the content of an index file, uint8 (bytes,), as a view of it; raises as `read_index` does."""
+    checksums, samples = manifest.checksums, shard.samples
+    try:
+        if check and checksums.of_file(content.data) != shard.index_checksum:
             raise ValueError(f"its {checksums.title} is not the manifest's")
-        dtype, shape, start = parse_npy_header(mapped.array[: 1 << 16].data)
+        dtype, shape, start = parse_npy_header(content[: 1 << 16].data)
         key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
         if key is None or key.kind != "S" or dtype != index_dtype(manifest.fields, checksums, key.itemsize):
             raise ValueError("its columns are not those of the manifest's fields")
         if shape != (samples,):
             raise ValueError(f"it holds {shape} samples, the manifest says {samples}")
-        if start + samples * dtype.itemsize != mapped.size:
-            raise ValueError(f"{mapped.size} bytes, expected {start + samples * dtype.itemsize}")
+        if start + samples * dtype.itemsize != len(content):
+            raise ValueError(f"{len(content)} bytes, expected {start + samples * dtype.itemsize}")
     except (ValueError, TypeError, IndexError, SyntaxError) as error:
-        mapped.close()
         raise ShardError(f"{path}: not a valid index ({error}); write the set again") from error
-    return mapped, np.frombuffer(mapped.array.data, dtype, count=samples, offset=start)
+    return np.frombuffer(content.data, dtype, count=samples, offset=start)
 
 
 @dataclass(frozen=True)

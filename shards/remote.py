@@ -151,8 +151,12 @@ class RemoteFolder:
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of all objects below a folder of this one, such as ".headrace/units/0001.json"."""
-        found = self._attempt(folder, lambda store: store.names(folder.strip("/")))
-        return sorted(name for name in found if not name.endswith(PARTIAL))
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Likewise with their bytes."""
+        found = self._attempt(folder, lambda store: store.sizes(folder.strip("/")))
+        return {name: size for name, size in found.items() if not name.endswith(PARTIAL)}
 
     def put(self, path: str | os.PathLike[str], name: str) -> None:
         """Upload a file of this machine. The object is visible whole or not at all, and verified."""
@@ -289,10 +293,20 @@ def remote_folder(url: str, retry: Retry, storage_options: dict[str, Any]) -> Re
     return RemoteFolder(url, retry=retry, **storage_options)
 
 
+# A user and password end at the last @ before a slash; or, where what looks like a port is none, at the last of all:
+# not everybody writes the slashes of a password as they should be written. pathlib takes a slash of "://" away.
+USER = re.compile(r"(?<=[A-Za-z0-9+.-]{2}:/)(/?)(?:[^/\s]*|[^/\s:@]*:(?!\d*(?:/|$))\S*)@")
+QUERY = re.compile(r"(?<=[A-Za-z0-9+.-]{2}:/)([^\s?'\"]*)\?[^\s'\"]*")
+
+
 def redact(text: str) -> str:
-    """Without the user and password, and without the query, of any URL in it."""
-    text = re.sub(r"(://)[^/\s?#]*@", r"\1***@", text)
-    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1?***", text)
+    """Without the user and password, and without the query, of any URL in it: for all that is shown or written."""
+    return QUERY.sub(r"\1?***", USER.sub(r"\1***@", text))
+
+
+def has_secrets(place: str | os.PathLike[str]) -> bool:
+    """Whether a URL holds what must neither be shown nor written."""
+    return redact(os.fspath(place)) != os.fspath(place)
 
 
 SECRET_NAMES = re.compile(r"key|secret|token|pass|auth|cred|sas|user|connection_string")
@@ -300,9 +314,9 @@ SECRET_NAMES = re.compile(r"key|secret|token|pass|auth|cred|sas|user|connection_
 
 def known_secrets(url: str, options: Mapping[str, Any]) -> Iterator[str]:
     """Every text in the URL, the options and the environment that must not be shown."""
-    user = re.match(r"[^/]*://([^/]*)@", url)
+    user = USER.search(url)
     if user:
-        parts = user[1].split(":", 1)
+        parts = user[0].strip("/").removesuffix("@").split(":", 1)
         yield from filter(None, (*parts, *map(unquote, parts)))
     for key, value in options.items():
         if isinstance(value, Mapping):

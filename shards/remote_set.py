@@ -77,6 +77,8 @@ class RemoteShardSet(ShardSet):
         self._options = options
         self._first_address = np.array([shard.mapped.address for shard in shards], np.int64)
         self._mending = threading.Lock()
+        self._replaced = ""
+        """Why this set is not in its place any more."""
 
     def request(self, field: str, ids: npt.ArrayLike) -> tuple[Spans, Callable[[], None]]:
         places = self.places(field, ids)
@@ -131,6 +133,8 @@ class RemoteShardSet(ShardSet):
             MachineError: The set has been replaced, or its store does not answer.
             ChecksumError: What lies in the store is damaged.
         """
+        if self._replaced:
+            raise MachineError(self._replaced)
         look = wanted.size > 0 if self.check else self._cache.must_look(*wanted[2:])
         if not look.any():
             return
@@ -140,6 +144,8 @@ class RemoteShardSet(ShardSet):
             if self._payloads.is_right(number, row, field, payload.data):
                 continue
             with self._mending:
+                if self._replaced:
+                    raise MachineError(self._replaced)
                 if not self._payloads.is_right(number, row, field, payload.data):
                     content = self._again(shard.mapped.path.name, offset, size)
                     if not self._payloads.is_right(number, row, field, content):
@@ -158,9 +164,11 @@ class RemoteShardSet(ShardSet):
         path = self._source.folder / MANIFEST_NAME
         content = whole(self._source.folder, MANIFEST_NAME)
         if content is None:
-            return MachineError(f"{path}: there is none any more: {REPLACED}")
-        if hashlib.sha256(content).hexdigest() != self._identity:
-            return MachineError(f"{path}: not the one that it was: {REPLACED}")
+            self._replaced = f"{path}: there is none any more: {REPLACED}"
+        elif hashlib.sha256(content).hexdigest() != self._identity:
+            self._replaced = f"{path}: not the one that it was: {REPLACED}"
+        if self._replaced:
+            return MachineError(self._replaced)
         return ChecksumError(
             f"{self.where(i, field)}: {field} differs from its checksum, and so it does when fetched again from "
             f"{self.path}; copy the shard there again"
@@ -195,7 +203,8 @@ class Arrival:
         self._then = then
         self._lock = threading.Lock()
         self._done = False
-        self._failure: ShardError | None = None
+        # Not the exception itself: it would keep this object, and so the lease, until garbage is collected.
+        self._failure: tuple[type[ShardError], str] | None = None
 
     def wait(self) -> None:
         """Until all bytes are there and right; ShardError where they are not."""
@@ -205,10 +214,11 @@ class Arrival:
                 try:
                     self._then()
                 except ShardError as error:
-                    self._failure = error
+                    self._failure = type(error), str(error)
                 self._done = True
         if self._failure is not None:
-            raise self._failure
+            kind, text = self._failure
+            raise kind(text)
 
 
 def open_remote(folder: RemoteFolder, options: Mapping[str, Any]) -> RemoteShardSet:

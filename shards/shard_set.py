@@ -19,7 +19,7 @@ from headrace.shards.foreign import scan_shards
 from headrace.shards.index import OpenShard, bad_records, close_shards, entry_places, misplaced, misshaped, read_index
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from headrace.shards.mapping import MappedFile
-from headrace.shards.remote import RemoteFolder, is_remote
+from headrace.shards.remote import RemoteFolder, is_remote, redact
 from headrace.shards.staging import displaced_name
 
 
@@ -264,7 +264,7 @@ def open_shards(
             hint = "; pass a URL as text, because pathlib takes one of its slashes away"
         if displaced_name(folder).exists():
             hint = f"; the old set is at {displaced_name(folder)}, its replacement was killed: rename it back"
-        raise ShardError(f"{folder}: there is no such file or folder{hint}")
+        raise ShardError(f"{redact(str(folder))}: there is no such file or folder{hint}")
     if folder.is_file() or not (folder / MANIFEST_NAME).exists():
         if check:
             raise ShardError(f"{folder}: has no manifest, so there are no checksums to check")

@@ -185,15 +185,15 @@ class Store:
         if found != wanted:
             raise Damaged(f"the copy has {found:,} bytes of {wanted:,}")
 
-    def names(self, folder: str) -> list[str]:
-        """Names of the objects below a folder ("" is all), relative to the store's path."""
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of the objects below a folder ("" is all), by name relative to the store's path."""
         self.fs.invalidate_cache()
         try:
-            found = self.fs.find(f"{self.path}/{folder}".rstrip("/"), **self.limit)
+            found = self.fs.find(f"{self.path}/{folder}".rstrip("/"), detail=True, **self.limit)
         except FileNotFoundError:
-            return []
+            return {}
         prefix = f"{self.path}/"
-        return [path.removeprefix(prefix) for path in found if path.startswith(prefix)]
+        return {path.removeprefix(prefix): int(info["size"]) for path, info in found.items() if path.startswith(prefix)}
 
 
 ETAGS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
@@ -278,7 +278,7 @@ class HttpStore(Store):
     def copy(self, name: str, new: str) -> None:
         raise Unfit("an HTTP server is read-only here; write to a folder or to S3")
 
-    def names(self, folder: str) -> list[str]:
+    def sizes(self, folder: str) -> dict[str, int]:
         raise Unfit("an HTTP server has no list of names")
 
 

@@ -37,9 +37,9 @@ from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import ENCODINGS, IMAGE_ENCODINGS, RAW, Field
 from headrace.shards.index import Entry
-from headrace.shards.mapping import MappedFile
 from headrace.shards.media import HEAD, media_type
 from headrace.shards.npy import npy_header, parse_npy
+from headrace.shards.reading import FileBytes
 from headrace.shards.values import (
     check_array,
     check_bytes,
@@ -202,6 +202,15 @@ def sample_size(members: Sequence[Member]) -> int:
     return sum(BLOCK + padded(len(member.lead) + len(member.payload)) for member in members)
 
 
+def check_fits(key: bytes, members: Sequence[Member]) -> None:
+    """ValueError where no tar can hold a sample: its key is too long, or a file of it too large."""
+    for member in members:
+        split_name(b"%s.%s" % (key, member.extension.encode()))
+        size = len(member.lead) + len(member.payload)
+        if size > MAX_MEMBER:
+            raise ValueError(f"{member.extension}: {size:,} bytes, a file in a tar has at most 8 GiB")
+
+
 def padded(size: int) -> int:
     """Size of a member's content with its padding."""
     return size + -size % BLOCK
@@ -214,16 +223,19 @@ CONSTANT_SUM = sum(HEADER_OWNER + MTIME + HEADER_TAIL) + 8 * ord(" ")
 """What a header's checksum is made of besides name, size and prefix; the checksum itself counts as blanks."""
 
 
+def split_name(name: bytes) -> tuple[bytes, bytes]:
+    """(prefix, name) as a header has them; ValueError where they have no room."""
+    if len(name) <= 100:
+        return b"", name
+    cut = name.find(b"/", len(name) - 101)
+    if not 0 < cut <= 155:
+        raise ValueError("too long for a tar, use at most 100 bytes between two slashes")
+    return name[:cut], name[cut + 1 :]
+
+
 def tar_header(name: bytes, size: int) -> bytes:
-    """The 512-byte header of a regular file (POSIX.1-1988, ustar)."""
-    prefix = b""
-    if len(name) > 100:
-        cut = name.find(b"/", len(name) - 101)
-        if not 0 < cut <= 155:
-            raise ShardError(f"key {name.decode()}: too long for a tar, use at most 100 bytes between two slashes")
-        prefix, name = name[:cut], name[cut + 1 :]
-    if size > MAX_MEMBER:
-        raise ShardError(f"key {name.decode()}: {size} bytes, a file in a tar has at most 8 GiB")
+    """The 512-byte header of a regular file (POSIX.1-1988, ustar) that passes `check_fits`."""
+    prefix, name = split_name(name)
     octal_size = b"%011o" % size
     checksum = b"%06o\0 " % (CONSTANT_SUM + sum(name) + sum(octal_size) + sum(prefix))
     parts = (name.ljust(100, b"\0"), HEADER_OWNER, octal_size, b"\0", MTIME, checksum, HEADER_TAIL)
@@ -245,7 +257,7 @@ MAX_NAME_ENTRY = 1 << 20
 CHUNK = 1 << 20
 
 
-def scan_tar(mapped: MappedFile) -> Iterator[TarMember]:
+def scan_tar(mapped: FileBytes) -> Iterator[TarMember]:
     """The regular files of a tar, whoever wrote it: ustar, GNU long names, pax.
 
     Unlike Python's tarfile, which takes a damaged header or a hole of zeros in the middle for the end, this raises

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headrace.shards import ffcv, webdataset
 from headrace.shards.checksums import CURRENT
-from headrace.shards.errors import ShardError
+from headrace.shards.errors import MachineError, ShardError
 from headrace.shards.fields import ENCODINGS, Field, check_fields, check_key
 from headrace.shards.index import IndexBuilder, index_bytes
 from headrace.shards.manifest import (
@@ -100,31 +100,36 @@ class ShardStream:
         self.shards: list[Shard] = []
         self.encodings: dict[str, set[int]] = {name: set() for name in fields}
         self.arrays: dict[str, set[tuple[str, tuple[int, ...]]]] = {name: set() for name in fields}
+        self.broken = False
 
     def add(self, key: bytes, sample: Mapping[str, Any]) -> None:
-        """Write one sample. Raises ShardError where it is not what the fields say, OSError where it cannot be
-        written."""
-        for name, field in self.fields.items():
-            if field.kind == "array" and self.format == "ffcv" and not field.dtype and name in sample:
-                try:
-                    self.fields[name] = ffcv.array_field(sample[name])
-                except ValueError as error:
-                    raise ShardError(f"key {key.decode()}: {name}: {error}") from error
-        encoded = encode_sample(self.format, self.fields, key, sample)
-        try:
+        """Write one sample. Raises ShardError where it is not what the fields say, or no shard can hold it: then it has
+        left no trace. OSError where it cannot be written: then the stream cannot go on."""
+        # Only a sample that is taken decides what the arrays of a .beton are.
+        fields = self.fields if self.format == "webdataset" else with_arrays(self.fields, key, sample)
+        encoded = encode_sample(self.format, fields, key, sample)
+        self.fields = fields
+        with self._writing():
             shard, index = self._shard_with_room(key, encoded)
             index.add(key, shard.add(key, encoded))
-        except ValueError as error:
-            raise ShardError(f"key {key.decode()}: {error}") from error
         for (name, field), part in zip(self.fields.items(), encoded, strict=True):
             if field.kind in ENCODINGS:
                 self.encodings[name].add(part.encoding)
             elif field.kind == "array":
                 self.arrays[name].add((sample[name].dtype.newbyteorder("<").str, sample[name].shape))
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Where writing fails, part of a sample may stand in the shard: nothing may follow it."""
+        if self.broken:
+            raise MachineError("nothing more can be written after writing has failed; begin anew")
+        self.broken = True
+        yield
+        self.broken = False
+
     def _shard_with_room(self, key: bytes, encoded: Sequence[Any]) -> tuple[Any, IndexBuilder]:
         if self.current is not None and not self.current.room_for(key, encoded, self.shard_size):
-            self.finish()
+            self._finish()
         if self.current is None or self.index is None:
             path = self.folder / shard_name(len(self.shards), self.format)
             if self.format == "webdataset":
@@ -139,6 +144,10 @@ class ShardStream:
         """Complete the last shard, if there is one, and its index, and sync both.
 
         Raises OSError where they cannot be written."""
+        with self._writing():
+            self._finish()
+
+    def _finish(self) -> None:
         if self.current is None or self.index is None:
             return
         checksum = self.current.finish()
@@ -181,19 +190,32 @@ def encode_sample(format: Format, fields: Mapping[str, Field], key: bytes, sampl
             encoded.append(encode(name, field, sample[name]))
         except ValueError as error:
             raise ShardError(f"key {key.decode()}: {name}: {error}") from error
+    try:
+        (webdataset if format == "webdataset" else ffcv).check_fits(key, encoded)
+    except ValueError as error:
+        raise ShardError(f"key {key.decode()}: {error}") from error
     return encoded
+
+
+def with_arrays(fields: Mapping[str, Field], key: bytes, sample: Mapping[str, Any]) -> dict[str, Field]:
+    """The fields of a .beton, with the type and shape of this sample's arrays where they have none yet.
+
+    ShardError where no .beton holds such arrays."""
+    found = dict(fields)
+    for name, field in fields.items():
+        if field.kind == "array" and not field.dtype and name in sample:
+            try:
+                found[name] = ffcv.array_field(sample[name])
+            except ValueError as error:
+                raise ShardError(f"key {key.decode()}: {name}: {error}") from error
+    return found
 
 
 def stored_size(format: Format, fields: Mapping[str, Field], key: bytes, sample: Mapping[str, Any]) -> int:
     """Bytes that a sample takes of a shard; ShardError where it is not what the fields say."""
     if format == "webdataset":
         return webdataset.sample_size(encode_sample(format, fields, key, sample))
-    arrays = {
-        name: ffcv.array_field(sample[name])
-        for name, field in fields.items()
-        if field.kind == "array" and not field.dtype and name in sample
-    }
-    return ffcv.sample_size(encode_sample(format, {**fields, **arrays}, key, sample))
+    return ffcv.sample_size(encode_sample(format, with_arrays(fields, key, sample), key, sample))
 
 
 class ShardWriter:
@@ -210,9 +232,7 @@ class ShardWriter:
     ) -> None:
         self.path = Path(path)
         self.staging = Staging(self.path)
-        self.stream = ShardStream(
-            self.staging.folder, fields, format=format, shard_size=shard_size, capacity=total or 0
-        )
+        self.stream = ShardStream(self.staging.set, fields, format=format, shard_size=shard_size, capacity=total or 0)
         self.keys: set[bytes] = set()
 
     def __enter__(self) -> ShardWriter:
@@ -248,11 +268,10 @@ class ShardWriter:
                 shards=tuple(stream.shards),
                 provenance=dict(provenance or {}),
             )
-            write_file(self.staging.folder / MANIFEST_NAME, manifest.to_json().encode())
-            self.staging.commit()
+            write_file(self.staging.set / MANIFEST_NAME, manifest.to_json().encode())
+            return self.staging.commit()
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        return manifest
 
 
 def cannot_write(path: Path, error: OSError) -> ShardError:

@@ -56,3 +56,20 @@ def sentinels(path: Path) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer.save(str(path))
     return path
+
+
+def unsplit(path: Path) -> Path:
+    """A tokenizer like Llama's: blanks come from the normaliser, nothing splits a text; with [MASK] and a template."""
+    from tokenizers import Tokenizer, models, normalizers, processors, trainers
+
+    tokenizer: Any = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<pad>", "<s>", "<unk>", "[MASK]"]
+    tokenizer.train_from_iterator(
+        paragraphs(), trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.save(str(path))
+    return path

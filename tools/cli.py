@@ -1,6 +1,7 @@
 """The command `headrace`: parsing, help, and how a failure reaches a person. The commands are in commands.py.
 
-Exit codes: 0 done, 1 the data or the run failed, 2 the command line or a config was wrong, 130 interrupted.
+Exit codes: 0 done, 1 the data or the run failed, 2 the command line or a config was wrong, 130 interrupted; `verify`
+has 3 where something could not be read and nothing is wrong with the rest.
 HEADRACE_DEBUG=1 shows the traceback behind a one-line failure.
 """
 
@@ -129,7 +130,9 @@ def sentence(error: Exception) -> str:
     """What to tell a person about `error`, on one line."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {(error.strerror or str(error)).lower()}"
-    words = " ".join(str(error).split())
+    from headrace.shards.remote import redact
+
+    words = redact(" ".join(str(error).split()))
     if is_a(error, "UserError", "ShardError", "RunError", "ConfigError", "UsageError", "OSError"):
         return words
     return f"{type(error).__name__}: {words} (HEADRACE_DEBUG=1 shows where)"

@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import hashlib
 import json
 import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Literal, Protocol
 
 from headrace.shards import Manifest, ShardError
-from headrace.shards.manifest import MANIFEST_NAME, Shard, index_name, shard_name
-from headrace.shards.remote import RemoteFolder
-from headrace.shards.staging import REJECTS_NAME, Staging, remove, sync_folder, write_file
+from headrace.shards.checksums import CURRENT
+from headrace.shards.manifest import EXTENSIONS, MANIFEST_NAME, Shard, index_name, read_manifest, shard_name
+from headrace.shards.remote import RemoteFolder, redact
+from headrace.shards.staging import (
+    FILE_OF_A_SET,
+    REJECTS_NAME,
+    SET_NAME,
+    Staging,
+    check_complete,
+    remove,
+    remove_set,
+    size_of,
+    sync_folder,
+    write_file,
+)
 from headrace.tools.errors import UserError
 from headrace.tools.units import UnitRecord, differing
 
 JOB_NAME = "job.json"
 UNITS_NAME = "units"
 UNIT_NAME = "unit.json"
+READY_NAME = "set.json"
 HIDDEN = ".headrace"
+JOB, READY = f"{HIDDEN}/{JOB_NAME}", f"{HIDDEN}/{MANIFEST_NAME}"
+REQUESTS = 16
+"""That an object store is asked at a time."""
 
 
 class Depot(Protocol):
@@ -42,12 +56,26 @@ class Depot(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def start(self, job: dict[str, Any]) -> None:
-        """Keep the units of an earlier run if it was the same job, else begin anew. UserError where other versions of
-        the software made them: their bytes and new ones may not belong together."""
+    def start(self, job: dict[str, Any], restart: bool = False) -> Manifest | None:
+        """Go on with the units of an earlier run of this job, or begin.
+
+        Args:
+            job: Everything that the bytes of the set depend on, JSON.
+            restart: Throw away the units of an earlier run, whatever its job.
+
+        Returns:
+            The manifest, where an earlier run was killed when all but giving the set its name was done: it has it now.
+
+        Raises:
+            UserError: There are finished units of another job: its bytes and new ones do not belong together.
+            ShardError: The destination holds what may not be replaced.
+        """
 
     def finished(self) -> dict[int, UnitRecord]:
-        """The units that are complete, by number."""
+        """The units that are complete, by number: every file is there, and as long as its record says."""
+
+    def forget(self, unit: int) -> None:
+        """Remove a unit that is complete: it is to be done anew."""
 
     def forked(self) -> None:
         """To be called in a forked process before it adds units."""
@@ -58,24 +86,28 @@ class Depot(Protocol):
     def add(self, unit: int, folder: Path, record: UnitRecord) -> None:
         """The unit is complete: keep what is in `folder`."""
 
-    def keys(self, unit: int, name: str, final: str) -> npt.NDArray[np.bytes_]:
-        """The keys in one of a unit's shards, which is called `final` in the set."""
-
     def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
         """All units are there: they become the set. Killed on the way, the next run goes on here."""
 
 
 class LocalDepot:
-    """Finished units in a hidden folder beside the destination, which becomes the destination. See `Depot`.
+    """Finished units in a hidden folder beside the destination, until they become the destination. See `Depot`.
 
-    The folder holds `job.json`, which says what is being made, and a folder for each unit, which takes its name when
-    the unit is complete. Units may be added by other processes and, on a shared file system, by other machines.
+        job.json      what is being made
+        units/N       a folder for each unit, which takes its name when the unit is complete
+        set           the set, which is put together when all units are there
+        set.json      what the set's manifest is, see `signature`. It is written when the set is complete and removed
+                      when the old one is gone: with it only the renaming is left, or only the cleaning up
+
+    Units may be added by other processes and, on a shared file system, by other machines.
     """
 
     def __init__(self, destination: Path) -> None:
-        self.staging = Staging(destination, keep=True)
+        self.staging = Staging(destination, use="partial")
         self.folder = self.staging.folder
+        self.set = self.staging.set
         self.place = str(self.folder)
+        self.job: dict[str, Any] = {}
 
     def __enter__(self) -> LocalDepot:
         self.staging.__enter__()
@@ -84,30 +116,117 @@ class LocalDepot:
     def __exit__(self, *_: object) -> None:
         self.staging.__exit__()
 
-    def start(self, job: dict[str, Any]) -> None:
+    def start(self, job: dict[str, Any], restart: bool = False) -> Manifest | None:
         """See `Depot`."""
-        path = self.folder / JOB_NAME
-        try:
-            begun = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            begun = None
-        if not goes_on(begun, job, self.place):
-            self.staging.clear()
-            (self.folder / UNITS_NAME).mkdir()
-            write_file(path, json.dumps(job, indent=1).encode())
-            sync_folder(self.folder)
-        for leftover in self.folder.glob(f"{UNITS_NAME}/.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        self.job = json.loads(json.dumps(job))
+        begun = read_object(self.folder / JOB_NAME)
+        is_mine = begun == self.job and not restart
+        ready = self._ready()
+        if ready == "renamed":
+            manifest = read_manifest(self.staging.destination)
+            self._clean_up()
+            if is_mine:
+                return manifest
+            self.folder.mkdir(exist_ok=True)
+            is_mine = False
+        if is_mine:
+            (self.folder / UNITS_NAME).mkdir(exist_ok=True)
+            for leftover in self.folder.glob(f"{UNITS_NAME}/.*"):
+                remove(leftover)
+            return self._publish() if ready == "complete" else None
+        if not restart:
+            refuse_to_clear(begun, self.job, self._finished_shards(), self.place)
+        self._clear()
+        (self.folder / UNITS_NAME).mkdir()
+        write_file(self.folder / JOB_NAME, json.dumps(self.job, indent=1).encode())
+        sync_folder(self.folder)
+        return None
+
+    def _ready(self) -> Literal["", "complete", "renamed"]:
+        """Whether the set was complete when an earlier run ended, and whether it had its name."""
+        written = read_object(self.folder / READY_NAME)
+        if written is None:
+            return ""
+        if signature(self.set) == written:
+            with contextlib.suppress(ShardError):
+                check_complete(self.set)
+                return "complete"
+        else:
+            there = signature(self.staging.destination)
+            if there is not None and there["manifest"] == written["manifest"]:
+                return "renamed"
+            # The set got its name and was replaced or removed since: what lies here now is the one before it.
+            remove_set(self.set)
+        (self.folder / READY_NAME).unlink()
+        return ""
+
+    def _finished_shards(self) -> int:
+        return sum(
+            path.suffix[1:] in EXTENSIONS.values()
+            for folder in (*self.folder.glob(f"{UNITS_NAME}/[0-9]*"), self.set)
+            for path in folder.glob("shard-*")
+        )
+
+    def _clear(self) -> None:
+        """Remove what another job has left; ShardError where there is something that no job writes.
+
+        The job last: until then a run of that job may go on with what there still is.
+        """
+        known = {JOB_NAME, READY_NAME, UNITS_NAME, SET_NAME}
+        known |= {f".{name}.partial" for name in (JOB_NAME, READY_NAME)}
+        for name in os.listdir(self.folder):
+            if name not in known and not FILE_OF_A_SET.fullmatch(name):
+                raise ShardError(f"{self.folder}: not cleared, because it also holds {name}; move it away")
+        remove(self.folder / READY_NAME)
+        remove_set(self.set)
+        for name in sorted(os.listdir(self.folder), key=lambda name: name == JOB_NAME):
+            remove(self.folder / name)
 
     def finished(self) -> dict[int, UnitRecord]:
-        """The units that are complete, by number."""
+        """See `Depot`."""
         found = {}
         for folder in (self.folder / UNITS_NAME).iterdir():
-            try:
-                found[int(folder.name)] = UnitRecord.from_json((folder / UNIT_NAME).read_bytes())
-            except (OSError, KeyError, TypeError, ValueError):
+            record = read_record(folder / UNIT_NAME, self.job)
+            if record is None or not folder.name.isdecimal():
                 remove(folder)
+            else:
+                found[int(folder.name)] = record
+        if found.keys() != set(range(self.job["units"])):
+            remove_set(self.set)  # without all records nothing says which unit's a file is
+        damaged = {
+            unit
+            for unit, shard, final in named(sorted(found.items()), self._format)
+            if not all(self._places(unit, shard, final))
+        }
+        for unit in damaged:
+            del found[unit]
+            remove(self.folder / UNITS_NAME / f"{unit:06d}")
         return found
+
+    @property
+    def _format(self) -> str:
+        return str(self.job["settings"]["format"])
+
+    def _places(self, unit: int, shard: Shard, final: Shard) -> list[tuple[Path, Path] | None]:
+        """For a shard and its index, (where the file is, where it belongs in the set); None where it is in neither
+        place, or not as long as its record says."""
+        folder = self.folder / UNITS_NAME / f"{unit:06d}"
+        places: list[tuple[Path, Path] | None] = []
+        for name, new, size in (
+            (shard.name, final.name, shard.bytes),
+            (shard.index, final.index, shard.index_bytes),
+        ):
+            there = (path for path in (folder / name, self.set / new) if size_of(path) == size)
+            path = next(there, None)
+            places.append((path, self.set / new) if path is not None else None)
+        return places
+
+    def forget(self, unit: int) -> None:
+        """See `Depot`."""
+        folder = self.folder / UNITS_NAME / f"{unit:06d}"
+        aside = folder.with_name(f".{folder.name}.forgotten")  # `start` removes such names
+        os.rename(folder, aside)
+        remove(aside)
 
     def forked(self) -> None:
         """See `Depot`."""
@@ -126,42 +245,73 @@ class LocalDepot:
             shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, unit: int, folder: Path, record: UnitRecord) -> None:
-        """The unit is complete: give its folder its name."""
-        write_file(folder / UNIT_NAME, record.to_json().encode())
+        """See `Depot`: give the unit's folder its name."""
+        write_file(folder / UNIT_NAME, record_bytes(record, self.job))
         sync_folder(folder)
         complete = folder.parent / f"{unit:06d}"
         try:
             os.rename(folder, complete)
         except OSError:
-            if not complete.exists():  # else another worker, taken for dead, was as far: both wrote the same
+            # Another worker, taken for dead, may have been as far: both wrote the same if it was at the same job.
+            if read_record(complete / UNIT_NAME, self.job) is None:
                 raise
-
-    def keys(self, unit: int, name: str, final: str) -> npt.NDArray[np.bytes_]:
-        """The keys in one of a unit's shards, which is called `final` in the set."""
-        path = self.folder / UNITS_NAME / f"{unit:06d}" / index_name(name)
-        if not path.exists():  # a commit was interrupted
-            path = self.folder / index_name(final)
-        keys: npt.NDArray[np.bytes_] = np.load(path, mmap_mode="r")["key"]
-        return keys
+        sync_folder(folder.parent)
 
     def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
-        """All units are there: they become the set. Killed on the way, the next run goes on here."""
-        for unit, number, shard in numbered(units):
-            final = shard_name(number, manifest.format)
-            for name, new in ((shard.name, final), (shard.index, index_name(final))):
-                with contextlib.suppress(FileNotFoundError):  # renamed before
-                    os.rename(self.folder / UNITS_NAME / f"{unit:06d}" / name, self.folder / new)
+        """See `Depot`."""
+        self.set.mkdir(exist_ok=True)
+        moves: list[tuple[Path, Path]] = []
+        for unit, shard, final in named(units, manifest.format):
+            for place in self._places(unit, shard, final):
+                if place is None:
+                    raise ShardError(
+                        f"{self.folder / UNITS_NAME / f'{unit:06d}'}: {shard.name} is not complete any more; the same "
+                        "command makes it anew"
+                    )
+                moves.append(place)
+        strangers = set(os.listdir(self.set)) - {new.name for _, new in moves}
+        for name in strangers:  # of a commit before this one, when a unit was another
+            remove(self.set / name)
+        for path, new in moves:
+            if path != new:
+                os.rename(path, new)
         if rejects:
-            write_file(self.folder / REJECTS_NAME, rejects)
-        write_file(self.folder / MANIFEST_NAME, manifest.to_json().encode())
+            write_file(self.set / REJECTS_NAME, rejects)
+        write_file(self.set / MANIFEST_NAME, manifest.to_json().encode())
+        sync_folder(self.set)
+        write_file(self.folder / READY_NAME, json.dumps(signature(self.set)).encode())
         sync_folder(self.folder)
-        remove(self.folder / UNITS_NAME)
-        remove(self.folder / JOB_NAME)
-        self.staging.commit()
+        self._publish()
+
+    def _publish(self) -> Manifest:
+        try:
+            manifest = self.staging.commit()
+        except ShardError as error:
+            raise ShardError(
+                f"{error}; the finished set waits in {self.place}, and the same command goes on from there"
+            ) from error
+        with contextlib.suppress(OSError):  # else the next run goes on
+            self._clean_up()
+        return manifest
+
+    def _clean_up(self) -> None:
+        """Remove the old set and what is left of the job: at last the job, so that until then nobody takes it for one
+        that was not finished."""
+        self.staging.retire_old()
+        for name in (UNITS_NAME, JOB_NAME, READY_NAME):
+            remove(self.folder / name)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
 
 class RemoteDepot:
     """Finished units under `.headrace/` of an object store's folder. See `Depot`.
+
+        job.json                 what is being made
+        000012-shard-000000.tar  a file of a unit
+        000012.json              the unit's record, written when its files are there
+        manifest.json            a copy of the set's manifest, written before it: if both are there, only the cleaning
+                                 up is left
 
     The folder is a set only when its manifest is there. A set that is already there is not replaced, for that cannot be
     done in one step.
@@ -170,6 +320,7 @@ class RemoteDepot:
     def __init__(self, url: str) -> None:
         self.remote = RemoteFolder(url)
         self.place = self.remote / HIDDEN
+        self.job: dict[str, Any] = {}
 
     def __enter__(self) -> RemoteDepot:
         return self
@@ -180,26 +331,82 @@ class RemoteDepot:
     def forked(self) -> None:
         """See `Depot`."""
 
-    def start(self, job: dict[str, Any]) -> None:
+    def start(self, job: dict[str, Any], restart: bool = False) -> Manifest | None:
         """See `Depot`. ShardError also where there is a set already."""
+        self.job = json.loads(json.dumps(job))
+        held = self.remote.sizes(HIDDEN)
+        begun = parse_object(self._whole(JOB)) if JOB in held else None
+        is_mine = begun == self.job and not restart
         if self.remote.exists(MANIFEST_NAME):
-            self._clean_up()  # after a conversion that was killed when its set was complete
-            raise ShardError(f"{self.remote}: holds a set already; delete it or choose another name")
-        names = self.remote.names(HIDDEN)
-        path = f"{HIDDEN}/{JOB_NAME}"
-        if not goes_on(json.loads(self._whole(path)) if path in names else None, job, self.place):
-            for name in names:
-                self.remote.delete(name)
-            self.remote.write(path, json.dumps(job, indent=1).encode())
+            if READY not in held or (content := self._whole(READY)) != self._whole(MANIFEST_NAME):
+                raise self._taken(MANIFEST_NAME)
+            self._clean_up()
+            if not is_mine:
+                raise self._taken(MANIFEST_NAME)
+            return manifest_of(content)
+        if is_mine:
+            return None
+        if not restart:
+            shards = sum(name.rpartition(".")[2] in EXTENSIONS.values() for name in held)
+            refuse_to_clear(begun, self.job, max(shards, len(records_in(held))), self.place)
+        # What an interrupted commit has moved goes too; what is there besides is not ours.
+        there = self.remote.sizes() if records_in(held) else {}
+        for _, shard, final in named(sorted(self._records(held).items()), self._format):
+            for name, size in ((final.name, shard.bytes), (final.index, shard.index_bytes)):
+                if there.get(name) == size:
+                    self.remote.delete(name)
+        for format in EXTENSIONS:
+            if self.remote.exists(shard_name(0, format)):
+                raise self._taken(shard_name(0, format))
+        # The job last: until then a run of that job may go on with what there still is.
+        for name in sorted(held, key=lambda name: name == JOB):
+            self.remote.delete(name)
+        self.remote.write(JOB, json.dumps(self.job, indent=1).encode())
+        return None
+
+    @property
+    def _format(self) -> str:
+        return str(self.job["settings"]["format"])
+
+    def _taken(self, name: str) -> ShardError:
+        what = "a set" if name == MANIFEST_NAME else name
+        return ShardError(f"{self.remote}: holds {what} already; delete it or choose another name")
+
+    def _records(self, held: Iterable[str]) -> dict[int, UnitRecord]:
+        """Those that can be read, of any job."""
+        names = records_in(held)
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            records = pool.map(lambda name: parse_record(self._whole(name), None), names.values())
+            return {unit: record for unit, record in zip(names, records, strict=True) if record is not None}
 
     def finished(self) -> dict[int, UnitRecord]:
         """See `Depot`."""
-        found = {}
-        for name in self.remote.names(HIDDEN):
-            unit = re.fullmatch(rf"{re.escape(HIDDEN)}/(\d+)\.json", name)
-            if unit:
-                found[int(unit[1])] = UnitRecord.from_json(self._whole(name))
+        held = self.remote.sizes(HIDDEN)
+        names = records_in(held)
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            records = pool.map(lambda name: parse_record(self._whole(name), self.job), names.values())
+            found = {unit: record for unit, record in zip(names, records, strict=True) if record is not None}
+        for unit in names.keys() - found.keys():
+            self.remote.delete(names[unit])
+        there = self._moved(found)
+        damaged = {
+            unit
+            for unit, shard, final in named(sorted(found.items()), self._format)
+            for waiting, new, size in remote_places(unit, shard, final)
+            if held.get(waiting) != size and there.get(new) != size
+        }
+        for unit in damaged:
+            self.remote.delete(names[unit])
+            del found[unit]
         return found
+
+    def _moved(self, found: Mapping[int, UnitRecord]) -> dict[str, int]:
+        """Sizes of what may be files of the set; none before all units were there, for then nothing was moved."""
+        return self.remote.sizes() if found.keys() == set(range(self.job["units"])) else {}
+
+    def forget(self, unit: int) -> None:
+        """See `Depot`."""
+        self.remote.delete(f"{HIDDEN}/{unit:06d}.json")
 
     @contextmanager
     def adding(self, unit: int) -> Iterator[Path]:
@@ -212,51 +419,148 @@ class RemoteDepot:
         for shard in record.shards:
             for name in (shard.name, shard.index):
                 self.remote.put(folder / name, staged(unit, name))
-        self.remote.write(f"{HIDDEN}/{unit:06d}.json", record.to_json().encode())
-
-    def keys(self, unit: int, name: str, final: str) -> npt.NDArray[np.bytes_]:
-        """See `Depot`."""
-        waiting = staged(unit, index_name(name))
-        content = self._whole(waiting if self.remote.exists(waiting) else index_name(final))
-        keys: npt.NDArray[np.bytes_] = np.load(io.BytesIO(content))["key"]
-        return keys
+        self.remote.write(f"{HIDDEN}/{unit:06d}.json", record_bytes(record, self.job))
 
     def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
         """See `Depot`."""
-        waiting = set(self.remote.names(HIDDEN))
-        for unit, number, shard in numbered(units):
-            final = shard_name(number, manifest.format)
-            for name, new in ((shard.name, final), (shard.index, index_name(final))):
-                if staged(unit, name) in waiting:  # else moved before
-                    self.remote.move(staged(unit, name), new)
+        content = manifest.to_json().encode()
+        manifest_of(content)  # else nobody could read the set
+        waiting = self.remote.sizes(HIDDEN)
+        expected: dict[str, int] = {}
+        for unit, shard, final in named(units, manifest.format):
+            for name, new, size in remote_places(unit, shard, final):
+                expected[new] = size
+                if waiting.get(name) == size:  # else moved before
+                    self.remote.move(name, new)
+        there = self.remote.sizes()
+        for name, size in expected.items():
+            if there.get(name) != size:
+                found = f"has {there[name]:,} bytes instead of {size:,}" if name in there else "is gone"
+                raise ShardError(f"{self.remote / name}: {found}; the same command makes it anew")
         if rejects:
             self.remote.write(REJECTS_NAME, rejects)
-        self.remote.write(MANIFEST_NAME, manifest.to_json().encode())
+        if MANIFEST_NAME in there:
+            raise self._taken(MANIFEST_NAME)
+        self.remote.write(READY, content)
+        self.remote.write(MANIFEST_NAME, content)
         self._clean_up()
 
     def _clean_up(self) -> None:
-        # The job last: without it, what is left would be taken for another job's.
-        for name in sorted(self.remote.names(HIDDEN), key=lambda name: name.endswith(JOB_NAME)):
+        """Remove what is left of the job, and at last what says that it is done."""
+        last = (JOB, READY)
+        for name in sorted(self.remote.sizes(HIDDEN), key=lambda name: last.index(name) if name in last else -1):
             self.remote.delete(name)
 
     def _whole(self, name: str) -> bytes:
         return self.remote.read(name, 0, self.remote.size(name))
 
 
-def goes_on(begun: Any, job: dict[str, Any], place: str) -> bool:
-    """Whether a job is the one that was begun in a place; UserError where only versions of the software differ."""
-    if not isinstance(begun, dict):
-        return False
-    job = json.loads(json.dumps(job))
-    if {**begun, "versions": job["versions"]} != job:
-        return False
-    found = begun.get("versions", {})
-    if found != job["versions"]:
-        raise UserError(
-            f"{place}: made with {differing(found, job['versions'])} here, which may give other bytes; go on "
-            "with the version that began, or delete that folder to begin anew"
-        )
-    return True
+def refuse_to_clear(begun: dict[str, Any] | None, job: dict[str, Any], shards: int, place: str) -> None:
+    """UserError where there are finished shards of another job: days of work may be in them."""
+    if not shards:
+        return
+    made = f"made with {', '.join(differences(begun, job))}" if begun else "of an unknown conversion"
+    raise UserError(
+        f"{place}: {shards:,} finished shards are there, {made}; go on as it began, name another OUT, or give "
+        "--restart, which throws them away"
+    )
+
+
+UNNAMED = {
+    "keys": "other samples in the source",
+    "sources": "other contents or times of the source's files",
+}
+"""Parts of a job that are checksums: what it means for a person that they differ."""
+
+
+def differences(begun: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
+    """What differs between two jobs, for a person."""
+    lines = []
+    for name in {**job, **begun}:
+        found, wanted = begun.get(name), job.get(name)
+        if found == wanted or name in ("total", "units"):  # these follow from the others
+            continue
+        if name == "versions":
+            lines.append(differing(found or {}, wanted or {}))
+        elif isinstance(found, Mapping) and isinstance(wanted, Mapping):
+            lines += differences(found, wanted)
+        else:
+            lines.append(UNNAMED.get(name, redact(f"{name.replace('_', ' ')} {found} instead of {wanted}")))
+    return lines or ["another number of samples in a shard"]
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is no such file or it holds something else. OSError where it cannot be read."""
+    try:
+        return parse_object(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def parse_object(content: bytes) -> dict[str, Any] | None:
+    """Likewise of bytes."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def digest(job: Mapping[str, Any]) -> str:
+    """A name for a job."""
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+def record_bytes(record: UnitRecord, job: Mapping[str, Any]) -> bytes:
+    """The file of a record, which says of which job the unit is."""
+    return json.dumps({"job": digest(job), **json.loads(record.to_json())}).encode()
+
+
+def parse_record(content: bytes, job: Mapping[str, Any] | None) -> UnitRecord | None:
+    """Inverse of `record_bytes`; None where it is damaged or of another job than this one."""
+    try:
+        if job is None or json.loads(content)["job"] == digest(job):
+            return UnitRecord.from_json(content)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    return None
+
+
+def read_record(path: Path, job: Mapping[str, Any]) -> UnitRecord | None:
+    """Likewise of a file, None also where there is none. OSError where it cannot be read."""
+    try:
+        return parse_record(path.read_bytes(), job)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def signature(folder: Path) -> dict[str, Any] | None:
+    """What tells a set from any other, the same one written twice included: the checksum of its manifest and when that
+    was written. None where there is no manifest."""
+    path = folder / MANIFEST_NAME
+    try:
+        return {"manifest": CURRENT.of_file(path.read_bytes()), "written_ns": path.stat().st_mtime_ns}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def manifest_of(content: bytes) -> Manifest:
+    """The manifest that a set will have, read back; ShardError where it cannot be."""
+    with TemporaryDirectory(prefix="headrace-") as folder:
+        (Path(folder) / MANIFEST_NAME).write_bytes(content)
+        return read_manifest(Path(folder))
+
+
+def records_in(names: Iterable[str]) -> dict[int, str]:
+    """Names of the units' records in an object store, by number."""
+    found = (re.fullmatch(rf"{re.escape(HIDDEN)}/(\d+)\.json", name) for name in sorted(names))
+    return {int(unit[1]): unit[0] for unit in found if unit}
+
+
+def remote_places(unit: int, shard: Shard, final: Shard) -> Iterator[tuple[str, str, int]]:
+    """For a shard and its index: where it waits in an object store, its name in the set, its size."""
+    yield staged(unit, shard.name), final.name, shard.bytes
+    yield staged(unit, shard.index), final.index, shard.index_bytes
 
 
 def staged(unit: int, name: str) -> str:
@@ -273,10 +577,13 @@ def numbered(units: Iterable[tuple[int, UnitRecord]]) -> Iterator[tuple[int, int
             number += 1
 
 
+def named(units: Iterable[tuple[int, UnitRecord]], format: str) -> Iterator[tuple[int, Shard, Shard]]:
+    """(unit, shard as the unit named it, the same as the set names it), in the order of the set."""
+    for unit, number, shard in numbered(units):
+        name = shard_name(number, format)
+        yield unit, shard, replace(shard, name=name, index=index_name(name))
+
+
 def set_shards(units: Iterable[tuple[int, UnitRecord]], format: str) -> tuple[Shard, ...]:
     """The shards under the names that they have in the set."""
-    named = []
-    for _, number, shard in numbered(units):
-        name = shard_name(number, format)
-        named.append(replace(shard, name=name, index=index_name(name)))
-    return tuple(named)
+    return tuple(final for _, _, final in named(units, format))

@@ -24,6 +24,7 @@ from headrace.models import Method, build_method
 from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.engines import DEVICE_ENGINES, StageTimes
 from headrace.shards import ShardSet, open_shards, write_shards
+from headrace.shards.remote import redact
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.hardware import cores
@@ -123,7 +124,9 @@ def diagnose(
     views = image_views(method)
     with open_shards(data) as shards:
         if len(shards) < config.batch_size:
-            raise UserError(f"{data}: {len(shards)} samples do not fill one batch of {config.batch_size}")
+            raise UserError(
+                f"{redact(os.fspath(data))}: {len(shards)} samples do not fill one batch of {config.batch_size}"
+            )
         threads = config.loader.threads or cores()
         say("reading")
         read = reading(shards, threads, seconds)

@@ -16,6 +16,7 @@ from rich.table import Table
 from headrace.models import Method, build_method
 from headrace.pipeline import order
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.remote import has_secrets
 from headrace.tools.errors import UserError
 from headrace.train import load_run
 from headrace.train.probes import (
@@ -66,6 +67,11 @@ def evaluate(
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("eval works in one process, which sees each sample once: start it without torchrun")
+    if any(has_secrets(place) for place in (data, test) if place is not None):
+        raise UserError(
+            f"a user, password or query in a URL would be kept in {RESULTS}; give them to the store's own tools "
+            "instead, by variables of the environment or .netrc (docs/remote.md)"
+        )
     config, trained = load_run(run)
     probe_view(trained)  # whether it can be probed, before anything is computed
     untrained = build_method(config.method, config.model, seed=config.seed).eval()

@@ -16,6 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from headrace.shards import IMAGE_ENCODINGS, ShardSet, open_shards
+from headrace.shards.remote import redact
 from headrace.tools.errors import UserError
 from headrace.tools.images import decode_rgb
 
@@ -89,7 +90,7 @@ def inspect_shards(path: str | os.PathLike[str]) -> InspectReport:
     """Figures of a shard set, from its indexes; no sample is read or decoded."""
     with open_shards(path) as shards:
         return InspectReport(
-            path=str(path),
+            path=redact(str(path)),
             format=shards.manifest.format,
             samples=len(shards),
             shards=len(shards.manifest.shards),

@@ -38,6 +38,16 @@ class KeyCheck:
         self._hashes.frombytes(hashes(keys).tobytes())
         self._parts += 1
 
+    def known(self, keys: Keys, again: Callable[[int], Keys]) -> set[bytes]:
+        """Those of the keys of another shard that were added before; `again` as in `repeated`."""
+        added = np.frombuffer(self._hashes, np.uint64)
+        meeting = np.isin(hashes(keys), added)
+        del added
+        if not meeting.any():
+            return set()
+        wanted = set(keys[meeting].tolist())
+        return {key for part in range(self._parts) for key in again(part).tolist() if key in wanted}
+
     def repeated(self, again: Callable[[int], Keys]) -> Iterator[Repeated]:
         """Every sample whose key an earlier one has, in order.
 

@@ -19,12 +19,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from headrace.shards.remote import redact
+
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
     """A line about work under way."""
-    progress_console.print(line, markup=False)
+    progress_console.print(redact(line), markup=False)
 
 
 def show(result: RenderableType) -> None:
@@ -59,7 +61,7 @@ def sample_bar(what: str, total: int | None = None) -> Iterator[SampleBar]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=progress_console, disable=not progress_console.is_terminal) as progress:
-        yield SampleBar(progress, progress.add_task(what, total=total))
+        yield SampleBar(progress, progress.add_task(redact(what), total=total))
 
 
 class SpeedColumn(ProgressColumn):

@@ -9,6 +9,11 @@ What is known decides what is done with a shard:
     both are wrong                        if the shard can be read from end to end, samples that do not decode are
                                           removed; the others are what is there, and nothing can prove them unchanged
     the shard is missing or unreadable    it is dropped if the user says so, with all its samples
+    a disk cannot read parts of it        the index says whose bytes they are: these samples are dropped if the user
+                                          says so, the others are saved
+
+Files are read, not mapped, so that a disk that fails is an error of one place. Any other failure of the machine, such
+as a file server that is away, ends the repair before anything is changed.
 
 Shards without a finding are linked, not copied, with their indexes: so the set keeps its version, and what is made anew
 has that version's checksums. The repaired set is staged beside the old one and takes its place in one step, as a new
@@ -25,24 +30,37 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.shards import IMAGE_ENCODINGS, RAW, Manifest, ShardError, ShardSet, ffcv, webdataset
+from headrace.shards.errors import MachineError
 from headrace.shards.fields import ENCODINGS, check_key
 from headrace.shards.images import image_header
-from headrace.shards.index import Entry, IndexBuilder, OpenShard, entry_places, index_bytes, misplaced, read_index
+from headrace.shards.index import Entry, IndexBuilder, OpenShard, entry_places, index_bytes, misplaced
 from headrace.shards.machine import cores
 from headrace.shards.manifest import MANIFEST_NAME, Shard, index_name, read_manifest, shard_name
-from headrace.shards.mapping import MappedFile
 from headrace.shards.npy import npy_header, parse_npy_header
+from headrace.shards.reading import FileBytes, ReadFile, chunks, is_of_the_medium, joined, readable
 from headrace.shards.staging import REJECTS_NAME, Staging, check_replaceable, sync_folder, write_file
 from headrace.tools.errors import UserError
-from headrace.tools.verify import CHUNK, VerifyReport, check_file, check_samples, listing, same_kinds
+from headrace.tools.keys import KeyCheck, Keys
+from headrace.tools.verify import (
+    CHUNK,
+    VerifyReport,
+    check_file,
+    check_samples,
+    index_to_read,
+    is_there,
+    listing,
+    same_kinds,
+    without_map,
+)
 
-Array = npt.NDArray[Any]
+MOST_NAMES = 8
+"""Shards that a line names."""
 
 
 @dataclass(kw_only=True)
@@ -53,8 +71,10 @@ class Removed:
     offset: int
     """Of its first field in the shard; -1 where it is not known."""
     reasons: list[str]
-    parts: dict[str, Array]
-    """Bytes as they were found, uint8, by extension; empty where they lie outside of the shard."""
+    parts: dict[str, range]
+    """Where its files lie in the shard, by extension; without those that lie outside of it."""
+    unread: bool = False
+    """Whether a disk cannot read some of it."""
 
 
 @dataclass(kw_only=True)
@@ -65,13 +85,18 @@ class Mended:
     note: str
     """What is wrong and what is done, for a person."""
     part: OpenShard | None = None
-    """The shard with the index to go by; None where it is lost."""
+    """The shard, read and not mapped, with the index to go by; None where it is lost."""
     keep_file: bool = False
     """True if the shard itself is right and only its index is replaced."""
     good: list[int] = field(default_factory=list)
     """Rows of the index that stay."""
     removed: list[Removed] = field(default_factory=list)
     """The others, and what had no place in the index."""
+
+    @property
+    def unread(self) -> int:
+        """Samples of which a disk cannot read some."""
+        return sum(one.unread for one in self.removed)
 
 
 @dataclass(kw_only=True)
@@ -87,6 +112,11 @@ class RepairPlan:
     def lost(self) -> list[Mended]:
         """Shards of which nothing can be read."""
         return [mended for mended in self.mended.values() if mended.part is None]
+
+    @property
+    def unread(self) -> list[Mended]:
+        """Shards of which a disk cannot read some samples."""
+        return [mended for mended in self.mended.values() if mended.unread]
 
     @property
     def removed(self) -> int:
@@ -141,10 +171,11 @@ def plan_repair(path: str | os.PathLike[str], report: VerifyReport, *, workers: 
         workers: Threads; None takes one per core.
 
     Raises:
-        UserError: The set has no manifest, or it cannot be read; or the folder holds other files beside the set.
+        UserError: The set has no manifest, or it is damaged; or the folder holds other files beside the set.
+        MachineError: The machine fails, and not in some sectors of a disk only.
     """
     folder = Path(path)
-    if not (folder / MANIFEST_NAME).exists():
+    if not is_there(folder / MANIFEST_NAME):
         raise UserError(
             f"{folder}: has no manifest, so nothing says what is right; `headrace shard shards {folder} NEW` writes a "
             "set of all its samples that decode"
@@ -152,82 +183,117 @@ def plan_repair(path: str | os.PathLike[str], report: VerifyReport, *, workers: 
     try:
         manifest = read_manifest(folder)
         check_replaceable(Path(os.path.realpath(folder)))
+    except MachineError:
+        raise
     except ShardError as error:
         raise UserError(f"cannot be repaired: {error}") from error
     damaged = {finding.shard for finding in report.findings}
     mended: dict[int, Mended] = {}
-    seen: set[bytes] = set()
+    seen = KeyCheck()
+    with_keys: list[int] = []
+
+    def again(part: int) -> Keys:
+        return good_keys(folder, manifest, with_keys[part], mended)
+
     with ThreadPoolExecutor(workers or cores()) as pool:
         for number, shard in enumerate(manifest.shards):
-            if shard.name not in damaged:
-                index_map, index = read_index(folder, manifest, shard)
-                seen.update(index["key"].tolist())
-                index_map.close()
-                continue
-            one = mended[number] = look_at(folder, manifest, number)
-            if one.part is not None:
-                sort_out(pool, folder, manifest, one, one.part, seen)
+            if shard.name in damaged:
+                one = mended[number] = look_at(folder, manifest, number)
+                if one.part is None:
+                    continue
+                known = seen.known(one.part.index["key"], again)
+                sort_out(pool, folder, manifest, one, one.part, known)
+            seen.add(good_keys(folder, manifest, number, mended))
+            with_keys.append(number)
     return RepairPlan(path=folder, manifest=manifest, mended=mended)
 
 
+def good_keys(folder: Path, manifest: Manifest, number: int, mended: dict[int, Mended]) -> Keys:
+    """The keys of the samples of a shard that stay."""
+    one = mended.get(number)
+    if one is None:
+        keys: Keys = index_to_read(folder, manifest, manifest.shards[number])["key"]
+    else:
+        assert one.part is not None
+        keys = one.part.index["key"][one.good]
+    return keys
+
+
 def look_at(folder: Path, manifest: Manifest, number: int) -> Mended:
-    """What is known of a damaged shard: an index that can be trusted, or one made from the shard."""
+    """What is known of a damaged shard: an index that can be trusted, or one made from the shard.
+
+    MachineError where the machine fails, and not in some sectors of a disk only."""
     shard = manifest.shards[number]
     try:
-        mapped = MappedFile(folder / shard.name)
+        file = ReadFile(folder / shard.name)
     except ShardError as error:
+        refuse_if_it_may_pass(error)
         return Mended(shard=shard, note=f"lost ({error})")
-    shard_right = not check_file(mapped.path, shard.checksum, manifest.checksums)
-    index_right = (folder / shard.index).exists() and not check_file(
-        folder / shard.index, shard.index_checksum, manifest.checksums
-    )
+    of_shard = check_file(file.path, shard.checksum, manifest.checksums)
+    of_index = check_file(folder / shard.index, shard.index_checksum, manifest.checksums)
     try:
-        old_map, old = read_index(folder, manifest, shard)
-    except ShardError:
-        old_map, old = None, None
-    if index_right and old is not None and not shard_right:
-        note = "the shard is damaged; its samples are held against the checksums in the index"
-        return Mended(shard=shard, note=note, part=OpenShard(mapped, old, old_map))
+        old = index_to_read(folder, manifest, shard)
+    except ShardError as error:
+        refuse_if_it_may_pass(error)
+        old = None
+    if of_index.right and old is not None and not of_shard.right:
+        what = of_shard.line if of_shard.unread else "the shard is damaged"
+        note = f"{what}; its samples are held against the checksums in the index"
+        return Mended(shard=shard, note=note, part=without_map(file, old))
     removed: list[Removed] = []
     note = ""
     try:
         if manifest.format == "webdataset":
-            index, removed = index_of_tar(manifest, mapped)
+            index, removed = index_of_tar(manifest, file)
         else:
-            index, note = index_of_beton(manifest, mapped, number, old, index_right)
+            index, note = index_of_beton(manifest, file, number, old, of_index.right)
     except (ShardError, ValueError) as error:
-        mapped.close()
+        refuse_if_it_may_pass(error)
+        file.close()
         return Mended(shard=shard, note=f"lost: neither the shard nor its index is whole ({error})")
     if manifest.checksums.of_file(index_bytes(index)) == shard.index_checksum:
         note = "the shard is whole, the index is made from it again, byte for byte"
-    elif shard_right:
+    elif of_shard.right:
         note = f"the shard is whole, its index is made from it{note}"
     else:
         note = f"shard and index are damaged; nothing proves that what can be read is unchanged{note}"
-    part = OpenShard(mapped, index, None)
-    return Mended(shard=shard, note=note, part=part, keep_file=shard_right, removed=removed)
+    part = without_map(file, index)
+    return Mended(shard=shard, note=note, part=part, keep_file=of_shard.right, removed=removed)
+
+
+def refuse_if_it_may_pass(error: Exception) -> None:
+    """Raise a failure of the machine again, unless it is one of some sectors of a disk."""
+    if isinstance(error, MachineError) and not is_of_the_medium(error):
+        raise error
 
 
 def sort_out(
-    pool: ThreadPoolExecutor, folder: Path, manifest: Manifest, mended: Mended, part: OpenShard, seen: set[bytes]
+    pool: ThreadPoolExecutor, folder: Path, manifest: Manifest, mended: Mended, part: OpenShard, known: set[bytes]
 ) -> None:
-    """Part the samples of a shard into those that stay and those that are removed."""
+    """Part the samples of a shard into those that stay and those that are removed; `known` are keys of the shards
+    before."""
     shards = ShardSet(folder, replace(manifest, shards=(mended.shard,)), [part], check=True)
-    chunks = [range(first, min(first + CHUNK, len(shards))) for first in range(0, len(shards), CHUNK)]
+    spans = [range(first, min(first + CHUNK, len(shards))) for first in range(0, len(shards), CHUNK)]
     reasons: dict[int, list[str]] = {}
-    for findings in pool.map(lambda chunk: check_samples(shards, part, chunk), chunks):
-        for finding in findings:
-            reasons.setdefault(finding.row or 0, []).append(finding.line)
+    unread: set[int] = set()
+    for findings in pool.map(lambda span: check_samples(shards, part, span), spans):
+        for first in findings:
+            row = first.row or 0
+            # What could not be read may be a moment later.
+            for finding in check_samples(shards, part, range(row, row + 1)) if first.unread else [first]:
+                reasons.setdefault(row, []).append(finding.line)
+                if finding.unread:
+                    unread.add(row)
+    seen: set[bytes] = set()
     for row, key in enumerate(part.index["key"].tolist()):
         try:
             check_key(key.decode())
-            if key in seen:
+            if key in known or key in seen:
                 reasons.setdefault(row, []).append("the key appears twice")
         except (ShardError, UnicodeDecodeError) as error:
             reasons.setdefault(row, []).append(str(error))
         if row in reasons:
-            mended.removed.append(as_found(manifest, part, row, reasons[row]))
-            mended.keep_file = False
+            mended.removed.append(as_found(manifest, part, row, reasons[row], row in unread))
         else:
             mended.good.append(row)
             seen.add(key)
@@ -235,43 +301,50 @@ def sort_out(
         mended.keep_file = False
 
 
-def as_found(manifest: Manifest, part: OpenShard, row: int, reasons: list[str]) -> Removed:
-    """A sample with the bytes that lie where the index says."""
+def as_found(manifest: Manifest, part: OpenShard, row: int, reasons: list[str], unread: bool) -> Removed:
+    """A sample with the places where the index says that its bytes are; MachineError where they are `unread` for other
+    reasons than sectors of a disk."""
     record = part.index[row]
     parts = {}
     for name, declared in manifest.fields.items():
         offset, size = int(record[f"{name}.offset"]), int(record[f"{name}.size"])
         if misplaced(part.mapped.size, offset, size):
             continue
-        payload = part.mapped.array[offset : offset + size]
         ending: str = declared.kind
         if declared.kind == "image":
             ending = IMAGE_ENCODINGS[min(int(record[f"{name}.encoding"]), len(IMAGE_ENCODINGS) - 1)]
-        parts[f"{name}.{ending}"] = payload
+        place = parts[f"{name}.{ending}"] = range(offset, offset + size)
+        if unread:
+            readable(file_of(part), place)
     first = next(iter(manifest.fields))
     key = record["key"].decode(errors="replace")
-    return Removed(key=key, offset=int(record[f"{first}.offset"]), reasons=reasons, parts=parts)
+    return Removed(key=key, offset=int(record[f"{first}.offset"]), reasons=reasons, parts=parts, unread=unread)
 
 
-def index_of_tar(manifest: Manifest, mapped: MappedFile) -> tuple[npt.NDArray[np.void], list[Removed]]:
+def file_of(part: OpenShard) -> ReadFile:
+    """The file of a shard that `without_map` made."""
+    return cast(ReadFile, part.mapped)
+
+
+def index_of_tar(manifest: Manifest, file: ReadFile) -> tuple[npt.NDArray[np.void], list[Removed]]:
     """The index of a tar, and the samples of which it holds not all fields; ShardError where it is not whole."""
     builder = IndexBuilder(manifest.fields, manifest.checksums)
     removed = []
-    for key, members in webdataset.group_members(mapped.path, webdataset.scan_tar(mapped)):
+    for key, members in webdataset.group_members(file.path, webdataset.scan_tar(file)):
         try:
-            entries = [tar_entry(manifest, mapped, name, members) for name in manifest.fields]
-        except ValueError as error:
-            parts = {
-                ending: mapped.array[member.offset : member.offset + member.size] for ending, member in members.items()
-            }
+            entries = [tar_entry(manifest, file, name, members) for name in manifest.fields]
+        except (ValueError, MachineError) as error:
+            refuse_if_it_may_pass(error)
+            parts = {ending: range(member.offset, member.offset + member.size) for ending, member in members.items()}
             offset = min(member.offset for member in members.values())
-            removed.append(Removed(key=key, offset=offset, reasons=[str(error)], parts=parts))
+            unread = isinstance(error, MachineError)
+            removed.append(Removed(key=key, offset=offset, reasons=[str(error)], parts=parts, unread=unread))
             continue
         builder.add(key.encode(errors="surrogateescape"), entries)
     return builder.build(), removed
 
 
-def tar_entry(manifest: Manifest, mapped: MappedFile, name: str, members: dict[str, webdataset.TarMember]) -> Entry:
+def tar_entry(manifest: Manifest, file: FileBytes, name: str, members: dict[str, webdataset.TarMember]) -> Entry:
     """Where a field of a sample lies; ValueError where it is missing or not what its extension says."""
     declared = manifest.fields[name]
     encodings = ENCODINGS.get(declared.kind, ("",))
@@ -280,7 +353,7 @@ def tar_entry(manifest: Manifest, mapped: MappedFile, name: str, members: dict[s
     if len(found) != 1:
         raise ValueError(f"{len(found)} files of the field {name}")
     code, (_, offset, size) = found[0]
-    payload = mapped.array[offset : offset + size]
+    payload = file.array[offset : offset + size]
     height = width = 0
     value: int | float = 0
     if declared.kind == "image" and code == RAW:
@@ -300,13 +373,13 @@ def tar_entry(manifest: Manifest, mapped: MappedFile, name: str, members: dict[s
 
 
 def index_of_beton(
-    manifest: Manifest, mapped: MappedFile, number: int, old: npt.NDArray[np.void] | None, old_right: bool
+    manifest: Manifest, file: ReadFile, number: int, old: npt.NDArray[np.void] | None, old_right: bool
 ) -> tuple[npt.NDArray[np.void], str]:
     """(index of a .beton, a word on its keys, which the .beton does not hold); ShardError where it is not whole."""
-    beton = ffcv.read_beton(mapped)
+    beton = ffcv.read_beton(file)
     if not same_kinds(manifest.fields, beton.fields):
-        raise ShardError(f"{mapped.path}: its fields are not those of the manifest")
-    tables = ffcv.index_beton(mapped, beton, manifest.checksums, 0)
+        raise ShardError(f"{file.path}: its fields are not those of the manifest")
+    tables = ffcv.index_beton(file, beton, manifest.checksums, 0)
     keys, note = [b"lost-%06d-%09d" % (number, row) for row in range(len(tables))], "; the keys are lost, and numbered"
     if old is not None and len(old) == len(tables):
         keys, note = old["key"].tolist(), "" if old_right else "; the keys are those of the damaged index"
@@ -315,8 +388,10 @@ def index_of_beton(
         entries = []
         for name, declared in manifest.fields.items():
             offset, size = int(record[f"{name}.offset"]), int(record[f"{name}.size"])
-            inside = not misplaced(mapped.size, offset, size)
-            checksum = manifest.checksums.of_payload(mapped.array[offset : offset + size].data) if inside else 0
+            inside = not misplaced(file.size, offset, size)
+            payload = readable(file, range(offset, offset + size)) if inside else None
+            # Without one the sample is going to be removed.
+            checksum = manifest.checksums.of_payload(payload.data) if isinstance(payload, np.ndarray) else 0
             columns = ("value",) if declared.kind in ("int", "float") else ("height", "width", "encoding")
             numbers = {c: record[f"{name}.{c}"].item() for c in columns if f"{name}.{c}" in (tables.dtype.names or ())}
             entries.append(Entry(offset, size, checksum, **numbers))
@@ -329,29 +404,34 @@ def repair(plan: RepairPlan, *, drop_missing: bool = False) -> RepairReport:
 
     Args:
         plan: From `plan_repair`, a moment ago.
-        drop_missing: Leave out the shards that are lost; without it they are an error.
+        drop_missing: Leave out the shards that are lost, and the samples that cannot be read; without it they are an
+            error.
 
     Raises:
-        UserError: There are lost shards, or no sample would be left.
+        UserError: There is something lost, or no sample would be left.
         ShardError: The set cannot be written. In either case it is as before.
     """
-    if plan.lost and not drop_missing:
-        names = ", ".join(mended.shard.name for mended in plan.lost)
-        samples = sum(mended.shard.samples for mended in plan.lost)
+    if (plan.lost or plan.unread) and not drop_missing:
+        lost = sorted([*plan.lost, *plan.unread], key=lambda mended: mended.shard.name)
+        names = ", ".join(mended.shard.name for mended in lost[:MOST_NAMES])
+        more = f" and {len(lost) - MOST_NAMES} shards more" if len(lost) > MOST_NAMES else ""
+        samples = sum(mended.unread if mended.part else mended.shard.samples for mended in lost)
         raise UserError(
-            f"{plan.path}: {names} cannot be read, with {samples:,} samples; copy them again, or repair with "
-            "--drop-missing to go on without them"
+            f"{plan.path}: {names}{more} cannot be read, with {samples:,} samples; copy them again, or repair with "
+            "--drop-missing to go on without these samples"
         )
     if all(number in plan.mended and not plan.mended[number].good for number in range(len(plan.manifest.shards))):
         raise UserError(f"{plan.path}: no sample would be left; nothing was changed")
     try:
-        with Staging(plan.path) as staging:
-            shards = list(staged_shards(plan, staging.folder))
+        with Staging(plan.path, use="repair") as staging:
+            if read_manifest(plan.path) != plan.manifest:
+                raise ShardError(f"{plan.path}: another set has come since it was looked at; nothing was changed")
+            shards = list(staged_shards(plan, staging.set))
             if (plan.path / REJECTS_NAME).exists():
-                link(plan.path / REJECTS_NAME, staging.folder / REJECTS_NAME)
+                link(plan.path / REJECTS_NAME, staging.set / REJECTS_NAME)
             manifest = replace(plan.manifest, shards=tuple(shards), provenance=provenance(plan))
             quarantine = write_quarantine(plan, staging.destination)
-            write_file(staging.folder / MANIFEST_NAME, manifest.to_json().encode())
+            write_file(staging.set / MANIFEST_NAME, manifest.to_json().encode())
             staging.commit()
     except OSError as error:
         reason = error.strerror or error
@@ -436,10 +516,19 @@ def rewrite(manifest: Manifest, part: OpenShard, rows: list[int], path: Path) ->
             path, manifest.fields, manifest.checksums, page_size_for(manifest, part, rows), len(rows)
         )
     builder = IndexBuilder(manifest.fields, manifest.checksums)
+    payloads = [
+        (place, f"{name}.{manifest.checksums.payload}")
+        for place, (name, field) in enumerate(manifest.fields.items())
+        if field.kind not in ("int", "float")
+    ]
     with shard.file:
         for row in rows:
             key = bytes(part.index[row]["key"])
-            builder.add(key, shard.add(key, list(stored(manifest, part, row))))
+            entries = shard.add(key, list(stored(manifest, part, row)))
+            if any(entries[place].checksum != part.index[column][row] for place, column in payloads):
+                at = f"{part.mapped.path}, key {key.decode()}"
+                raise ShardError(f"{at}: reads as something else than a moment ago; nothing was changed")
+            builder.add(key, entries)
         checksum = shard.finish()
         os.fsync(shard.file.fileno())
     return checksum, builder.build()
@@ -482,8 +571,9 @@ def stored(manifest: Manifest, part: OpenShard, row: int) -> Iterator[Any]:
 def write_quarantine(plan: RepairPlan, destination: Path) -> Path | None:
     """Write what is removed into a new folder beside the set, which appears whole; None if there is nothing.
 
-    removed.jsonl has a line for each sample, {"key", "shard", "offset", "reasons", "files"}, and for each lost shard,
-    {"shard", "samples", "reasons", "files"}.
+    removed.jsonl has a line for each sample, {"key", "shard", "offset", "reasons", "files"}, and for each shard that is
+    lost, or of which samples cannot be read, {"shard", "samples", "reasons", "files"}. What cannot be read is zeros in
+    the files; "unread" has the ranges, {file: [[first byte, behind the last], ...]}.
     """
     if not plan.removed and not plan.lost:
         return None
@@ -496,38 +586,72 @@ def write_quarantine(plan: RepairPlan, destination: Path) -> Path | None:
     lines: list[dict[str, Any]] = []
     samples = 0
     for mended in plan.mended.values():
-        if mended.part is None:
-            files = []
-            if (plan.path / mended.shard.name).exists():
-                link(plan.path / mended.shard.name, temporary / mended.shard.name)
-                files.append(mended.shard.name)
+        shard = mended.shard
+        if mended.part is None or mended.unread:
+            names = [shard.name] if mended.part is None else [shard.name, shard.index]
             lines.append(
                 {
-                    "shard": mended.shard.name,
-                    "samples": mended.shard.samples,
+                    "shard": shard.name,
+                    "samples": shard.samples if mended.part is None else mended.unread,
                     "reasons": [mended.note],
-                    "files": files,
+                    "files": [name for name in names if keep(plan.path / name, temporary / name)],
                 }
             )
         for removed in mended.removed:
+            assert mended.part is not None
             files = []
+            lost = {}
             samples += 1
-            for ending, content in removed.parts.items():
+            for ending, place in removed.parts.items():
                 # Keys are not to be trusted as names of files.
-                files.append(f"{samples:06d}.{Path(ending).name}")
-                write_file(temporary / files[-1], content.tobytes())
-            lines.append(
-                {
-                    "key": removed.key,
-                    "shard": mended.shard.name,
-                    "offset": removed.offset,
-                    "reasons": removed.reasons,
-                    "files": files,
-                }
-            )
+                name = f"{samples:06d}.{Path(ending).name}"
+                files.append(name)
+                ranges = save(file_of(mended.part), place, temporary / name)
+                if ranges:
+                    lost[name] = ranges
+            line = {
+                "key": removed.key,
+                "shard": shard.name,
+                "offset": removed.offset,
+                "reasons": removed.reasons,
+                "files": files,
+            }
+            lines.append({**line, "unread": lost} if lost else line)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_file(temporary / "removed.jsonl", text.encode(errors="replace"))
     sync_folder(temporary)
     os.rename(temporary, folder)
     sync_folder(folder.parent)
     return folder
+
+
+def keep(source: Path, target: Path) -> bool:
+    """Give a file that is damaged a second name, or copy what of it can be read where the file system has no links;
+    False where there is nothing."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        try:
+            file = ReadFile(source)
+        except ShardError:
+            return False
+        save(file, range(file.size), target)
+        file.close()
+    return True
+
+
+def save(file: ReadFile, place: range, target: Path) -> list[list[int]]:
+    """Copy a part of a file, with zeros for what a disk cannot read; the ranges of these in the copy."""
+    lost = []
+    with open(target, "wb") as copy:
+        for part, content in chunks(file, place):
+            if isinstance(content, MachineError):
+                lost.append(part)
+                copy.write(bytes(len(part)))
+            else:
+                copy.write(content.data)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return [[part.start - place.start, part.stop - place.start] for part in joined(lost)]

@@ -21,7 +21,7 @@ from headrace.models import Method
 from headrace.pipeline import ViewSpec
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.manifest import MANIFEST_NAME
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import is_remote, redact
 from headrace.tools.charts import class_map, legend, line_chart
 from headrace.tools.errors import UserError
 from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows, write_aside
@@ -149,7 +149,7 @@ def gallery(config: RunConfig, method: Method) -> Section:
     if not isinstance(method.views, ViewSpec):
         return Section(heading, "", "")
     if not is_there(config.data):
-        return Section(heading, f"The shards at {config.data} are not here any more.", "")
+        return Section(heading, f"The shards at {redact(config.data)} are not here any more.", "")
     with open_shards(config.data) as shards:
         rows = augmented(shards, method.views, count=GALLERY_SAMPLES, seed=config.seed)
     samples = ""
@@ -185,8 +185,8 @@ def feature_map(method: Method, data: str, seed: int) -> Section:
     labels = labels[chosen]
     points = layout(found[chosen], seed)
     note = (
-        f"{len(labels):,} samples of {os.path.basename(data)}, t-SNE of the frozen features; the labels only colour "
-        "the dots. Point at a dot to see the sample."
+        f"{len(labels):,} samples of {os.path.basename(redact(data))}, t-SNE of the frozen features; the labels only "
+        "colour the dots. Point at a dot to see the sample."
     )
     label_names = escape(json.dumps([names[c] for c in labels]))
     return Section(
@@ -222,9 +222,9 @@ def thumbnails(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def resolved_config(runs: Mapping[str, Path]) -> str:
     """config.yaml of every run."""
+    texts = {name: redact((run / "config.yaml").read_text()) for name, run in runs.items()}
     return "".join(
-        f"<details><summary>{escape(name)}</summary><pre>{escape((run / 'config.yaml').read_text())}</pre></details>"
-        for name, run in runs.items()
+        f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>" for name, text in texts.items()
     )
 
 

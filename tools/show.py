@@ -19,6 +19,7 @@ from headrace.pipeline import Loader, RegionMask, Tiles, ViewSpec, permutation_s
 from headrace.pipeline.decode import decode_image
 from headrace.pipeline.masks import BlockMasks, ContextMasks, Masks, MaskSpec, PatchMasks, RegionMasks
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.remote import redact
 from headrace.tools.errors import UserError
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
@@ -117,7 +118,7 @@ def show(
         raise UserError("these views are neither tiles nor a pair of patches; draw `views` instead")
     with open_shards(path) as shards:
         rows = augmented(shards, spec, count=count, seed=seed, epoch=epoch)
-    save(PICTURED[what](rows, spec, f"{os.path.basename(path)}, seed {seed}, epoch {epoch}"), out)
+    save(PICTURED[what](rows, spec, f"{os.path.basename(redact(os.fspath(path)))}, seed {seed}, epoch {epoch}"), out)
 
 
 def save(figure: Figure, out: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from headrace.pipeline import ClipSpec, DrawnClips, Loader
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.remote import redact
 from headrace.tools.show import blank, check_request, save
 
 
@@ -70,7 +71,7 @@ def show_clips(
     check_request(out, count)
     with open_shards(path) as shards:
         rows = clips_of(shards, spec, count=count, seed=seed, epoch=epoch)
-    save(draw_clips(rows, f"{os.path.basename(path)}, seed {seed}, epoch {epoch}"), out)
+    save(draw_clips(rows, f"{os.path.basename(redact(os.fspath(path)))}, seed {seed}, epoch {epoch}"), out)
 
 
 STRIP = 16

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -24,13 +24,16 @@ import numpy.typing as npt
 
 from headrace.shards import Field, ShardError
 from headrace.shards.checksums import VERSION
+from headrace.shards.errors import MachineError, may_pass
 from headrace.shards.fields import check_key
 from headrace.shards.manifest import Shard
-from headrace.shards.remote import is_remote
+from headrace.shards.remote import is_remote, redact
 from headrace.shards.values import settled
 from headrace.shards.writer import ShardStream, stored_size
 from headrace.tools.encode import EncodeSettings
 from headrace.tools.errors import UserError
+from headrace.tools.faults import is_source_fault
+from headrace.tools.keys import first_repeated
 from headrace.tools.sources import SOURCES, BadSample, SourceData, shards
 
 ESTIMATED = 64
@@ -38,7 +41,13 @@ ESTIMATED = 64
 FILLED = 0.9
 """Share of `shard_size` that a unit is meant to fill, so that hardly any unit needs a second shard."""
 CHUNK = 16
-"""Samples that a thread reads and encodes at a time."""
+"""Samples, at most, that a thread reads and encodes at a time."""
+AHEAD_BYTES = 256 << 20
+"""Of samples that threads have read and encoded, or are at, ahead of the one that is written."""
+RECENT = 64
+"""Samples, the last ones, of which the largest says how many others may be under way."""
+KEYS_AT_ONCE = 1 << 14
+"""Keys that are looked at together."""
 
 Order = npt.NDArray[np.int64]
 Sample = dict[str, Any]
@@ -52,7 +61,7 @@ class Job:
     """A name in `headrace.tools.sources.SOURCES`."""
     src: str
     """The raw data."""
-    split: str
+    split: str | None
     settings: EncodeSettings
     seed: int | None
     """Of the stored order; None keeps the order of the source."""
@@ -62,13 +71,15 @@ class Job:
     """Samples of the source, good and bad."""
     keys: str
     """SHA-256 of the keys, in the order of the source: another source is another job."""
+    fingerprint: str
+    """Of the source's files and lists, see `SourceData`: other content is another job."""
     units: int
     versions: dict[str, str]
     """Of what makes the bytes, see `versions_here`."""
 
     def to_json(self) -> dict[str, Any]:
-        """For comparison with the job of an earlier run."""
-        return asdict(self)
+        """For comparison with the job of an earlier run. It is written: a URL is there without user and password."""
+        return {**asdict(self), "src": redact(self.src)}
 
     def numbers(self, unit: int) -> slice:
         """The unit's part of the stored order."""
@@ -81,6 +92,17 @@ class Reject(NamedTuple):
     key: str
     source: str
     reason: str
+    passing: bool = False
+    """Whether it may be readable later with nothing done to its bytes: its unit is done anew by a run that goes on."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As rejects.jsonl and the record of a unit have it."""
+        parts = self._asdict()
+        return parts if self.passing else {name: parts[name] for name in ("key", "source", "reason")}
+
+
+class SourceFault(MachineError):
+    """A sample cannot be read, and that is not the sample's fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +119,7 @@ class UnitRecord:
 
     def to_json(self) -> str:
         parts = asdict(self)
-        return json.dumps({**parts, "rejects": [reject._asdict() for reject in self.rejects]})
+        return json.dumps({**parts, "rejects": [reject.to_json() for reject in self.rejects]})
 
     @staticmethod
     def from_json(text: str | bytes) -> UnitRecord:
@@ -112,17 +134,20 @@ class UnitRecord:
 
 
 def plan_job(
-    source: str, src: str, split: str, settings: EncodeSettings, seed: int | None, shard_size: int, workers: int
+    source: str, src: str, split: str | None, settings: EncodeSettings, seed: int | None, shard_size: int, workers: int
 ) -> Job:
-    """Opens the source, lists its keys, and sees from some samples how many fill a shard."""
+    """Opens the source, lists its keys, and sees from some samples how many fill a shard.
+
+    Raises:
+        UserError: There is no such data, the settings do not fit it, or a key appears twice.
+        MachineError: The data cannot be read for now.
+    """
     data, order = opened(source, src, split, seed)
-    digest = hashlib.sha256()
-    for i in range(data.total):
-        digest.update(data.key(i).encode(errors="surrogateescape") + b"\0")
+    keys = digest_of_keys(data)
     fields = settings.fields(data.fields)
     places = np.linspace(0, data.total - 1, min(ESTIMATED, data.total)).astype(np.int64)
     sizes = []
-    for outcome in converted(data, order[places], settings, workers):
+    for outcome in converted(partial(attempt, data, settings, src), order[places], workers):
         if not isinstance(outcome, Reject):
             try:
                 sizes.append(stored_size(settings.format, fields, b"", outcome))
@@ -137,10 +162,37 @@ def plan_job(
         seed=seed,
         shard_size=shard_size,
         total=data.total,
-        keys=digest.hexdigest(),
+        keys=keys,
+        fingerprint=data.fingerprint,
         units=max(1, -(-data.total // fill)),
         versions=versions_here(data.fields),
     )
+
+
+def digest_of_keys(data: SourceData) -> str:
+    """SHA-256 of the keys, in the order of the source; UserError where one appears twice."""
+    digest = hashlib.sha256()
+
+    def part(number: int) -> npt.NDArray[np.bytes_]:
+        some = range(number * KEYS_AT_ONCE, min((number + 1) * KEYS_AT_ONCE, data.total))
+        return np.array([key_bytes(data, i) for i in some], np.bytes_)
+
+    def parts() -> Iterator[npt.NDArray[np.bytes_]]:
+        for number in range(-(-data.total // KEYS_AT_ONCE)):
+            keys = part(number)
+            digest.update(b"".join(key + b"\0" for key in keys.tolist()))
+            yield keys
+
+    twice = first_repeated(parts(), part)
+    if twice is not None:
+        one, other = islice((data.origin(i) for i in range(data.total) if key_bytes(data, i) == twice), 2)
+        raise UserError(f"key {twice.decode(errors='replace')}: appears twice, for {one} and for {other}")
+    return digest.hexdigest()
+
+
+def key_bytes(data: SourceData, i: int) -> bytes:
+    """A key, whatever it may hold: that it fits into a shard is seen when the sample is written."""
+    return data.key(i).encode(errors="surrogateescape")
 
 
 CODECS = {"image": ("simplejpeg", "pillow"), "video": ("av",), "audio": ("av",)}
@@ -154,10 +206,11 @@ def versions_here(fields: Mapping[str, Field]) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def opened(source: str, src: str, split: str, seed: int | None) -> tuple[SourceData, Order]:
+def opened(source: str, src: str, split: str | None, seed: int | None) -> tuple[SourceData, Order]:
     """The source and its stored order, opened once a process; forked processes inherit it."""
     if is_remote(src) and source != "shards":
-        raise UserError(f"{src}: of what lies on a server, only shard sets can be read; copy the raw data here")
+        hint = "of what lies on a server, only shard sets can be read; copy the raw data here"
+        raise UserError(f"{redact(src)}: {hint}")
     data = shards.read(src, split) if is_remote(src) else SOURCES[source](Path(src), split)
     return data, np.arange(data.total) if seed is None else stored_order(seed, data.total)
 
@@ -177,15 +230,26 @@ def differing(versions: Mapping[str, str], others: Mapping[str, str]) -> str:
     return ", ".join(named)
 
 
-def convert_unit(job: Job, unit: int, folder: Path, threads: int, count: Callable[[int], object]) -> UnitRecord:
+def convert_unit(
+    job: Job,
+    unit: int,
+    folder: Path,
+    threads: int,
+    count: Callable[[int], object],
+    begin: Callable[[int], object] | None = None,
+    skip: Mapping[int, Reject] | None = None,
+) -> UnitRecord:
     """Convert one unit into the shards of `folder`.
 
     Args:
         threads: That read and encode.
         count: Called with the number of samples done since the last call.
+        begin: Called with the number of a sample, in the order of the source, before it is read; one thread only.
+        skip: Samples that are not to be read.
 
     Raises:
         OSError: The shards cannot be written.
+        SourceFault: A sample cannot be read, for a reason that says nothing about it.
         UserError: This machine has other versions of what makes the bytes than the one where the job was planned.
     """
     data, order = opened(job.source, job.src, job.split, job.seed)
@@ -196,13 +260,24 @@ def convert_unit(job: Job, unit: int, folder: Path, threads: int, count: Callabl
     fields = job.settings.fields(data.fields)
     stream = ShardStream(folder, fields, format=job.settings.format, shard_size=job.shard_size, capacity=len(numbers))
     rejects: list[Reject] = []
+    skip = skip or {}
+
+    def one(i: int) -> Sample | Reject:
+        if i in skip:
+            return skip[i]
+        if begin is not None:
+            begin(i)
+        return attempt(data, job.settings, job.src, i)
+
     try:
-        for number, outcome in zip(numbers.tolist(), converted(data, numbers, job.settings, threads), strict=True):
+        for number, outcome in zip(numbers.tolist(), converted(one, numbers, threads), strict=True):
             if isinstance(outcome, Reject):
                 rejects.append(outcome)
             else:
                 try:
                     stream.add(check_key(outcome.pop("__key__")), outcome)
+                except MachineError:
+                    raise
                 except ShardError as error:
                     rejects.append(reject(data, number, error))
             count(1)
@@ -217,48 +292,94 @@ def convert_unit(job: Job, unit: int, folder: Path, threads: int, count: Callabl
     )
 
 
-def converted(data: SourceData, numbers: Order, settings: EncodeSettings, threads: int) -> Iterator[Sample | Reject]:
-    """Samples in the given order, read and encoded in threads, a few chunks ahead of the one that is asked for.
+def converted(attempt: Callable[[int], Sample | Reject], numbers: Order, threads: int) -> Iterator[Sample | Reject]:
+    """Samples in the given order, read and encoded in threads, some ahead of the one that is asked for: no more than
+    `AHEAD_BYTES`, if those to come are no larger than the `RECENT` ones, or the next one alone.
 
     One thread is the caller's own: handing samples over would cost it a fifth of its time.
     """
     if threads == 1:
-        yield from (load(data, i, settings) for i in numbers.tolist())
+        yield from map(attempt, numbers.tolist())
         return
 
     def work(chunk: Sequence[int]) -> list[Sample | Reject]:
-        return [load(data, i, settings) for i in chunk]
+        return [attempt(i) for i in chunk]
 
-    chunks = iter([numbers[at : at + CHUNK].tolist() for at in range(0, len(numbers), CHUNK)])
+    recent: deque[int] = deque([AHEAD_BYTES], RECENT)  # before one is there, the next one alone
+    waiting: deque[Future[list[Sample | Reject]]] = deque()
+    at = done = 0
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[list[Sample | Reject]]] = deque()
         try:
-            waiting.extend(pool.submit(work, chunk) for chunk in islice(chunks, threads + 1))
-            while waiting:
+            while done < len(numbers):
+                affordable = AHEAD_BYTES // max(1, *recent)
+                size = min(CHUNK, max(1, affordable // (threads + 1)))
+                while at < len(numbers) and len(waiting) <= threads and (not waiting or at - done + size <= affordable):
+                    chunk = numbers[at : at + size].tolist()
+                    waiting.append(pool.submit(work, chunk))
+                    at += len(chunk)
                 outcomes = waiting.popleft().result()
-                waiting.extend(pool.submit(work, chunk) for chunk in islice(chunks, 1))
-                yield from outcomes
+                done += len(outcomes)
+                if done == len(outcomes):
+                    recent.clear()
+                recent.extend(map(weight, outcomes))
+                outcomes.reverse()
+                while outcomes:
+                    yield outcomes.pop()
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def load(data: SourceData, i: int, settings: EncodeSettings) -> Sample | Reject:
-    """One sample of the source as it is to be stored, or why it cannot be."""
+def weight(outcome: Sample | Reject) -> int:
+    """About the bytes that a sample takes in memory."""
+    if isinstance(outcome, Reject):
+        return 0
+    arrays = (value.nbytes for value in outcome.values() if isinstance(value, np.ndarray))
+    return sum(arrays) + sum(len(value) for value in outcome.values() if isinstance(value, (bytes, str)))
+
+
+def attempt(data: SourceData, settings: EncodeSettings, src: str, i: int) -> Sample | Reject:
+    """One sample of the source as it is to be stored, or why it cannot be.
+
+    Raises:
+        SourceFault: It cannot be read, and that is the fault of the machine, of the store or of the open source.
+    """
     try:
-        key = data.key(i)
-        values: Mapping[str, Any] = data.load(i)
-        return {
-            "__key__": key,
-            **{name: settings.stored(field, key, values[name]) for name, field in data.fields.items()},
-        }
-    except (BadSample, ShardError, OSError, ValueError) as error:
+        return load(data, i, settings)
+    except (BadSample, ShardError, OSError, ValueError, MemoryError) as error:
+        if is_source_fault(error, src):
+            raise SourceFault(f"{where(data, i)}: {reason(error)}") from error
         return reject(data, i, error)
+
+
+def load(data: SourceData, i: int, settings: EncodeSettings) -> Sample:
+    """One sample of the source as it is to be stored; BadSample, ShardError, OSError or ValueError where it cannot
+    be."""
+    key = data.key(i)
+    values: Mapping[str, Any] = data.load(i)
+    return {
+        "__key__": key,
+        **{name: settings.stored(field, key, values[name]) for name, field in data.fields.items()},
+    }
+
+
+def where(data: SourceData, i: int) -> str:
+    """Where a sample comes from, also of a source that does not work any more."""
+    try:
+        return data.origin(i)
+    except (ShardError, OSError, ValueError):
+        return f"sample {i}"
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(str(said).split()) or type(error).__name__
 
 
 def reject(data: SourceData, i: int, error: Exception) -> Reject:
     """A sample that is left out, with the error as its reason."""
-    return Reject(data.key(i), data.origin(i), " ".join(str(error).split()))
+    return Reject(data.key(i), data.origin(i), " ".join(str(error).split()), may_pass(error))
 
 
 def merged_fields(fields: Mapping[str, Field], records: Sequence[UnitRecord]) -> dict[str, Field]:

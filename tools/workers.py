@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from headrace.tools.depot import Depot
 from headrace.tools.errors import UserError
-from headrace.tools.units import Job, UnitRecord, convert_unit
+from headrace.tools.faults import POLL_S, patiently
+from headrace.tools.pool import FORKS, NONE, Death, Pool, Watch, sendable
+from headrace.tools.units import Job, Reject, UnitRecord, convert_unit, opened, where
 
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
-KEPT_BYTES = 64 << 20
-"""Freed memory that a worker process keeps."""
-POLL_S = 0.1
-"""How often progress is shown."""
+MAX_DEATHS = 3
+"""Of workers at one unit without a sample that explains them."""
+MAX_LOST = 16
+"""Samples that may be left out because workers die of them; more is no fault of samples."""
 
-Finished = Iterator[tuple[int, UnitRecord]]
+Finished = Generator[tuple[int, UnitRecord], None, None]
 
 
-def work(job: Job, depot: Depot, unit: int, threads: int, count: Callable[[int], object]) -> UnitRecord:
-    """Convert a unit and hand it in; the same whoever calls it."""
-    with depot.adding(unit) as folder:
-        record = convert_unit(job, unit, folder, threads, count)
-        depot.add(unit, folder, record)
-    return record
+def work(
+    job: Job,
+    depot: Depot,
+    unit: int,
+    threads: int,
+    count: Callable[[int], object],
+    begin: Callable[[int], object] | None = None,
+    skip: Mapping[int, Reject] | None = None,
+) -> UnitRecord:
+    """Convert a unit and hand it in, after faults of the machine again; the same whoever calls it.
+
+    Args:
+        count: Called with the number of samples done since the last call, less than 0 where they are done again.
+    """
+    done = 0
+
+    def counted(samples: int) -> None:
+        nonlocal done
+        count(samples)
+        done += samples
+
+    def once() -> UnitRecord:
+        with depot.adding(unit) as folder:
+            record = convert_unit(job, unit, folder, threads, counted, begin, skip)
+            depot.add(unit, folder, record)
+        return record
+
+    return patiently(once, lambda: counted(-done))  # which also says whether anybody still wants the unit
 
 
 def in_this_process(
@@ -44,132 +61,213 @@ def in_this_process(
         yield unit, work(job, depot, unit, workers, count)
 
 
-class _Shared(NamedTuple):
-    """What worker processes and the one that started them have in common."""
+class Deaths:
+    """Of workers, and what follows: a unit is done again, without a sample of which a second worker died."""
 
-    counted: Any
-    """Samples done in all of them."""
-    stopped: Any
-    """Not 0 where nobody wants the units under way any more."""
-    parent: int
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.skip: dict[int, dict[int, Reject]] = {}
+        """By unit, the samples that are not to be read."""
+        self._unexplained: Counter[int] = Counter()
+        self._last: dict[int, int] = {}
+
+    def __contains__(self, unit: int) -> bool:
+        """Whether a worker died at it."""
+        return unit in self._last
+
+    def add(self, unit: int, death: Death) -> None:
+        """The unit is to be done again. UserError where that has no prospects."""
+        self._unexplained[unit] += 1
+        same = death.sample != NONE and self._last.get(unit) == death.sample
+        self._last[unit] = death.sample
+        if same and death.how not in NO_SAMPLE:
+            self._leave_out(unit, death)
+        elif self._unexplained[unit] >= MAX_DEATHS:
+            raise self._hopeless(unit, death)
+
+    def _leave_out(self, unit: int, death: Death) -> None:
+        data, _ = opened(self.job.source, self.job.src, self.job.split, self.job.seed)
+        sample = death.sample
+        why = f"the process that read it died ({meaning(death.how)}), twice"
+        lost = Reject(data.key(sample), where(data, sample), why, passing=death.how in FOR_MEMORY)
+        self.skip.setdefault(unit, {})[sample] = lost
+        del self._unexplained[unit]
+        if sum(map(len, self.skip.values())) > MAX_LOST:
+            raise UserError(f"{lost.source}: {why}, as at {MAX_LOST} others before: this machine cannot convert them")
+
+    def _hopeless(self, unit: int, death: Death) -> UserError:
+        data, order = opened(self.job.source, self.job.src, self.job.split, self.job.seed)
+        numbers = order[self.job.numbers(unit)]
+        if death.sample == NONE:
+            at = f"samples {where(data, int(numbers[0]))} to {where(data, int(numbers[-1]))}"
+        else:
+            at = f"at last at {where(data, death.sample)}"
+        return UserError(
+            f"{self._unexplained[unit]} worker processes died, one after the other, at unit {unit} of {self.job.units} "
+            f"({at}; {meaning(death.how)})"
+        )
 
 
-class _Stopped(Exception):
-    pass
+NO_SAMPLE = {"SIGBUS", "SIGTERM", "SIGINT", "SIGHUP"}
+"""Ends of a process that no sample brings about."""
+OUT_OF_MEMORY = "out of memory"
+FOR_MEMORY = {"SIGKILL", OUT_OF_MEMORY}
 
 
-_shared: _Shared
+def meaning(how: str) -> str:
+    """What the end of a worker says, for a person."""
+    if how == "SIGBUS":
+        return "SIGBUS: a mapped file could not be read, so look at the disk"
+    return f"{how}, perhaps for want of memory: try fewer --workers" if how in FOR_MEMORY else how
 
 
-def _start(shared: _Shared, depot: Depot) -> None:
-    global _shared
-    _shared = shared
-    depot.forked()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor outlive it
-        keep_freed_memory()
+class _Task(NamedTuple):
+    """What a worker process is given."""
 
-
-def keep_freed_memory() -> None:
-    """For a process in which pictures come and go (Linux only): memory that is handed back and asked for again costs a
-    page fault every 4 kB."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-
-
-def _count(samples: int) -> None:
-    if _shared.stopped.value or os.getppid() != _shared.parent:
-        raise _Stopped
-    with _shared.counted.get_lock():
-        _shared.counted.value += samples
-
-
-def _work(job: Job, depot: Depot, unit: int, threads: int) -> UnitRecord:
-    return work(job, depot, unit, threads, _count)
+    unit: int
+    threads: int
+    skip: Mapping[int, Reject]
 
 
 def in_processes(
     job: Job, depot: Depot, units: Iterable[int], workers: int, count: Callable[[int], object]
 ) -> Finished:
-    """Units side by side in `workers` processes.
+    """Units side by side in `workers` processes; a single one in a process with as many threads.
+
+    A unit whose process dies is done again, by one thread; the second time at the same sample, without that sample.
 
     Raises:
-        UserError: A process died, as when the machine runs out of memory.
+        UserError: Processes die, and no sample explains it.
     """
-    # A forked process inherits the opened source; elsewhere each process opens it again.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    shared = _Shared(context.Value("q", 0), context.RawValue("b", 0), os.getpid())
-    seen = 0
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(shared, depot)) as pool:
-        waiting = {pool.submit(_work, job, depot, unit, 1): unit for unit in units}
-        try:
-            while waiting:
-                done, _ = wait(waiting, timeout=POLL_S, return_when=FIRST_COMPLETED)
-                total = shared.counted.value
-                count(total - seen)
-                seen = total
-                for future in done:
-                    yield waiting.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise UserError("a worker process was killed, perhaps for want of memory; try fewer --workers") from error
-        finally:
-            shared.stopped.value = 1
-            for future in waiting:
-                future.cancel()
+    if multiprocessing.current_process().daemon:  # it may have no children
+        yield from in_this_process(job, depot, units, workers, count)
+        return
+    pending = deque(units)
+    threads = workers if len(pending) == 1 else 1
+    deaths = Deaths(job)
+    finished = seen = 0
+    size = min(workers, max(1, len(pending)))
+    with Pool[UnitRecord](size, partial(_work, job, depot), partial(_prepare, job, depot)) as pool:
+        while pending or pool.busy:
+            while pending and pool.idle:
+                unit = pending.popleft()
+                pool.give(unit, _Task(unit, 1 if unit in deaths else threads, deaths.skip.get(unit, {})))
+            results = pool.results(POLL_S)
+            for unit, result in results:
+                if isinstance(result, Death):
+                    deaths.add(unit, result)
+                    pending.appendleft(unit)
+                elif isinstance(result, Exception):
+                    raise result
+                else:
+                    numbers = job.numbers(unit)
+                    finished += numbers.stop - numbers.start
+            total = finished + pool.counted
+            count(total - seen)
+            seen = total
+            yield from ((unit, result) for unit, result in results if isinstance(result, UnitRecord))
+
+
+def _prepare(job: Job, depot: Depot) -> None:
+    global _inherited
+    if FORKS:
+        depot.forked()
+        inherited = opened(job.source, job.src, job.split, job.seed)
+        if not inherited[0].fork_safe:
+            _inherited = inherited  # whose threads are not here, so that letting go of it might wait for them
+            opened.cache_clear()
+
+
+_inherited: object = None
+
+
+def _work(job: Job, depot: Depot, task: _Task, watch: Watch) -> UnitRecord:
+    begin = watch.begin if task.threads == 1 else None
+    return work(job, depot, task.unit, task.threads, watch.count, begin, task.skip)
 
 
 def on_ray(job: Job, depot: Depot, units: Iterable[int], workers: int, count: Callable[[int], object]) -> Finished:
     """Units on the workers of a Ray cluster, one core each: the one that RAY_ADDRESS names, or one of this machine.
 
     The source lies on a file system that all nodes share, and so does the destination unless it is in an object store.
-    A unit whose worker died is given to another one.
+    A unit whose worker died is given to another one, which tells before each sample that it begins with it, so that
+    what is said of `in_processes` holds here, too.
 
     Args:
         workers: Units at a time; the cluster's cores are another limit.
     """
     try:
         import ray
+        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
     except ImportError as error:
         raise UserError("--engine ray needs Ray: pip install headrace[ray]") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    task = ray.remote(num_cpus=1, max_retries=-1)(_work_on_ray)
-    pending = iter(units)
+    task = ray.remote(num_cpus=1, max_retries=0)(_work_on_ray)
+    pending = deque(units)
     running: dict[Any, int] = {}
+    deaths = Deaths(job)
+    notes: Any = None
     try:
-        while True:
-            while len(running) < workers and (unit := next(pending, None)) is not None:
-                running[task.remote(job, depot, unit)] = unit
-            if not running:
-                return
+        while pending or running:
+            while len(running) < workers and pending:
+                unit = pending.popleft()
+                teller = notes if unit in deaths else None
+                running[task.remote(job, depot, unit, deaths.skip.get(unit, {}), teller)] = unit
             done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
+            count(0)
             for reference in done:
-                unit, record = running.pop(reference), ray.get(reference)
+                unit = running.pop(reference)
+                try:
+                    result = ray.get(reference)
+                except RayTaskError:
+                    raise
+                except RayError as error:
+                    how = OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else type(error).__name__
+                    if notes is None:
+                        notes = ray.remote(num_cpus=0)(Notes).remote()
+                    deaths.add(unit, Death(_noted(notes, unit), how))
+                    pending.appendleft(unit)
+                    continue
+                if isinstance(result, Exception):
+                    raise result
                 numbers = job.numbers(unit)
                 count(numbers.stop - numbers.start)
-                yield unit, record
+                yield unit, result
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
 
 
-def _work_on_ray(job: Job, depot: Depot, unit: int) -> UnitRecord:
-    return work(job, depot, unit, 1, lambda samples: None)
+class Notes:
+    """At which samples units are: an actor of Ray."""
+
+    def __init__(self) -> None:
+        self.samples: dict[int, int] = {}
+
+    def set(self, unit: int, sample: int) -> None:
+        """A sample of a unit is under way, or NONE."""
+        self.samples[unit] = sample
+
+    def under_way(self, unit: int) -> int:
+        """The sample of a unit that is under way; NONE where nobody said so."""
+        return self.samples.pop(unit, NONE)
 
 
-class ProgressCounter:
-    """Adds up samples and tells a progress callback the sum."""
+def _noted(notes: Any, unit: int) -> int:
+    import ray
 
-    def __init__(self, progress: Callable[[int], None] | None, done: int) -> None:
-        self.progress = progress
-        self.done = done
-        self.lock = threading.Lock()
+    return int(ray.get(notes.under_way.remote(unit)))
 
-    def __call__(self, samples: int) -> None:
-        with self.lock:
-            self.done += samples
-            if self.progress is not None and samples:
-                self.progress(self.done)
+
+def _work_on_ray(job: Job, depot: Depot, unit: int, skip: Mapping[int, Reject], notes: Any) -> UnitRecord | Exception:
+    def begin(sample: int) -> None:
+        if notes is not None:
+            import ray
+
+            ray.get(notes.set.remote(unit, sample))
+
+    try:
+        return work(job, depot, unit, 1, lambda samples: begin(NONE), begin, skip)
+    except Exception as error:
+        return sendable(error)

@@ -20,6 +20,7 @@ from headrace.pipeline import Batch, Loader
 from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.pipeline.transfer import DeviceBatches
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.remote import has_secrets
 from headrace.train.checkpoint import (
     checkpoint_name,
     checkpoint_paths,
@@ -94,6 +95,11 @@ def train(
     for name in ("data", "out"):
         if not getattr(config, name):
             raise ConfigError(f"{name}: must be given")
+    if has_secrets(config.data):
+        raise ConfigError(
+            "data: a user, password or query in the URL would be kept in config.yaml and in every checkpoint; give "
+            "them to the store's own tools instead, by variables of the environment or .netrc (docs/remote.md)"
+        )
     with join(config.device) as world, open_shards(config.data) as shards, stop_signals() as stop:
         if config.batch_size % world.size:
             raise ConfigError(f"batch_size: must be a multiple of the {world.size} ranks, got {config.batch_size}")

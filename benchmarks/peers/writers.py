@@ -15,7 +15,7 @@ from typing import Literal
 
 from headrace.benchmarks.forms import CLASSES, write_beton
 from headrace.tools.encode import Encode
-from headrace.tools.workers import keep_freed_memory
+from headrace.tools.pool import keep_freed_memory
 
 
 def headrace_convert(

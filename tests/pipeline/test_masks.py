@@ -288,6 +288,11 @@ def test_a_grid_that_targets_fill_still_ends() -> None:
     [
         (lambda: RandomMask(grid=(1, 1)), "RandomMask.grid must be rows and columns of more than one patch"),
         (lambda: RandomMask(grid=GRID, ratio=1.0), r"RandomMask.ratio must be in \(0, 1\), got 1.0"),
+        (lambda: RandomMask(grid=(2, 2), ratio=0.8), "such that some of 4 patches are masked, not all, got 0.8"),
+        (lambda: RandomMask(grid=(2, 2), ratio=1e-9), "RandomMask.ratio must be such that some of 4 patches are"),
+        (lambda: TubeMask(grid=(2, 2), frames=2, ratio=0.2), "TubeMask.ratio must be such that some of 4 patches are"),
+        (lambda: TubeMask(grid=(2, 2), frames=2, ratio=1 - 1e-9), "TubeMask.ratio must be such that some of 4"),
+        (lambda: BlockMask(grid=(2, 2), ratio=(0.2, 0.5)), "BlockMask.ratio must be so large that one of 4 patches"),
         (lambda: TubeMask(grid=GRID, frames=0), "TubeMask.frames must be at least 1, got 0"),
         (lambda: BlockMask(grid=GRID, ratio=(0.5, 0.1)), "BlockMask.ratio must be 0 < low <= high <= 1"),
         (lambda: BlockMask(grid=GRID, smallest=0), "BlockMask.smallest must be at least 1"),

@@ -11,7 +11,7 @@ from headrace.shards import ShardSet
 
 
 def by_label(labels: np.ndarray) -> Mixing:
-    return Mixing("label", class_sizes(labels), lambda samples: labels[samples])
+    return Mixing("label", class_sizes(labels), lambda samples: labels[samples], len(labels))
 
 
 def total(mixing: Mixing, batches: list[np.ndarray]) -> Pairs:
@@ -19,13 +19,19 @@ def total(mixing: Mixing, batches: list[np.ndarray]) -> Pairs:
 
 
 def test_a_batchs_pairs_are_counted() -> None:
-    labels = np.array([3, 3, -1, 3, 8, -1, 10**12])
-    for batch in ([0, 1, 2, 3], [0, 2, 4, 6], [2, 5], [1], []):
+    """Samples whose label is -1 have none, and make no pairs."""
+    labels = np.array([3, 3, -1, 3, 8, -1, 10**12, -2, -2])
+    for batch in ([0, 1, 2, 3], [0, 2, 4, 6], [2, 5], [1], [], [7, 8, 2, 5], range(9)):
         chosen = labels[np.array(batch, int)]
-        assert by_label(labels).pairs(np.array(batch, int)).found == sum(a == b for a, b in combinations(chosen, 2))
+        assert by_label(labels).pairs(np.array(batch, int)).found == sum(
+            a == b != -1 for a, b in combinations(chosen, 2)
+        )
 
 
-@pytest.mark.parametrize("labels", [[0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 0, 1]])
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 0, 1], [0, 0, 0, 1, -1, -1], [0, 0, 1, 1, -1, -1]],
+)
 def test_the_expected_pairs_are_the_mean_over_all_permutations(labels: list[int]) -> None:
     """And so is their variance."""
     mixing = by_label(np.array(labels))
@@ -100,6 +106,8 @@ def test_what_tells() -> None:
     assert by(None) == "shard"
     assert by(np.zeros(100, int)) == "shard", "labels that are all the same say nothing"
     assert by(np.arange(100)) == "shard", "nor do labels that are all different"
+    assert by(np.full(100, -1)) == "shard", "nor does -1, which is no label"
+    assert by(np.where(np.arange(100) < 50, -1, 4)) == "label", "but who has one and who has none does"
     assert by(None, np.array([100])) is None
     mixing = watch_mixing(shards, None)
     assert mixing is not None

@@ -50,7 +50,11 @@ COUNT = 60
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("tokenizers")
-    return {"bert": texts.wordpiece(folder / "bert.json"), "t5": texts.sentinels(folder / "t5.json")}
+    return {
+        "bert": texts.wordpiece(folder / "bert.json"),
+        "t5": texts.sentinels(folder / "t5.json"),
+        "llama": texts.unsplit(folder / "llama.json"),
+    }
 
 
 def samples() -> Iterator[dict[str, Any]]:
@@ -515,7 +519,7 @@ def test_texts_beside_images_on_a_remote_store(tars: ShardSet, tokenizers: dict[
 
 
 def test_contradictions_are_refused(tars: ShardSet, tokenizers: dict[str, Path], tmp_path: Path) -> None:
-    good, t5 = tokenizers["bert"], tokenizers["t5"]
+    good, t5, llama = tokenizers["bert"], tokenizers["t5"], tokenizers["llama"]
     (tmp_path / "bad.json").write_text("[1]")
     for make_spec, message in (
         (lambda: TextSpec(tokenizer=good, length=0), "TextSpec.length must be at least 1, got 0"),
@@ -526,7 +530,19 @@ def test_contradictions_are_refused(tars: ShardSet, tokenizers: dict[str, Path],
             "TextSpec.pair must be None with a SpanMask, which is for texts in one piece, got order",
         ),
         (lambda: TextSpec(tokenizer=good, multiple=0), "TextSpec.multiple must be at least 1 or None, got 0"),
-        (lambda: TextSpec(tokenizer=good, length=2), "TextSpec.length must be more than the tokenizer's 2 "),
+        (
+            lambda: TextSpec(tokenizer=good, length=2),
+            "TextSpec.length must be at least 3, for the tokenizer's 2 special tokens and one of the text, got 2",
+        ),
+        (
+            lambda: TextSpec(tokenizer=good, length=4, pair="order"),
+            "TextSpec.length must be at least 5, for the tokenizer's 3 special tokens and one of each segment, got 4",
+        ),
+        (
+            lambda: TextSpec(tokenizer=llama, masks=(TokenMask(),), whole_words=True),
+            r"TextSpec.whole_words needs words, and .*llama\.json makes one of a whole text: it has no pre-tokenizer",
+        ),
+        (lambda: TextSpec(tokenizer=llama, pair="next"), "TextSpec.pair needs words, and .* makes one of a whole text"),
         (lambda: TextSpec(tokenizer=good, field="label"), "has no text field 'label'; it has image, label, text, capt"),
         (lambda: TextSpec(tokenizer=tmp_path / "bad.json"), r"TextSpec.tokenizer .*bad\.json: not a tokenizer\.json"),
         (lambda: TextSpec(tokenizer=tmp_path / "none.json"), r"none\.json: not a tokenizer\.json \(No such file"),
@@ -549,6 +565,63 @@ def test_contradictions_are_refused(tars: ShardSet, tokenizers: dict[str, Path],
             make(shards, TextSpec(tokenizer=good, pair="next"), 1)
         with (
             make(shards, TextSpec(tokenizer=good, pair="order"), 1) as loader,
-            pytest.raises(ShardError, match="key lonely: the text has a single word"),
+            pytest.raises(ShardError, match="key lonely: the text is a single word"),
         ):
             list(loader)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_whole_words_mask_something_of_a_single_long_word(
+    name: str, tmp_path: Path, tokenizers: dict[str, Path]
+) -> None:
+    some = [{"__key__": f"{length}", "text": "x" * length + "y"} for length in (1, 7, 30, 90)]
+    write_shards(tmp_path / "set", some, {"text": Field(kind="text")})
+    mask = TokenMask(mask_id=1)
+    spec = TextSpec(tokenizer=tokenizers[name], length=64, masks=(mask,), whole_words=True)
+    with open_shards(tmp_path / "set") as shards, make(shards, spec, 4) as loader:
+        (batch,) = loader
+    found = batch.token_masks[0]
+    assert isinstance(found, MaskedTokens)
+    assert found.masked_count.tolist() == mask.wanted(texts_of(batch).lengths.numpy()).tolist()
+
+
+def test_a_tokenizer_without_words_masks_tokens(tars: ShardSet, tokenizers: dict[str, Path]) -> None:
+    with make(tars, TextSpec(tokenizer=tokenizers["llama"], field="text", masks=(TokenMask(),))) as loader:
+        for batch in loader:
+            assert isinstance(batch.token_masks[0], MaskedTokens)
+            assert int(batch.token_masks[0].masked_count.min()) >= 1
+
+
+def test_the_message_says_when_a_word_fills_what_is_kept(tmp_path: Path, tokenizers: dict[str, Path]) -> None:
+    write_shards(tmp_path / "set", [{"__key__": "long", "text": "x" * 50 + " and more"}], {"text": Field(kind="text")})
+    spec = TextSpec(tokenizer=tokenizers["t5"], length=6, pair="order")
+    with (
+        open_shards(tmp_path / "set") as shards,
+        make(shards, spec, 1) as loader,
+        pytest.raises(ShardError, match="key long: the 6 tokens that are kept of the text are a single word"),
+    ):
+        list(loader)
+
+
+@pytest.mark.parametrize("options", [{}, {"pair": "order"}, {"pair": "next"}, {"window": "drawn"}], ids=str)
+def test_of_long_texts_the_same_is_kept_as_if_they_were_tokenised_whole(
+    options: dict[str, Any], tmp_path: Path, tokenizers: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = [{"__key__": f"{number}", "text": text * 3} for number, text in enumerate(texts.documents())]
+    write_shards(tmp_path / "set", some, {"text": Field(kind="text")})
+    spec = TextSpec(tokenizer=tokenizers["bert"], length=24, masks=(TokenMask(),), whole_words=True, **options)
+    with open_shards(tmp_path / "set") as shards:
+        with make(shards, spec, 4) as loader:
+            cut = list(loader)
+        monkeypatch.setattr("headrace.pipeline.tokenizer._beginning", lambda text, size: text)
+        with make(shards, spec, 4) as loader:
+            whole = list(loader)
+    for one, other in zip(cut, whole, strict=True):
+        assert_same_texts(one, other)
+
+
+def assert_same_texts(one: Batch, other: Batch) -> None:
+    for part, expected in zip(texts_of(one), texts_of(other), strict=True):
+        assert torch.equal(part, expected)
+    for part, expected in zip(one.token_masks[0], other.token_masks[0], strict=True):
+        assert torch.equal(part, expected)

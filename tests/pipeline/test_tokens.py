@@ -70,7 +70,11 @@ def test_counts_are_exact() -> None:
     for row, length in enumerate(texts_["lengths"]):
         chosen = whole.labels[row].numpy() != -100
         inner = slice(1, length - 1)
-        for word in np.unique(words[row, inner]):
+        assert chosen.any() == (length > 2)
+        found, sizes = np.unique(words[row, inner], return_counts=True)
+        if sizes.min(initial=length) > BERT.wanted(length):
+            continue  # every word is too long
+        for word in found:
             assert len(set(chosen[inner][words[row, inner] == word])) == 1, "a word is masked whole or not at all"
 
 
@@ -167,6 +171,31 @@ def test_a_text_is_masked_alike_in_any_batch(rows: list[int], more: int, epoch: 
     for i, row in enumerate(rows):
         assert torch.equal(c.inputs[row, : c.input_count[row]], d.inputs[i, : d.input_count[i]])
         assert torch.equal(c.labels[row, : c.label_count[row]], d.labels[i, : d.label_count[i]])
+
+
+@pytest.mark.parametrize("length", [9, 40, 400])
+@pytest.mark.parametrize("words", ["one", "two"])
+def test_something_of_words_that_are_all_too_long_is_to_be_predicted(length: int, words: str) -> None:
+    """As many tokens as of short words, neighbours, from anywhere in a word."""
+    spec = TokenMask(vocabulary=30_522, mask_id=MASK, most=20)
+    tokens = np.random.Generator(np.random.Philox(3)).integers(1000, 30_522, (500, length))
+    special = np.zeros(tokens.shape, bool)
+    special[:, [0, length - 1]] = True
+    numbers = np.broadcast_to(np.arange(length) >= (length // 2 if words == "two" else 0), tokens.shape)
+    lengths = np.full(500, length)
+    masks = spec.draw(SEED, EPOCH, np.arange(500), tokens, lengths, special=special, words=numbers, number=NUMBER)
+    wanted = int(spec.wanted(np.array(length)))
+    assert (masks.masked_count == wanted).all()
+    chosen = masks.labels.numpy() != -100
+    for row in range(500):
+        places = np.flatnonzero(chosen[row])
+        assert np.array_equal(places, np.arange(places[0], places[0] + wanted))
+        assert len(set(numbers[row, places])) == 1
+        output, labels = bert(
+            Draw(SEED, EPOCH, row, NUMBER), tokens[row].tolist(), special[row].tolist(), numbers[row].tolist(), spec
+        )
+        assert (masks.tokens[row].tolist(), masks.labels[row].tolist()) == (output, labels)
+    assert chosen[:, [5, length // 2, length - 5]].any(axis=0).all()
 
 
 def test_each_epoch_seed_and_number_masks_anew() -> None:

@@ -36,7 +36,8 @@ def forward_shuffle(items: list[Any], draw_of: Any) -> list[Any]:
 def bert(
     draw: Draw, tokens: list[int], special: list[bool], words: list[int] | None, spec: TokenMask
 ) -> tuple[list[int], list[int]]:
-    """`create_masked_lm_predictions` of BERT's code: (tokens, labels)."""
+    """`create_masked_lm_predictions` of BERT's code: (tokens, labels); and where that masks nothing, since every word
+    is too long, as much of the first as there is to predict."""
     assert spec.mask_id is not None
     assert spec.vocabulary is not None
     candidates: list[list[int]] = []
@@ -51,6 +52,9 @@ def bert(
     candidates = forward_shuffle(candidates, lambda step: unit(draw.words(step, CHOOSE)[0]))
     output, labels = list(tokens), [-100] * len(tokens)
     to_predict = min(spec.most or len(tokens), max(1, round(len(tokens) * spec.ratio)))
+    if candidates and min(map(len, candidates)) > to_predict:
+        start = int(unit(draw.words(0, CHOOSE)[1]) * (len(candidates[0]) - to_predict + 1))
+        candidates = [candidates[0][start : start + to_predict]]
     masked = 0
     for places in candidates:
         if masked >= to_predict:

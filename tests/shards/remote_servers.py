@@ -157,7 +157,8 @@ class Faults:
         self._lock = threading.Lock()
 
     def set(self, kind: str, every: int = 1, match: str = "") -> None:
-        """Begin: `match` is a regular expression searched in "METHOD path"."""
+        """Begin: `match` is a regular expression searched in "METHOD path", with " fresh" behind it where no cache may
+        answer."""
         with self._lock:
             self.kind, self.every, self.match = kind, every, match
             self._count = self.made = 0
@@ -187,7 +188,8 @@ class ProxyHandler(BaseHTTPRequestHandler):
         super().__init__(*args)  # type: ignore[arg-type]
 
     def forward(self) -> None:
-        fault = self.faults.next(f"{self.command} {self.path}")
+        fresh = " fresh" if self.headers.get("Cache-Control") == "no-cache" else ""
+        fault = self.faults.next(f"{self.command} {self.path}{fresh}")
         if fault == "half":
             self.forward_half()
             return

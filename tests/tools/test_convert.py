@@ -147,8 +147,9 @@ def test_max_side_shrinks_and_never_enlarges(tmp_path: Path, album: Path, encode
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path, album: Path, format: Format) -> None:
     """Whatever the number of processes."""
+    size = 1 << 20 if format == "webdataset" else 5 << 20
     for name, workers in (("one", 1), ("two", 3)):
-        convert("folder", album, tmp_path / name, format=format, max_rejects=0.1, workers=workers, shard_size=1 << 20)
+        convert("folder", album, tmp_path / name, format=format, max_rejects=0.1, workers=workers, shard_size=size)
     names = sorted(os.listdir(tmp_path / "one"))
     assert names == sorted(os.listdir(tmp_path / "two"))
     assert sum(name.endswith(("tar", "beton")) for name in names) > 2
@@ -246,6 +247,12 @@ def test_mnist(tmp_path: Path) -> None:
         ({"max_rejects": 2.0}, "max rejects is a share between 0 and 1, got 2.0"),
         ({"format": "zip"}, "unknown format 'zip'"),
         ({"shard_size": 0}, "shard size must be positive"),
+        (
+            {"shard_size": 4 << 20, "format": "ffcv"},
+            r"shard size of .beton files must be at least 5 MB, .* got 4,194,304",
+        ),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 1, got -1"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path: Path, album: Path, settings: dict[str, Any], message: str) -> None:

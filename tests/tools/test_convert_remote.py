@@ -138,6 +138,21 @@ def test_a_set_in_s3_is_a_source(s3: Any, pictures: Path, tmp_path: Path) -> Non
         convert("folder", f"s3://{BUCKET}/source", tmp_path / "set")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_set_in_s3_is_a_source_of_many_shards(
+    s3: Any, pictures: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker processes open it themselves: connections and caches of the first process are no use to them."""
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+    url = f"s3://{BUCKET}/source-of-many-{workers}"
+    convert("folder", pictures, url, shard_size=SHARD_SIZE)
+    result = convert("shards", url, tmp_path / "set", shard_size=SHARD_SIZE, workers=workers)
+    assert (result.samples, result.rejects) == (60, 0)
+    with open_shards(url) as remote, open_shards(tmp_path / "set") as local:
+        assert len(local.manifest.shards) > 3
+        assert compare(remote, local).ok
+
+
 def test_too_many_bad_samples_are_told_of_beside(
     s3: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

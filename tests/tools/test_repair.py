@@ -402,7 +402,12 @@ def test_the_command_compares(photos: ShardSet, photos_ffcv: ShardSet, capsys: p
     assert main(["verify", one, other]) == 0
     assert capsys.readouterr().out == "the same 36 samples\n"
     assert main(["verify", one, other, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"samples": 36, "differences": [], "ok": True}
+    assert json.loads(capsys.readouterr().out) == {
+        "samples": 36,
+        "differences": [],
+        "unread": [],
+        "ok": True,
+    }
 
 
 @pytest.mark.parametrize("arguments", [["--drop-missing"], ["--dry-run"], ["other", "--repair"], ["--workers", "0"]])

@@ -139,15 +139,36 @@ def test_what_is_finished_is_not_done_again(
     assert content(out) == content(whole)
 
 
-def test_another_job_begins_anew(pictures: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "set"
-    monkeypatch.setattr(workers_module, "work", partial(fail_at, 2, work=workers_module.work))
-    with pytest.raises(UserError, match="unit 2"):
-        convert("folder", pictures, out, encode="jpeg", max_side=100, shard_size=SHARD_SIZE, workers=1)
-    monkeypatch.undo()
-    assert len(list((tmp_path / ".set.partial" / "units").iterdir())) == 2
-    small(pictures, out)
+def test_another_job_does_not_throw_away_what_is_finished(
+    pictures: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, kept = tmp_path / "set", tmp_path / ".set.partial"
+
+    def other(restart: bool = False) -> None:
+        settings = {"encode": "jpeg", "max_side": 100, "quality": 80, "shard_size": SHARD_SIZE, "workers": 1}
+        convert("folder", pictures, out, **settings, restart=restart)  # type: ignore[arg-type]
+
+    for finished in (0, 2):
+        monkeypatch.setattr(workers_module, "work", partial(fail_at, finished, work=workers_module.work))
+        with pytest.raises(UserError, match=f"unit {finished}"):
+            other()
+        monkeypatch.undo()
+        assert len(list((kept / "units").iterdir())) == finished
+        if finished == 0:
+            small(pictures, out)  # nothing is lost
+            assert content(out) == content(whole)
+            shutil.rmtree(out)
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as caught:
+        small(pictures, out)
+    assert str(caught.value) == (
+        f"{kept}: 2 finished shards are there, made with max side 100 instead of 160, quality 80 instead of 90; go on "
+        "as it began, name another OUT, or give --restart, which throws them away"
+    )
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+    convert("folder", pictures, out, encode="jpeg", max_side=160, shard_size=SHARD_SIZE, workers=1, restart=True)
     assert content(out) == content(whole)
+    assert os.listdir(tmp_path) == ["set"]
 
 
 def test_other_versions_do_not_go_on(
@@ -166,15 +187,15 @@ def test_other_versions_do_not_go_on(
         with pytest.raises(UserError) as caught:
             small(pictures, out)
     assert str(caught.value) == (
-        f"{kept}: made with simplejpeg {real('simplejpeg')} instead of 9.9 here, which may give other bytes; "
-        "go on with the version that began, or delete that folder to begin anew"
+        f"{kept}: 2 finished shards are there, made with simplejpeg {real('simplejpeg')} instead of 9.9; go on as it "
+        "began, name another OUT, or give --restart, which throws them away"
     )
     job = kept / "job.json"
     now = job.read_text()
     begun = json.loads(now)
     del begun["versions"]["manifest"]  # as one that was begun when manifests had version 1
     job.write_text(json.dumps(begun))
-    with pytest.raises(UserError, match=r"made with manifest \(unknown\) instead of 2 here, .* or delete that folder"):
+    with pytest.raises(UserError, match=r"made with manifest \(unknown\) instead of 2; go on .* or give --restart"):
         small(pictures, out)
     job.write_text(now)
     assert len(list((kept / "units").iterdir())) == 2
@@ -216,33 +237,10 @@ def test_a_full_disk_keeps_what_is_whole(
     message = str(caught.value)
     assert "\n" not in message
     assert re.search(
-        "cannot write the set: File too large; whole shards are kept in .*the same command goes on", message
+        r"cannot write the set: File too large; \d+ whole shards are kept in .*the same command goes on", message
     )
     assert not out.exists()
     small(pictures, out, workers)
-    assert content(out) == content(whole)
-
-
-def test_a_worker_that_dies_is_one_line(pictures: Path, whole: Path, tmp_path: Path) -> None:
-    """As the kernel does where memory runs out."""
-    out = tmp_path / "set"
-    code = CONVERT.replace(
-        "src, out, workers =",
-        "import os, signal, headrace.tools.units as units\n"
-        "plain = units.load\n"
-        "def load(data, i, settings):\n"
-        "    if i == 77 and os.getpid() != main: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return plain(data, i, settings)\n"
-        "main, units.load = os.getpid(), load\n"
-        "src, out, workers =",
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(pictures), str(out), "2"], capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 1
-    assert "UserError: a worker process was killed" in result.stderr
-    assert not out.exists()
-    small(pictures, out, 2)
     assert content(out) == content(whole)
 
 

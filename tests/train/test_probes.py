@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import digit_samples
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from tiny_runs import tiny_run
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from headrace.models import build_method
 from headrace.models.backbones import tiny_resnet
-from headrace.pipeline import Loader, Normalize, View, ViewSpec, plan
+from headrace.pipeline import Loader, Normalize, View, ViewSpec, center_view, plan
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.evaluate import features
 from headrace.train import RunError
@@ -106,6 +108,27 @@ def test_features_cover_every_sample_once_in_order(digits_webdataset: ShardSet, 
     assert labels.dtype == np.int64
     np.testing.assert_allclose(features[:, 0], [sample["image"].mean() / 255 for sample in stored], atol=1e-5)
     assert labels.tolist() == [sample["label"] for sample in stored]
+
+
+def test_samples_without_a_label_are_no_class(tmp_path: Path) -> None:
+    some = [sample | {"label": -1 if i % 3 == 0 else sample["label"]} for i, sample in enumerate(digit_samples(20))]
+    write_shards(tmp_path / "set", some, {"image": Field(kind="image", encoding="raw"), "label": Field(kind="int")})
+    with open_shards(tmp_path / "set") as shards:
+        features, labels = pixel_features(shards, 28)
+        everything = Loader(shards, center_view(28), 7, shuffle=False, drop_last=False)
+        with everything:
+            kept = [label for batch in everything for label in batch.labels.tolist() if label != -1]
+    assert labels.tolist() == kept == [sample["label"] for sample in some if sample["label"] != -1]
+    assert len(features) == len(labels)
+    bare = [sample | {"label": -1} for sample in some]
+    write_shards(tmp_path / "none", bare, {"image": Field(kind="image", encoding="raw"), "label": Field(kind="int")})
+    method, epoch = build_method("simclr", tiny_run("", "").model), FinetuneConfig(epochs=1, batch_size=4)
+    with open_shards(tmp_path / "none") as none, open_shards(tmp_path / "set") as some_labels:
+        with pytest.raises(RunError, match="none: every label is -1, which stands for none, and probes need some"):
+            pixel_features(none, 28)
+        with pytest.raises(RunError, match="none: every label is -1, which stands for none, and fine-tuning needs"):
+            finetune_probe(method, none, some_labels)
+        assert 0.0 <= finetune_probe(method, some_labels, some_labels, epoch) <= 1.0
 
 
 def test_features_are_taken_in_evaluation_mode(digits_webdataset: ShardSet) -> None:

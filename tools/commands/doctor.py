@@ -22,6 +22,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
+    from headrace.shards.remote import redact
     from headrace.tools.doctor import diagnose, draw, waterfall
     from headrace.tools.progress import say, show
     from headrace.tools.show import check_picture, save
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     config = configuration(args.method).with_overrides(args.keys)
     found = diagnose(args.dir, config, seconds=args.seconds, say=say)
     if args.out:
-        save(draw(found, f"{config.method} on {args.dir}"), args.out)
+        save(draw(found, f"{config.method} on {redact(str(args.dir))}"), args.out)
     best = next((proposal for proposal in found.proposals if proposal.config), None)
     if args.apply:
         changes = [f"{key}={value}" for key, value in best.config.items()] if best else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from headrace.tools.commands.arguments import Command, byte_size, known, one_of, print_json
@@ -19,7 +18,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("src", metavar="SRC", help="the raw data; `bundled` for the digits of mnist")
     parser.add_argument("out", metavar="OUT", help="folder of the shard set")
     option("--format", one_of("webdataset", "ffcv"), "webdataset", "FORMAT", "webdataset or ffcv")
-    option("--split", str, "train", "NAME", "part of the data, where it has parts")
+    option("--split", str, None, "NAME", "part of the data, where it has parts (default: train)")
     ways = ("keep", "jpeg", "raw", "smart", "proportion", "frames")
     how = "images: keep the file's bytes, jpeg, raw pixels, or ffcv's smart or proportion; videos: keep or frames"
     option("--encode", one_of(*ways), "keep", "HOW", how)
@@ -38,14 +37,18 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     option("--workers", int, None, "N", "shards made at a time (default: one a core)")
     option("--max-rejects", float, 0.05, "SHARE", "bad samples to put up with")
+    parser.add_argument(
+        "--restart", action="store_true", help="throw away the finished shards of an interrupted conversion to OUT"
+    )
     parser.add_argument("--strict", action="store_true", help="decode every kept image and video in full")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
+    from headrace.shards.remote import redact
     from headrace.tools.convert import convert
     from headrace.tools.progress import sample_bar, say
-    from headrace.tools.sources import SOURCES
+    from headrace.tools.sources import SOURCES, counted
 
     known("source", args.source, SOURCES)
     with sample_bar(f"{args.source} to {args.format}") as progress:
@@ -69,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
             engine=args.engine,
             workers=args.workers,
             max_rejects=args.max_rejects,
+            restart=args.restart,
             progress=progress,
             started=progress.of,
         )
@@ -77,9 +81,11 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(result._asdict())
         return
-    print(f"{args.out}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+    print(f"{redact(args.out)}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+    if result.left_out:
+        print(f"belong to no sample: {counted(result.left_out)}")
     if result.rejects:
-        print(f"{result.rejects:,} samples were left out; {Path(args.out) / 'rejects.jsonl'} says why")
+        print(f"{result.rejects:,} samples were left out; {redact(args.out).rstrip('/')}/rejects.jsonl says why")
 
 
 COMMAND = Command(

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from headrace.shards.webdataset import BLOCK, MAX_NAME_ENTRY, check_header, entry_name, header_name, padded
 from headrace.tools.errors import UserError
+from headrace.tools.sources.listing import unreadable
 from headrace.tools.sources.source import BadSample
 
 MAX_PICTURE = 64 << 20
@@ -43,7 +44,7 @@ class ArchiveFile:
         try:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
+            raise unreadable(path, error) from error
         weakref.finalize(self, os.close, self.descriptor)
         self.path = path
         self.status = [os.fstat(self.descriptor)]
@@ -90,13 +91,22 @@ class GzipArchive(ArchiveFile):
         self.path = parts[0]
         files = [ArchiveFile(part) for part in parts]
         self.status = [file.status[0] for file in files]
-        joined = Joined(files)
+        self._joined = joined = Joined(files)
         self._lock = threading.Lock()
         self._file = IndexedGzipFile(fileobj=io.BufferedReader(joined, CHUNK), spacing=SEEK_SPACING)
         try:
             self.size = self._go_through(MAX_RATIO * joined.size + SEEK_SPACING)
-        except (OSError, ValueError, EOFError) as error:
+            self._check_readable()
+        except (OSError, ValueError, EOFError, BadSample) as error:
+            if joined.failure is not None:
+                raise unreadable(self.path, joined.failure) from error
             raise UserError(f"{self.path}: cannot be unpacked ({' '.join(str(error).split())})") from error
+
+    def _check_readable(self) -> None:
+        """The system's error, of which the library tells at most that there was one."""
+        if self._joined.failure is not None:
+            failure, self._joined.failure = self._joined.failure, None
+            raise failure
 
     def _go_through(self, most: int) -> int:
         """Size of what it unpacks to."""
@@ -111,17 +121,26 @@ class GzipArchive(ArchiveFile):
     def read(self, offset: int, size: int) -> bytes:
         """See `ArchiveFile`."""
         with self._lock:
-            self._file.seek(offset)
-            content: bytes = self._file.read(size)
+            try:
+                self._file.seek(offset)
+                content: bytes = self._file.read(size)
+                self._check_readable()
+            except OSError as error:
+                self._check_readable()
+                if error.errno is not None:
+                    raise
+                raise BadSample(f"{self.path}, offset {offset}: cannot be unpacked ({error})") from error
         if len(content) != size:
             raise BadSample(f"{self.path}, offset {offset}: the file ends {size - len(content)} bytes too early")
         return content
 
 
 class Joined(io.RawIOBase):
-    """Files read as one, the one behind the other."""
+    """Files read as one, the one behind the other. What reads through a library that has its own errors finds that of
+    the system in `failure`."""
 
     def __init__(self, files: Sequence[ArchiveFile]) -> None:
+        self.failure: OSError | None = None
         self.files = files
         self.starts = [0, *accumulate(file.size for file in files)]
         self.size = self.starts[-1]
@@ -137,7 +156,10 @@ class Joined(io.RawIOBase):
         return self.at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
+        if at < 0:
+            raise OSError("a place before the beginning")
+        self.at = at
         return self.at
 
     def readinto(self, buffer: Any) -> int:
@@ -146,7 +168,11 @@ class Joined(io.RawIOBase):
             return 0
         number = bisect_right(self.starts, self.at) - 1
         size = min(len(view), self.starts[number + 1] - self.at)
-        view[:size] = self.files[number].read(self.at - self.starts[number], size)
+        try:
+            view[:size] = self.files[number].read(self.at - self.starts[number], size)
+        except OSError as error:
+            self.failure = error
+            raise
         self.at += size
         return size
 
@@ -182,7 +208,9 @@ def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarE
                         raise ValueError("zeros as at the end, but data behind them")
                 return
             size, type_flag = check_header(block)
-        except (ValueError, OSError, BadSample) as error:
+        except OSError as error:
+            raise unreadable(file.path, error) from error
+        except (ValueError, BadSample) as error:
             raise UserError(f"{where}, offset {at}: damaged tar header ({error}); download it again") from error
         at += BLOCK
         if type_flag in b"123456":  # links, devices, folders: no content, whatever the size says
@@ -208,7 +236,9 @@ def read_name(file: ArchiveFile, where: str, at: int, size: int, type_flag: byte
         if size > MAX_NAME_ENTRY:
             raise ValueError(f"{size} bytes")
         return entry_name(file.read(at, size), type_flag)
-    except (ValueError, OSError, BadSample) as error:
+    except OSError as error:
+        raise unreadable(file.path, error) from error
+    except (ValueError, BadSample) as error:
         raise UserError(f"{where}, offset {at}: damaged name ({error}); download it again") from error
 
 
@@ -253,10 +283,15 @@ class ZipEntry(NamedTuple):
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, sizes of name and extra field; the rest is in the directory too
 
 
+ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, OverflowError, struct.error)
+"""What Python's zipfile raises on a damaged directory."""
+
+
 def zip_entries(file: ArchiveFile) -> dict[str, ZipEntry]:
     """The files of a zip by name; UserError where it has no whole directory."""
+    stream = Joined([file])
     try:
-        with zipfile.ZipFile(file.path) as archive:
+        with zipfile.ZipFile(io.BufferedReader(stream, CHUNK)) as archive:
             return {
                 info.filename: ZipEntry(
                     info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type
@@ -264,7 +299,9 @@ def zip_entries(file: ArchiveFile) -> dict[str, ZipEntry]:
                 for info in archive.infolist()
                 if not info.is_dir()
             }
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, OverflowError, struct.error) as error:
+    except (*ZIP_ERRORS, BadSample) as error:
+        if stream.failure is not None:
+            raise unreadable(file.path, stream.failure) from error
         raise UserError(f"{file.path}: the zip is damaged or cut off ({error}); download it again") from error
 
 

@@ -25,6 +25,7 @@ from headrace.shards import Field
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import tar_gz
 from headrace.tools.sources.fingerprint import Fingerprint
+from headrace.tools.sources.listing import exists, is_file, raise_cause, unreadable
 from headrace.tools.sources.source import SourceData
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -34,17 +35,18 @@ MAX_FILE = 64 << 20
 """Bytes; the official files have 31 MB."""
 
 
-def read(src: Path, split: str) -> SourceData:
+def read(src: Path, split: str | None) -> SourceData:
     """Pictures as RGB pixels (32, 32, 3); the key is the batch and the place in it.
 
     Args:
         src: One of the archives, what it unpacks to, or the folder that holds either.
         split: "train" (50,000 pictures) or "test" (10,000).
     """
+    split = split or "train"
     if split not in SPLITS:
         raise UserError(f"cifar10 has the splits train and test, not {split!r}")
     place = find(src)
-    contents = read_archive(place, SPLITS[split]) if place.is_file() else read_folder(place, SPLITS[split])
+    contents = read_archive(place, SPLITS[split]) if is_file(place) else read_folder(place, SPLITS[split])
     batches = [parse_batch(place, name, *contents[name]) for name in SPLITS[split]]
     pixels = np.concatenate([batch[0] for batch in batches])
     labels = np.concatenate([batch[1] for batch in batches])
@@ -70,13 +72,13 @@ def read(src: Path, split: str) -> SourceData:
 
 def find(src: Path) -> Path:
     """The archive or the folder with the batches, at `src` or in it."""
-    if src.is_file():
+    if is_file(src):
         return src
     for name in (".", "cifar-10-batches-py", "cifar-10-batches-bin"):
-        if (src / name / "data_batch_1").exists() or (src / name / "data_batch_1.bin").exists():
+        if exists(src / name / "data_batch_1") or exists(src / name / "data_batch_1.bin"):
             return src / name
     for name in ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"):
-        if (src / name).exists():
+        if exists(src / name):
             return src / name
     raise UserError(f"{src}: holds neither cifar-10-python.tar.gz nor cifar-10-binary.tar.gz nor what they unpack to")
 
@@ -85,14 +87,14 @@ def read_folder(folder: Path, names: list[str]) -> dict[str, tuple[bytes, bool]]
     """Content of each batch, and True where it is binary."""
     contents = {}
     for name in names:
-        binary = not (folder / name).exists()
+        binary = not exists(folder / name)
         path = folder / (f"{name}.bin" if binary else name)
         try:
             if path.stat().st_size > MAX_FILE:
                 raise UserError(f"{path}: {path.stat().st_size} bytes, a batch of CIFAR-10 has 31 MB")
             contents[name] = path.read_bytes(), binary
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
+            raise unreadable(path, error) from error
     return contents
 
 
@@ -111,6 +113,7 @@ def read_archive(archive: Path, names: list[str]) -> dict[str, tuple[bytes, bool
                 assert file is not None  # it is a regular file
                 contents[base] = file.read(), ending == "bin"
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise_cause(archive, error)
         raise UserError(f"{archive}: the archive is damaged or cut off ({error}); download it again") from error
     missing = [name for name in names if name not in contents]
     if missing:

@@ -32,6 +32,7 @@ from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import ArchiveFile, check_size, read_picture, read_zip, zip_entries
 from headrace.tools.sources.fingerprint import Fingerprint
+from headrace.tools.sources.listing import exists, findable, is_folder, unreadable
 from headrace.tools.sources.source import BadSample, SourceData
 
 SPLITS = ("train", "val")
@@ -41,7 +42,7 @@ MAX_ANNOTATIONS = 1 << 30
 """Bytes of an annotation file."""
 
 
-def read(src: Path, split: str) -> SourceData:
+def read(src: Path, split: str | None) -> SourceData:
     """Picture files as they are, with captions and instances; the key is the file's name, such as 000000000009.
 
     Fields:
@@ -67,6 +68,7 @@ def read(src: Path, split: str) -> SourceData:
             unpacked.
         split: "train" or "val".
     """
+    split = split or "train"
     if split not in SPLITS:
         raise UserError(f"coco has the splits train and val, not {split!r}")
     name = f"{split}2017"
@@ -110,7 +112,7 @@ def read(src: Path, split: str) -> SourceData:
         fields=fields,
         total=len(images),
         key=lambda i: images[i][1].file_name.removesuffix(".jpg"),
-        origin=lambda i: f"{place}, {images[i][1].file_name}",
+        origin=lambda i: f"{findable(place)}, {images[i][1].file_name}",
         fingerprint=str(fingerprint),
         load=load,
     )
@@ -119,7 +121,7 @@ def read(src: Path, split: str) -> SourceData:
 def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], ArchiveFile | None]:
     """Where the pictures are, a function that reads one by its file name, and the zip where they are in one."""
     archive, folder = src / f"{name}.zip", src / name
-    if archive.exists():
+    if exists(archive):
         file = ArchiveFile(archive)
         entries = zip_entries(file)
 
@@ -130,7 +132,7 @@ def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], A
             return read_zip(file, member, entries[member])
 
         return archive, read_file, file
-    if folder.is_dir():
+    if is_folder(folder):
         return folder, lambda file_name: read_picture(folder / file_name), None
     raise UserError(f"{src}: holds neither {name}.zip nor a folder {name}")
 
@@ -138,7 +140,7 @@ def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], A
 def open_annotations(src: Path, name: str) -> Annotations:
     """One of the annotation files, out of the zip or the folder."""
     archive, path = src / ANNOTATIONS, src / "annotations" / name
-    if archive.exists():
+    if exists(archive):
         where, member = f"{archive}, annotations/{name}", f"annotations/{name}"
         file = ArchiveFile(archive)
         entries = zip_entries(file)
@@ -146,14 +148,18 @@ def open_annotations(src: Path, name: str) -> Annotations:
             raise UserError(f"{archive}: holds no {member}; is it the official {ANNOTATIONS}?")
         try:
             content = read_zip(file, member, entries[member], MAX_ANNOTATIONS)
-        except (BadSample, OSError) as error:
+        except OSError as error:
+            raise unreadable(archive, error) from error
+        except BadSample as error:
             raise UserError(f"{where}: {error}; download {ANNOTATIONS} again") from error
-    elif path.exists():
+    elif exists(path):
         where = str(path)
         try:
             check_size(path.stat().st_size, MAX_ANNOTATIONS)
             content = path.read_bytes()
-        except (BadSample, OSError) as error:
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except BadSample as error:
             raise UserError(f"{where}: {error}") from error
     else:
         raise UserError(f"{src}: holds neither {ANNOTATIONS} nor annotations/{name}")

@@ -9,14 +9,8 @@ from collections.abc import Iterable, Mapping
 import xxhash
 
 from headrace.shards import Field
-from headrace.shards.errors import MachineError, is_machine_fault
-from headrace.tools.errors import UserError
-
-
-def unreadable(path: str | os.PathLike[str], error: OSError) -> UserError | MachineError:
-    """The error for a file or folder that a listing needs and cannot read: a machine's fault stays one."""
-    text = f"{os.fsencode(path).decode(errors='replace')}: cannot be read ({error.strerror or error})"
-    return MachineError(text) if is_machine_fault(error) else UserError(text)
+from headrace.shards.errors import is_machine_fault
+from headrace.tools.sources.listing import unreadable
 
 
 class Fingerprint:

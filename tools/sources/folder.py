@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -25,8 +26,9 @@ from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import MAX_PICTURE
 from headrace.tools.sources.fingerprint import Fingerprint
+from headrace.tools.sources.listing import findable, is_dangling, is_folder, names_in, walk
 from headrace.tools.sources.source import BadSample, SourceData
-from headrace.tools.sources.trees import read_file, relative, walk
+from headrace.tools.sources.trees import read_file, relative
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 """torchvision.datasets.folder.IMG_EXTENSIONS."""
@@ -51,12 +53,15 @@ MISSING = {
 MAX_MEDIA = {"image": MAX_PICTURE, "video": 1 << 30, "audio": 1 << 30}
 """Bytes of a file."""
 MAX_SIDECAR = 16 << 20
-SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
+SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "validate", "test", "testing", "dev", "eval")
+"""In lower case."""
+ENDINGS = 20
+"""Endings of files left out that are counted each by itself."""
 COMPONENT_BYTES = 72
 """Longest part of a key between slashes; what is longer is cut, with a checksum."""
 
 
-def read(src: Path, split: str) -> SourceData:
+def read(src: Path, split: str | None) -> SourceData:
     """Media files under `src`/`split` if that is a folder, else under `src`, in the order of their paths.
 
     The subfolders there are the classes, in alphabetical order, and files may lie deeper in them; files beside them are
@@ -72,31 +77,49 @@ def read(src: Path, split: str) -> SourceData:
 
     Args:
         src: The tree. UserError where it holds several kinds of media that do not belong together.
-        split: Name of a subfolder; "train" may be missing if there is no other split either.
+        split: Name of a subfolder, "." for `src` itself; see `split_folder` for where none is named.
     """
     root = split_folder(src, split)
     classes = class_folders(root)
-    files, fields = scan(root, classes)
-    return source_data(root, classes, files, fields)
+    return source_data(root, classes, scan(root, classes))
 
 
-def split_folder(src: Path, split: str) -> Path:
-    """The folder of a split."""
-    if not src.is_dir():
-        raise UserError(f"{src}: there is no such folder")
-    root = src / split
-    if root.is_dir():
-        return root
-    others = [name for name in SPLIT_NAMES if (src / name).is_dir()]
-    if others or split != "train":
-        found = f"found {', '.join(others)}" if others else "found no splits"
-        raise UserError(f"{src}: has no folder {split!r} for --split {split} ({found})")
+def split_folder(src: Path, split: str | None) -> Path:
+    """The folder of a split; where none is named, that of "train" if all folders in `src` are splits, and `src` itself
+    if none is. UserError where some are and some are not: they could as well be classes."""
+    if not is_folder(src):
+        raise UserError(f"{findable(src)}: there is no such folder")
+    if split is not None and is_folder(src / split):
+        return src / split
+    folders = names_in(src)[0]
+    splits = [name for name in folders if name.lower() in SPLIT_NAMES]
+    others = [printable(name) for name in folders if name not in splits]
+    if split is None and splits and others:
+        raise UserError(
+            f"{findable(src)}: holds {some(splits)}, which may be {'a split' if len(splits) == 1 else 'splits'} or "
+            f"classes, beside {some(others)}; say --split {'train' if 'train' in splits else splits[0]} for that split "
+            "alone, or --split . where all folders are classes"
+        )
+    if split is None and "train" in splits:
+        return src / "train"
+    if splits or split not in (None, "train"):
+        found = f"found {', '.join(splits)}" if splits else "found no splits"
+        raise UserError(f"{findable(src)}: has no folder {split or 'train'!r} for --split {split or 'train'} ({found})")
     return src
 
 
+def some(names: list[str]) -> str:
+    """The first few names, for a person."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
 def class_folders(root: Path) -> list[str]:
-    """Names of the subfolders."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    """Names of the subfolders; UserError where a link among them leads to nothing, since labels count classes."""
+    folders, files = names_in(root)
+    for name in files:
+        if os.path.splitext(name)[1].lower() not in FIELDS and is_dangling(root / name):
+            raise UserError(f"{findable(root / name)}: a link that leads to nothing; if it is a class, it is missing")
+    return folders
 
 
 class MediaFile(NamedTuple):
@@ -109,12 +132,25 @@ class MediaFile(NamedTuple):
     """Extensions of the files of the same stem, sorted, without its own kind."""
 
 
-def scan(root: Path, classes: list[str]) -> tuple[list[MediaFile], dict[str, Field]]:
-    """The samples of a tree and their fields."""
+class Scan(NamedTuple):
+    """What a tree holds."""
+
+    files: list[MediaFile]
+    fields: dict[str, Field]
+    left_out: dict[str, int]
+    """As in `SourceData`."""
+
+
+def scan(root: Path, classes: list[str]) -> Scan:
+    """The samples of a tree, their fields, and what belongs to none of them."""
     found: dict[str, list[MediaFile]] = {}
     alone: dict[str, str] = {}
+    unused: dict[str, Counter[str]] = {kind: Counter() for kind in LEADERS}
+    """By the kind that may lead."""
+    empty: list[str] = []
     folders = [(root / name, label) for label, name in enumerate(classes)] if classes else [(root, -1)]
     for folder, label in folders:
+        before = sum(map(len, found.values()))
         for parent, names in walk(folder):
             pairs = [os.path.splitext(name) for name in names]
             stems: dict[str, list[str]] = {}
@@ -129,11 +165,50 @@ def scan(root: Path, classes: list[str]) -> tuple[list[MediaFile], dict[str, Fie
                 found.setdefault(kind, []).append(MediaFile(path, label, beside))
                 if kind not in alone and not leans(stem, kind, stems):
                     alone[kind] = path
+            for kind in LEADERS:
+                unused[kind].update(unused_files(parent, stems, kind))
+        if sum(map(len, found.values())) == before:
+            empty.append(printable(folder.name))
     if not found:
-        some = ".jpg, .png, .mp4, .webm, .flac, .ogg"
-        raise UserError(f"{root}: holds no images, videos or sounds ({some}, ...)")
+        known = ".jpg, .png, .mp4, .webm, .flac, .ogg"
+        there = f"; it holds {counted(most(unused['image']))}" if unused["image"] else ""
+        raise UserError(f"{findable(root)}: holds no images, videos or sounds ({known}, ...){there}")
     leader = leading_kind(root, [kind for kind in LEADERS if kind in found], alone)
-    return found[leader], fields_of(leader, found[leader], classes)
+    left_out = most(unused[leader])
+    if classes:
+        above = Counter(ending(os.fspath(root), name) for name in names_in(root)[1])
+        left_out |= {f"{what} beside the folders of classes": n for what, n in most(above).items()}
+    if classes and empty:
+        left_out[f"empty folders of classes ({some(empty)})"] = len(empty)
+    return Scan(found[leader], fields_of(leader, found[leader], classes), left_out)
+
+
+def unused_files(folder: str, stems: Mapping[str, list[str]], leader: str) -> Iterator[str]:
+    """What the files of a folder are counted by that belong to no sample where a kind leads."""
+    for stem, extensions in stems.items():
+        leads = any(MEDIA.get(extension.lower()) == leader for extension in extensions)
+        for extension in extensions:
+            used = MEDIA.get(extension.lower()) == leader or (leads and is_beside(extension, leader))
+            if not used:
+                yield ending(folder, stem + extension)
+
+
+def ending(folder: str, name: str) -> str:
+    """What a file is counted by that belongs to no sample."""
+    found = os.path.splitext(name)[1].lower()
+    return printable(found) or ("links to nothing" if is_dangling(os.path.join(folder, name)) else "without an ending")
+
+
+def most(counts: Counter[str]) -> dict[str, int]:
+    """The most frequent, and the rest, as of files that end in numbers, as one."""
+    found = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:ENDINGS])
+    rest = counts.total() - sum(found.values())
+    return found | ({"with other endings": rest} if rest else {})
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+    """Files that belong to no sample, for a person: ".gif 12, .heic 1"."""
+    return ", ".join(f"{what} {n:,}" for what, n in left_out.items())
 
 
 def leading_kind(root: Path, kinds: list[str], alone: Mapping[str, str]) -> str:
@@ -191,10 +266,9 @@ def leans(stem: str, kind: str, stems: Mapping[str, list[str]]) -> bool:
     )
 
 
-def source_data(
-    root: Path, classes: list[str], files: list[MediaFile], fields: Mapping[str, Field], meta: bool = False
-) -> SourceData:
+def source_data(root: Path, classes: list[str], scanned: Scan, meta: bool = False) -> SourceData:
     """The samples as the converter wants them, with `meta` also a field "meta" that says what the video holds."""
+    files, fields, left_out = scanned
     leader = next(iter(fields))
     paths = [relative(file.path, os.fspath(root)) for file in files]
     keys = unique_keys(paths)
@@ -230,8 +304,9 @@ def source_data(
         fields={**fields, "meta": Field(kind="json")} if meta else fields,
         total=len(files),
         key=keys.__getitem__,
-        origin=lambda i: printable(files[i].path),
+        origin=lambda i: findable(files[i].path),
         fingerprint=str(fingerprint),
+        left_out=left_out,
         load=load,
     )
 
@@ -309,12 +384,14 @@ def refuse_constant(name: str) -> NoReturn:
 READERS: dict[str, Callable[[str, bytes], Any]] = {"text": caption, "json": document}
 
 
-def pictures(folder: Path) -> Iterator[str]:
-    """Paths of the pictures in a folder and below, sorted."""
+def pictures(folder: Path, left_out: Counter[str]) -> Iterator[str]:
+    """Paths of the pictures in a folder and below, sorted; other files are counted."""
     for parent, names in walk(folder):
         for name in names:
             if os.path.splitext(name)[1].lower() in EXTENSIONS:
                 yield os.path.join(parent, name)
+            else:
+                left_out[ending(parent, name)] += 1
 
 
 def printable(name: str) -> str:

@@ -22,6 +22,7 @@ import re
 import tarfile
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Protocol
@@ -40,7 +41,8 @@ from headrace.tools.sources.archives import (
     tar_gz,
 )
 from headrace.tools.sources.fingerprint import Fingerprint
-from headrace.tools.sources.folder import EXTENSIONS, pictures, unique_keys
+from headrace.tools.sources.folder import EXTENSIONS, ending, most, pictures, unique_keys
+from headrace.tools.sources.listing import exists, findable, is_file, is_folder, names_in, raise_cause, unreadable
 from headrace.tools.sources.source import BadSample, SourceData
 from headrace.tools.sources.trees import relative
 
@@ -53,7 +55,7 @@ MAX_FILE = 16 << 20
 """Bytes of a file of the development kit; the official ones have less than 1 MB."""
 
 
-def read(src: Path, split: str) -> SourceData:
+def read(src: Path, split: str | None) -> SourceData:
     """Picture files as they are, with labels; the key is the path in the tree, such as n01440764/n01440764_10026.
 
     A validation picture that the ground truth has a line for, and the data lack, is a bad sample.
@@ -63,13 +65,14 @@ def read(src: Path, split: str) -> SourceData:
             tree may be half unpacked. Or an archive of pictures itself, with the development kit beside it.
         split: "train" or "val".
     """
+    split = split or "train"
     if split not in ARCHIVES:
         raise UserError(f"imagenet has the splits train and val, not {split!r}")
-    place = src if src.is_file() else find(src, split)
+    place = src if is_file(src) else find(src, split)
     if place is None:
         raise UserError(f"{src}: holds neither {ARCHIVES[split]} nor a folder {split}")
     devkit = read_devkit(place.parent)
-    if split == "val" and (place.is_file() or not class_folders(place)):
+    if split == "val" and (is_file(place) or not class_folders(place)):
         if devkit is None:
             raise UserError(
                 f"{place}: the labels of the validation pictures are in the development kit; "
@@ -79,7 +82,7 @@ def read(src: Path, split: str) -> SourceData:
         found = validation(place, devkit, wnids)
     else:
         wnids = class_list(place, split, devkit)
-        found = train_tar(place, wnids) if place.is_file() else tree(place, wnids)
+        found = train_tar(place, wnids) if is_file(place) else tree(place, wnids)
     if not found.keys:
         raise UserError(f"{place}: holds no pictures")
     words = devkit.words if devkit is not None else dict.fromkeys(wnids, "")
@@ -96,6 +99,7 @@ def read(src: Path, split: str) -> SourceData:
         key=found.keys.__getitem__,
         origin=found.origin,
         fingerprint=str(fingerprint),
+        left_out=most(found.left_out),
         load=lambda i: {"image": found.read(i), "label": found.labels[i]},
     )
 
@@ -103,7 +107,7 @@ def read(src: Path, split: str) -> SourceData:
 def find(root: Path, split: str) -> Path | None:
     """The archive or the folder of a split."""
     for place in (root / ARCHIVES[split], root / split):
-        if place.exists():
+        if exists(place):
             return place
     return None
 
@@ -113,6 +117,8 @@ class Pictures(Protocol):
 
     keys: list[str]
     labels: array[int]
+    left_out: Counter[str]
+    """As in `SourceData`."""
 
     def read(self, i: int) -> bytes: ...
 
@@ -129,6 +135,7 @@ class TarPictures:
         self.file = file
         self.keys: list[str] = []
         self.labels = array("q")
+        self.left_out: Counter[str] = Counter()
         self.offsets = array("q")
         self.sizes = array("q")
 
@@ -149,7 +156,7 @@ class TarPictures:
     def origin(self, i: int) -> str:
         """Archive, offset and key."""
         offset = f", offset {self.offsets[i]}" if self.offsets[i] >= 0 else ""
-        return f"{self.file.path}{offset}, {self.keys[i]}"
+        return f"{findable(self.file.path)}{offset}, {self.keys[i]}"
 
     def note(self, fingerprint: Fingerprint) -> None:
         """See `Pictures`."""
@@ -162,6 +169,7 @@ class FilePictures:
     def __init__(self) -> None:
         self.keys: list[str] = []
         self.labels = array("q")
+        self.left_out: Counter[str] = Counter()
         self.paths: list[str] = []
 
     def add(self, key: str, label: int, path: str) -> None:
@@ -176,7 +184,7 @@ class FilePictures:
 
     def origin(self, i: int) -> str:
         """The file."""
-        return self.paths[i].encode(errors="surrogateescape").decode(errors="replace")
+        return findable(self.paths[i])
 
     def note(self, fingerprint: Fingerprint) -> None:
         """See `Pictures`."""
@@ -189,8 +197,9 @@ def train_tar(archive: Path, wnids: list[str]) -> TarPictures:
     tars = class_tars(file)
     found = TarPictures(file)
     for label, wnid in enumerate(wnids):
-        entries = sorted((base_name(entry), entry) for entry in scan_tar(file, tars[wnid]))
-        entries = [(name, entry) for name, entry in entries if is_picture(name)]
+        members = sorted((base_name(entry), entry) for entry in scan_tar(file, tars[wnid]))
+        entries = [(name, entry) for name, entry in members if is_picture(name)]
+        found.left_out.update(ending("", name) for name, _ in members if not (is_picture(name) or name.startswith(".")))
         if not entries:
             raise UserError(f"{archive}, {wnid}.tar, offset {tars[wnid].offset}: holds no pictures; download it again")
         keys = unique_keys([f"{wnid}/{name}" for name, _ in entries])
@@ -203,8 +212,10 @@ def tree(folder: Path, wnids: list[str]) -> FilePictures:
     """The pictures in the folders of the classes; the folder of a validation class may be missing."""
     found = FilePictures()
     for label, wnid in enumerate(wnids):
-        paths = list(pictures(folder / wnid))
-        if not paths and (folder / wnid).is_dir():
+        if not is_folder(folder / wnid):
+            continue
+        paths = list(pictures(folder / wnid, found.left_out))
+        if not paths:
             raise UserError(f"{folder / wnid}: holds no pictures")
         for key, path in zip(unique_keys([relative(path, folder) for path in paths]), paths, strict=True):
             found.add(key, label, path)
@@ -216,8 +227,8 @@ def validation(place: Path, devkit: Devkit, wnids: list[str]) -> Pictures:
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     names = [VAL_NAME.format(number) for number in range(1, len(devkit.validation) + 1)]
     labelled = sorted(zip(devkit.validation, names, strict=True))
-    if place.is_dir():
-        check_names(place, names, devkit, filter(is_picture, os.listdir(place)))
+    if is_folder(place):
+        check_names(place, names, devkit, filter(is_picture, names_in(place)[1]))
         files = FilePictures()
         for wnid, name in labelled:
             files.add(f"{wnid}/{name.partition('.')[0]}", labels[wnid], str(place / name))
@@ -267,23 +278,24 @@ def class_tars(file: ArchiveFile) -> dict[str, TarEntry]:
 
 def class_folders(folder: Path) -> list[str]:
     """WordNet ids that have a folder, sorted."""
-    found = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir() and not entry.name.startswith("."):
-            if not WNID.fullmatch(entry.name):
-                raise UserError(
-                    f"{folder}: the folder {entry.name!r} is no WordNet id such as n01440764; the source `folder` "
-                    "reads other trees"
-                )
-            found.append(entry.name)
-        elif entry.name.endswith(".tar") and WNID.fullmatch(entry.name[:-4]):
-            raise UserError(f"{folder}: {entry.name} is not unpacked yet")
+    found, files = names_in(folder)
+    for name in found:
+        if not WNID.fullmatch(name):
+            raise UserError(
+                f"{folder}: the folder {name!r} is no WordNet id such as n01440764; the source `folder` reads other "
+                "trees"
+            )
+    for name in files:
+        if name.endswith(".tar") and WNID.fullmatch(name[:-4]):
+            raise UserError(f"{folder}: {name} is not unpacked yet")
+        if WNID.fullmatch(name):
+            raise UserError(f"{folder}: {name} is no folder, or a link that leads to nothing")
     return found
 
 
 def class_names(place: Path) -> list[str]:
     """WordNet ids in the training archive or in a folder, sorted."""
-    return sorted(class_tars(ArchiveFile(place))) if place.is_file() else class_folders(place)
+    return sorted(class_tars(ArchiveFile(place))) if is_file(place) else class_folders(place)
 
 
 def class_list(place: Path, split: str, devkit: Devkit | None) -> list[str]:
@@ -322,9 +334,9 @@ class Devkit(NamedTuple):
 def read_devkit(root: Path) -> Devkit | None:
     """The development kit in `root`, packed or unpacked; None where there is none."""
     archive, folder = root / f"{DEVKIT}.tar.gz", root / DEVKIT
-    if archive.exists():
+    if exists(archive):
         place, contents = archive, devkit_archive(archive)
-    elif folder.exists():
+    elif exists(folder):
         place, contents = folder, devkit_folder(folder)
     else:
         return None
@@ -332,6 +344,7 @@ def read_devkit(root: Path) -> Devkit | None:
         wnids, words = parse_meta(contents[META])
     # A damaged .mat can raise anything: MatReadError, TypeError, zlib.error, IndexError, ...
     except Exception as error:
+        raise_cause(place, error)
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{place}, data/{META}: not the table of ImageNet's classes ({reason})") from error
     truth = []
@@ -360,6 +373,7 @@ def devkit_archive(archive: Path) -> dict[str, bytes]:
                     assert file is not None  # it is a regular file
                     contents[path.name] = file.read()
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+        raise_cause(archive, error)
         raise UserError(f"{archive}: the archive is damaged or cut off ({error}); download it again") from error
     for name in (META, GROUND_TRUTH):
         if name not in contents:
@@ -377,7 +391,7 @@ def devkit_folder(folder: Path) -> dict[str, bytes]:
                 raise UserError(f"{path}: {path.stat().st_size:,} bytes, expected less than 1 MB")
             contents[name] = path.read_bytes()
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
+            raise unreadable(path, error) from error
     return contents
 
 

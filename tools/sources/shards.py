@@ -12,15 +12,15 @@ from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.source import SourceData
 
 
-def read(src: Path | str, split: str) -> SourceData:
+def read(src: Path | str, split: str | None) -> SourceData:
     """Every sample of the set at `src`, with its key. Where keys appear twice, as in tars of other programs that count
     anew in every file, the file's name is put before them.
 
     Args:
         src: A shard set, also by its URL, or tars or .beton files that another program wrote.
-        split: "train"; a shard set has no splits.
+        split: None or "train"; a shard set has no splits.
     """
-    if split != "train":
+    if split not in (None, "train"):
         raise UserError(f"a shard set has no splits: leave --split {split} away")
     shards = open_shards(src)
     keys = [shards.key(i).removeprefix("./") for i in range(len(shards))]
@@ -47,4 +47,5 @@ def read(src: Path | str, split: str) -> SourceData:
         origin=lambda i: shards.where(i, first),
         fingerprint=str(fingerprint),
         load=load,
+        fork_safe=not shards.remote,
     )

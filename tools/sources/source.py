@@ -32,6 +32,8 @@ class SourceData:
     load: Callable[[int], Mapping[str, Any]]
     """Values of the fields, images as the bytes of a file of any format or as uint8 (H, W, 3). Called from several
     threads at once. BadSample, OSError or ShardError where a sample cannot be read."""
+    fork_safe: bool = True
+    """Whether a forked process may read through what was opened here; else it opens the source itself."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Number of files that are no part of any sample, by their ending in lower case or another reason."""
 
@@ -39,7 +41,8 @@ class SourceData:
 class Source(Protocol):
     """A source: opens raw data and lists its samples without reading them.
 
-    `src` is what the user wrote, `split` the part of the data. UserError if there is no such data or part.
+    `src` is what the user wrote, `split` the part of the data, None where the user named none: that for training.
+    UserError if there is no such data or part, MachineError where it cannot be told.
     """
 
-    def __call__(self, src: Path, split: str) -> SourceData: ...
+    def __call__(self, src: Path, split: str | None) -> SourceData: ...

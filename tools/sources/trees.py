@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from headrace.tools.sources.archives import (
     zip_entries,
 )
 from headrace.tools.sources.fingerprint import Fingerprint
+from headrace.tools.sources.listing import findable, is_file, is_folder, names_in, unreadable, walk
 from headrace.tools.sources.rar import RarArchive
 from headrace.tools.sources.source import BadSample
 
@@ -58,19 +59,19 @@ class Tree:
         """Compressed files that are not read from, unless by `look_into_packed`."""
         self._members: dict[str, Member] = {}
         names: set[str] = set()
-        if src.is_dir():
+        if is_folder(src):
             for parent, files in walk(src):
                 below = os.path.relpath(parent, src).replace(os.sep, "/")
                 names.update(files if below == "." else (f"{below}/{name}" for name in files))
             self.packed = sorted(name for name in names if name.endswith(PACKED))
-            for name in sorted(os.listdir(src)):
-                if name.endswith(ARCHIVES) and (src / name).is_file():
+            for name in names_in(src)[1]:
+                if name.endswith(ARCHIVES) and is_file(src / name):
                     self._add_archive(src / name)
-        elif src.is_file() and src.name.endswith(ARCHIVES):
+        elif is_file(src) and src.name.endswith(ARCHIVES):
             self._add_archive(src)
-        elif src.is_file() and src.name.endswith(RAR):
+        elif is_file(src) and src.name.endswith(RAR):
             self._add_rar(src)
-        elif src.is_file():
+        elif is_file(src):
             hint = unpack_hint([src.name]) if src.name.endswith(PACKED) else "expected a folder, a .tar, .zip or .rar"
             raise UserError(f"{src}: {hint}")
         else:
@@ -87,7 +88,7 @@ class Tree:
         A .tar.gz has to be gone through once, and files of a .rar are unpacked one by one, so this is for a tree that
         lacks what it should hold.
         """
-        here = sorted(name for name in os.listdir(self.src) if (self.src / name).is_file()) if self.src.is_dir() else []
+        here = [name for name in names_in(self.src)[1] if is_file(self.src / name)] if is_folder(self.src) else []
         rars = [name for name in here if name.endswith(RAR) and not LATER_VOLUME.search(name)]
         for name in rars:
             self._add_rar(self.src / name)
@@ -138,7 +139,7 @@ class Tree:
     def origin(self, name: str) -> str:
         """Where a file is, for a person."""
         place = f"{self._members[name].archive.path}, {name}" if name in self._members else str(self.src / name)
-        return place.encode(errors="surrogateescape").decode(errors="replace")
+        return findable(place)
 
     def note(self, fingerprint: Fingerprint, files: Iterable[str]) -> None:
         """Put the lists that were read, and files of samples, into the fingerprint; "" is one that is missing."""
@@ -159,34 +160,20 @@ class Tree:
     def read_list(self, name: str, limit: int) -> str:
         """Text of a list of the data set; UserError where it cannot be read or is not UTF-8."""
         try:
-            content = self.read(name, limit)
-            self._lists[name] = xxhash.xxh3_128_hexdigest(content)
-            return content.decode("utf-8-sig")
+            text = self.read(name, limit)
+            self._lists[name] = xxhash.xxh3_128_hexdigest(text)
+            return text.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{self.origin(name)}, offset {error.start}: not UTF-8") from error
-        except (BadSample, OSError) as error:
+        except OSError as error:
+            raise unreadable(self.origin(name), error) from error
+        except BadSample as error:
             raise UserError(f"{self.origin(name)}: {error}") from error
 
 
 def unpack_hint(packed: list[str]) -> str:
     """Why compressed files are not read, naming the first."""
     return f"{packed[0]} can only be read from its beginning: unpack it" if packed else ""
-
-
-def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
-    """(folder, names of its files) of a folder and all below, both sorted.
-
-    Hidden names are left out. Links are followed, but to no folder twice, since they may lead in circles.
-    """
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield parent, sorted(name for name in names if not name.startswith("."))
 
 
 def relative(path: str, root: str | os.PathLike[str]) -> str:

@@ -54,6 +54,7 @@ from headrace.tools.sources.folder import (
     unique_keys,
     video_tools,
 )
+from headrace.tools.sources.listing import is_folder, unreadable
 from headrace.tools.sources.source import BadSample, SourceData
 from headrace.tools.sources.trees import Tree, unpack_hint
 
@@ -85,7 +86,7 @@ class Listing(NamedTuple):
     """True where keys begin with the class."""
 
 
-def read(src: Path, split: str) -> SourceData:
+def read(src: Path, split: str | None) -> SourceData:
     """Video files as they are, sound included.
 
     Fields:
@@ -107,18 +108,19 @@ def read(src: Path, split: str) -> SourceData:
         raise UserError(f"{src}: holds {found[0][0].name} and {found[1][0].name}; name the folder of one")
     if found:
         ((layout, lists),) = found
-        return listed_videos(tree, layout.read(tree, lists, split))
-    if not src.is_dir():
+        return listed_videos(tree, layout.read(tree, lists, split or "train"))
+    if not is_folder(src):
         raise UserError(f"{src}: holds the lists of none of {', '.join(layout.name for layout in LAYOUTS)}")
     root = split_folder(src, split)
     classes = class_folders(root)
     try:
-        files, fields = scan(root, classes)
+        scanned = scan(root, classes)
     except UserError as error:
         raise UserError("; ".join(filter(None, [str(error), unpack_hint(tree.packed)]))) from error
-    if "video" not in fields or next(iter(fields)) != "video":
-        raise UserError(f"{root}: holds no videos but files of kind {next(iter(fields))}; use the source folder")
-    return source_data(root, classes, files, fields, meta=True)
+    leader = next(iter(scanned.fields))
+    if leader != "video":
+        raise UserError(f"{root}: holds no videos but files of kind {leader}; use the source folder")
+    return source_data(root, classes, scanned, meta=True)
 
 
 def listed_videos(tree: Tree, listing: Listing) -> SourceData:
@@ -199,7 +201,9 @@ def header(tree: Tree, name: str) -> list[str]:
     """Names of the columns of a .csv; empty where it is not text."""
     try:
         first = tree.read(name, MAX_LIST).partition(b"\n")[0].decode("utf-8-sig")
-    except (BadSample, OSError, UnicodeDecodeError):
+    except OSError as error:
+        raise unreadable(tree.origin(name), error) from error
+    except (BadSample, UnicodeDecodeError):
         return []
     try:
         return next(csv.reader([first.strip()]), [])

@@ -1,4 +1,4 @@
-"""Frozen features of a whole shard set, each sample exactly once, in stored order."""
+"""Frozen features of a whole shard set, each sample that has a label exactly once, in stored order."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from headrace.models import Method
 from headrace.pipeline import ClipSpec, Loader, Normalize, View, ViewSpec, center_view
+from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 
@@ -52,7 +53,7 @@ def extract_features(
     device: torch.device | str = "cpu",
     threads: int | None = None,
 ) -> Features:
-    """Features and labels of all n samples of `shards`, in stored order.
+    """Features and labels of the n samples of `shards` that have a label, in stored order; -1 is none.
 
     Args:
         encode: float32 (B, 3, size, size), normalised and on `device`, to (B, D). The method or module that it
@@ -68,7 +69,7 @@ def extract_features(
         float32 (n, D) and int64 (n,).
 
     Raises:
-        RunError: if the shard set has no labels, or features are not finite.
+        RunError: if the shard set has no labels, no sample has one, or features are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     if "label" not in shards.fields:
@@ -84,7 +85,11 @@ def extract_features(
             if not np.isfinite(features[-1]).all():
                 raise RunError(f"{shards.path}: features of it are not finite, so that no probe means anything")
             labels.append(batch.labels.numpy())
-    return np.concatenate(features), np.concatenate(labels)
+    found = np.concatenate(labels)
+    known = found != NO_LABEL
+    if not known.any():
+        raise RunError(f"{shards.path}: every label is {NO_LABEL}, which stands for none, and probes need some")
+    return np.concatenate(features)[known], found[known]
 
 
 def pixel_features(shards: ShardSet, size: int, *, threads: int | None = None) -> Features:

@@ -15,6 +15,7 @@ from headrace.models import Method
 from headrace.models.layout import channels_last
 from headrace.models.seeding import seeded
 from headrace.pipeline import Loader, View, ViewSpec
+from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 from headrace.train.probes.features import extract_features, probe_view
@@ -62,8 +63,8 @@ def finetune_probe(
     sample once.
 
     Raises:
-        RunError: for a method of clips or texts, if a shard set has no labels, or training ends in numbers that are
-            not finite.
+        RunError: for a method of clips or texts, if a shard set has no labels, no sample has one, or training ends in
+            numbers that are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     config = config or FinetuneConfig()
@@ -73,6 +74,8 @@ def finetune_probe(
             raise RunError(f"{shards.path}: has no label field, which fine-tuning needs")
     view = cropped(first)
     classes = int(train.ints("label").max()) + 1
+    if not classes:
+        raise RunError(f"{train.path}: every label is {NO_LABEL}, which stands for none, and fine-tuning needs some")
     with seeded(config.seed):
         network = nn.Sequential(copy.deepcopy(method.backbone), nn.Linear(method.feature_dim, classes))
     network = channels_last(network.to(device))
@@ -90,7 +93,10 @@ def finetune_probe(
                 [images] = batch.normalized()
                 assert batch.labels is not None
                 with seeded(config.seed, step, device=device):
-                    loss = F.cross_entropy(network(images), batch.labels)
+                    known = (batch.labels != NO_LABEL).sum().clamp(min=1)
+                    loss = (
+                        F.cross_entropy(network(images), batch.labels, ignore_index=NO_LABEL, reduction="sum") / known
+                    )
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                 optimizer.step()
