@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from headrace.tools.convert import convert
 from headrace.tools.depot import LocalDepot
 from headrace.tools.errors import UserError
 from headrace.tools.repair import plan_repair, repair
+from headrace.tools.units import Reject
 from headrace.tools.verify import verify
 
 SHARD_SIZE = 9000
@@ -577,6 +579,47 @@ def test_what_a_commit_had_moved_in_a_store_is_looked_at(
     assert small(pictures, store.url) == 9
     assert converted == [1]
     assert objects(store) == whole
+
+
+@pytest.mark.parametrize("place", ["folder", "store"])
+def test_a_unit_that_is_made_anew_may_shift_the_numbers_of_the_shards_behind_it(
+    pictures: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    store: RemoteFolder,
+    converted: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    """At first nothing of it could be opened; all shards have the same size, and some have their names already."""
+    out: Any = store.url if place == "store" else tmp_path / "set"
+    real, rename, move, moved = workers.convert_unit, os.rename, RemoteFolder.move, []
+
+    def away(job: Any, unit: int, folder: Path, *rest: Any) -> Any:
+        record = real(job, unit, folder, *rest)
+        if unit != 1:
+            return record
+        for path in folder.iterdir():
+            path.unlink()
+        lost = [Reject(f"{i}", f"{i}.png", "no such file", passing=True) for i in range(3)]
+        return replace(record, shards=[], rejects=lost)
+
+    def some(*arguments: Any) -> None:
+        if place == "store" or Path(arguments[1]).parent.name == "set":
+            if len(moved) == 4:
+                raise Enough
+            moved.append(arguments)
+        (move if place == "store" else rename)(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "convert_unit", away)
+        patch.setattr(*((RemoteFolder, "move") if place == "store" else (os, "rename")), some)
+        with pytest.raises(Enough):
+            small(pictures, out, max_rejects=1.0)
+    converted.clear()
+    assert small(pictures, out, max_rejects=1.0) == 9
+    assert converted == [1]
+    assert (objects(store) if place == "store" else content(out)) == whole
 
 
 def test_another_job_in_a_store_throws_nothing_away(
