@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from headrace.shards import Field, ShardError
+from headrace.shards import Field, ShardError, ShardSet, open_shards
 from headrace.shards.errors import MachineError
 from headrace.tools import faults, units, workers
 from headrace.tools.convert import ConvertResult, convert
 from headrace.tools.encode import EncodeSettings
 from headrace.tools.errors import UserError
-from headrace.tools.sources import SOURCES, BadSample, SourceData
+from headrace.tools.sources import SOURCES, BadSample, SourceData, shards
 from headrace.tools.units import Job, Reject, SourceFault
 from tests.failing_disk import FailingDisk
 
@@ -317,3 +317,22 @@ def test_a_key_that_appears_twice_is_said_before_the_work(
     with pytest.raises(UserError, match=r"key class-1/057: appears twice, for .*057\.jpg and for .*059\.jpg"):
         small(links, tmp_path / "set")
     assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_closed_set_is_no_reason_to_leave_samples_out(
+    photos: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = SOURCES["shards"]
+
+    def closing(src: Path, split: str | None) -> SourceData:
+        with monkeypatch.context() as patch:
+            opened: list[ShardSet] = []
+            patch.setattr(shards, "open_shards", lambda path: opened.append(open_shards(path)) or opened[0])
+            data = read(src, split)
+        opened[0].close()
+        return data
+
+    monkeypatch.setitem(SOURCES, "shards", closing)
+    with pytest.raises(MachineError, match="the set is closed"):
+        convert("shards", photos.path, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
