@@ -19,6 +19,7 @@ KILLER = """
     from headrace.shards import staging
     import headrace.tools.convert as converting
     from headrace.tools import workers
+    from headrace.tools import convert as conversion
     from headrace.tools.convert import convert
 
     pictures, work, how = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -44,6 +45,7 @@ KILLER = """
         change()
         return how != "without exchange" and exchange(one, other)
 
+    conversion.FORKS = False  # one process makes all changes, so that the kill is everybody's
     plain, exchange = workers.convert_unit, staging.exchange
     workers.convert_unit, staging.exchange = counted, changing
     converting.FORKS = False  # so that units are converted in the process that is killed
