@@ -285,7 +285,10 @@ def fetch_manifest(folder: RemoteFolder, place: Path) -> tuple[Manifest, str]:
     """The manifest and its SHA-256. It is read anew each time: it says whether what the cache holds still counts."""
     content = whole(folder, MANIFEST_NAME)
     if content is None:
-        raise ShardError(f"{folder}: there is no {MANIFEST_NAME}, so no set that is complete")
+        raise ShardError(
+            f"{folder}: there is no {MANIFEST_NAME}, so no set that is complete; tars of other programs are read from "
+            "a disk: copy them here"
+        )
     if content.lstrip()[:1] == b"<":
         raise RemoteError(f"{folder / MANIFEST_NAME}: {WebPage()}")
     scratch = place / "manifest"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from headrace.shards import ffcv, webdataset
 from headrace.shards.errors import ClosedError, ShardError
 from headrace.shards.fields import Field
-from headrace.shards.foreign import scan_shards
+from headrace.shards.foreign import how_to_name, scan_shards
 from headrace.shards.index import IndexReader, OpenShard, entry_places, misplaced, misshaped
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from headrace.shards.mapping import MappedFile, cannot_read, leased
@@ -312,7 +312,7 @@ def open_shards(
         return open_remote(RemoteFolder(str(path), **(storage_options or {})), options)
     folder = Path(path)
     if not _exists(folder):
-        hint = ""
+        hint = how_to_name(os.fspath(path))
         if re.match(r"[a-z0-9+.-]{2,}:/[^/]", str(folder)):
             hint = "; pass a URL as text, because pathlib takes one of its slashes away"
         if displaced_name(folder).exists():

@@ -1,7 +1,7 @@
 """The command `headrace`: parsing, help, and how a failure reaches a person. The commands are in commands.py.
 
-Exit codes: 0 done, 1 the data or the run failed, 2 the command line or a config was wrong, 130 interrupted; `verify`
-has 3 where something could not be read and nothing is wrong with the rest.
+Exit codes: 0 done, 1 the data or the run failed, 2 the command line or a config was wrong, 130 interrupted, 143
+terminated; `verify` has 3 where something could not be read and nothing is wrong with the rest.
 HEADRACE_DEBUG=1 shows the traceback behind a one-line failure.
 """
 
@@ -18,8 +18,9 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from headrace.tools.commands import COMMANDS, nearest
+from headrace.tools.errors import Terminated
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 DESCRIPTION = """\
 Headrace feeds self-supervised training at the speed of the machine: it turns raw data into shards, shards
@@ -43,13 +44,12 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that knows its options by name and refuses in one line with code 2."""
 
     def __init__(self, **settings: Any) -> None:
-        self.options: list[str] = []  # before super(), which adds --help
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
-    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        action = super().add_argument(*names, **settings)
-        self.options.extend(action.option_strings)
-        return action
+    @property
+    def options(self) -> list[str]:
+        """Names of the options, also of those in groups."""
+        return list(self._option_string_actions)
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {shown(message)} (see {self.prog} --help)\n")
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings_as_sentences(program):
             code = parsed.run(parsed)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        print(f"{program}: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as in `headrace inspect DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

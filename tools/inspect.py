@@ -22,6 +22,8 @@ from headrace.shards.remote import redact
 from headrace.tools.errors import UserError
 from headrace.tools.images import decode_rgb
 
+NO_CLASS = "(-1)"
+"""How the label of samples of no class is shown."""
 MOST_CLASSES = 20
 """Classes that a printed report lists: of more, the largest half and the smallest half of so many. The JSON has all."""
 MOST_SIZES = 10
@@ -195,7 +197,10 @@ def summary(found: FieldReport) -> str:
     if not found.classes:
         return found.declared
     empty = sum(not count for count in found.classes.values())
-    return f"{len(found.classes):,} classes{f', {empty:,} of them without samples' if empty else ''}"
+    unlabelled = found.classes.get(NO_CLASS, 0)
+    words = f"{len(found.classes) - (NO_CLASS in found.classes):,} classes"
+    words += f", {empty:,} of them without samples" if empty else ""
+    return f"{words}; {unlabelled:,} samples of none" if unlabelled else words
 
 
 def extent(sides: dict[str, int]) -> str:

@@ -162,11 +162,46 @@ def test_what_a_commit_had_moved_is_looked_at_too(
     assert os.listdir(tmp_path) == ["set"]
 
 
+@pytest.mark.parametrize("meanwhile", ["nothing", "copied", "purged", "the old set"])
+def test_a_set_that_waits_for_its_name_gets_it(
+    pictures: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    converted: list[int],
+    meanwhile: str,
+) -> None:
+    out, kept = tmp_path / "set", tmp_path / ".set.partial"
+
+    def killed(_: object) -> None:
+        raise Enough
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.Staging, "commit", killed)
+        with pytest.raises(Enough):
+            small(pictures, out)
+    assert content(kept / "set") == whole
+    if meanwhile == "copied":  # to another disk, without times
+        os.utime(kept / "set" / "manifest.json", ns=(0, 0))
+    elif meanwhile == "purged":
+        (kept / "set" / "shard-000002.tar").unlink()
+    elif (
+        meanwhile == "the old set"
+    ):  # all the same but the labels: what is left when the new one is renamed, then removed
+        (kept / "set" / "manifest.json").write_bytes(whole["manifest.json"].replace(b"class-1", b"class-2"))
+    converted.clear()
+    done = small(pictures, out)
+    expected: dict[str, list[int]] = {"purged": [2], "the old set": [0, 1, 2, 3]}
+    assert converted == expected.get(meanwhile, [])
+    assert done == 12 - 3 * len(converted)
+    assert content(out) == whole
+    assert os.listdir(tmp_path) == ["set"]
+
+
 def test_a_file_that_goes_while_the_last_units_are_made_is_no_set(
     pictures: Path, whole: dict[str, bytes], begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = begun.parent / "set"
-    shutil.copytree(begun.parent, begun.parent.parent / "beside")
     write_shards(out, [{"__key__": "old", "label": 1}], {"label": Field(kind="int")})
     old = content(out)
     real = workers.convert_unit
@@ -223,8 +258,22 @@ def test_other_uses_leave_a_conversion_alone(
     assert content(out) == whole
 
 
+def test_a_set_that_came_after_the_look_is_not_repaired_away(tmp_path: Path) -> None:
+    """A conversion that ends between plan and repair: what was planned is of the set before."""
+    path = tmp_path / "set"
+    write_shards(path, [{"__key__": f"{i}", "label": i} for i in range(3)], {"label": Field(kind="int")})
+    next(path.glob("*.npy")).unlink()
+    plan = plan_repair(path, verify(path))
+    write_shards(path, [{"__key__": f"{i}", "label": 7} for i in range(5)], {"label": Field(kind="int")})
+    new = content(path)
+    with pytest.raises(ShardError, match="another set has come since it was looked at; nothing was changed"):
+        repair(plan)
+    assert content(path) == new
+    assert os.listdir(tmp_path) == ["set"]
+
+
 def test_other_contents_of_the_source_are_another_conversion(
-    pictures: Path, tmp_path: Path, begun: Path, converted: list[int]
+    pictures: Path, tmp_path: Path, converted: list[int]
 ) -> None:
     """The same names, after one file has been corrected: what was finished would be mixed with what comes."""
     source = tmp_path / "source"
@@ -393,6 +442,38 @@ def test_a_key_that_no_tar_holds_makes_no_empty_shard(tmp_path: Path) -> None:
         assert (result.samples, result.rejects) == (6, 1)
         with open_shards(out, check=True) as shards:
             assert [shards.key(i) for i in range(len(shards))] == [f"{i:03d}" for i in range(6)]
+
+
+def test_arrays_of_betons_are_decided_before_any_unit_is_made(
+    tmp_path: Path, converted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units that decide for themselves agree or not when all work is done, and by samples that are left out."""
+    monkeypatch.setattr(converting, "MIN_SHARD_SIZE", 1)
+    shapes = [(2, 2) if i in (0, 7) else (2, 3) for i in range(12)]
+    samples = [
+        {"__key__": f"{i:03d}", "box": np.full(shape, i, np.float32), "bytes": bytes(1 << 20)}
+        for i, shape in enumerate(shapes)
+    ]
+    write_shards(tmp_path / "in", samples, {"box": Field(kind="array"), "bytes": Field(kind="bytes")})
+    result = convert(
+        "shards",
+        tmp_path / "in",
+        tmp_path / "set",
+        format="ffcv",
+        seed=None,
+        workers=1,
+        shard_size=4 << 20,
+        max_rejects=0.2,
+    )
+    assert len(converted) > 2
+    assert (result.samples, result.rejects) == (10, 2)
+    reasons = [json.loads(line) for line in (tmp_path / "set" / "rejects.jsonl").read_text().splitlines()]
+    assert [(one["key"], "one type and shape, <f4 (2, 3), got <f4 (2, 2)" in one["reason"]) for one in reasons] == [
+        ("000", True),
+        ("007", True),
+    ]
+    with open_shards(tmp_path / "set") as shards:
+        assert shards.fields["box"] == Field(kind="array", dtype="<f4", shape=(2, 3))
 
 
 # In an object store

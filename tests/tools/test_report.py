@@ -190,7 +190,8 @@ def test_few_labelled_samples_have_no_map(run: Path, tmp_path: Path, digits_webd
     """And those without a label are not in it."""
     fields = {"image": Field(kind="image", encoding="raw"), "label": Field(kind="int")}
     for labelled in (4, 5):
-        some = [digits_webdataset.read(i) | ({} if i < 2 * labelled and i % 2 else {"label": -1}) for i in range(20)]
+        chosen = {i: {"label": 10**12 + i} for i in range(1, 2 * labelled, 2)}  # labels need not count from 0
+        some = [digits_webdataset.read(i) | chosen.get(i, {"label": -1}) for i in range(20)]
         write_shards(tmp_path / f"{labelled}", some, fields)
         folder = copied(run, tmp_path / f"run {labelled}")
         save_results(folder, {"test": str(tmp_path / f"{labelled}")})
