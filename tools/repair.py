@@ -318,7 +318,7 @@ def as_found(manifest: Manifest, part: OpenShard, row: int, reasons: list[str], 
         if unread:
             readable(file_of(part), place)
     first = next(iter(manifest.fields))
-    key = record["key"].decode(errors="replace")
+    key = record["key"].decode(errors="surrogateescape")
     return Removed(key=key, offset=int(record[f"{first}.offset"]), reasons=reasons, parts=parts, unread=unread)
 
 

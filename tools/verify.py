@@ -31,6 +31,7 @@ from headrace.shards.manifest import MANIFEST_NAME, Shard, read_manifest
 from headrace.shards.mapping import MappedFile
 from headrace.shards.npy import npy_header
 from headrace.shards.opened import FewShards
+from headrace.shards.printing import printable
 from headrace.shards.reading import ABSENT, ReadFile, cause_of, chunks, is_unread, joined
 from headrace.shards.remote import RemoteFolder, is_remote
 from headrace.shards.webdataset import extension, scan_tar, stored_encoding
@@ -122,7 +123,7 @@ class VerifyReport:
 def listing(title: str, lines: list[str]) -> str:
     """A title and the first lines."""
     more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([title, *(f"  {line}" for line in lines[:SHOWN]), *more])
+    return "\n".join([printable(title), *(f"  {printable(line)}" for line in lines[:SHOWN]), *more])
 
 
 def verify(
@@ -444,7 +445,7 @@ def keys_again(
     try:
         for _, row, key in keys.repeated(again):
             name, offset = shards[number].name, index[f"{first}.offset"][row]
-            at = f"{folder / name}, offset {offset}, key {key.decode(errors='replace')}"
+            at = f"{folder / name}, offset {offset}, key {key.decode(errors='surrogateescape')}"
             yield Finding(name, row, f"{at}: the key appears twice")
     except ShardError as error:
         yield Finding(shards[number].name, None, str(error), is_unread(error))
@@ -487,7 +488,7 @@ def check_tar(fields: Mapping[str, Field], shard: Shard, opened: OpenShard) -> l
     findings = []
     expected = 0
     for row, record in enumerate(opened.index):
-        key = record["key"].decode(errors="replace")
+        key = record["key"].decode(errors="surrogateescape")
         for name, field in fields.items():
             expected += 1
             offset, size = int(record[f"{name}.offset"]), int(record[f"{name}.size"])
@@ -520,7 +521,7 @@ def check_tar(fields: Mapping[str, Field], shard: Shard, opened: OpenShard) -> l
 def where(opened: OpenShard, row: int, name: str) -> str:
     """File, offset and key of a field."""
     record = opened.index[row]
-    key = record["key"].decode(errors="replace")
+    key = record["key"].decode(errors="surrogateescape")
     return f"{opened.mapped.path}, offset {record[f'{name}.offset']}, key {key}"
 
 

@@ -124,5 +124,6 @@ def test_damaged_samples_with_odd_names(tmp_path: Path) -> None:
 def test_warnings_are_sentences(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"a.jpg": jpeg(1), "a.txt": b"one", "b.jpg": jpeg(2)})
     lines = headrace("inspect", path).splitlines()
-    assert "headrace inspect: warning: left out, because some samples have no such file: txt" in lines
+    (said,) = (line for line in lines if line.startswith("headrace inspect: warning: "))
+    assert "txt" in said
     assert not any("UserWarning" in line or ".py" in line for line in lines)
