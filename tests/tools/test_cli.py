@@ -13,11 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headrace.shards import ShardError
+from headrace.shards.errors import MachineError
 from headrace.tools import cli, commands
 from headrace.tools.cli import main
 from headrace.tools.commands import bench
+from headrace.tools.commands.arguments import UsageError, byte_size
+from headrace.tools.errors import UserError
 from headrace.tools.evaluate import PROBES
 from headrace.tools.sources import SOURCES
+from headrace.train.config import ConfigError
 
 COMMAND_NAMES = [command.name for command in commands.COMMANDS]
 
@@ -80,6 +85,27 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["shard", "folder", "a", "b", "--format", "webdatset"], "did you mean 'webdataset'?"),
         (["shard", "foldr", "a", "b"], "did you mean 'folder'?"),
         (["shard", "folder", "a", "b", "--shard-size", "many"], "'many' is no size"),
+        (["shard", "folder", "a", "b", "--shard-size", "inf"], "'inf' is no size"),
+        (["shard", "folder", "a", "b", "--shard-size", "0"], "must be positive"),
+        (["shard", "folder", "a", "b", "--shard-size", "9999999TB"], "below 2**63 bytes"),
+        (["shard", "folder", "a", "b", "--workers", "-1"], "--workers"),
+        (["shard", "folder", "a", "b", "--workers", "0"], "'0' is no whole number of at least 1"),
+        (["shard", "folder", "a", "b", "--max-side", "0"], "--max-side"),
+        (["shard", "folder", "a", "b", "--quality", "101"], "'101' is no whole number from 1 to 100"),
+        (["shard", "folder", "a", "b", "--max-rejects", "5"], "'5' is no share between 0 and 1"),
+        (["shard", "folder", "a", "b", "--max-rejects", "nan"], "'nan' is no share between 0 and 1"),
+        (["shard", "folder", "a", "b", "--encode", "frames"], "--short-side"),
+        (["verify", "a", "b", "--fast"], "--fast is for one"),
+        (["verify", "a", "--dry-run"], "--repair"),
+        (["verify", "a", "--workers", "many"], "'many' is no whole number"),
+        (["inspect", "a", "--pairs", "b.csv"], "--duplicates"),
+        (["inspect", "a", "--duplicates", "--pairs", "b.txt"], "ends in one of .csv, .jsonl"),
+        (["inspect", "a", "--duplicates", "--distance", "-1"], "from 0 to 64"),
+        (["show", "views", "a", "--method", "simclr", "--out", "x.txt"], "ends in one of .png"),
+        (["show", "views", "a", "--method", "simclr", "--out", "x.png", "--samples", "0"], "of at least 1"),
+        (["doctor", "a", "--method", "simclr", "--seconds", "nan"], "--seconds"),
+        (["doctor", "a", "--method", "simclr", "--out", "x.txt"], "ends in one of .png"),
+        (["demo", "--epochs", "0"], "of at least 1"),
         (["show", "vews", "a", "--method", "simclr", "--out", "x.png"], "did you mean 'views'?"),
         (["show", "views", "a", "--method", "simclear", "--out", "x.png"], "did you mean 'simclr'?"),
         (["show", "clips", "a", "--method", "simclr", "--out", "x.png"], "known: videomae"),
@@ -96,6 +122,20 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_usage_errors_name_what_was_meant(arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert hint in refused(capsys, *arguments, code=cli.USAGE)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4096", 4096), ("64KB", 1 << 16), ("256MiB", 1 << 28), ("1.5g", 3 << 29), ("1TB", 1 << 40), ("2 MB", 2 << 20)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert byte_size(text) == size
+
+
+def test_pictures_are_those_that_can_be_drawn() -> None:
+    from headrace.tools.show import PICTURES
+
+    assert commands.arguments.PICTURES == PICTURES
 
 
 @pytest.mark.parametrize("name", ["verify", "inspect"])
@@ -148,6 +188,42 @@ def test_debug_shows_the_traceback(
 def test_an_interrupt_ends_with_130(inspecting: Any, capsys: pytest.CaptureFixture[str]) -> None:
     inspecting(KeyboardInterrupt())
     assert refused(capsys, "inspect", "x", code=cli.INTERRUPTED) == "headrace inspect: interrupted"
+
+
+LEAST = {
+    "demo": [],
+    "shard": ["folder", "a", "b"],
+    "verify": ["a"],
+    "inspect": ["a"],
+    "show": ["views", "a", "--method", "simclr", "--out", "x.png"],
+    "doctor": ["a", "--method", "simclr"],
+    "train": ["simclr", "--data", "a", "--out", "b"],
+    "eval": ["knn", "a", "--data", "b"],
+    "bench": ["loader"],
+    "report": ["a"],
+}
+"""Arguments that each command takes."""
+
+
+@pytest.mark.parametrize("name", COMMAND_NAMES)
+def test_every_command_ends_with_the_same_codes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, name, *LEAST[name], "--no-such-option", code=2).startswith(f"headrace {name}: ")
+    for error, code in (
+        (UsageError("no"), 2),
+        (ConfigError("no"), 2),
+        (UserError("no"), 1),
+        (ShardError("no"), 1),
+        (MachineError("no"), 1),
+        (OSError(5, "no", "file"), 1),
+        (MemoryError("no"), 1),
+        (AssertionError(), 1),
+        (KeyboardInterrupt(), 130),
+    ):
+        table = tuple(command._replace(run=breaking(error)) for command in commands.COMMANDS)
+        monkeypatch.setattr(cli, "COMMANDS", table)
+        refused(capsys, name, *LEAST[name], code=code)
 
 
 def test_a_reader_that_leaves_is_no_error_message() -> None:
