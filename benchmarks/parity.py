@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from headrace.benchmarks.command import default_results
+from headrace.benchmarks.command import check_publishable, default_results
 from headrace.benchmarks.errors import BenchmarkError
-from headrace.benchmarks.machine import machine, versions
+from headrace.benchmarks.machine import commit, machine, versions
 from headrace.benchmarks.photographs import with_bar
 from headrace.benchmarks.report import now
 from headrace.pipeline import Clip, ClipSpec, Loader, Normalize, PatchPair, Tiles, View, ViewSpec, plan
@@ -267,6 +267,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "# parity: engines and torchvision",
         "",
         f"- {report['photographs']} photographs, views of {SIDE}; {report['date']}",
+        f"- Source: {report['commit'] or 'unknown'}",
         f"- Versions: {', '.join(f'{name} {version}' for name, version in report['versions'].items())}",
         "- Largest and mean difference from torchvision's functional operators with the same plan, in grey levels.",
         "  Why an engine differs is written beside its bounds in `tests/pipeline/test_parity.py`.",
@@ -293,7 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default benchmarks/results)")
     options = parser.parse_args(arguments)
+    source = commit()
     try:
+        check_publishable(source, options.smoke, options.out)
         photographs = with_bar(options.photos or (SMOKE_PHOTOGRAPHS if options.smoke else PHOTOGRAPHS))
     except BenchmarkError as error:
         print(f"headrace.benchmarks.parity: {error}", file=sys.stderr)
@@ -301,6 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = {
         "benchmark": "parity",
         "date": now(),
+        "commit": source,
         "machine": machine([0]).cpu,
         "versions": versions(),
         "photographs": len(photographs),

@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards.errors import MachineError, ShardError
+from headrace.shards.errors import ClosedError, MachineError, ShardError
 from headrace.shards.mapping import punch_hole
 from headrace.shards.remote import Unchanging
 from headrace.shards.staging import remove
@@ -173,7 +173,7 @@ class Lease:
             try:
                 block.arrived.result()
             except CancelledError:
-                raise ValueError("the set was closed while its bytes were on the way") from None
+                raise ClosedError("the set was closed while its bytes were on the way") from None
 
     def __del__(self) -> None:
         # This may run in any thread, in the middle of anything, the cache's own locked parts included: so it only
@@ -269,7 +269,7 @@ class BlockCache:
 
         Raises:
             MachineError: They do not fit beside what is leased already, or the process was forked.
-            ValueError: The cache is closed.
+            ClosedError: The cache is closed.
         """
         if self._pid != os.getpid():
             raise MachineError(f"{self.remote}: a forked process must open the set again, or get it pickled")
@@ -278,7 +278,7 @@ class BlockCache:
         while True:
             with self._lock:
                 if self._closed:
-                    raise ValueError(f"{self.remote}: the set is closed")
+                    raise ClosedError(f"{self.remote}: the set is closed")
                 self._take_back()
                 if self._make_room(numbers):
                     return self._leased(numbers)

@@ -18,6 +18,10 @@ class MachineError(ShardError):
     another machine, may do better. Never a reason to leave a sample out."""
 
 
+class ClosedError(MachineError, ValueError):
+    """The set was closed."""
+
+
 class RemoteError(MachineError):
     """A store does not answer, or not as it should, after all tries."""
 

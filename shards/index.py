@@ -23,6 +23,8 @@ before it. Records are sorted by column size: first all 8-byte columns, then 4, 
 from __future__ import annotations
 
 import array
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import PNG, RAW, Field
 from headrace.shards.manifest import Manifest, Shard
-from headrace.shards.mapping import MappedFile
+from headrace.shards.mapping import FileState, MappedFile, cannot_read
 from headrace.shards.npy import npy_header, parse_npy_header
 
 
@@ -127,31 +129,69 @@ def index_bytes(index: npt.NDArray[np.void]) -> bytes:
     return npy_header(index.dtype, index.shape) + index.tobytes()
 
 
+class IndexReader:
+    """Reads the indexes of a set."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = str(folder)
+        self._manifest = manifest
+        self._types: dict[bytes, np.dtype[Any]] = {}
+
+    def path(self, shard: Shard) -> str:
+        """Where the index of a shard lies."""
+        return f"{self._folder}/{shard.index}"
+
+    def map(self, shard: Shard, *, check: bool = False) -> tuple[MappedFile, npt.NDArray[np.void]]:
+        """Map the index of a shard; the array is a view of the map. See `read_index`."""
+        mapped = MappedFile(Path(self.path(shard)))
+        return mapped, self._parse(shard, mapped.array, check)
+
+    def read(self, shard: Shard, *, check: bool = False) -> tuple[npt.NDArray[np.void], FileState]:
+        """The index of a shard as a copy in memory, for a look at many of them. See `read_index`."""
+        path = self.path(shard)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                content = np.frombuffer(file.read(), np.uint8)
+                status = os.fstat(file.fileno())
+        except OSError as error:
+            raise cannot_read(path, error) from error
+        return self._parse(shard, content, check), FileState(status.st_size, status.st_mtime_ns)
+
+    def _parse(self, shard: Shard, content: npt.NDArray[np.uint8], check: bool) -> npt.NDArray[np.void]:
+        path = self.path(shard)
+        return parse_index(path, content, self._manifest, shard, check=check, types=self._types)
+
+
+USUAL_HEADER = re.compile(rb"(\x93NUMPY\x01\x00.+'fortran_order': False, 'shape': \()(\d{1,18}),\), \} *\n", re.DOTALL)
+"""Of an index: what many have in common, and the number of samples."""
+
+
 def read_index(
     folder: Path, manifest: Manifest, shard: Shard, *, check: bool = False
 ) -> tuple[MappedFile, npt.NDArray[np.void]]:
     """Map the index of a shard; the array is a view of the map. ShardError if it does not fit fields and count, with
     `check` also if it differs from its checksum: only then are its keys and numbers proven."""
-    mapped = MappedFile(folder / shard.index)
-    try:
-        return mapped, parse_index(mapped.path, mapped.array, manifest, shard, check=check)
-    except ShardError:
-        mapped.close()
-        raise
+    return IndexReader(folder, manifest).map(shard, check=check)
 
 
 def parse_index(
-    path: Path, content: npt.NDArray[np.uint8], manifest: Manifest, shard: Shard, *, check: bool = False
+    path: Path | str,
+    content: npt.NDArray[np.uint8],
+    manifest: Manifest,
+    shard: Shard,
+    *,
+    check: bool = False,
+    types: dict[bytes, np.dtype[Any]] | None = None,
 ) -> npt.NDArray[np.void]:
-    """The records in the content of an index file, uint8 (bytes,), as a view of it; raises as `read_index` does."""
+    """The records in the content of an index file, uint8 (bytes,), as a view of it; raises as `read_index` does.
+
+    `types` keeps what the headers of a set's indexes have in common, so that it is parsed once.
+    """
     checksums, samples = manifest.checksums, shard.samples
     try:
         if check and checksums.of_file(content.data) != shard.index_checksum:
             raise ValueError(f"its {checksums.title} is not the manifest's")
-        dtype, shape, start = parse_npy_header(content[: 1 << 16].data)
-        key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
-        if key is None or key.kind != "S" or dtype != index_dtype(manifest.fields, checksums, key.itemsize):
-            raise ValueError("its columns are not those of the manifest's fields")
+        dtype, shape, start = _parse_header(content, manifest, {} if types is None else types)
         if shape != (samples,):
             raise ValueError(f"it holds {shape} samples, the manifest says {samples}")
         if start + samples * dtype.itemsize != len(content):
@@ -159,6 +199,24 @@ def parse_index(
     except (ValueError, TypeError, IndexError, SyntaxError) as error:
         raise ShardError(f"{path}: not a valid index ({error}); write the set again") from error
     return np.frombuffer(content.data, dtype, count=samples, offset=start)
+
+
+def _parse_header(
+    content: npt.NDArray[np.uint8], manifest: Manifest, types: dict[bytes, np.dtype[Any]]
+) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """(type of a record, shape, bytes of the header); ValueError where the columns are not the fields'."""
+    start = 10 + int.from_bytes(content[8:10].tobytes(), "little")
+    usual = USUAL_HEADER.fullmatch(content[:start].tobytes())
+    known = types.get(usual[1]) if usual else None
+    if usual and known is not None:
+        return known, (int(usual[2]),), start
+    dtype, shape, start = parse_npy_header(content[: 1 << 16].data)
+    key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
+    if key is None or key.kind != "S" or dtype != index_dtype(manifest.fields, manifest.checksums, key.itemsize):
+        raise ValueError("its columns are not those of the manifest's fields")
+    if usual:
+        types[usual[1]] = dtype
+    return dtype, shape, start
 
 
 @dataclass(frozen=True)
@@ -180,15 +238,6 @@ def close_shards(shards: Iterable[OpenShard]) -> None:
 
 MAX_SIDE = 1 << 24
 """Pixels; beyond it the product of two sides could overflow 64 bits."""
-
-
-def bad_records(index: npt.NDArray[np.void], name: str, field: Field, shard_bytes: int) -> npt.NDArray[np.bool_]:
-    """True for the samples whose field is `misplaced`."""
-    offset, size = index[f"{name}.offset"], index[f"{name}.size"]
-    if field.kind != "image":
-        return misplaced(shard_bytes, offset, size)
-    height, width = (index[f"{name}.{column}"].astype(np.int64) for column in ("height", "width"))
-    return misplaced(shard_bytes, offset, size) | misshaped(size, height, width, index[f"{name}.encoding"])
 
 
 def misplaced(shard_bytes: int, offset: Any, size: Any) -> Any:

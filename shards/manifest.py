@@ -15,6 +15,7 @@ import numpy as np
 from headrace.shards.checksums import CHECKSUMS, VERSION, Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import Field, check_fields
+from headrace.shards.mapping import cannot_read
 
 MANIFEST_NAME = "manifest.json"
 
@@ -124,7 +125,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = path.read_bytes().decode()
     except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}") from error
+        raise cannot_read(path, error) from error
     except UnicodeDecodeError as error:
         raise ShardError(f"{path}, offset {error.start}: the manifest is not UTF-8; write the set again") from error
     try:

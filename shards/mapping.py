@@ -8,11 +8,12 @@ import mmap
 import os
 import weakref
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards.errors import ShardError
+from headrace.shards.errors import MachineError, ShardError, is_machine_fault
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -49,6 +50,37 @@ def punch_hole(path: Path, start: int, length: int) -> None:
         os.close(descriptor)
 
 
+class FileState(NamedTuple):
+    """What tells a file that was replaced from the one that a set was opened with."""
+
+    size: int
+    """Bytes."""
+    mtime_ns: int
+
+
+def cannot_read(path: Path | str, error: OSError) -> ShardError:
+    """What to raise where a file cannot be read: a `MachineError` where that says nothing about the file."""
+    kind = MachineError if is_machine_fault(error) else ShardError
+    return kind(f"{path}: {error.strerror or error}")
+
+
+class LeasedAddresses(np.ndarray[Any, Any]):
+    """Addresses that keep alive what they point at, as does every array made from them by slicing or copying."""
+
+    lease: Any
+    """Whatever must live: maps of files, blocks of a cache."""
+
+    def __array_finalize__(self, made_from: Any) -> None:
+        self.lease = getattr(made_from, "lease", None)
+
+
+def leased(addresses: npt.NDArray[np.int64], lease: object) -> npt.NDArray[np.int64]:
+    """`addresses`, the same memory, with a lease."""
+    kept = addresses.view(LeasedAddresses)
+    kept.lease = lease
+    return kept
+
+
 class MappedFile:
     """A whole file, mapped read-only: `array` (uint8) and the `address` of its first byte.
 
@@ -57,18 +89,20 @@ class MappedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """ShardError where the file is missing, unreadable or empty."""
+        """ShardError where the file is missing, unreadable or empty, MachineError where the system fails."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise ShardError(f"{path}: {error.strerror}") from error
+            raise cannot_read(path, error) from error
         try:
-            self.size = os.fstat(descriptor).st_size
+            status = os.fstat(descriptor)
+            self.size = status.st_size
+            self.state = FileState(status.st_size, status.st_mtime_ns)
             if self.size == 0:
                 raise ShardError(f"{path}: the file is empty")
             address = libc.mmap(None, self.size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
             if address is None or address == MAP_FAILED:
-                raise ShardError(f"{path}: cannot map the file: {os.strerror(ctypes.get_errno())}")
+                raise MachineError(f"{path}: cannot map the file: {os.strerror(ctypes.get_errno())}")
         finally:
             os.close(descriptor)
         self.path = path

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards.index import OpenShard
 from headrace.shards.manifest import Manifest
 
 
@@ -17,11 +16,11 @@ class Payloads:
 
     Args:
         manifest: Of the set.
-        shards: Of the set; may be filled after this object is made.
+        index: The index of a shard, by its number.
     """
 
-    def __init__(self, manifest: Manifest, shards: Sequence[OpenShard]) -> None:
-        self._shards = shards
+    def __init__(self, manifest: Manifest, index: Callable[[int], npt.NDArray[np.void]]) -> None:
+        self._index = index
         self._checksum = manifest.checksums.of_payload
         ends = ("offset", "size", manifest.checksums.payload)
         self._columns = [[f"{name}.{end}" for end in ends] for name in manifest.fields]
@@ -32,7 +31,7 @@ class Payloads:
 
         The index is gone through once, without a loop over the samples that lie elsewhere.
         """
-        index = self._shards[number].index
+        index = self._index(number)
         stop = start + len(content)
         found = []
         for columns in self._columns:
@@ -50,5 +49,5 @@ class Payloads:
 
     def is_right(self, number: int, row: int, field: int, content: Any) -> bool:
         """Whether bytes are those of a field, by its position, of a sample, by its row in the shard."""
-        record = self._shards[number].index[row]
+        record = self._index(number)[row]
         return bool(self._checksum(content) == record[self._columns[field][2]])

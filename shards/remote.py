@@ -62,6 +62,11 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return isinstance(path, str) and REMOTE.match(path) is not None
 
 
+def from_anywhere(path: str | os.PathLike[str]) -> str:
+    """The path as other folders have to write it: a URL as it is, else the absolute path."""
+    return os.fspath(path) if is_remote(path) else os.path.abspath(path)
+
+
 class RemoteFolder:
     """The objects whose URLs begin with `url` and a slash.
 

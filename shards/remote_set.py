@@ -23,12 +23,13 @@ import numpy.typing as npt
 from headrace.shards.block_cache import BlockCache, Lease, Slot, trim
 from headrace.shards.checksums import Checksums
 from headrace.shards.errors import MachineError, RemoteError, ShardError
-from headrace.shards.index import OpenShard, close_shards, misplaced, read_index
+from headrace.shards.index import misplaced
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
-from headrace.shards.mapping import MappedFile
+from headrace.shards.mapping import leased
+from headrace.shards.opened import OpenShards
 from headrace.shards.payloads import Payloads
 from headrace.shards.remote import REPLACED, RemoteFolder, Unchanging
-from headrace.shards.shard_set import ChecksumError, ShardSet, Spans
+from headrace.shards.shard_set import ChecksumError, ShardSet, Spans, open_files
 from headrace.shards.staging import write_file
 from headrace.shards.stores import NO_RANGES, WebPage
 
@@ -38,21 +39,8 @@ INDEX_PART_BYTES = PAYLOAD_PART_BYTES = 8 << 20
 INDEX_THREADS = 16
 
 
-class LeasedAddresses(np.ndarray[Any, Any]):
-    """Addresses that keep what they point at in the cache, as does every array made from them."""
-
-    lease: Lease | None
-
-    def __array_finalize__(self, made_from: Any) -> None:
-        self.lease = getattr(made_from, "lease", None)
-
-
 class RemoteShardSet(ShardSet):
-    """A set whose bytes arrive when they are asked for. Made by `open_shards`.
-
-    Where `spans` of a local set gives addresses that are valid until the set is closed, those of a remote set keep
-    their bytes as long as the array `Spans.address`, or one made from it by slicing or copying, lives.
-    """
+    """A set whose bytes arrive when they are asked for, and stay while `Spans.address` lives. Made by `open_shards`."""
 
     remote = True
 
@@ -61,36 +49,34 @@ class RemoteShardSet(ShardSet):
         source: Unchanging,
         manifest: Manifest,
         identity: str,
-        shards: list[OpenShard],
+        files: OpenShards,
         cache: BlockCache,
         slot: Slot,
         options: Mapping[str, Any],
     ) -> None:
-        super().__init__(source.folder, manifest, shards, check=options["check"])
+        super().__init__(source.folder, manifest, files, check=options["check"])
         self._source = source
         self._identity = identity
-        self._payloads = Payloads(manifest, shards)
+        self._payloads = Payloads(manifest, files.index)
         self._cache = cache
         self.block_bytes = cache.block_bytes
         self.cache_bytes = cache.capacity * cache.block_bytes
         self._slot = slot
         self._options = options
-        self._first_address = np.array([shard.mapped.address for shard in shards], np.int64)
         self._mending = threading.Lock()
         self._replaced = ""
         """Why this set is not in its place any more."""
 
     def request(self, field: str, ids: npt.ArrayLike) -> tuple[Spans, Callable[[], None]]:
-        places = self.places(field, ids)
-        rows = np.asarray(ids, np.int64)
-        number = self._numbers(rows)
-        offset = places.address - self._first_address[number]
+        files = self._open_files()
+        number, places = self._find(field, ids)
+        offset, rows = places.address, np.asarray(ids, np.int64)
         lease = self._cache.lease(self._cache.blocks(number, offset, places.size))
-        address = places.address.view(LeasedAddresses)
-        address.lease = lease
+        first, maps = files.hold(number)
         fields = np.full(len(rows), list(self.fields).index(field))
         wanted = Wanted(rows, fields, number, offset, places.size)
-        return places._replace(address=address), Arrival(lease, lambda: self._look_at(wanted)).wait
+        spans = places._replace(address=leased(first + offset, (maps, lease)))
+        return spans, Arrival(lease, lambda: self._look_at(wanted)).wait
 
     def spans(self, field: str, ids: npt.ArrayLike) -> Spans:
         spans, wait = self.request(field, ids)
@@ -112,19 +98,14 @@ class RemoteShardSet(ShardSet):
     def __reduce__(self) -> tuple[Any, ...]:
         return open_remote, (self.path, self._options)
 
-    def _numbers(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Which shard each sample lies in."""
-        return np.searchsorted(self._starts, rows, side="right") - 1
-
     def _sample(self, i: int) -> Wanted:
         """All fields of a sample, but for those whose place is impossible."""
-        shard, row = self._locate(i)
-        record = shard.index[row].item()
+        files, number, row = self._locate(i)
+        record = files.index(number)[row].item()
         places = [(k, *(record[place] for place in self._places[name][:2])) for k, name in enumerate(self.fields)]
-        inside = [place for place in places if not misplaced(shard.mapped.size, *place[1:])]
+        inside = [place for place in places if not misplaced(int(files.sizes[number]), *place[1:])]
         field, offset, size = np.array(inside, np.int64).reshape(-1, 3).T
-        rows = np.full(len(field), i)
-        return Wanted(rows, field, self._numbers(rows), offset, size)
+        return Wanted(np.full(len(field), i), field, np.full(len(field), number), offset, size)
 
     def _look_at(self, wanted: Wanted) -> None:
         """Compare what nobody has looked at since it arrived with its checksums, and fetch once more what differs.
@@ -139,15 +120,15 @@ class RemoteShardSet(ShardSet):
         if not look.any():
             return
         for i, field, number, offset, size in zip(*(column[look].tolist() for column in wanted), strict=True):
-            shard, row = self._locate(i)
-            payload = shard.mapped.array[offset : offset + size]
+            files, _, row = self._locate(i)
+            payload = files.mapped(number).array[offset : offset + size]
             if self._payloads.is_right(number, row, field, payload.data):
                 continue
             with self._mending:
                 if self._replaced:
                     raise MachineError(self._replaced)
                 if not self._payloads.is_right(number, row, field, payload.data):
-                    content = self._again(shard.mapped.path.name, offset, size)
+                    content = self._again(os.path.basename(files.path(number)), offset, size)
                     if not self._payloads.is_right(number, row, field, content):
                         raise self._blame(i, list(self.fields)[field])
                     self._cache.replace(number, offset, content)
@@ -234,7 +215,7 @@ def open_remote(folder: RemoteFolder, options: Mapping[str, Any]) -> RemoteShard
     root = cache_folder(options["cache_dir"])
     capacity = cache_capacity(options["cache_bytes"])
     slot = Slot(root / cache_name(folder))
-    shards: list[OpenShard] = []
+    files: list[OpenShards] = []
     cache = None
     try:
         trim(root, capacity)
@@ -247,22 +228,17 @@ def open_remote(folder: RemoteFolder, options: Mapping[str, Any]) -> RemoteShard
             slot.path,
             identity,
             sizes,
-            Payloads(manifest, shards).wrong,
+            Payloads(manifest, lambda number: files[0].index(number)).wrong,
             capacity=capacity,
             block_bytes=options["block_bytes"],
         )
         with ThreadPoolExecutor(INDEX_THREADS) as threads:
             list(threads.map(lambda shard: fetch_index(source, slot.path, manifest.checksums, shard), manifest.shards))
-        for shard in manifest.shards:
-            mapped = MappedFile(slot.path / shard.name)
-            shards.append(OpenShard(mapped, np.empty(0, np.void), None))
-            index_map, index = read_index(slot.path, manifest, shard)
-            shards[-1] = OpenShard(mapped, index, index_map)
-        return RemoteShardSet(source, manifest, identity, shards, cache, slot, options)
+        files.append(open_files(slot.path, manifest, changing=True))
+        return RemoteShardSet(source, manifest, identity, files[0], cache, slot, options)
     except BaseException:
         if cache is not None:
             cache.close()
-        close_shards(shards)
         slot.close()
         raise
 
@@ -309,7 +285,10 @@ def fetch_manifest(folder: RemoteFolder, place: Path) -> tuple[Manifest, str]:
     """The manifest and its SHA-256. It is read anew each time: it says whether what the cache holds still counts."""
     content = whole(folder, MANIFEST_NAME)
     if content is None:
-        raise ShardError(f"{folder}: there is no {MANIFEST_NAME}, so no set that is complete")
+        raise ShardError(
+            f"{folder}: there is no {MANIFEST_NAME}, so no set that is complete; tars of other programs are read from "
+            "a disk: copy them here"
+        )
     if content.lstrip()[:1] == b"<":
         raise RemoteError(f"{folder / MANIFEST_NAME}: {WebPage()}")
     scratch = place / "manifest"

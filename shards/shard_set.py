@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards import ffcv, webdataset
-from headrace.shards.errors import ShardError
+from headrace.shards.errors import ClosedError, ShardError
 from headrace.shards.fields import Field
-from headrace.shards.foreign import scan_shards
-from headrace.shards.index import OpenShard, bad_records, close_shards, entry_places, misplaced, misshaped, read_index
+from headrace.shards.foreign import how_to_name, scan_shards
+from headrace.shards.index import IndexReader, OpenShard, entry_places, misplaced, misshaped
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
-from headrace.shards.mapping import MappedFile
+from headrace.shards.mapping import MappedFile, cannot_read, leased
+from headrace.shards.opened import FEW, FewShards, ManyShards, OpenShards
 from headrace.shards.remote import RemoteFolder, is_remote, redact
 from headrace.shards.staging import displaced_name
 
@@ -27,8 +30,8 @@ class Spans(NamedTuple):
     """Where the payloads of n samples lie in memory."""
 
     address: npt.NDArray[np.int64]
-    """(n,): pointer to the first byte, for raw images the first pixel; valid while the ShardSet is open and, where the
-    set is remote, while this array lives or one made from it by slicing or copying."""
+    """(n,): pointer to the first byte, for raw images the first pixel; valid while this array lives or one made from it
+    by slicing or copying, even where the set is closed meanwhile."""
     size: npt.NDArray[np.int64]
     """(n,): bytes."""
     height: npt.NDArray[np.int32]
@@ -51,24 +54,31 @@ class ShardSet:
     """Random access to the samples of a set, numbered from 0. Made by `open_shards`.
 
     Thread-safe. Pickles as its path: the other process opens the set again. Shards are memory-mapped, so
-    memory is the page cache, shared by all processes of a machine.
+    memory is the page cache, shared by all processes of a machine. A map goes when the set is closed and the last
+    reader of what lies in it is gone.
     """
 
     def __init__(
-        self, path: Path | RemoteFolder, manifest: Manifest, shards: list[OpenShard], *, check: bool = False
+        self,
+        path: Path | RemoteFolder,
+        manifest: Manifest,
+        shards: Sequence[OpenShard] | OpenShards,
+        *,
+        check: bool = False,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.fields: Mapping[str, Field] = manifest.fields
         self.check = check
-        self._shards = shards
-        self._starts = np.cumsum([0] + [len(shard.index) for shard in shards])
+        self._files: OpenShards | None = shards if isinstance(shards, OpenShards) else FewShards(shards)
+        self._starts = np.concatenate([[0], np.cumsum(self._files.samples)])
         self._places = {name: entry_places(manifest.fields, manifest.checksums, name) for name in manifest.fields}
         self._checksum = manifest.checksums.of_payload
         self._columns: dict[str, Spans] = {}
         self._ints: dict[str, npt.NDArray[np.int64]] = {}
         self._lock = threading.Lock()
         self._decode = webdataset.decode if manifest.format == "webdataset" else ffcv.decode
+        _OPEN.add(self)
 
     remote = False
     """Whether the shards lie on a store, from which they are fetched by blocks."""
@@ -93,15 +103,16 @@ class ShardSet:
         ShardError where a value does not decode or, in a set opened with `check=True`, differs from its
         checksum.
         """
-        shard, row = self._locate(i)
-        record = shard.index[row].item()
+        files, number, row = self._locate(i)
+        record = files.index(number)[row].item()
+        content = files.mapped(number).array
         sample: dict[str, Any] = {"__key__": record[-1].decode(errors="surrogateescape")}
         for name, field in self.fields.items():
             offset, size, checksum, *image = (record[place] for place in self._places[name])
-            bad = misplaced(shard.mapped.size, offset, size) or (image and misshaped(size, *image))
+            bad = misplaced(len(content), offset, size) or (image and misshaped(size, *image))
             if bad:
                 raise ShardError(f"{self.where(i, name)}: {name} lies outside of the shard; verify the set")
-            payload = shard.mapped.array[offset : offset + size]
+            payload = content[offset : offset + size]
             if self.check and self._checksum(payload.data) != checksum:
                 raise ChecksumError(f"{self.where(i, name)}: {name} differs from its checksum; copy the shard again")
             try:
@@ -117,8 +128,8 @@ class ShardSet:
 
     def key(self, i: int) -> str:
         """The key of one sample."""
-        shard, row = self._locate(i)
-        return shard.index[row]["key"].decode(errors="surrogateescape")
+        files, number, row = self._locate(i)
+        return files.index(number)[row]["key"].decode(errors="surrogateescape")
 
     def spans(self, field: str, ids: npt.ArrayLike) -> Spans:
         """Where one field of the samples `ids`, int64 (n,), lies in memory; no copy, no loop over samples.
@@ -130,20 +141,19 @@ class ShardSet:
             IndexError: Outside of the set.
             ShardError: A remote set's bytes cannot be fetched, or do not fit into its cache at once.
         """
-        return self.places(field, ids)
+        return self.request(field, ids)[0]
 
     def request(self, field: str, ids: npt.ArrayLike) -> tuple[Spans, Callable[[], None]]:
         """`spans` without waiting: to be called, from any thread, before the bytes are read is what comes second."""
-        return self.places(field, ids), here
+        files = self._open_files()
+        number, places = self._find(field, ids)
+        first, lease = files.hold(number)
+        return places._replace(address=leased(first + places.address, lease)), here
 
     def places(self, field: str, ids: npt.ArrayLike) -> Spans:
-        """`spans` for their sizes and shapes: nothing is fetched, so in a remote set no address may be followed."""
-        columns = self._columns.get(field) or self._load_columns(field)
-        rows = np.asarray(ids, np.int64)
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"sample ids must lie in [0, {len(self)})")
-        address, size, height, width, encoding = columns
-        return Spans(address[rows], size[rows], height[rows], width[rows], encoding[rows])
+        """`spans` for their sizes and shapes: nothing is mapped or fetched, and what stands for addresses are offsets
+        in the shards."""
+        return self._find(field, ids)[1]
 
     def ints(self, field: str = "label") -> npt.NDArray[np.int64]:
         """All values of an int field, (number of samples,), read-only."""
@@ -151,27 +161,32 @@ class ShardSet:
             raise ShardError(f"{self.path}: {field} is of kind {self.fields[field].kind}, not int")
         with self._lock:
             if field not in self._ints:
-                self._check_open()
-                values = np.concatenate([shard.index[f"{field}.value"] for shard in self._shards])
+                files = self._open_files()
+                values = np.empty(len(self), np.int64)
+                for number, (start, stop) in enumerate(pairwise(self._starts.tolist())):
+                    values[start:stop] = files.passing(number)[f"{field}.value"]
                 values.flags.writeable = False
                 self._ints[field] = values
             return self._ints[field]
 
     def where(self, i: int, field: str) -> str:
         """Where a field of a sample is stored, for error messages: shard, offset and key."""
-        shard, row = self._locate(i)
+        path, within = self._where(i, field)
+        return f"{os.path.basename(path)}{within}"
+
+    def _where(self, i: int, field: str) -> tuple[str, str]:
+        files, number, row = self._locate(i)
         self._field(field)
-        record = shard.index[row]
-        key = record["key"].decode(errors="replace")
-        return f"{shard.mapped.path.name}, offset {record[f'{field}.offset']}, key {key}"
+        record = files.index(number)[row]
+        key = record["key"].decode(errors="backslashreplace")
+        return files.path(number), f", offset {record[f'{field}.offset']}, key {key}"
 
     def close(self) -> None:
-        """Unmap the shards; addresses from `spans` become invalid."""
+        """Let go of the shards. Their memory goes when nobody reads it any more; see `Spans.address`."""
         with self._lock:
-            shards, self._shards = self._shards, []
+            self._files = None
             self._columns.clear()
             self._ints.clear()
-            close_shards(shards)
 
     def __enter__(self) -> ShardSet:
         return self
@@ -182,46 +197,83 @@ class ShardSet:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (str(self.path), self.check)
 
-    def _check_open(self) -> None:
-        if not self._shards:
-            raise ValueError(f"{self.path}: the set is closed")
+    def _open_files(self) -> OpenShards:
+        files = self._files
+        if files is None:
+            raise ClosedError(f"{self.path}: the set is closed")
+        return files
 
     def _field(self, name: str) -> Field:
         if name not in self.fields:
             raise ShardError(f"{self.path}: there is no field {name!r}, the set has {', '.join(self.fields)}")
         return self.fields[name]
 
-    def _locate(self, i: int) -> tuple[OpenShard, int]:
-        self._check_open()
+    def _locate(self, i: int) -> tuple[OpenShards, int, int]:
+        """The files, and number and row of a sample: in which shard, and where in its index."""
+        files = self._open_files()
         if not 0 <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)}")
         number = int(np.searchsorted(self._starts, i, side="right")) - 1
-        return self._shards[number], int(i - self._starts[number])
+        return files, number, int(i - self._starts[number])
+
+    def _find(self, field: str, ids: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], Spans]:
+        """Which shards some samples are in, int64 (n,), and their places in these; see `places`."""
+        columns = self._columns.get(field) or self._load_columns(field)
+        rows = np.asarray(ids, np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"sample ids must lie in [0, {len(self)})")
+        offset, size, height, width, encoding = columns
+        number = np.searchsorted(self._starts, rows, side="right") - 1
+        return number, Spans(offset[rows], size[rows], height[rows], width[rows], encoding[rows])
 
     def _load_columns(self, name: str) -> Spans:
-        """Addresses of a field in the whole set: about 25 bytes a sample, built and checked once."""
+        """`places` of a field in the whole set: about 25 bytes a sample, built and checked once."""
         field = self._field(name)
         with self._lock:
-            self._check_open()
+            files = self._open_files()
             if name not in self._columns:
-                parts = [self._shard_columns(shard, name, field) for shard in self._shards]
-                self._columns[name] = Spans(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+                wanted = ["offset", "size", *(("height", "width", "encoding") if field.kind == "image" else ())]
+                count = len(self)
+                columns = Spans(
+                    address=np.empty(count, np.int64),
+                    size=np.empty(count, np.int64),
+                    height=np.zeros(count, np.int32),
+                    width=np.zeros(count, np.int32),
+                    encoding=np.zeros(count, np.uint8),
+                )
+                arrays: tuple[npt.NDArray[Any], ...] = columns
+                for number, (start, stop) in enumerate(pairwise(self._starts.tolist())):
+                    index = files.passing(number)
+                    for column, values in zip(wanted, arrays, strict=False):
+                        values[start:stop] = index[f"{name}.{column}"]
+                self._check_places(files, name, field, columns)
+                self._columns[name] = columns
             return self._columns[name]
 
-    def _shard_columns(self, shard: OpenShard, name: str, field: Field) -> Spans:
-        bad = bad_records(shard.index, name, field, shard.mapped.size)
+    def _check_places(self, files: OpenShards, name: str, field: Field, columns: Spans) -> None:
+        """ShardError for the first sample whose field is misplaced or misshaped."""
+        sizes: Any = files.sizes.repeat(files.samples)
+        bad = misplaced(sizes, columns.address, columns.size)
+        if field.kind == "image":
+            height, width = columns.height.astype(np.int64), columns.width.astype(np.int64)
+            bad |= misshaped(columns.size, height, width, columns.encoding)
         if bad.any():
-            row = int(np.argmax(bad))
-            key = shard.index["key"][row].decode(errors="replace")
-            offset = shard.index[f"{name}.offset"][row]
-            at = f"{shard.mapped.path}, offset {offset}, key {key}"
+            at = "".join(self._where(int(np.argmax(bad)), name))
             raise ShardError(f"{at}: {name} lies outside of the shard or has an impossible size; verify the set")
-        address = shard.mapped.address + shard.index[f"{name}.offset"]
-        size = shard.index[f"{name}.size"]
-        if field.kind != "image":
-            none = np.zeros(len(address), np.int32)
-            return Spans(address, size, none, none, none.astype(np.uint8))
-        return Spans(address, size, *(shard.index[f"{name}.{column}"] for column in ("height", "width", "encoding")))
+
+
+_OPEN: weakref.WeakSet[ShardSet] = weakref.WeakSet()
+
+
+def _unlock() -> None:
+    """In a forked process: nobody is there who would give back the locks that threads held."""
+    for shards in _OPEN:
+        shards._lock = threading.Lock()
+        if shards._files is not None:
+            shards._files.unlock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 def open_shards(
@@ -251,6 +303,7 @@ def open_shards(
     Raises:
         ShardError: There is no set, it is damaged, or it has another version. Files of a wrong size are found
             here (in a remote set when they are read), changed bytes by `check` and by `headrace verify`.
+            MachineError, one of these, where the system fails and nothing is known about the set.
     """
     if is_remote(path):
         from headrace.shards.remote_set import open_remote
@@ -258,41 +311,58 @@ def open_shards(
         options = {"check": check, "cache_dir": cache_dir, "cache_bytes": cache_bytes, "block_bytes": block_bytes}
         return open_remote(RemoteFolder(str(path), **(storage_options or {})), options)
     folder = Path(path)
-    if not folder.exists():
-        hint = ""
+    if not _exists(folder):
+        hint = how_to_name(os.fspath(path))
         if re.match(r"[a-z0-9+.-]{2,}:/[^/]", str(folder)):
             hint = "; pass a URL as text, because pathlib takes one of its slashes away"
         if displaced_name(folder).exists():
             hint = f"; the old set is at {displaced_name(folder)}, its replacement was killed: rename it back"
         raise ShardError(f"{redact(str(folder))}: there is no such file or folder{hint}")
-    if folder.is_file() or not (folder / MANIFEST_NAME).exists():
+    if folder.is_file() or not _exists(folder / MANIFEST_NAME):
         if check:
             raise ShardError(f"{folder}: has no manifest, so there are no checksums to check")
         return ShardSet(folder, *scan_shards(folder))
     manifest = read_manifest(folder)
-    shards: list[OpenShard] = []
-    try:
-        for shard in manifest.shards:
-            shards.append(open_shard(folder, manifest, shard, check=check))
-    except BaseException:
-        close_shards(shards)
-        raise
-    return ShardSet(folder, manifest, shards, check=check)
+    return ShardSet(folder, manifest, open_files(folder, manifest, check=check), check=check)
 
 
-def open_shard(folder: Path, manifest: Manifest, shard: Shard, *, check: bool = False) -> OpenShard:
+def open_files(folder: Path, manifest: Manifest, *, check: bool = False, changing: bool = False) -> OpenShards:
+    """The shards of a folder: mapped, if they are few, else when they are read.
+
+    Args:
+        folder: Where they lie.
+        manifest: What should lie there.
+        check: Whether indexes must have their checksums.
+        changing: Whether files may be written to, as those of a cache are.
+
+    Raises:
+        ShardError: A file is missing, or has not the size or the checksum that it should have.
+    """
+    if len(manifest.shards) > FEW:
+        return ManyShards(folder, manifest, check=check, changing=changing)
+    reader = IndexReader(folder, manifest)
+    return FewShards([open_shard(folder, manifest, shard, check=check, reader=reader) for shard in manifest.shards])
+
+
+def open_shard(
+    folder: Path, manifest: Manifest, shard: Shard, *, check: bool = False, reader: IndexReader | None = None
+) -> OpenShard:
     """Map one shard and its index; ShardError where either is missing or has not the size that it should have, with
-    `check` also where the index differs from its checksum."""
+    `check` also where the index differs from its checksum. `reader` is of the set, for many shards of it."""
     mapped = MappedFile(folder / shard.name)
-    try:
-        if mapped.size != shard.bytes:
-            sizes = f"{mapped.size} bytes, the manifest says {shard.bytes}"
-            raise ShardError(f"{mapped.path}: {sizes}; copy the shard again")
-        index_map, index = read_index(folder, manifest, shard, check=check)
-    except BaseException:
-        mapped.close()
-        raise
+    if mapped.size != shard.bytes:
+        sizes = f"{mapped.size} bytes, the manifest says {shard.bytes}"
+        raise ShardError(f"{mapped.path}: {sizes}; copy the shard again")
+    index_map, index = (reader or IndexReader(folder, manifest)).map(shard, check=check)
     return OpenShard(mapped, index, index_map)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file or folder; MachineError where the system cannot say."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise cannot_read(path, error) from error
 
 
 def _reopen(path: str, check: bool) -> ShardSet:

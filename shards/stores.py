@@ -232,6 +232,8 @@ class HttpStore(Store):
                     raise Damaged(f"bytes {start} to {stop} were asked for, it has {version.size:,}")
                 if length is not None and length > stop - start:
                     raise Unfit(f"bytes {start} to {stop} were asked for, {length:,} came: {NO_RANGES}")
+                if length is not None:
+                    return await answer.read(), version
                 content = bytearray()
                 async for part in answer.content.iter_any():
                     content += part
@@ -248,7 +250,7 @@ class HttpStore(Store):
             async with self.asking(name, 0, 1) as answer:
                 version = http_version(answer)
             if version.size < 0:
-                raise Unfit("the server does not say how large it is")
+                raise Unfit("the server does not say how large it is" if version.ranges else NO_RANGES)
             return version
 
         return sync(self.fs.loop, once, **self.limit)

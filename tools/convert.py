@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -188,7 +187,7 @@ def convert(
             missing = [unit for unit in range(job.units) if unit not in so_far.records]
             alone = min(workers, len(missing)) < 2 and not FORKS
             by = on_ray if engine == "ray" else in_this_process if alone else in_processes
-            with closing(by(job, depot, missing, workers, so_far.count)) as finished:
+            with contextlib.closing(by(job, depot, missing, workers, so_far.count)) as finished:
                 for unit, record in finished:
                     so_far.add(unit, record)
                     check_rejects(so_far, max_rejects, beside)
@@ -285,7 +284,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     data, _ = opened(job.source, job.src, job.split, job.seed)
     fields = merged_fields(job.settings.fields(data.fields), records)
     rejects = sum(len(record.rejects) for record in records)
-    shards = set_shards(units, job.settings.format)
+    shards = set_shards(units)
     if not shards:
         raise UserError(f"{redact(job.src)}: there are no samples to write")
     for name, field in fields.items():
@@ -322,9 +321,9 @@ def check_rejects(so_far: _SoFar, max_rejects: float, out: Path) -> None:
     except OSError as error:
         reasons = f"the reasons could not be written to {report} ({error.strerror})"
     passing = sum(reject.passing for reject in rejects)
-    way_out = "the same command reads again what is mended; --max-rejects puts up with more"
+    way_out = "--max-rejects puts up with more, and --restart reads a source anew in which they are mended"
     if passing:
-        way_out = f"{passing:,} of them could not be opened, and {way_out}"
+        way_out = f"{passing:,} of them could not be opened, which the same command tries again; {way_out}"
     share = f"{len(rejects):,} of {total:,} samples cannot be used, more than {max_rejects:.0%}"
     first = f"the first: {rejects[0].source}: {rejects[0].reason}"
     raise UserError(f"{share}; {first}; {reasons}; {way_out}")

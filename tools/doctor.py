@@ -27,6 +27,7 @@ from headrace.shards import ShardSet, open_shards, write_shards
 from headrace.shards.remote import redact
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
+from headrace.tools.fields import image_field
 from headrace.tools.hardware import cores
 from headrace.train import RunConfig
 from headrace.train.config import LoaderConfig
@@ -116,13 +117,14 @@ def diagnose(
 
     Raises:
         ShardError: The shards cannot be read.
-        UserError: They have too few samples for a batch.
+        UserError: They have no images, or too few samples for a batch.
         RunError: The method is one of clips or texts.
     """
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     method = build_method(config.method, config.model, seed=config.seed).to(device).train()
     views = image_views(method)
     with open_shards(data) as shards:
+        image_field(shards)
         if len(shards) < config.batch_size:
             raise UserError(
                 f"{redact(os.fspath(data))}: {len(shards)} samples do not fill one batch of {config.batch_size}"
@@ -178,9 +180,10 @@ def reading(shards: ShardSet, threads: int, seconds: float) -> float:
 
     def work(number: int) -> int:
         random = np.random.Generator(np.random.Philox(number))
+        field = image_field(shards)
         done, end = 0, perf_counter() + seconds
         while perf_counter() < end:
-            spans = shards.spans("image", random.integers(0, len(shards), 64))
+            spans = shards.spans(field, random.integers(0, len(shards), 64))
             buffer = ctypes.create_string_buffer(int(spans.size.max()))
             for address, size in zip(spans.address.tolist(), spans.size.tolist(), strict=True):
                 ctypes.memmove(buffer, address, size)
@@ -363,7 +366,7 @@ def encoding_proposals(
 
     largest = max(view.size for view in views.views)
     short_side = -(-largest * 8 // 7)  # 256 for views of 224, as is usual
-    spans = shards.places("image", np.arange(min(len(shards), SUBSET)))
+    spans = shards.places(image_field(shards), np.arange(min(len(shards), SUBSET)))
     smaller = int(np.minimum(spans.height, spans.width).max()) > short_side
     ways: dict[str, dict[str, Any]] = {"--encode raw": {"encode": "raw"}} if not only_raw(shards) else {}
     if smaller:
@@ -385,7 +388,7 @@ def encoding_proposals(
 
 def only_raw(shards: ShardSet) -> bool:
     """True where there is nothing to decode."""
-    return shards.fields["image"].encoding == "raw"
+    return shards.fields[image_field(shards)].encoding == "raw"
 
 
 def write_subset(shards: ShardSet, folder: Path) -> None:

@@ -16,8 +16,9 @@ from rich.table import Table
 from headrace.models import Method, build_method
 from headrace.pipeline import order
 from headrace.shards import ShardSet, open_shards
-from headrace.shards.remote import has_secrets
+from headrace.shards.remote import from_anywhere, has_secrets
 from headrace.tools.errors import UserError
+from headrace.tools.fields import image_field
 from headrace.train import load_run
 from headrace.train.probes import (
     Features,
@@ -79,6 +80,8 @@ def evaluate(
     with ExitStack() as stack:
         learn = stack.enter_context(open_shards(data))
         score = stack.enter_context(open_shards(test)) if test is not None else None
+        for shards in (learn, *([score] if score else [])):
+            image_field(shards)
         for encoder in encoders:
             method = trained if encoder == "trained" else untrained
             scores[encoder] = _frozen(method, encoder, learn, score, [p for p in probes if p in FROZEN_PROBES])
@@ -124,7 +127,7 @@ def features(method: Method, shards: ShardSet, *, pixel_side: int | None = None)
 
 def _pixel_side(shards: ShardSet) -> int:
     """The stored images' own side, judged by the first, if it is small enough."""
-    first = shards.spans("image", [0])
+    first = shards.spans(image_field(shards), [0])
     return min(int(first.height[0]), int(first.width[0]), PIXEL_SIDE)
 
 
@@ -147,7 +150,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _keep(run: Path, data: Place, test: Place | None, scores: Scores) -> None:
     """Merge `scores` into results.json; scores on other data are dropped."""
-    place = {"data": str(data), "test": None if test is None else str(test)}
+    place = {"data": from_anywhere(data), "test": None if test is None else from_anywhere(test)}
     with _alone_in(run):
         kept = read_results(run)
         probes: Scores = kept.get("probes", {}) if place.items() <= kept.items() else {}

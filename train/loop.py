@@ -20,7 +20,7 @@ from headrace.pipeline import Batch, Loader
 from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.pipeline.transfer import DeviceBatches
 from headrace.shards import ShardSet, open_shards
-from headrace.shards.remote import has_secrets
+from headrace.shards.remote import from_anywhere, has_secrets
 from headrace.train.checkpoint import (
     checkpoint_name,
     checkpoint_paths,
@@ -100,6 +100,7 @@ def train(
             "data: a user, password or query in the URL would be kept in config.yaml and in every checkpoint; give "
             "them to the store's own tools instead, by variables of the environment or .netrc (docs/remote.md)"
         )
+    config = replace(config, data=from_anywhere(config.data))  # a run may be looked at from another folder
     with join(config.device) as world, open_shards(config.data) as shards, stop_signals() as stop:
         if config.batch_size % world.size:
             raise ConfigError(f"batch_size: must be a multiple of the {world.size} ranks, got {config.batch_size}")

@@ -81,6 +81,23 @@ def viewer(shape: tuple[int, ...], views: int) -> Iterator[Sized]:
         yield Views(*[torch.ones(shape)] * views)
 
 
+def photographs(samples: int, views: int, grey: float, seed: int) -> Iterator[Sized]:
+    """Normalised pictures of blurred coloured noise, of which a share `grey` has no colour."""
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    mean, deviation = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    while True:
+        found = []
+        for _ in range(views):
+            coarse = torch.rand((samples, 3, 4, 4), generator=draw)
+            picture = torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")
+            gone = torch.rand((samples, 1, 1, 1), generator=draw) < grey
+            picture = torch.where(gone, picture.mean(1, keepdim=True), picture)
+            found.append(((picture * 255).round() / 255 - mean) / deviation)
+        yield Views(*found)
+
+
 def surroundings(file: Path) -> Iterator[Sized]:
     """Writes down the cores and OpenMP threads that its process may use."""
     cores = sorted(os.sched_getaffinity(0))

@@ -25,6 +25,7 @@ from headrace.benchmarks.runner import (
     Result,
     Round,
     Spread,
+    _check_equal_work,
     _describe,
     _Rival,
     compare,
@@ -244,3 +245,59 @@ def test_nonsense_is_refused_before_anything_starts() -> None:
         compare("x", "x", [sleeper("a")], reference="b", rounds=1, seconds=1.0, cores=ONE_CORE)
     with pytest.raises(ValueError, match="must be positive"):
         run(sleeper("a"), rounds=0)
+
+
+def opened(mean: float = 0.1, deviation: float = 1.2, pictures: int = 64, grey: int = 102, views: int = 512) -> Opened:
+    return Opened(
+        first_batch_s=1.0, batch="8 x", mean=mean, deviation=deviation, pictures=pictures, views=views, grey=grey
+    )
+
+
+def equal(other: Opened, limit: bool = False) -> None:
+    ours = Result(name="ours", limit=False, note="", opened=opened())
+    _check_equal_work("work", {"ours": ours, "peer": Result(name="peer", limit=limit, note="", opened=other)}, "ours")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        opened(),
+        opened(mean=-0.2),  # other pictures
+        opened(deviation=1.35),
+        opened(grey=140),
+        Opened(first_batch_s=1.0, batch="8 x", mean=None, deviation=None),
+    ],
+)
+def test_other_draws_and_pictures_are_equal_work(other: Opened) -> None:
+    equal(other)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (opened(mean=0.45, deviation=0.26), "peer delivers other views than ours: .* a deviation of 0.26, not 1.2"),
+        (opened(mean=110.0, deviation=60.0), "their pixels have a mean of 110, not 0.1"),
+        (opened(deviation=0.0), "a deviation of 0, not 1.2"),
+        (opened(grey=0), "0 of 512 views have no colour, not 102 of 512"),
+    ],
+    ids=["not normalised", "levels", "black", "augmentation lost"],
+)
+def test_what_draws_do_not_explain_is_not_equal_work(other: Opened, message: str) -> None:
+    with pytest.raises(BenchmarkError, match=message):
+        equal(other)
+    equal(other, limit=True)  # a bound is no competitor
+
+
+def test_a_peer_that_lost_its_augmentation_is_refused() -> None:
+    """Both crop; only one of them takes the colour of a fifth of its views away, and jitters the rest."""
+    seen = {}
+    for name, grey in (("augmented", 0.2), ("plain", 0.0), ("again", 0.2)):
+        batch = next(fakes.photographs(64, 4, grey, seed=len(seen)))
+        seen[name] = Result(name=name, limit=False, note="", opened=_describe(batch, 1.0))
+    assert seen["plain"].opened.grey == 0
+    assert 20 < seen["augmented"].opened.grey < 90
+    _check_equal_work("work", {name: seen[name] for name in ("augmented", "again")}, "augmented")
+    with pytest.raises(
+        BenchmarkError, match="plain delivers other views than augmented: 0 of 256 views have no colour"
+    ):
+        _check_equal_work("work", seen, "augmented")

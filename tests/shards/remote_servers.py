@@ -111,10 +111,10 @@ class PortalHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(self.page)))
+        self.send_header("Content-Length", str(len(PortalHandler.page)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(self.page)
+            self.wfile.write(PortalHandler.page)
 
     do_HEAD = do_GET
 
@@ -200,6 +200,9 @@ class ProxyHandler(BaseHTTPRequestHandler):
             self.send_response(int(fault))
             self.send_header("Content-Length", "0")
             self.end_headers()
+            return
+        if fault == "page":
+            PortalHandler.do_GET(self)  # type: ignore[arg-type]
             return
         if fault == "drop":
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -39,7 +39,7 @@ Served = tuple[str, Faults, Path]
 
 @pytest.fixture(params=["webdataset", "ffcv"])
 def local(request: pytest.FixtureRequest) -> ShardSet:
-    """Sets of several shards."""
+    """A set of several tars, and one of a .beton."""
     return request.getfixturevalue(f"digits_{request.param}")
 
 
@@ -276,6 +276,41 @@ def test_shards_alone_that_are_replaced(digits_webdataset: ShardSet, tmp_path: P
         RemoteFolder(folder).put(digits_webdataset.path / "shard-000000.tar", "shard-000000.tar")
         with pytest.raises(MachineError, match=r"shard-000000\.tar: .*: it was replaced while it was read"):
             shards.read(40)
+
+
+# --- web pages ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "shard-000000.index.npy"])
+def test_a_web_page_at_opening(name: str, served: Served, options: dict[str, Any]) -> None:
+    url, faults, _ = served
+    faults.set("page", match=name)
+    with pytest.raises(RemoteError, match=rf"^{url}/{name}: the answer is a web page, not the object: a login page or"):
+        open_shards(url, **options)
+
+
+def test_a_manifest_that_is_a_web_page(served: Served, options: dict[str, Any]) -> None:
+    """From a server that answers ranges of it, too."""
+    url, _, folder = served
+    (folder / "manifest.json").write_text("\n <!DOCTYPE html><html></html>")
+    with pytest.raises(RemoteError, match=rf"^{url}/manifest\.json: the answer is a web page, not the object"):
+        open_shards(url, **options)
+
+
+def test_web_pages_while_a_set_is_read(served: Served, local: ShardSet, options: dict[str, Any]) -> None:
+    url, faults, _ = served
+    with open_shards(url, **options) as shards:
+        faults.set("page", every=2, match="GET .*/shard-")
+        for i in range(0, len(local), 9):
+            assert contents(shards.spans("image", [i])) == contents(local.spans("image", [i]))
+        assert faults.made > 2
+        faults.set("page", match="GET .*/shard-")
+        with pytest.raises(RemoteError, match="the answer is a web page"):
+            shards.spans("image", range(len(local)))
+    faults.set("")
+    with open_shards(url, **options) as shards:
+        every = range(len(local))
+        assert contents(shards.spans("image", every)) == contents(local.spans("image", every))
 
 
 # --- many shards, many caches ---------------------------------------------------------------------------------------

@@ -239,7 +239,8 @@ def test_bench_collects_figures_and_stops_at_a_failure(
     told(capsys, "bench", "all", "--smoke", "--json", tmp_path / "all.json")
     assert json.loads((tmp_path / "all.json").read_text()) == {name: {"is": name} for name in bench.BENCHMARKS}
     assert all(command[0] == sys.executable and command[-1] == "--smoke" for command in started)
-    told(capsys, "bench", "step", "--json", tmp_path / "one.json")
+    told(capsys, "bench", "step", "--json", tmp_path / "one.json", "--out", tmp_path / "results")
+    assert started[-1][-2:] == ["--out", str(tmp_path / "results")]
     assert json.loads((tmp_path / "one.json").read_text()) == {"is": "step"}
     started.clear()
     broken = bench.BENCHMARKS[0]

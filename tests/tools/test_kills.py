@@ -17,7 +17,9 @@ KILLER = """
     from pathlib import Path
 
     from headrace.shards import staging
+    import headrace.tools.convert as converting
     from headrace.tools import workers
+    from headrace.tools import convert as conversion
     from headrace.tools.convert import convert
 
     pictures, work, how = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -43,8 +45,10 @@ KILLER = """
         change()
         return how != "without exchange" and exchange(one, other)
 
+    conversion.FORKS = False  # one process makes all changes, so that the kill is everybody's
     plain, exchange = workers.convert_unit, staging.exchange
     workers.convert_unit, staging.exchange = counted, changing
+    converting.FORKS = False  # so that units are converted in the process that is killed
 
     def run(out, die_at=0, src=pictures / "new"):
         \"\"\"(units that were converted, or None where it was killed) of the conversion in a process of its own.\"\"\"
