@@ -20,6 +20,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from headrace.shards.printing import printable
+from headrace.shards.remote import redact
+
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 PERIOD_S = 60.0
@@ -28,7 +31,12 @@ PERIOD_S = 60.0
 
 def say(line: str) -> None:
     """A line about work under way."""
-    progress_console.print(line, markup=False)
+    progress_console.print(printable(redact(line), "\n"), markup=False)
+
+
+def tell(result: object) -> None:
+    """A result in lines of text."""
+    print(printable(str(result), "\n"))
 
 
 def show(result: RenderableType) -> None:
@@ -135,6 +143,7 @@ def sample_bar(what: str, total: int | None = None) -> Iterator[SampleBar]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=progress_console) as progress:
+        what = printable(redact(what))
         yield TerminalBar(what, total, progress, progress.add_task(what, total=total, note=""))
 
 

@@ -618,7 +618,7 @@ def write_quarantine(plan: RepairPlan, destination: Path) -> Path | None:
             }
             lines.append({**line, "unread": lost} if lost else line)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_file(temporary / "removed.jsonl", text.encode(errors="replace"))
+    write_file(temporary / "removed.jsonl", text.encode(errors="backslashreplace"))
     sync_folder(temporary)
     os.rename(temporary, folder)
     sync_folder(folder.parent)

@@ -127,7 +127,7 @@ def test_the_command(
     assert printed.index("2.00 times the loading: headrace shard") < printed.index("1.40 times the loading: --loader")
     assert main([*command, *keys, "--json"]) == 0
     assert {stage["name"] for stage in json.loads(capsys.readouterr().out)["stages"]} >= {"read", "step"}
-    assert main([*command, "--out", "waterfall.txt"]) == 1
+    assert main([*command, "--out", "waterfall.txt"]) == 2
     assert "the name of a picture ends in one of" in capsys.readouterr().err
     assert main([*command, "--batch_size", "1000"]) == 1
     assert "36 samples do not fill one batch of 1000" in capsys.readouterr().err

@@ -252,9 +252,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "code", "message"),
     [
         (["--pairs", "pairs.csv"], 2, "--duplicates"),
-        (["--duplicates", "--pairs", "pairs.txt"], 1, "a .csv or a .jsonl file"),
+        (["--duplicates", "--pairs", "pairs.txt"], 2, "ends in one of .csv, .jsonl"),
         (["--duplicates", "--field", "label"], 1, "no image field 'label'"),
-        (["--duplicates", "--distance", "65"], 1, "between 0 and 64"),
+        (["--duplicates", "--distance", "65"], 2, "from 0 to 64"),
         (["--duplicates", "nowhere"], 1, "no such file"),
     ],
 )

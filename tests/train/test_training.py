@@ -201,6 +201,14 @@ def test_another_run_is_not_continued(digits_webdataset: ShardSet, tmp_path: Pat
     train(tiny_run(digits_webdataset.path, tmp_path, "epochs=1"), progress=False)
     with pytest.raises(ConfigError, match=message):
         train(tiny_run(digits_webdataset.path, tmp_path, "epochs=1", override), progress=False)
+    # What counts are the checkpoint's own settings, whatever became of the file beside it.
+    tiny_run(digits_webdataset.path, tmp_path, "epochs=1", override).save(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_run(digits_webdataset.path, tmp_path, "epochs=1", override), progress=False)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_run(digits_webdataset.path, tmp_path, "epochs=1", override), progress=False)
+    assert train(tiny_run(digits_webdataset.path, tmp_path, "epochs=1"), progress=False).step == 4
 
 
 def test_a_set_stored_class_by_class_is_warned_of_once(

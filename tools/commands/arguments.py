@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -48,32 +49,54 @@ def one_of(*known: str) -> Callable[[str], str]:
     return check
 
 
-SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?) ?([KMGT]?)(?:I?B)?", re.IGNORECASE)
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?([KMGT]?)(I?)(B?)", re.ASCII | re.IGNORECASE)
 
 
 def byte_size(text: str) -> int:
-    """Bytes in `text`, such as 4096, 64KB, 256MB, 256MiB or 1TB (powers of 1024, with the i and without it)."""
-    match = SIZE.fullmatch(text)
-    if match is None or len(match[1]) > 15:
+    """Bytes in `text`, such as 4096, 64KB, 256MB, 256MiB or 1TB (powers of 1024)."""
+    found = SIZE.fullmatch(text)
+    if found is None or (found[3] and not found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 256MB")
-    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"a size must be positive, got {text!r}")
+    size = int(float(found[1]) * (1 << 10 * " KMGT".index(found[2].upper() or " ")))
+    if not 1 <= size < 1 << 63:
+        raise argparse.ArgumentTypeError(f"a size must be positive and below 2**63 bytes, got {text!r}")
     return size
 
 
 def positive(text: str) -> int:
     """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
+    return at_least(1)(text)
 
 
-def whole(text: str) -> int:
-    """A whole number from 0 up to 64 bits."""
-    if not text.isdecimal() or len(text) > 20 or int(text) >= 1 << 64:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^64 - 1")
-    return int(text)
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argument type: a whole number from `least` to `most`, both included."""
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def check(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number {bounds}")
+        return number
+
+    return check
+
+
+PICTURES = ".png", ".svg", ".pdf", ".jpg"
+"""What a drawing may be written as."""
+
+
+def named(what: str, *endings: str) -> Callable[[str], Path]:
+    """An argument type: the name of a file, by its ending."""
+
+    def check(text: str) -> Path:
+        if Path(text).suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"{text!r}: the name of a {what} ends in one of {', '.join(endings)}")
+        return Path(text)
+
+    return check
 
 
 def share(text: str) -> float:
@@ -83,7 +106,7 @@ def share(text: str) -> float:
     except ValueError:
         number = math.nan
     if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1")
     return number
 
 

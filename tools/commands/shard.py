@@ -12,13 +12,13 @@ from typing import Any
 from headrace.tools.commands.arguments import (
     Command,
     UsageError,
+    at_least,
     byte_size,
     known,
     one_of,
     positive,
     print_json,
     share,
-    whole,
 )
 from headrace.tools.errors import Terminated
 
@@ -46,7 +46,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     option(images, "--max-side", positive, None, "N", "shrink images whose longer side has more pixels")
     short = "shrink images whose shorter side has more pixels; the side of frames"
     option(images, "--short-side", positive, None, "N", short)
-    option(images, "--quality", positive, 90, "Q", "JPEG quality, 1 to 100")
+    option(images, "--quality", at_least(1, 100), 90, "Q", "JPEG quality, 1 to 100")
     option(images, "--smart-threshold", byte_size, "256KB", "SIZE", "bytes of pixels above which smart makes a JPEG")
     option(images, "--compress-probability", share, 0.5, "P", "share of the images that proportion makes JPEGs")
     option(images, "--frames", positive, 16, "N", "frames that are stored of a video")
@@ -55,7 +55,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     shards = parser.add_argument_group("shards")
     option(shards, "--format", one_of("webdataset", "ffcv"), "webdataset", "FORMAT", "webdataset or ffcv")
     option(shards, "--shard-size", byte_size, "256MB", "SIZE", "bytes that a shard does not exceed")
-    option(shards, "--seed", whole, 0, "N", "seed of the order of storage")
+    option(shards, "--seed", at_least(0, (1 << 64) - 1), 0, "N", "seed of the order of storage")
     shards.add_argument("--no-shuffle", action="store_true", help="store in the source's order, class by class")
 
     running = parser.add_argument_group("running")
@@ -71,13 +71,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from headrace.shards.remote import redact
     from headrace.tools.convert import Status, convert
-    from headrace.tools.progress import sample_bar, say
+    from headrace.tools.progress import sample_bar, say, tell
     from headrace.tools.sources import SOURCES, counted
 
     known("source", args.source, SOURCES)
     check(args)
 
-    def tell(status: Status) -> None:
+    def note(status: Status) -> None:
         done = f"{status.rejects:,} left out, {status.bytes / 1e9:,.1f} GB"
         progress.note(done if status.phase == "converting" else status.phase)
 
@@ -105,26 +105,24 @@ def run(args: argparse.Namespace) -> None:
             restart=args.restart,
             progress=progress,
             started=progress.of,
-            status=tell,
+            status=note,
         )
     if result.resumed:
         say(f"went on after {result.resumed:,} samples of an interrupted conversion")
     if args.json:
         print_json(result._asdict())
         return
-    print(f"{redact(args.out)}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+    tell(f"{redact(args.out)}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
     if result.left_out:
-        print(f"belong to no sample: {counted(result.left_out)}")
+        tell(f"belong to no sample: {counted(result.left_out)}")
     if result.rejects:
-        print(f"{result.rejects:,} samples were left out; {redact(args.out).rstrip('/')}/rejects.jsonl says why")
+        tell(f"{result.rejects:,} samples were left out; {redact(args.out).rstrip('/')}/rejects.jsonl says why")
 
 
 def check(args: argparse.Namespace) -> None:
     """UsageError for options that do not go together."""
     from headrace.shards.ffcv import MIN_SHARD_SIZE
 
-    if args.quality > 100:
-        raise UsageError(f"--quality must lie between 1 and 100, got {args.quality}")
     if args.encode == "frames" and args.short_side is None:
         raise UsageError("--encode frames needs --short-side, the side of the stored squares in pixels")
     if args.format == "ffcv" and args.shard_size < MIN_SHARD_SIZE:
