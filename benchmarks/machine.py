@@ -161,6 +161,6 @@ def _kilobytes(text: str, name: str) -> int:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except OSError:  # the process has ended, or the system has no such file
         return ""
