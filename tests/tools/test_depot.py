@@ -305,17 +305,17 @@ def test_a_worker_of_another_conversion_hands_in_nothing(
     """One that outlives the process that began it, while its conversion is thrown away."""
     record = begun / "units" / "000002" / "unit.json"
     assert json.loads(record.read_bytes())["job"]
-    record.write_text(json.dumps({**json.loads(record.read_bytes()), "job": "another"}))
+    record.write_text(json.dumps({**json.loads(record.read_bytes()), "job": "another"}), encoding="utf-8")
     assert small(pictures, begun.parent / "set") == 6
     assert converted == [2, 3]
     assert content(begun.parent / "set") == whole
 
 
 def test_what_no_job_is_known_of_is_not_thrown_away(pictures: Path, begun: Path, whole: dict[str, bytes]) -> None:
-    (begun / "job.json").write_text("{")
+    (begun / "job.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"3 finished shards are there, of an unknown conversion; .* --restart"):
         small(pictures, begun.parent / "set")
-    (begun / "notes.txt").write_text("mine")
+    (begun / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(
         ShardError, match=r"\.set\.partial: not cleared, because it also holds notes\.txt; move it away"
     ):
@@ -342,7 +342,7 @@ def test_what_comes_into_the_destination_meanwhile_stays(
     real = workers.convert_unit
 
     def while_a_user_writes(*arguments: Any) -> Any:
-        (out / "notes.txt").write_text("years of work")
+        (out / "notes.txt").write_text("years of work", encoding="utf-8")
         return real(*arguments)
 
     with monkeypatch.context() as patch:
@@ -360,7 +360,7 @@ def test_what_comes_into_the_destination_meanwhile_stays(
         look(destination)
         looks.append(destination)
         if len(looks) == 2:
-            (destination / "notes.txt").write_text("years of work")
+            (destination / "notes.txt").write_text("years of work", encoding="utf-8")
 
     with monkeypatch.context() as patch:
         patch.setattr(staging, "check_replaceable", and_then)
@@ -469,7 +469,9 @@ def test_arrays_of_betons_are_decided_before_any_unit_is_made(
     )
     assert len(converted) > 2
     assert (result.samples, result.rejects) == (10, 2)
-    reasons = [json.loads(line) for line in (tmp_path / "set" / "rejects.jsonl").read_text().splitlines()]
+    reasons = [
+        json.loads(line) for line in (tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [(one["key"], "one type and shape, <f4 (2, 3), got <f4 (2, 2)" in one["reason"]) for one in reasons] == [
         ("000", True),
         ("007", True),
