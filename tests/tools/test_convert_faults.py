@@ -207,7 +207,7 @@ def test_what_could_not_be_opened_is_read_anew(
             small(links, out, max_rejects=0.0)
     assert "1 of 60 samples cannot be used" in str(caught.value)
     assert "; 1 of them could not be opened, which the same command tries again; --max-rejects" in str(caught.value)
-    (line,) = (tmp_path / "set.rejects.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "set.rejects.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["passing"] is True
     away.rename(file)
     result = small(links, out, max_rejects=0.0)
@@ -225,7 +225,7 @@ def test_below_the_limit_the_set_is_made_and_says_so(
         assert small(links, tmp_path / "set", 2).rejects == 1
     finally:
         away.rename(file)
-    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text())
+    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8"))
     assert (reject["key"], reject["passing"]) == ("class-1/007", True)
 
 
