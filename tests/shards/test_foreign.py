@@ -273,3 +273,17 @@ def test_a_set_with_an_empty_tar_becomes_a_source(tmp_path: Path) -> None:
         assert convert("shards", folder, tmp_path / "set", workers=1).samples == 8
     provenance = json.loads((tmp_path / "set" / "manifest.json").read_text())["provenance"]
     assert provenance["source"] == "shards"
+
+
+def test_files_of_a_sample_that_lie_apart(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("0.png", png()), ("1.png", png()), ("0.cls", b"0"), ("1.cls", b"1")])
+    with pytest.raises(ShardError, match=r"no extension that all samples have; 0\.tar, key 0 comes twice: the"):
+        open_shards(tmp_path)
+
+
+def test_names_with_many_dots(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("img.v1.2.final.png", png()), ("img.v1.3.final.png", png())])
+    with pytest.warns(
+        UserWarning, match=r"the first dot of a name ends the key, so that \.v1\.2\.final\.png is a field"
+    ):
+        open_shards(tmp_path).close()

@@ -25,11 +25,11 @@ from headrace.shards.fields import KEY_BYTES, check_key
 from headrace.shards.foreign import EXTENSION_KINDS
 from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
-from headrace.tools.sources.archives import MAX_PICTURE
+from headrace.tools.sources.archives import MAX_PICTURE, read_file
 from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.listing import findable, is_dangling, is_folder, names_in, walk
 from headrace.tools.sources.source import BadSample, SourceData
-from headrace.tools.sources.trees import read_file, relative
+from headrace.tools.sources.trees import relative
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 """torchvision.datasets.folder.IMG_EXTENSIONS."""
