@@ -284,7 +284,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     data, _ = opened(job.source, job.src, job.split, job.seed)
     fields = merged_fields(job.settings.fields(data.fields), records)
     rejects = sum(len(record.rejects) for record in records)
-    shards = set_shards(units, job.settings.format)
+    shards = set_shards(units)
     if not shards:
         raise UserError(f"{redact(job.src)}: there are no samples to write")
     for name, field in fields.items():

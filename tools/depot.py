@@ -148,14 +148,14 @@ class LocalDepot:
         written = read_object(self.folder / READY_NAME)
         if written is None:
             return ""
-        if signature(self.set) == written:
+        here, there = signature(self.set), signature(self.staging.destination)
+        if here != written and there is not None and there["manifest"] == written["manifest"]:
+            return "renamed"
+        if here is not None and here["manifest"] == written["manifest"]:
             with contextlib.suppress(ShardError):
                 check_complete(self.set)
                 return "complete"
         else:
-            there = signature(self.staging.destination)
-            if there is not None and there["manifest"] == written["manifest"]:
-                return "renamed"
             # The set got its name and was replaced or removed since: what lies here now is the one before it.
             remove_set(self.set)
         (self.folder / READY_NAME).unlink()
@@ -204,7 +204,7 @@ class LocalDepot:
         if not self.set.exists():
             return
         if found.keys() == set(range(self.job["units"])):  # else nothing says which unit's a file is
-            for unit, shard, final in named(sorted(found.items()), self.job["settings"]["format"]):
+            for unit, shard, final in named(sorted(found.items())):
                 for name, new in ((shard.name, final.name), (shard.index, final.index)):
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(self.set / new, self.folder / UNITS_NAME / f"{unit:06d}" / name)
@@ -261,7 +261,7 @@ class LocalDepot:
             if not self._is_whole(unit, record):
                 folder = self.folder / UNITS_NAME / f"{unit:06d}"
                 raise ShardError(f"{folder}: is not complete any more; the same command makes it anew")
-        for unit, shard, final in named(units, manifest.format):
+        for unit, shard, final in named(units):
             for name, new in ((shard.name, final.name), (shard.index, final.index)):
                 os.rename(self.folder / UNITS_NAME / f"{unit:06d}" / name, self.set / new)
         if rejects:
@@ -342,7 +342,7 @@ class RemoteDepot:
             refuse_to_clear(begun, self.job, max(shards, len(records_in(held))), self.place)
         # What an interrupted commit has moved goes too; what is there besides is not ours.
         there = self.remote.sizes() if records_in(held) else {}
-        for _, shard, final in named(sorted(self._records(held, None).items()), self.job["settings"]["format"]):
+        for _, shard, final in named(sorted(self._records(held, None).items())):
             for name, size in ((final.name, shard.bytes), (final.index, shard.index_bytes)):
                 if there.get(name) == size:
                     self.remote.delete(name)
@@ -359,11 +359,11 @@ class RemoteDepot:
         what = "a set" if name == MANIFEST_NAME else name
         return ShardError(f"{self.remote}: holds {what} already; delete it or choose another name")
 
-    def _records(self, held: Iterable[str], job: Mapping[str, Any] | None) -> dict[int, UnitRecord]:
+    def _records(self, held: Mapping[str, int], job: Mapping[str, Any] | None) -> dict[int, UnitRecord]:
         """Those that can be read, of this job or of any."""
         names = records_in(held)
         with ThreadPoolExecutor(REQUESTS) as pool:
-            records = pool.map(lambda name: parse_record(self._whole(name), job), names.values())
+            records = pool.map(lambda name: parse_record(self.remote.read(name, 0, held[name]), job), names.values())
             return {unit: record for unit, record in zip(names, records, strict=True) if record is not None}
 
     def finished(self) -> dict[int, UnitRecord]:
@@ -376,11 +376,13 @@ class RemoteDepot:
         # Before all units were there, nothing was moved.
         there = self.remote.sizes() if found.keys() == set(range(self.job["units"])) else {}
         damaged = set()
-        for unit, shard, final in named(sorted(found.items()), self.job["settings"]["format"]):
+        for unit, shard, final in named(sorted(found.items())):
             for waiting, new, size in remote_places(unit, shard, final):
+                if held.get(waiting) == size:
+                    continue
                 if there.get(new) == size:
                     self.moved[new] = waiting
-                elif held.get(waiting) != size:
+                else:
                     damaged.add(unit)
         for unit in damaged:
             self.forget(unit)
@@ -416,7 +418,7 @@ class RemoteDepot:
             raise self._taken(MANIFEST_NAME)
         waiting = self.remote.sizes(HIDDEN)
         expected: dict[str, int] = {}
-        for unit, shard, final in named(units, manifest.format):
+        for unit, shard, final in named(units):
             for name, new, size in remote_places(unit, shard, final):
                 expected[new] = size
                 if waiting.get(name) == size:  # else moved before
@@ -557,22 +559,15 @@ def staged(unit: int, name: str) -> str:
     return f"{HIDDEN}/{unit:06d}-{name}"
 
 
-def numbered(units: Iterable[tuple[int, UnitRecord]]) -> Iterator[tuple[int, int, Shard]]:
-    """(unit, number in the set, shard as the unit named it), in the order of the set."""
-    number = 0
-    for unit, record in units:
-        for shard in record.shards:
-            yield unit, number, shard
-            number += 1
-
-
-def named(units: Iterable[tuple[int, UnitRecord]], format: str) -> Iterator[tuple[int, Shard, Shard]]:
+def named(units: Iterable[tuple[int, UnitRecord]]) -> Iterator[tuple[int, Shard, Shard]]:
     """(unit, shard as the unit named it, the same as the set names it), in the order of the set."""
-    for unit, number, shard in numbered(units):
-        name = shard_name(number, format)
+    formats = {extension: format for format, extension in EXTENSIONS.items()}
+    shards = ((unit, shard) for unit, record in units for shard in record.shards)
+    for number, (unit, shard) in enumerate(shards):
+        name = shard_name(number, formats[shard.name.rpartition(".")[2]])
         yield unit, shard, replace(shard, name=name, index=index_name(name))
 
 
-def set_shards(units: Iterable[tuple[int, UnitRecord]], format: str) -> tuple[Shard, ...]:
+def set_shards(units: Iterable[tuple[int, UnitRecord]]) -> tuple[Shard, ...]:
     """The shards under the names that they have in the set."""
-    return tuple(final for _, _, final in named(units, format))
+    return tuple(final for _, _, final in named(units))

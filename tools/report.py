@@ -195,7 +195,8 @@ def feature_map(method: Method, data: str, seed: int) -> Section:
             found, labels = features(method, shards)
             chosen = np.linspace(0, len(labels) - 1, min(len(labels), MAP_SAMPLES)).round().astype(np.int64)
             sprite = thumbnails(shards, labelled[chosen])
-            names = list(shards.fields["label"].classes) or [str(c) for c in range(int(labels.max()) + 1)]
+            known = dict(enumerate(shards.fields["label"].classes))
+            names = {c: known.get(c, str(c)) for c in np.unique(labels).tolist()}
     except (ShardError, UserError, OSError) as error:
         return Section(heading, missing(data, error), "")
     labels = labels[chosen]
@@ -204,7 +205,7 @@ def feature_map(method: Method, data: str, seed: int) -> Section:
         f"{len(labels):,} samples of {os.path.basename(redact(data))}, t-SNE of the frozen features; the labels only "
         "colour the dots. Point at a dot to see the sample."
     )
-    label_names = escape(json.dumps([names[c] for c in labels]))
+    label_names = escape(json.dumps([names[c] for c in labels.tolist()]))
     return Section(
         heading,
         note,
@@ -238,7 +239,7 @@ def thumbnails(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def resolved_config(runs: Mapping[str, Path]) -> str:
     """config.yaml of every run."""
-    texts = {name: redact((run / "config.yaml").read_text()) for name, run in runs.items()}
+    texts = {name: redact((run / "config.yaml").read_text(encoding="utf-8")) for name, run in runs.items()}
     return "".join(
         f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>" for name, text in texts.items()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from headrace.pipeline import Loader, RegionMask, Tiles, ViewSpec, permutation_s
 from headrace.pipeline.decode import decode_image
 from headrace.pipeline.masks import BlockMasks, ContextMasks, Masks, MaskSpec, PatchMasks, RegionMasks
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.printing import printable
 from headrace.shards.remote import redact
 from headrace.tools.errors import UserError
 from headrace.tools.fields import image_field
@@ -126,7 +128,9 @@ def show(
 def save(figure: Figure, out: Path) -> None:
     """Write a picture, in a folder that is made where there is none."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130, facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters of keys that no font here has
+        figure.savefig(out, dpi=130, facecolor="white")
 
 
 def check_request(out: Path, count: int) -> None:
@@ -273,7 +277,7 @@ def blank(inches: tuple[float, float], title: str) -> Figure:
     """A figure without anything but its title."""
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(printable(title), fontsize=10, parse_math=False)
     return figure
 
 
@@ -282,7 +286,7 @@ def picture(axis: Any, pixels: NDArray[np.uint8], text: str) -> None:
     axis.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 128 else "antialiased")
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_xlabel(text, fontsize=6, color="0.35")
+    axis.set_xlabel(printable(text, "\n"), fontsize=6, color="0.35", parse_math=False)
 
 
 def outline(axis: Any, box: Sequence[int], colour: str, name: str = "") -> None:

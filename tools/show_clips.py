@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from headrace.pipeline import ClipSpec, DrawnClips, Loader
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.printing import printable
 from headrace.shards.remote import redact
 from headrace.tools.show import blank, check_request, save
 
@@ -87,7 +88,7 @@ def draw_clips(rows: list[ShownClip], title: str) -> Figure:
     axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)
     for (axis,), shown, (picture, places, numbers) in zip(axes, rows, strips, strict=True):
         axis.imshow(picture, interpolation="antialiased")
-        axis.set_title(shown.title, fontsize=8, loc="left", pad=3)
+        axis.set_title(printable(shown.title), fontsize=8, loc="left", pad=3, parse_math=False)
         axis.set_xticks(places, [str(number) for number in numbers], fontsize=6, color="0.35")
         axis.tick_params(length=0, pad=2)
         axis.set_yticks([])

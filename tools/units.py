@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards import Field, ShardError
+from headrace.shards import Field, ShardError, ffcv
 from headrace.shards.checksums import VERSION
 from headrace.shards.errors import MachineError, may_pass
 from headrace.shards.fields import check_key
-from headrace.shards.manifest import Shard
+from headrace.shards.manifest import Format, Shard
 from headrace.shards.remote import is_remote, redact
 from headrace.shards.values import settled
 from headrace.shards.writer import ShardStream, stored_size
@@ -74,6 +74,9 @@ class Job:
     fingerprint: str
     """Of the source's files and lists, see `SourceData`: other content is another job."""
     units: int
+    arrays: dict[str, Field]
+    """Of .beton files, what array fields whose samples differ in the source are to hold: what most of the samples do
+    that were looked at. Others are left out."""
     versions: dict[str, str]
     """Of what makes the bytes, see `versions_here`."""
 
@@ -147,12 +150,15 @@ def plan_job(
     fields = settings.fields(data.fields)
     places = np.linspace(0, data.total - 1, min(ESTIMATED, data.total)).astype(np.int64)
     sizes = []
+    arrays: dict[str, Counter[Field]] = {name: Counter() for name in undecided_arrays(settings.format, fields)}
     for outcome in converted(partial(attempt, data, settings, src), order[places], workers):
         if not isinstance(outcome, Reject):
             try:
                 sizes.append(stored_size(settings.format, fields, b"", outcome))
             except ShardError:
                 continue  # the unit that holds it will say so
+            for name, seen in arrays.items():
+                seen[ffcv.array_field(outcome[name])] += 1
     fill = max(1, int(FILLED * shard_size / np.mean(sizes))) if sizes else data.total
     return Job(
         source=source,
@@ -165,8 +171,14 @@ def plan_job(
         keys=keys,
         fingerprint=data.fingerprint,
         units=max(1, -(-data.total // fill)),
+        arrays={name: seen.most_common(1)[0][0] for name, seen in arrays.items() if seen},
         versions=versions_here(data.fields),
     )
+
+
+def undecided_arrays(format: Format, fields: Mapping[str, Field]) -> list[str]:
+    """Fields whose samples have arrays of several types or shapes, where a shard holds but one."""
+    return [name for name, field in fields.items() if format == "ffcv" and field.kind == "array" and not field.dtype]
 
 
 def digest_of_keys(data: SourceData) -> str:
@@ -257,7 +269,7 @@ def convert_unit(
     if here != job.versions:
         raise UserError(f"{socket.gethostname()} has {differing(here, job.versions)}: install the same on all nodes")
     numbers = order[job.numbers(unit)]
-    fields = job.settings.fields(data.fields)
+    fields = {**job.settings.fields(data.fields), **job.arrays}
     stream = ShardStream(folder, fields, format=job.settings.format, shard_size=job.shard_size, capacity=len(numbers))
     rejects: list[Reject] = []
     skip = skip or {}

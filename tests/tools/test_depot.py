@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from headrace.tools.convert import convert
 from headrace.tools.depot import LocalDepot
 from headrace.tools.errors import UserError
 from headrace.tools.repair import plan_repair, repair
+from headrace.tools.units import Reject
 from headrace.tools.verify import verify
 
 SHARD_SIZE = 9000
@@ -162,11 +164,46 @@ def test_what_a_commit_had_moved_is_looked_at_too(
     assert os.listdir(tmp_path) == ["set"]
 
 
+@pytest.mark.parametrize("meanwhile", ["nothing", "copied", "purged", "the old set"])
+def test_a_set_that_waits_for_its_name_gets_it(
+    pictures: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    converted: list[int],
+    meanwhile: str,
+) -> None:
+    out, kept = tmp_path / "set", tmp_path / ".set.partial"
+
+    def killed(_: object) -> None:
+        raise Enough
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.Staging, "commit", killed)
+        with pytest.raises(Enough):
+            small(pictures, out)
+    assert content(kept / "set") == whole
+    if meanwhile == "copied":  # to another disk, without times
+        os.utime(kept / "set" / "manifest.json", ns=(0, 0))
+    elif meanwhile == "purged":
+        (kept / "set" / "shard-000002.tar").unlink()
+    elif (
+        meanwhile == "the old set"
+    ):  # all the same but the labels: what is left when the new one is renamed, then removed
+        (kept / "set" / "manifest.json").write_bytes(whole["manifest.json"].replace(b"class-1", b"class-2"))
+    converted.clear()
+    done = small(pictures, out)
+    expected: dict[str, list[int]] = {"purged": [2], "the old set": [0, 1, 2, 3]}
+    assert converted == expected.get(meanwhile, [])
+    assert done == 12 - 3 * len(converted)
+    assert content(out) == whole
+    assert os.listdir(tmp_path) == ["set"]
+
+
 def test_a_file_that_goes_while_the_last_units_are_made_is_no_set(
     pictures: Path, whole: dict[str, bytes], begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = begun.parent / "set"
-    shutil.copytree(begun.parent, begun.parent.parent / "beside")
     write_shards(out, [{"__key__": "old", "label": 1}], {"label": Field(kind="int")})
     old = content(out)
     real = workers.convert_unit
@@ -223,8 +260,22 @@ def test_other_uses_leave_a_conversion_alone(
     assert content(out) == whole
 
 
+def test_a_set_that_came_after_the_look_is_not_repaired_away(tmp_path: Path) -> None:
+    """A conversion that ends between plan and repair: what was planned is of the set before."""
+    path = tmp_path / "set"
+    write_shards(path, [{"__key__": f"{i}", "label": i} for i in range(3)], {"label": Field(kind="int")})
+    next(path.glob("*.npy")).unlink()
+    plan = plan_repair(path, verify(path))
+    write_shards(path, [{"__key__": f"{i}", "label": 7} for i in range(5)], {"label": Field(kind="int")})
+    new = content(path)
+    with pytest.raises(ShardError, match="another set has come since it was looked at; nothing was changed"):
+        repair(plan)
+    assert content(path) == new
+    assert os.listdir(tmp_path) == ["set"]
+
+
 def test_other_contents_of_the_source_are_another_conversion(
-    pictures: Path, tmp_path: Path, begun: Path, converted: list[int]
+    pictures: Path, tmp_path: Path, converted: list[int]
 ) -> None:
     """The same names, after one file has been corrected: what was finished would be mixed with what comes."""
     source = tmp_path / "source"
@@ -254,17 +305,17 @@ def test_a_worker_of_another_conversion_hands_in_nothing(
     """One that outlives the process that began it, while its conversion is thrown away."""
     record = begun / "units" / "000002" / "unit.json"
     assert json.loads(record.read_bytes())["job"]
-    record.write_text(json.dumps({**json.loads(record.read_bytes()), "job": "another"}))
+    record.write_text(json.dumps({**json.loads(record.read_bytes()), "job": "another"}), encoding="utf-8")
     assert small(pictures, begun.parent / "set") == 6
     assert converted == [2, 3]
     assert content(begun.parent / "set") == whole
 
 
 def test_what_no_job_is_known_of_is_not_thrown_away(pictures: Path, begun: Path, whole: dict[str, bytes]) -> None:
-    (begun / "job.json").write_text("{")
+    (begun / "job.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"3 finished shards are there, of an unknown conversion; .* --restart"):
         small(pictures, begun.parent / "set")
-    (begun / "notes.txt").write_text("mine")
+    (begun / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(
         ShardError, match=r"\.set\.partial: not cleared, because it also holds notes\.txt; move it away"
     ):
@@ -291,7 +342,7 @@ def test_what_comes_into_the_destination_meanwhile_stays(
     real = workers.convert_unit
 
     def while_a_user_writes(*arguments: Any) -> Any:
-        (out / "notes.txt").write_text("years of work")
+        (out / "notes.txt").write_text("years of work", encoding="utf-8")
         return real(*arguments)
 
     with monkeypatch.context() as patch:
@@ -309,7 +360,7 @@ def test_what_comes_into_the_destination_meanwhile_stays(
         look(destination)
         looks.append(destination)
         if len(looks) == 2:
-            (destination / "notes.txt").write_text("years of work")
+            (destination / "notes.txt").write_text("years of work", encoding="utf-8")
 
     with monkeypatch.context() as patch:
         patch.setattr(staging, "check_replaceable", and_then)
@@ -393,6 +444,40 @@ def test_a_key_that_no_tar_holds_makes_no_empty_shard(tmp_path: Path) -> None:
         assert (result.samples, result.rejects) == (6, 1)
         with open_shards(out, check=True) as shards:
             assert [shards.key(i) for i in range(len(shards))] == [f"{i:03d}" for i in range(6)]
+
+
+def test_arrays_of_betons_are_decided_before_any_unit_is_made(
+    tmp_path: Path, converted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units that decide for themselves agree or not when all work is done, and by samples that are left out."""
+    monkeypatch.setattr(converting, "MIN_SHARD_SIZE", 1)
+    shapes = [(2, 2) if i in (0, 7) else (2, 3) for i in range(12)]
+    samples = [
+        {"__key__": f"{i:03d}", "box": np.full(shape, i, np.float32), "bytes": bytes(1 << 20)}
+        for i, shape in enumerate(shapes)
+    ]
+    write_shards(tmp_path / "in", samples, {"box": Field(kind="array"), "bytes": Field(kind="bytes")})
+    result = convert(
+        "shards",
+        tmp_path / "in",
+        tmp_path / "set",
+        format="ffcv",
+        seed=None,
+        workers=1,
+        shard_size=4 << 20,
+        max_rejects=0.2,
+    )
+    assert len(converted) > 2
+    assert (result.samples, result.rejects) == (10, 2)
+    reasons = [
+        json.loads(line) for line in (tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert [(one["key"], "one type and shape, <f4 (2, 3), got <f4 (2, 2)" in one["reason"]) for one in reasons] == [
+        ("000", True),
+        ("007", True),
+    ]
+    with open_shards(tmp_path / "set") as shards:
+        assert shards.fields["box"] == Field(kind="array", dtype="<f4", shape=(2, 3))
 
 
 # In an object store
@@ -496,6 +581,47 @@ def test_what_a_commit_had_moved_in_a_store_is_looked_at(
     assert small(pictures, store.url) == 9
     assert converted == [1]
     assert objects(store) == whole
+
+
+@pytest.mark.parametrize("place", ["folder", "store"])
+def test_a_unit_that_is_made_anew_may_shift_the_numbers_of_the_shards_behind_it(
+    pictures: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    store: RemoteFolder,
+    converted: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    """At first nothing of it could be opened; all shards have the same size, and some have their names already."""
+    out: Any = store.url if place == "store" else tmp_path / "set"
+    real, rename, move, moved = workers.convert_unit, os.rename, RemoteFolder.move, []
+
+    def away(job: Any, unit: int, folder: Path, *rest: Any) -> Any:
+        record = real(job, unit, folder, *rest)
+        if unit != 1:
+            return record
+        for path in folder.iterdir():
+            path.unlink()
+        lost = [Reject(f"{i}", f"{i}.png", "no such file", passing=True) for i in range(3)]
+        return replace(record, shards=[], rejects=lost)
+
+    def some(*arguments: Any) -> None:
+        if place == "store" or Path(arguments[1]).parent.name == "set":
+            if len(moved) == 4:
+                raise Enough
+            moved.append(arguments)
+        (move if place == "store" else rename)(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "convert_unit", away)
+        patch.setattr(*((RemoteFolder, "move") if place == "store" else (os, "rename")), some)
+        with pytest.raises(Enough):
+            small(pictures, out, max_rejects=1.0)
+    converted.clear()
+    assert small(pictures, out, max_rejects=1.0) == 9
+    assert converted == [1]
+    assert (objects(store) if place == "store" else content(out)) == whole
 
 
 def test_another_job_in_a_store_throws_nothing_away(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_runs import final_state, same_bits, tiny_run
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from headrace.models import METHODS, Method
 from headrace.models.methods.simclr import SimCLR
@@ -210,13 +210,14 @@ def test_hooks_run_without_gradients(
     assert train(config, progress=False).step == 4
 
 
-class Reads(TorchDispatchMode):
-    """Counts what a device would be waited for: tensors that are read as numbers."""
+class Reads(TorchFunctionMode):
+    """Counts what a device would be waited for: tensors that this thread reads as numbers."""
 
     count = 0
+    reading = frozenset({"item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__"})
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(func, "__name__", "") in self.reading
         return func(*args, **(kwargs or {}))
 
 

@@ -69,7 +69,7 @@ def extract_features(
         float32 (n, D) and int64 (n,).
 
     Raises:
-        RunError: if the shard set has no labels, or no sample has one, or features are not finite.
+        RunError: if the shard set has no labels, no sample has one, or features are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     if "label" not in shards.fields:

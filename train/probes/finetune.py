@@ -63,8 +63,8 @@ def finetune_probe(
     sample once.
 
     Raises:
-        RunError: for a method of clips or texts, if a shard set has no labels, or no sample has one, or if training
-            ends in numbers that are not finite.
+        RunError: for a method of clips or texts, if a shard set has no labels, no sample has one, or training ends in
+            numbers that are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     config = config or FinetuneConfig()
