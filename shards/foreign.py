@@ -309,8 +309,8 @@ def is_decimal(text: bytes) -> bool:
 
 
 def number_classes(name: str, field: Field, scanned: Scanned, names: Mapping[str, tuple[str, str]]) -> Field:
-    """An int field as it is, or, where the files hold names, with those, sorted, as classes. ShardError where one holds
-    neither, or some hold numbers and some names."""
+    """An int field as it is, or, where the files hold names, with those, sorted, as classes; -1 stands for none.
+    ShardError where one holds neither, or some hold numbers and some names."""
     classes: set[str] = set()
     number = ""
     for shard, samples in scanned:
@@ -318,6 +318,8 @@ def number_classes(name: str, field: Field, scanned: Scanned, names: Mapping[str
             extension, member = next((e, m) for e, m in members.items() if names[e] == (name, field.kind))
             text = content(shard.mapped, member).tobytes()
             where = f"{shard.mapped.path}, offset {member.offset}, key {printable(key)}: {extension}"
+            if text.strip() == b"-1":  # none, among numbers as among names
+                continue
             if not classes and is_decimal(text):
                 if not number:
                     number = where
