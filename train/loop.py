@@ -20,6 +20,7 @@ from headrace.pipeline import Batch, Loader
 from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.pipeline.transfer import DeviceBatches
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.printing import printable
 from headrace.shards.remote import from_anywhere, has_secrets
 from headrace.train.checkpoint import (
     checkpoint_name,
@@ -163,6 +164,7 @@ def _train(
             progress=progress,
             tensorboard=config.log.tensorboard,
             on_step=on_step,
+            bad_told=len(loader.bad),
         )
         if first_step:
             done = "is finished" if first_step == total_steps else "resumes"
@@ -351,7 +353,7 @@ def _read(terms: dict[str, Tensor], world: World) -> Record:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(printable(line, "\n"), file=sys.stderr)
 
 
 def _silent(line: str) -> None:

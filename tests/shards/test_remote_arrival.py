@@ -292,7 +292,7 @@ def test_a_web_page_at_opening(name: str, served: Served, options: dict[str, Any
 def test_a_manifest_that_is_a_web_page(served: Served, options: dict[str, Any]) -> None:
     """From a server that answers ranges of it, too."""
     url, _, folder = served
-    (folder / "manifest.json").write_text("\n <!DOCTYPE html><html></html>")
+    (folder / "manifest.json").write_text("\n <!DOCTYPE html><html></html>", encoding="utf-8")
     with pytest.raises(RemoteError, match=rf"^{url}/manifest\.json: the answer is a web page, not the object"):
         open_shards(url, **options)
 
@@ -340,11 +340,11 @@ def test_many_shards_under_256_descriptors(tmp_path: Path) -> None:
         if number:
             os.link(folder / first.name, folder / name)
             os.link(folder / first.index, folder / index_name(name))
-    (folder / "manifest.json").write_text(replace(manifest, shards=tuple(many)).to_json())
+    (folder / "manifest.json").write_text(replace(manifest, shards=tuple(many)).to_json(), encoding="utf-8")
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 256
     with folder_server(folder) as url:
         command = [sys.executable, "-c", READ_MANY, url, str(tmp_path / "cache")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["1100", "000009"]
 

@@ -480,7 +480,10 @@ def test_a_set_that_was_replaced(served: tuple[str, Faults, Path], photos: Shard
     ("damage", "message"),
     [
         (lambda folder: (folder / "manifest.json").unlink(), r"digits: there is no manifest\.json"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), r"digits/manifest\.json: .* not valid JSON"),
+        (
+            lambda folder: (folder / "manifest.json").write_text("{", encoding="utf-8"),
+            r"digits/manifest\.json: .* not valid JSON",
+        ),
         (lambda folder: (folder / "shard-000001.index.npy").unlink(), r"001\.index\.npy: there is no such object$"),
         (lambda folder: os.truncate(folder / "shard-000001.index.npy", 99), r"001\.index\.npy: 99 bytes instead of \d"),
     ],
