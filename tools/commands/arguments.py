@@ -49,7 +49,7 @@ def one_of(*known: str) -> Callable[[str], str]:
     return check
 
 
-SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?([KMGT]?)(I?)(B?)", re.ASCII | re.IGNORECASE)
+SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]*)?|\.[0-9]+) ?([KMGT]?)(I?)(B?)", re.ASCII | re.IGNORECASE)
 
 
 def byte_size(text: str) -> int:
