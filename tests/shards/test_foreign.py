@@ -288,7 +288,8 @@ def test_a_set_with_an_empty_tar_becomes_a_source(tmp_path: Path) -> None:
 
 def test_files_of_a_sample_that_lie_apart(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", [("0.png", png()), ("1.png", png()), ("0.cls", b"0"), ("1.cls", b"1")])
-    with pytest.raises(ShardError, match=r"no extension that all samples have; 0\.tar, key 0 comes twice: the"):
+    expected = pytest.raises(ShardError, match=r"no extension that all samples have; 0\.tar, key 0 comes twice: the")
+    with pytest.warns(UserWarning, match="comes twice"), expected:
         open_shards(tmp_path)
 
 
@@ -298,3 +299,12 @@ def test_names_with_many_dots(tmp_path: Path) -> None:
         UserWarning, match=r"the first dot of a name ends the key, so that \.v1\.2\.final\.png is a field"
     ):
         open_shards(tmp_path).close()
+
+
+def test_a_file_whose_ending_lies(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (5, 3)).save(stream, "WEBP")
+    with quietly(write_tar(tmp_path / "0.tar", [("0.jpg", stream.getvalue()), ("1.jpg", png())])) as shards:
+        assert shards.read(1)["image"] == png()
+        with pytest.raises(ShardError, match=r"key 0: image is no image that can be read \(neither JPEG nor PNG"):
+            shards.read(0)
