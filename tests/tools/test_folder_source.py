@@ -99,7 +99,7 @@ def test_everything_beside_an_image(tmp_path: Path) -> None:
         ("b.json", b"\xff\xfe{}", r"b.json, offset 0: not UTF-8"),
         ("b.cls", None, r"missing class"),
         ("b.cls", b"cat", r"b.cls: 'cat' is no class"),
-        ("b.cls", b"-1", r"b.cls: '-1' is no class"),
+        ("b.cls", b"-2", r"b.cls: '-2' is no class"),
         ("b.cls", b"9" * 30, r"is no class"),
     ],
 )
@@ -126,7 +126,7 @@ def assert_matches(expected: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "label"), [("0", 0), ("1", 1), ("2", "class 2 of 2"), ("dog", 1), ("cow", "no class")]
+    ("text", "label"), [("0", 0), ("1", 1), ("-1", -1), ("2", "class 2 of 2"), ("dog", 1), ("cow", "no class")]
 )
 def test_a_class_beside_the_file_goes_before_the_folder(tmp_path: Path, text: str, label: int | str) -> None:
     files = {"cat/a.png": png(), "cat/a.cls": text.encode(), "dog/b.png": png()}

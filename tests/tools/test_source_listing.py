@@ -19,7 +19,7 @@ from headrace.shards.errors import MachineError
 from headrace.tools.cli import main
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
-from headrace.tools.sources import SOURCES, SourceData
+from headrace.tools.sources import SOURCES, BadSample, SourceData
 
 
 def png(level: int = 0) -> bytes:
@@ -253,3 +253,13 @@ def test_shards_beside_the_data_are_fine(tmp_path: Path) -> None:
     tree(tmp_path / "train" / "n00000001", "a.png")
     assert convert("imagenet", tmp_path, tmp_path / "shards").samples == 1
     assert convert("folder", tmp_path / "train", tmp_path / "train-shards").samples == 1
+
+
+@pytest.mark.parametrize("source", ["folder", "imagenet"])
+def test_a_named_pipe_is_no_file_to_wait_for(source: str, tmp_path: Path) -> None:
+    tree(tmp_path, "train/n00000001/a.png")
+    os.mkfifo(tmp_path / "train" / "n00000001" / "b.png")
+    data = SOURCES[source](tmp_path, "train")
+    assert data.load(0)["image"] == png()
+    with pytest.raises(BadSample, match="not a regular file"):
+        data.load(1)
