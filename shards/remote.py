@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from headrace.shards.errors import MachineError, RemoteError, ShardError
-from headrace.shards.stores import PARTIAL, STORES, Changed, Damaged, Store, Unfit, Version, file_reader
+from headrace.shards.stores import NO_RANGES, PARTIAL, STORES, Changed, Damaged, Store, Unfit, Version, file_reader
 
 Result = TypeVar("Result")
 
@@ -129,6 +129,8 @@ class RemoteFolder:
                 raise
             if len(content) < stop - start:
                 raise Damaged(f"bytes {start} to {stop} were asked for, {len(content)} bytes came")
+            if len(content) > stop - start:
+                raise Unfit(f"bytes {start} to {stop} were asked for, {len(content)} came: {NO_RANGES}")
             return content, version
 
         return self._attempt(name, once)

@@ -223,12 +223,12 @@ class HttpStore(Store):
         async def once() -> tuple[bytes, Version]:
             async with self.asking(name, start, stop, fresh) as answer:
                 version = http_version(answer)
-                if known is not None:
-                    known.check(version)
                 length = answer.content_length
                 # A whole object that is all that was asked for is no less right.
                 if not version.ranges and (start > 0 or length != stop - start):
                     raise Unfit(NO_RANGES)
+                if known is not None:
+                    known.check(version)
                 if answer.status == 416:
                     raise Damaged(f"bytes {start} to {stop} were asked for, it has {version.size:,}")
                 if length is not None and length > stop - start:
@@ -320,14 +320,14 @@ class S3Store(Store):
             answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=key, Range=asked, **condition)
             try:
                 version = s3_version(answer)
-                if known is not None:
-                    known.check(version)
+                if "html" in answer.get("ContentType", "") and not version.etag:
+                    raise WebPage
                 if answer.get("ContentLength", 0) > stop - start:
-                    if "html" in answer.get("ContentType", "") and not version.etag:
-                        raise WebPage
                     raise Unfit(
                         f"bytes {start} to {stop} were asked for, {answer['ContentLength']:,} came: {NO_RANGES}"
                     )
+                if known is not None:
+                    known.check(version)
                 return await answer["Body"].read(), version
             finally:
                 answer["Body"].close()
@@ -409,7 +409,7 @@ def http_version(answer: Any) -> Version:
 
 
 def s3_version(answer: Mapping[str, Any]) -> Version:
-    """Likewise. S3's time is left out: its ETag alone changes with the content, and only then."""
+    """Likewise. S3's time, of whole seconds, is left out: its ETag changes whenever the content does."""
     size = total(answer["ContentRange"]) if answer.get("ContentRange") else answer.get("ContentLength")
     return Version(-1 if size is None else size, answer.get("ETag", ""))
 

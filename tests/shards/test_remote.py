@@ -347,8 +347,9 @@ def test_answers_that_are_no_objects(handler: type[BaseHTTPRequestHandler], mess
 def test_a_web_page_in_the_place_of_s3(credentials: None) -> None:
     with serving(PortalHandler) as url:
         folder = RemoteFolder("s3://bucket/set", endpoint_url=url, retry=Retry(tries=1))
-        with pytest.raises(RemoteError, match=r"/x: the answer is a web page, not the object"):
-            folder.read("x", 0, 20)
+        for read in (folder.read, Unchanging(folder, {"x": 1000}).read):
+            with pytest.raises(RemoteError, match=r"/x: the answer is a web page, not the object"):
+                read("x", 0, 20)
 
 
 class Endless(BaseHTTPRequestHandler):

@@ -245,7 +245,7 @@ def test_a_set_that_is_replaced_under_its_reader(
             assert contents(shards.spans("image", range(20))) == contents(local.spans("image", range(20)))
 
 
-@pytest.mark.parametrize("on_error", ["error"])
+@pytest.mark.parametrize("on_error", ["error", "substitute", "skip"])
 def test_a_replaced_set_ends_the_loader(
     on_error: Any, digits_webdataset: ShardSet, tmp_path: Path, options: dict[str, Any]
 ) -> None:
