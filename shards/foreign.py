@@ -180,9 +180,15 @@ def scan_tars(
             fields[name] = Field(kind=kind, encoding="mixed" if kind in ENCODINGS else "")  # type: ignore[arg-type]
     if lacking:
         text = f"{path}: left out for all samples, because some have no such file: {some(lacking)}"
-        warnings.warn(f"{text}; to keep it, leave those samples out of the tars", stacklevel=4)
+        way_out = repeated(scanned) or "to keep it, leave those samples out of the tars"
+        warnings.warn(f"{text}; {way_out}", stacklevel=4)
     if not fields:
-        raise ShardError(f"{scanned[0][0].mapped.path}: there is no extension that all samples have")
+        reason = f"there is no extension that all samples have; {repeated(scanned)}".rstrip("; ")
+        raise ShardError(f"{scanned[0][0].mapped.path}: {reason}")
+    dotted = [extension for extension in names if extension.count(".") > 1]
+    if dotted and len(names) > seen.total():
+        text = f"the first dot of a name ends the key, so that .{dotted[0]} is a field; is that meant?"
+        warnings.warn(f"{path}: {text}", stacklevel=4)
     for name, field in fields.items():
         if field.kind == "int":
             fields[name] = number_classes(name, field, scanned, names)
@@ -210,6 +216,18 @@ def lack(scanned: Scanned, without: set[frozenset[str]], count: int, total: int)
         if frozenset(members) in without
     )
     return f"{count:,} of {total:,} samples {'lacks' if count == 1 else 'lack'} it, the first: {printable(first)}"
+
+
+def repeated(scanned: Scanned) -> str:
+    """What to do where a key comes again in a tar, after other keys; empty where none does."""
+    for shard, samples in scanned:
+        seen: set[str] = set()
+        for key, _ in samples:
+            if key in seen:
+                where = f"{shard.mapped.path.name}, key {printable(key)}"
+                return f"{where} comes twice: the files of a sample must follow each other (pack with tar --sort=name)"
+            seen.add(key)
+    return ""
 
 
 def printable(text: str) -> str:
@@ -291,8 +309,8 @@ def is_decimal(text: bytes) -> bool:
 
 
 def number_classes(name: str, field: Field, scanned: Scanned, names: Mapping[str, tuple[str, str]]) -> Field:
-    """An int field as it is, or, where the files hold names, with those, sorted, as classes. ShardError where one holds
-    neither, or some hold numbers and some names."""
+    """An int field as it is, or, where the files hold names, with those, sorted, as classes; -1 stands for none.
+    ShardError where one holds neither, or some hold numbers and some names."""
     classes: set[str] = set()
     number = ""
     for shard, samples in scanned:
@@ -300,6 +318,8 @@ def number_classes(name: str, field: Field, scanned: Scanned, names: Mapping[str
             extension, member = next((e, m) for e, m in members.items() if names[e] == (name, field.kind))
             text = content(shard.mapped, member).tobytes()
             where = f"{shard.mapped.path}, offset {member.offset}, key {printable(key)}: {extension}"
+            if text.strip() == b"-1":  # none, among numbers as among names
+                continue
             if not classes and is_decimal(text):
                 if not number:
                     number = where

@@ -105,11 +105,11 @@ class ShardSet:
         """
         files, number, row = self._locate(i)
         record = files.index(number)[row].item()
-        content = files.mapped(number).array
+        content, shard_bytes = files.mapped(number).array, int(files.sizes[number])
         sample: dict[str, Any] = {"__key__": record[-1].decode(errors="surrogateescape")}
         for name, field in self.fields.items():
             offset, size, checksum, *image = (record[place] for place in self._places[name])
-            bad = misplaced(len(content), offset, size) or (image and misshaped(size, *image))
+            bad = misplaced(shard_bytes, offset, size) or (image and misshaped(size, *image))
             if bad:
                 raise ShardError(f"{self.where(i, name)}: {name} lies outside of the shard; verify the set")
             payload = content[offset : offset + size]

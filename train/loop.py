@@ -164,6 +164,7 @@ def _train(
             progress=progress,
             tensorboard=config.log.tensorboard,
             on_step=on_step,
+            bad_told=len(loader.bad),
         )
         if first_step:
             done = "is finished" if first_step == total_steps else "resumes"

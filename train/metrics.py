@@ -60,15 +60,19 @@ class Meter:
         return {"samples_per_s": self._samples / elapsed, "data_wait": min(1.0, self._waited / elapsed)}
 
 
-def loader_figures(loader: Loader, before: LoaderStats) -> Record:
-    """What a record says of the loader: its stages and mixing since `before`, its cache and bad samples."""
-    now = loader.stats
+def stage_times(before: LoaderStats, now: LoaderStats) -> dict[str, float]:
+    """`decode_ms`, `augment_ms` and `plan_ms` of the samples delivered between two readings."""
     samples = max(1, now.samples - before.samples)
-    figures: Record = {
+    return {
         f"{stage}_ms": round(1e3 * (getattr(now, f"{stage}_s") - getattr(before, f"{stage}_s")) / samples, 4)
         for stage in ("decode", "augment", "plan")
     }
-    pairs = now.mixing(before)
+
+
+def loader_figures(loader: Loader, before: LoaderStats) -> Record:
+    """What a record says of the loader: its stages and mixing since `before`, its cache and bad samples."""
+    figures: Record = dict(stage_times(before, loader.stats))
+    pairs = loader.stats.mixing(before)
     if pairs.expected > 0:  # shares of a single sample have none
         figures[f"{loader.mixed_by}_clumping"] = round(pairs.clumping, 4)
     if loader.cache_needed:
@@ -106,6 +110,7 @@ class RunLog:
         progress: show a bar on a terminal, or a line for each record elsewhere, on standard error.
         tensorboard: also write events, into `out`/tensorboard.
         on_step: called with each record.
+        bad_told: bad samples that an earlier start has told of.
     """
 
     def __init__(
@@ -117,9 +122,10 @@ class RunLog:
         progress: bool,
         tensorboard: bool,
         on_step: Callable[[Record], None] | None,
+        bad_told: int = 0,
     ) -> None:
         self._total = total_steps
-        self._told = 0  # bad samples that were told of
+        self._bad_told = bad_told
         self._clumping_told = False
         self._on_step = on_step
         self._file = open(_truncated(out / "metrics.jsonl", first_step), "a", encoding="utf-8")  # noqa: SIM115
@@ -164,9 +170,9 @@ class RunLog:
 
     def warn_of(self, loader: Loader) -> None:
         """A line for each bad sample since the last time, and once for labels that clump."""
-        for reason in list(loader.bad.values())[self._told :]:
+        for reason in list(loader.bad.values())[self._bad_told :]:
             self.say(f"another sample takes the place of a bad one: {reason}")
-        self._told = len(loader.bad)
+        self._bad_told = len(loader.bad)
         if not self._clumping_told and loader.mixed_by == "label" and loader.stats.mixing().clumped:
             self.say(clumping_warning(loader.stats.mixing().clumping))
             self._clumping_told = True

@@ -103,7 +103,9 @@ def test_a_size_in_a_pax_header(tmp_path: Path) -> None:
 @pytest.mark.peer("av")
 def test_a_size_in_a_pax_header_of_a_source(tmp_path: Path) -> None:
     (tmp_path / "k" / "labels").mkdir(parents=True)
-    (tmp_path / "k" / "labels" / "train.csv").write_text("label,youtube_id,time_start,time_end\nx,abc,1,11\n")
+    (tmp_path / "k" / "labels" / "train.csv").write_text(
+        "label,youtube_id,time_start,time_end\nx,abc,1,11\n", encoding="utf-8"
+    )
     write_tar(tmp_path / "k" / "v.tar", [("abc_000001_000011.mp4", b"12345")], tarfile.PAX_FORMAT, size="5")
     assert SOURCES["video"](tmp_path / "k", None).origin(0).endswith("v.tar, abc_000001_000011.mp4")
 
@@ -137,7 +139,7 @@ def test_hard_links(tmp_path: Path) -> None:
 
 def test_hard_links_in_the_archives_of_a_source(tmp_path: Path) -> None:
     inner = io.BytesIO()
-    with tarfile.open(fileobj=inner, mode="w") as tar:
+    with tarfile.open(fileobj=inner, mode="w", encoding="utf-8") as tar:
         for number in range(3):
             info = tarfile.TarInfo(f"n00000001_{number}.JPEG")
             info.size = len(png())
@@ -167,7 +169,7 @@ def img2dataset(folder: Path) -> Path:
             files.remove(("000020001.txt", b"a caption"))
         write_tar(folder / f"{number:05d}.tar", files)
         (folder / f"{number:05d}.parquet").write_bytes(b"PAR1")
-        (folder / f"{number:05d}_stats.json").write_text("{}")
+        (folder / f"{number:05d}_stats.json").write_text("{}", encoding="utf-8")
     return folder
 
 
@@ -208,17 +210,26 @@ def test_names_of_classes(tmp_path: Path) -> None:
         assert [shards.read(i)["label"] for i in range(4)] == [1, 2, 0, 1]
 
 
-@pytest.mark.parametrize(("first", "second"), [(b"dog", b"7"), (b"7", b"dog"), (b"-1", b"dog")])
+@pytest.mark.parametrize(("first", "second"), [(b"dog", b"7"), (b"7", b"dog"), (b"-2", b"dog")])
 def test_numbers_and_names_of_classes(tmp_path: Path, first: bytes, second: bytes) -> None:
     write_tar(tmp_path / "0.tar", [("a.cls", first), ("b.cls", second)])
     with pytest.raises(ShardError, match=r"key b: cls is b'.*', but .*: write either numbers or names"):
         open_shards(tmp_path)
 
 
-def test_labels_of_minus_one_are_kept(tmp_path: Path) -> None:
-    write_tar(tmp_path / "0.tar", [("a.cls", b"-1"), ("b.cls", b"3")])
+@pytest.mark.parametrize(
+    ("other", "labels", "classes"), [(b"3", [-1, 3], ()), (b"dog", [-1, 0], ("dog",)), (b"-1", [-1, -1], ())]
+)
+def test_a_label_of_minus_one_is_no_class(
+    tmp_path: Path, other: bytes, labels: list[int], classes: tuple[str, ...]
+) -> None:
+    write_tar(tmp_path / "0.tar", [("a.cls", b"-1\n"), ("b.cls", other)])
     with quietly(tmp_path) as shards:
-        assert (shards.ints().tolist(), shards.fields["label"].classes) == ([-1, 3], ())
+        assert (shards.ints().tolist(), shards.fields["label"].classes) == (labels, classes)
+        assert [shards.read(i)["label"] for i in range(2)] == labels
+    convert("shards", tmp_path, tmp_path / "set", seed=None)
+    with open_shards(tmp_path / "set") as shards:
+        assert (shards.ints().tolist(), shards.fields["label"].classes) == (labels, classes)
 
 
 def test_identifiers_that_are_no_numbers(tmp_path: Path) -> None:
@@ -271,5 +282,19 @@ def test_a_set_with_an_empty_tar_becomes_a_source(tmp_path: Path) -> None:
     folder = img2dataset(tmp_path / "laion")
     with pytest.warns(UserWarning, match="left out"):
         assert convert("shards", folder, tmp_path / "set", workers=1).samples == 8
-    provenance = json.loads((tmp_path / "set" / "manifest.json").read_text())["provenance"]
+    provenance = json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))["provenance"]
     assert provenance["source"] == "shards"
+
+
+def test_files_of_a_sample_that_lie_apart(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("0.png", png()), ("1.png", png()), ("0.cls", b"0"), ("1.cls", b"1")])
+    with pytest.raises(ShardError, match=r"no extension that all samples have; 0\.tar, key 0 comes twice: the"):
+        open_shards(tmp_path)
+
+
+def test_names_with_many_dots(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("img.v1.2.final.png", png()), ("img.v1.3.final.png", png())])
+    with pytest.warns(
+        UserWarning, match=r"the first dot of a name ends the key, so that \.v1\.2\.final\.png is a field"
+    ):
+        open_shards(tmp_path).close()

@@ -228,7 +228,7 @@ def test_every_command_ends_with_the_same_codes(
 
 def test_a_reader_that_leaves_is_no_error_message() -> None:
     script = f"{sys.executable} -c 'import sys; from headrace.tools.cli import main; sys.exit(main())' --help | true"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, encoding="utf-8")
     assert done.stderr == ""
 
 
@@ -279,7 +279,7 @@ def test_from_pictures_to_a_report(pictures: Path, tmp_path: Path, capsys: pytes
 
     page = Path(told(capsys, "report", run).strip())
     assert page == run / "report.html"
-    assert f"{100 * table['trained']['knn']:.1f}%" in page.read_text()
+    assert f"{100 * table['trained']['knn']:.1f}%" in page.read_text(encoding="utf-8")
 
 
 def test_bad_pictures_are_counted_and_bounded(
@@ -290,9 +290,9 @@ def test_bad_pictures_are_counted_and_bounded(
     (source / "disc" / "bad.png").write_bytes(b"no picture")
     command = ["shard", "folder", source, tmp_path / "shards", "--workers", "2"]
     assert "1 samples were left out" in told(capsys, *command, "--seed", "1")
-    reject = json.loads((tmp_path / "shards" / "rejects.jsonl").read_text())
+    reject = json.loads((tmp_path / "shards" / "rejects.jsonl").read_text(encoding="utf-8"))
     assert reject["source"].endswith("bad.png")
-    assert json.loads((tmp_path / "shards" / "manifest.json").read_text())["provenance"]["seed"] == 1
+    assert json.loads((tmp_path / "shards" / "manifest.json").read_text(encoding="utf-8"))["provenance"]["seed"] == 1
     assert "rejects" in refused(capsys, *command, "--max-rejects", "0", code=1)
 
 
@@ -307,17 +307,19 @@ def test_bench_collects_figures_and_stops_at_a_failure(
     def fake(command: list[str]) -> subprocess.CompletedProcess[str]:
         started.append(command)
         name = command[2].removeprefix("headrace.benchmarks.")
-        Path(command[command.index("--json") + 1]).write_text(json.dumps({"is": name}))
+        Path(command[command.index("--json") + 1]).write_text(json.dumps({"is": name}), encoding="utf-8")
         return subprocess.CompletedProcess(command, 0 if name != broken else 1)
 
     monkeypatch.setattr(bench.subprocess, "run", fake)
     broken = ""
     told(capsys, "bench", "all", "--smoke", "--json", tmp_path / "all.json")
-    assert json.loads((tmp_path / "all.json").read_text()) == {name: {"is": name} for name in bench.BENCHMARKS}
+    assert json.loads((tmp_path / "all.json").read_text(encoding="utf-8")) == {
+        name: {"is": name} for name in bench.BENCHMARKS
+    }
     assert all(command[0] == sys.executable and command[-1] == "--smoke" for command in started)
     told(capsys, "bench", "step", "--json", tmp_path / "one.json", "--out", tmp_path / "results")
     assert started[-1][-2:] == ["--out", str(tmp_path / "results")]
-    assert json.loads((tmp_path / "one.json").read_text()) == {"is": "step"}
+    assert json.loads((tmp_path / "one.json").read_text(encoding="utf-8")) == {"is": "step"}
     started.clear()
     broken = bench.BENCHMARKS[0]
     assert main(["bench", "all"]) == cli.FAILED
@@ -338,7 +340,7 @@ for name in sys.argv[1:]:
 def test_every_benchmark_is_a_module() -> None:
     """Each as `python -m` runs it, in one process, since what they import takes longest."""
     names = list(bench.BENCHMARKS)
-    done = subprocess.run([sys.executable, "-c", MODULES, *names], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", MODULES, *names], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     texts = done.stdout.split("\nEND ")
     assert [text.splitlines()[0] for text in texts[1:]] == [f"{name} 0" for name in names]

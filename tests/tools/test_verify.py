@@ -87,9 +87,9 @@ def test_a_changed_index_is_found(copied: Path, whole: ShardSet) -> None:
         start = len(original) - index.nbytes
         path.write_bytes(original[:start] + index.tobytes())
         assert any("XXH3-128" in line for line in verify(copied).problems)
-        manifest = json.loads((copied / "manifest.json").read_text())
+        manifest = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
         manifest["shards"][0]["index_xxh128"] = xxhash.xxh3_128_hexdigest(path.read_bytes())
-        (copied / "manifest.json").write_text(json.dumps(manifest))
+        (copied / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         problems = verify(copied).problems
         assert problems, column
         assert all(f"key {whole.key(3)}" in line for line in problems), problems
@@ -163,15 +163,15 @@ def test_keys_that_appear_twice(tmp_path: Path) -> None:
     index = np.load(index_path).copy()
     index["key"][0] = b"0"
     index_path.write_bytes(content[: len(content) - index.nbytes] + index.tobytes())
-    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))
     manifest["shards"][1]["index_xxh128"] = xxhash.xxh3_128_hexdigest(index_path.read_bytes())
-    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     problems = verify(tmp_path / "set").problems
     assert any("key 0: the key appears twice" in line for line in problems)
 
 
 def test_a_set_without_a_readable_manifest(copied: Path) -> None:
-    (copied / "manifest.json").write_text("{")
+    (copied / "manifest.json").write_text("{", encoding="utf-8")
     report = verify(copied)
     assert not report.ok
     assert "not valid JSON" in str(report)

@@ -56,6 +56,7 @@ def rank_main(rank: int, ports: list[int], data: str, out: str) -> None:
         run("refused", ports[1], "sync_batch_norm=true")
     not_finite_on_the_last_rank(rank, run, ports[3:5])
     told_to_stop_on_the_last_rank(rank, run, ports[5])
+    assert run("measured", ports[6], "precision=auto", "epochs=1").step == 4
     result = run("run", ports[2], "precision=auto")
     weights = dict(methods[0].named_parameters())
     torch.save({"seen": seen[-9:], "weights": weights, "step": result.step}, f"{out}/rank{rank}.pt")
@@ -124,7 +125,7 @@ def test_two_ranks_go_on_with_one_processs_run(
 
     assert train(tiny_run(data, tmp_path / "run"), progress=False, on_step=stop).step == 3
 
-    mp.spawn(rank_main, (free_ports(6), str(data), str(tmp_path)), nprocs=RANKS)
+    mp.spawn(rank_main, (free_ports(7), str(data), str(tmp_path)), nprocs=RANKS)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
     assert [rank["step"] for rank in ranks] == [12, 12]
     for step, shares in enumerate(zip(*(rank["seen"] for rank in ranks), strict=True), start=3):

@@ -53,7 +53,7 @@ class ArchiveFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise unreadable(path, error) from error
         weakref.finalize(self, os.close, self.descriptor)
@@ -346,14 +346,20 @@ def read_zip(file: ArchiveFile, name: str, entry: ZipEntry, limit: int = MAX_PIC
     return content
 
 
-def read_picture(path: str | os.PathLike[str]) -> bytes:
-    """Content of a picture file; BadSample where it is too large, OSError where it cannot be read."""
-    with open(path, "rb") as file:
+def read_file(path: str | os.PathLike[str], limit: int = MAX_PICTURE) -> bytes:
+    """Content of a file; BadSample where it is no regular file or has more than `limit` bytes, OSError where it cannot
+    be read."""
+    with open(path, "rb", buffering=0, opener=open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadSample("not a regular file")
-        check_size(status.st_size, MAX_PICTURE)
+        check_size(status.st_size, limit)
         return file.read()
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """A descriptor, also of a named pipe, which would wait for somebody who writes."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_size(size: int, limit: int) -> None:

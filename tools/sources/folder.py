@@ -25,11 +25,11 @@ from headrace.shards.fields import KEY_BYTES, check_key
 from headrace.shards.foreign import EXTENSION_KINDS
 from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
-from headrace.tools.sources.archives import MAX_PICTURE
+from headrace.tools.sources.archives import MAX_PICTURE, read_file
 from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.listing import findable, is_dangling, is_folder, names_in, walk
 from headrace.tools.sources.source import BadSample, SourceData
-from headrace.tools.sources.trees import read_file, relative
+from headrace.tools.sources.trees import relative
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 """torchvision.datasets.folder.IMG_EXTENSIONS."""
@@ -346,13 +346,15 @@ def the_one_beside(path: str, beside: tuple[str, ...], name: str) -> str:
 
 
 def read_class(path: str, beside: tuple[str, ...], label: int, classes: list[str]) -> int:
-    """The label of a file: what its .cls says, else the class of its folder."""
+    """The label of a file: what its .cls says, -1 where that is none, else the class of its folder."""
     if label >= 0 and not any(extension.lower() == ".cls" for extension in beside):
         return label
     file = the_one_beside(path, beside, "label")
     text = caption(file, read_file(file, MAX_SIDECAR)).strip()
     if text in classes:
         return classes.index(text)
+    if text == "-1":
+        return -1
     if not text.isdecimal() or len(text) > 18:
         raise BadSample(f"{printable(file)}: {text[:40]!r} is no class")
     if classes and int(text) >= len(classes):
