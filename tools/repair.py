@@ -232,6 +232,9 @@ def look_at(folder: Path, manifest: Manifest, number: int) -> Mended:
         return Mended(shard=shard, note=f"lost ({error})")
     of_shard = check_file(file.path, shard.checksum, manifest.checksums)
     of_index = check_file(folder / shard.index, shard.index_checksum, manifest.checksums)
+    for check in (of_shard, of_index):
+        if check.may_pass:
+            raise MachineError(check.line)
     try:
         old = index_to_read(folder, manifest, shard)
     except ShardError as error:

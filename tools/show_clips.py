@@ -14,6 +14,7 @@ from headrace.pipeline import ClipSpec, DrawnClips, Loader
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.printing import printable
 from headrace.shards.remote import redact
+from headrace.tools.errors import UserError
 from headrace.tools.show import blank, check_request, save
 
 
@@ -71,7 +72,10 @@ def show_clips(
     """Draw the clips of `count` videos, a strip of frames each, into the picture `out`. Raises as `show`."""
     check_request(out, count)
     with open_shards(path) as shards:
-        rows = clips_of(shards, spec, count=count, seed=seed, epoch=epoch)
+        try:
+            rows = clips_of(shards, spec, count=count, seed=seed, epoch=epoch)
+        except ValueError as error:  # the set holds no videos, say
+            raise UserError(str(error)) from error
     save(draw_clips(rows, f"{os.path.basename(redact(os.fspath(path)))}, seed {seed}, epoch {epoch}"), out)
 
 

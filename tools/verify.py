@@ -32,7 +32,7 @@ from headrace.shards.mapping import MappedFile
 from headrace.shards.npy import npy_header
 from headrace.shards.opened import FewShards
 from headrace.shards.printing import printable
-from headrace.shards.reading import ABSENT, ReadFile, cause_of, chunks, is_unread, joined
+from headrace.shards.reading import ABSENT, ReadFile, cause_of, chunks, is_of_the_medium, is_unread, joined
 from headrace.shards.remote import RemoteFolder, is_remote
 from headrace.shards.webdataset import extension, scan_tar, stored_encoding
 from headrace.tools.errors import UserError
@@ -190,7 +190,9 @@ def verify_folder(
     except ShardError as error:
         findings = [Finding("", None, str(error), is_unread(error))]
         seconds = time.perf_counter() - start
-        return VerifyReport(path=str(folder), format="", samples=0, bytes=0, findings=findings, seconds=seconds)
+        return VerifyReport(
+            path=str(folder), format="", samples=0, bytes=0, findings=findings, seconds=seconds, decoded=not fast
+        )
     if manifest is not None:
         shards = ((shard, None) for shard in manifest.shards)
     else:
@@ -385,6 +387,8 @@ class FileCheck(NamedTuple):
     """What is wrong; empty where the file is right."""
     unread: bool = False
     """Whether it is that the file, or a part of it, cannot be read."""
+    may_pass: bool = False
+    """Whether that is no matter of some sectors of a disk."""
 
     @property
     def right(self) -> bool:
@@ -410,7 +414,7 @@ def check_file(path: Path, checksum: str, checksums: Checksums) -> FileCheck:
         finally:
             file.close()
     except ShardError as error:
-        return FileCheck(str(error), is_unread(error))
+        return FileCheck(str(error), is_unread(error), is_unread(error) and not is_of_the_medium(error))
     if lost:
         ranges = joined(lost)
         named = ", ".join(f"{part.start} to {part.stop - 1}" for part in ranges[:MOST_RANGES])

@@ -208,6 +208,26 @@ def test_a_machine_that_fails_removes_nothing(copied: Path, monkeypatch: pytest.
         plan_repair(copied, report)
 
 
+def test_an_index_that_could_not_be_checked_is_not_taken_for_damaged(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it nothing would prove the other samples of the damaged shard."""
+    spoil(copied, 0, 1)
+    report = verify(copied)
+    number = index(copied, 0).stat().st_ino
+    real, failures = os.pread, [errno.ETIMEDOUT]
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        if os.fstat(descriptor).st_ino == number and failures:
+            raise OSError(failures.pop(), "a moment")
+        return real(descriptor, size, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(MachineError, match="a moment"):
+        plan_repair(copied, report)
+    assert plan_repair(copied, report).removed == 1
+
+
 def test_what_fails_once_is_read_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(copied, 0, 1)
     report = verify(copied)

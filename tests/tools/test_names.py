@@ -121,6 +121,30 @@ def test_damaged_samples_with_odd_names(tmp_path: Path) -> None:
     assert "2 problems" in text
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "views", "--method", "simclr", "--out", "x.png"],
+        ["show", "masks", "--preset", "mae", "--out", "x.png"],
+        ["show", "tiles", "--preset", "jigsaw", "--out", "x.png"],
+        ["show", "clips", "--preset", "videomae", "--out", "x.png"],
+        ["inspect", "--sheet", "x.png"],
+        ["inspect", "--duplicates"],
+        ["doctor", "--method", "simclr"],
+    ],
+)
+def test_a_set_that_has_not_what_is_asked_for(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "set", [{"__key__": "a", "label": 1}], {"label": Field(kind="int")})
+    command = arguments[:2] if arguments[0] == "show" else arguments[:1]
+    assert main([*command, str(tmp_path / "set"), *arguments[len(command) :]]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Error" not in line
+    assert f"{tmp_path / 'set'}" in line
+    assert "has no images" in line or "no video field" in line
+
+
 def test_warnings_are_sentences(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"a.jpg": jpeg(1), "a.txt": b"one", "b.jpg": jpeg(2)})
     lines = headrace("inspect", path).splitlines()
