@@ -108,7 +108,9 @@ def commit(folder: Path = ROOT) -> str:
 def _git(folder: Path, *arguments: str) -> str:
     """What git says; empty where it fails, or there is none."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, encoding="utf-8", check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -159,6 +161,6 @@ def _kilobytes(text: str, name: str) -> int:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except OSError:  # the process has ended, or the system has no such file
         return ""

@@ -314,10 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or default_results(options.smoke)
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps(report, indent=2) + "\n"
-    (out / "parity.json").write_text(content)
-    (out / "parity.md").write_text(as_markdown(report))
+    (out / "parity.json").write_text(content, encoding="utf-8")
+    (out / "parity.md").write_text(as_markdown(report), encoding="utf-8")
     if options.json:
-        options.json.write_text(content)
+        options.json.write_text(content, encoding="utf-8")
     return 0
 
 

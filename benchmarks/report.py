@@ -267,12 +267,12 @@ def save(report: Report, folder: Path, json_file: Path | None = None) -> list[Pa
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(as_json(report), indent=1) + "\n"
     paths = [folder / f"{report.stem}{ending}" for ending in (".json", ".md", ".png")]
-    _replace(paths[0], lambda temporary: temporary.write_text(text))
-    _replace(paths[1], lambda temporary: temporary.write_text(as_markdown(report)))
+    _replace(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    _replace(paths[1], lambda temporary: temporary.write_text(as_markdown(report), encoding="utf-8"))
     _replace(paths[2], lambda temporary: picture(report, temporary))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(json_file, lambda temporary: temporary.write_text(text))
+        _replace(json_file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         paths.append(json_file)
     return paths
 

@@ -406,7 +406,7 @@ class _Rival:
             answer = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._process.join(5.0)
-            said = self._log.read_text(errors="replace").split("\n")
+            said = self._log.read_text(errors="replace", encoding="utf-8").split("\n")
             last = next((f": {line.strip()}" for line in reversed(said) if line.strip()), "")
             code = self._process.exitcode
             raise BenchmarkError(f"{self.name} died while {doing} (exit code {code}){last}") from None

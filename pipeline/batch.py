@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +72,8 @@ class Batch:
         return len(self.index)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`; copies from pinned memory do not block."""
+        """The same batch on `device`. Copies from pinned memory do not block, and that memory is not used again before
+        they are complete."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def tensors(self) -> list[Tensor]:
@@ -116,9 +118,17 @@ def normalize_images(images: Tensor, normalize: Normalize) -> Tensor:
         scaled = [(x - m) * (1 / s) for x, m, s in zip(lab, normalize.mean, normalize.std, strict=True)]
         return torch.stack(scaled, dim=-1).movedim(-1, channels)  # channels-last in memory
     shape = (3,) + (1,) * (-channels - 1)
-    scale = torch.tensor([1 / (255 * s) for s in normalize.std], device=images.device).view(shape)
-    shift = torch.tensor([-m / s for m, s in zip(normalize.mean, normalize.std, strict=True)], device=images.device)
-    return torch.addcmul(shift.view(shape), images, scale)
+    scale, shift = _scale_and_shift(tuple(normalize.mean), tuple(normalize.std), images.device)
+    return torch.addcmul(shift.view(shape), images, scale.view(shape))
+
+
+@lru_cache(maxsize=256)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What levels are multiplied with and what is added, (3,) each. Made once: a device waits for such a copy."""
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale, shift
 
 
 def standardize(images: Tensor) -> Tensor:

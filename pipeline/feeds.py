@@ -102,6 +102,9 @@ class Feed(ABC, Generic[AnyPlan]):
     def close(self) -> None:
         """End what runs beside the loader's threads; the next `render` starts it again."""
 
+    def forked(self) -> None:
+        """In a forked process: let go of threads that only the parent has."""
+
 
 class ImageFeed(Feed[Plan]):
     """Views of images; see `ViewSpec`."""
@@ -205,6 +208,9 @@ class ClipFeed(Feed[ClipPlan]):
         self._readers.shutdown()
         self._readers = self._make_readers()
         self.engine.close()
+
+    def forked(self) -> None:
+        self._readers = self._make_readers()
 
     def _make_readers(self) -> ThreadPoolExecutor:
         """Threads that decode where the engine takes whole batches; they start when they have something to do."""
@@ -338,6 +344,9 @@ class BesideFeed(Feed[BesidePlan]):
 
     def close(self) -> None:
         self._views.close()
+
+    def forked(self) -> None:
+        self._views.forked()
 
 
 FEEDS: dict[type[Any], type[ImageFeed] | type[ClipFeed] | type[TextFeed]] = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
+import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
 from headrace.pipeline.feeds import DTYPES, Source, feed, part_of
 from headrace.pipeline.masks import draw_masks
+from headrace.pipeline.memory import BufferPool
 from headrace.pipeline.mixing import Pairs, watch_mixing
 from headrace.pipeline.order import Order, epoch_batches, order
 from headrace.pipeline.rows import Rows
@@ -27,7 +28,7 @@ from headrace.pipeline.texts import TextSpec
 from headrace.pipeline.views import ViewSpec
 from headrace.pipeline.window import LANES, WINDOW, WindowOrder, cache_needed
 from headrace.shards import ShardError, ShardSet
-from headrace.shards.errors import RemoteError
+from headrace.shards.errors import is_machine_fault
 from headrace.shards.machine import cores
 
 OrderName = Literal["global", "window"]
@@ -40,7 +41,8 @@ class LoaderStats:
     samples: int = 0
     """Delivered by this rank."""
     waited_s: float = 0.0
-    """Seconds that the consumer stood waiting for a batch: 0 when loading keeps up with training."""
+    """Seconds that the consumer spent in the loader: it plans later batches (`plan_s`), waits for this one, and draws
+    its masks. Hardly more than `plan_s` when loading keeps up with training."""
     plan_s: float = 0.0
     """Seconds spent on order, spans and plans, in the consumer's thread; clips are planned while they are decoded."""
     decode_s: float = 0.0
@@ -67,24 +69,65 @@ class _Pending:
 
     ids: np.ndarray
     plan: Rows
-    buffers: list[np.ndarray]
+    buffers: list[torch.Tensor]
     parts: list[tuple[slice, Future[StageTimes]]]
     """Rows, and who renders them."""
     end: int
     """Position in the epoch after this batch."""
 
 
+class _Iteration:
+    """One walk through an epoch: the batches under way, and whether it is over.
+
+    Args:
+        patient: whether to wait, at its end, for what runs. Nothing that threads read or write goes while they do, so
+            that it is no need, and one that waits for a store may take long.
+    """
+
+    def __init__(self, patient: bool) -> None:
+        self._patient = patient
+        self.under_way: deque[_Pending] = deque()
+        self._ended = ""
+        self._process = os.getpid()
+
+    def end(self, why: str) -> None:
+        """No more batches come. Cancels what has not begun."""
+        self._ended = self._ended or why
+        parts = [part for pending in self.under_way for _, part in pending.parts]
+        self.under_way.clear()
+        if self._process != os.getpid():  # a forked process has none of the threads
+            return
+        running = [part for part in parts if not part.cancel()]
+        if self._patient:
+            wait(running)
+
+    def check(self) -> None:
+        """RuntimeError where it is over."""
+        if self._process != os.getpid():
+            raise RuntimeError("this iterator is of the process that was forked; iterate the loader itself again")
+        if self._ended:
+            raise RuntimeError(f"this iterator is over, because {self._ended}; iterate the loader again")
+
+
 class Loader:
     """Iterates the rest of the current epoch, then moves on to the next epoch.
 
     The batches depend on (seed, epoch, position) only: not on threads, ranks, engine speed or prefetching. Each
-    delivered batch owns its memory until the last tensor of it is gone; then the memory is used again.
+    delivered batch owns its memory until the last tensor of it is gone and copies from it to a GPU are complete; then
+    the memory is used again.
+
+    One iterator lives at a time: a new one, `load_state_dict` and `close` end the one before, which then raises
+    RuntimeError. A forked process may iterate a loader that its parent has iterated; a worker of
+    `torch.utils.data.DataLoader` may not, since every worker would deliver every batch.
 
     Args:
         shards: an open shard set with an image, a video or a text field.
         views: what each sample becomes: views of an image or clips of a video, perhaps with the text beside it, or
             text alone.
-        batch_size: of the global batch; this rank loads its contiguous share.
+        batch_size: of the global batch; this rank loads its contiguous share. Shares are equal where the number of
+            ranks divides the batch, else they differ by a sample; without `drop_last` those of the last batch may, and
+            some of them be empty. Code that gathers over ranks must put up with that, or choose a batch size and
+            `drop_last` so that it does not happen.
         engine: a key of `headrace.pipeline.engines.ENGINES`.
         device: where the engines "dali", "kornia" and "dali+kornia" work, such as "cuda"; the others work on the CPU.
             Kornia leaves the views there.
@@ -107,13 +150,15 @@ class Loader:
         on_error: what happens to a sample that cannot be decoded. "error" ends the iteration with its name;
             "substitute" puts another sample in its place, drawn from (seed, epoch, sample), so that the same batches
             come again; "skip" makes the batch smaller, which several ranks could not do alike.
-        max_bad: different bad samples to put up with; one more ends the iteration. They are in `bad`.
+        max_bad: different bad samples of this rank to put up with, those before a resume included; one more ends the
+            iteration. They are in `bad`.
 
     Raises:
         ValueError: for contradictory arguments.
         ImportError: if the engine's package is missing, or the one that decodes videos.
-        ShardError: while iterating, as `on_error` says, for a sample that cannot be decoded; for a remote set that
-            does not answer in any case, with the object's name.
+        ShardError: while iterating, as `on_error` says, for a sample that cannot be decoded; in any case, as a
+            MachineError, where a disk or a store fails or the set was closed.
+        RuntimeError: while iterating, for an iterator that is over.
     """
 
     def __init__(
@@ -186,11 +231,13 @@ class Loader:
         self._mixing = watch_mixing(shards.shard_samples, self._labels)
         source = Source(shards, image_field, video_field, engine, device, self._threads, dtype)
         self._feed: Any = feed(views, source)
-        self._pool = _BufferPool(self._feed.buffer_dtype)
+        self._pool = BufferPool(self._feed.buffer_dtype, prefetch + 3)
         self._on_error = on_error
         self._faults = FaultLog(max_bad)
         self._position = 0
         self._executor: ThreadPoolExecutor | None = None
+        self._iteration = _Iteration(not self.shards.remote)
+        self._process = os.getpid()
 
     @property
     def bad(self) -> Mapping[int, str]:
@@ -219,33 +266,65 @@ class Loader:
         return epoch_batches(len(self.shards), self.batch_size, self._drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
+        if torch.utils.data.get_worker_info() is not None:
+            raise RuntimeError(
+                "a Loader has threads of its own, and each worker of a torch.utils.data.DataLoader would deliver all "
+                "its batches: iterate the Loader itself"
+            )
+        self._settle()
+        self._iteration.end("another one was made")
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="headrace-loader")
+        self._iteration = _Iteration(not self.shards.remote)
+        return self._batches(self._iteration)
+
+    def _settle(self) -> None:
+        """In a forked process: let go of threads and processes that only the parent has."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._executor = None
+            self._feed.forked()
+
+    def _batches(self, iteration: _Iteration) -> Iterator[Batch]:
+        iteration.check()
         epoch, position = self.epoch, self._position
         end = len(self.shards)
         if self._drop_last:
             end -= (end - position) % self.batch_size
-        under_way: deque[_Pending] = deque()
+        under_way = iteration.under_way
         try:
             while under_way or position < end:
+                started = perf_counter()
                 while position < end and len(under_way) <= self._prefetch:
                     stop = min(position + self.batch_size, end)
                     under_way.append(self._start(epoch, position, stop))
                     position = stop
-                pending = under_way.popleft()
-                batch = self._finish(epoch, pending)
-                # The state already points behind this batch: whoever holds it has consumed it.
-                self.epoch, self._position = (epoch, pending.end) if pending.end < end else (epoch + 1, 0)
-                yield batch
+                yield self._next(iteration, epoch, end, started)
+                iteration.check()
             if self.epoch == epoch:  # nothing was left, as after a resume with a larger batch
                 self.epoch, self._position = epoch + 1, 0
         finally:
-            for pending in under_way:
-                for _, part in pending.parts:
-                    part.cancel()
+            iteration.end("it was left")
+
+    def _next(self, iteration: _Iteration, epoch: int, end: int, started: float) -> Batch:
+        """The batch that was begun first. It is under way until it is finished: where a part of it fails, the others
+        are still at work."""
+        pending = iteration.under_way[0]
+        try:
+            batch = self._finish(epoch, pending)
+        except CancelledError:  # by another thread
+            iteration.check()
+            raise
+        iteration.check()
+        iteration.under_way.popleft()
+        # The state already points behind this batch: whoever holds it has consumed it.
+        self.epoch, self._position = (epoch, pending.end) if pending.end < end else (epoch + 1, 0)
+        self.stats.waited_s += perf_counter() - started
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, as plain numbers; valid for any world size, thread count and engine."""
+        """Where the stream stands, as plain numbers, and the bad samples so far; valid for any world size, thread count
+        and engine."""
         return {
             "seed": self.seed,
             "epoch": self.epoch,
@@ -256,10 +335,11 @@ class Loader:
             "window": self._window,
             "lanes": self._lanes,
             "shards": self._shards_digest,
+            "bad": dict(self._faults.reasons),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken.
+        """Go on where `state` was taken. An iterator of this loader is over then.
 
         Raises:
             ValueError: if the state is of another shard set or another kind of order, which this loader was told.
@@ -282,12 +362,16 @@ class Loader:
                 )
             if state["shards"] != self._shards_digest:
                 raise ValueError(f"the state is of shards of other sizes than those of {self.shards.path}")
+        self._iteration.end("a state was loaded")
+        self._faults.reasons = dict(state.get("bad", {}))  # states were without
         self._order_name, self._window, self._lanes = name, window, lanes
         self.seed, self.epoch, self._position = state["seed"], state["epoch"], state["position"]
         self._order = self._order_of(self.epoch)
 
     def close(self) -> None:
         """End the threads. The loader may be iterated again; the shard set stays open."""
+        self._settle()
+        self._iteration.end("the loader was closed")
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
@@ -311,9 +395,10 @@ class Loader:
         if (self._order.seed, self._order.epoch) != (self.seed, epoch):
             self._order = self._order_of(epoch)
         ids = self._order.share(begin, end, self._rank, self._world_size)
-        spans, wait = self._feed.request(self.seed, epoch, ids)
+        spans, arrived = self._feed.request(self.seed, epoch, ids)
         drawn = self._feed.plan(self.seed, epoch, ids, spans)
         buffers = [self._pool.take(shape) for shape in self._feed.shapes(len(ids))]
+        arrays = [buffer.numpy() for buffer in buffers]
         render = self._feed.render
         # Four parts a thread even out slow samples.
         count = 4 * self._threads if self._feed.splits else 1
@@ -322,20 +407,19 @@ class Loader:
         for i in range(0, len(ids), step):
             part = slice(i, i + step)
             some = part_of(spans, part)
-            cut = [buffer[part] for buffer in buffers]
-            parts.append((part, self._executor.submit(_when_here, wait, render, ids[part], some, drawn[part], cut)))
+            cut = [array[part] for array in arrays]
+            parts.append((part, self._executor.submit(_when_here, arrived, render, ids[part], some, drawn[part], cut)))
         self.stats.plan_s += perf_counter() - started
         return _Pending(ids, drawn, buffers, parts, end)
 
     def _finish(self, epoch: int, pending: _Pending) -> Batch:
         """Wait for a batch and wrap its memory."""
-        started = perf_counter()
         skipped: list[int] = []
         for rows, part in pending.parts:
             try:
                 times = part.result()
             except ShardError as error:
-                if self._on_error == "error" or isinstance(error, RemoteError):
+                if self._on_error == "error" or is_machine_fault(error):
                     raise
                 skipped += self._mend(epoch, pending, rows)
                 continue
@@ -344,10 +428,11 @@ class Loader:
         if skipped:
             pending = self._without(pending, skipped)
         finishing = perf_counter()
-        views = self._feed.finish(pending.plan, [self._pool.lend(buffer) for buffer in pending.buffers])
+        # Whole buffers are lent, so that they are of use for the next batches; skipped samples leave room at the end.
+        lent = [self._pool.lend(buffer)[: len(pending.ids)] for buffer in pending.buffers]
+        views = self._feed.finish(pending.plan, lent)
         texts, token_masks = self._feed.texts(self.seed, epoch, pending.ids, pending.plan)
         self.stats.augment_s += perf_counter() - finishing
-        self.stats.waited_s += perf_counter() - started
         self.stats.samples += len(pending.ids)
         if self._mixing is not None:
             pairs = self._mixing.pairs(pending.ids)
@@ -376,9 +461,9 @@ class Loader:
                 try:
                     self._render_row(epoch, pending, row, int(candidate))
                     break
-                except RemoteError:
-                    raise
                 except ShardError as error:
+                    if is_machine_fault(error):
+                        raise
                     self._faults.note(int(candidate), error)
                     last = error
             else:
@@ -390,9 +475,10 @@ class Loader:
     def _render_row(self, epoch: int, pending: _Pending, row: int, sample: int) -> None:
         """Put one sample's views into a batch; ShardError where it cannot be decoded."""
         ids = np.array([sample])
-        spans, wait = self._feed.request(self.seed, epoch, ids)
+        spans, arrived = self._feed.request(self.seed, epoch, ids)
         drawn = self._feed.plan(self.seed, epoch, ids, spans)
-        _when_here(wait, self._feed.render, ids, spans, drawn, [buffer[row : row + 1] for buffer in pending.buffers])
+        cut = [buffer.numpy()[row : row + 1] for buffer in pending.buffers]
+        _when_here(arrived, self._feed.render, ids, spans, drawn, cut)
         pending.ids[row] = sample
         pending.plan[row : row + 1] = drawn
 
@@ -401,38 +487,14 @@ class Loader:
         kept = np.setdiff1d(np.arange(len(pending.ids)), rows)
         if not len(kept):
             raise ShardError(f"a whole batch of {len(rows)} samples is bad; the last: {self.bad[int(pending.ids[-1])]}")
-        buffers = [np.ascontiguousarray(buffer[kept]) for buffer in pending.buffers]
-        return _Pending(pending.ids[kept], pending.plan[kept], buffers, [], pending.end)
+        for buffer in pending.buffers:
+            buffer[: len(kept)] = buffer[torch.from_numpy(kept)]
+        return _Pending(pending.ids[kept], pending.plan[kept], pending.buffers, [], pending.end)
 
 
 def _when_here(
-    wait: Callable[[], None], render: Callable[..., StageTimes], ids: np.ndarray, spans: Any, *rest: Any
+    arrived: Callable[[], None], render: Callable[..., StageTimes], ids: np.ndarray, spans: Any, *rest: Any
 ) -> StageTimes:
-    """Render samples whose bytes may be on the way. They stay in a remote set's cache as long as `spans` lives."""
-    wait()
+    """Render samples whose bytes may be on the way. They stay where they are as long as `spans` lives."""
+    arrived()
     return render(ids, spans, *rest)
-
-
-@dataclass
-class _BufferPool:
-    """Batch memory that comes back by itself when the last tensor over it is gone."""
-
-    dtype: torch.dtype
-    free: dict[tuple[int, ...], list[np.ndarray]] = field(default_factory=dict)
-
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A buffer of `shape` with unspecified content; pinned where there is a GPU."""
-        waiting = self.free.setdefault(shape, [])
-        if waiting:
-            return waiting.pop()
-        return torch.empty(shape, dtype=self.dtype, pin_memory=torch.cuda.is_available()).numpy()
-
-    def lend(self, buffer: np.ndarray) -> torch.Tensor:
-        """A tensor over `buffer`; the buffer is free again when every tensor that shares its memory is gone."""
-        lease = buffer.view(_Lease)
-        weakref.finalize(lease, self.free.setdefault(buffer.shape, []).append, buffer).atexit = False
-        return torch.from_numpy(lease)
-
-
-class _Lease(np.ndarray):
-    """The array object that a lent tensor keeps alive."""

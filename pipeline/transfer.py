@@ -16,34 +16,29 @@ class Copies(Protocol):
     """Copies batches to a device without being waited for."""
 
     def begin(self, batch: Batch) -> None:
-        """Start to copy; the batch's memory stays untouched until its copy is complete."""
+        """Start to copy."""
 
     def take(self) -> Batch:
         """The copy that was begun first; what is done with it next on the device comes after the copying."""
 
     def close(self) -> None:
-        """Wait for copies under way, so that the memory they read may be used again."""
+        """Let go of copies that nobody has taken."""
 
 
 class SideStream:
-    """Copies from pinned memory on a CUDA stream of its own, beside the computation."""
+    """Copies from pinned memory on a CUDA stream of its own, beside the computation. torch gives the memory out again
+    when its copy is complete."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._begun: deque[tuple[Batch, torch.cuda.Event]] = deque()
-        # The loader writes into a batch's memory again when its tensors are gone, which must not be before the copy.
-        self._reading: deque[tuple[Batch, torch.cuda.Event]] = deque()
 
     def begin(self, batch: Batch) -> None:
         """See `Copies`."""
-        while self._reading and self._reading[0][1].query():
-            self._reading.popleft()
         with torch.cuda.stream(self._stream):
             copy = batch.to(self._device)  # views that an engine made on the device stay as they are
-            complete = self._stream.record_event()
-        self._begun.append((copy, complete))
-        self._reading.append((batch, complete))
+            self._begun.append((copy, self._stream.record_event()))
 
     def take(self) -> Batch:
         """See `Copies`."""
@@ -56,9 +51,7 @@ class SideStream:
 
     def close(self) -> None:
         """See `Copies`."""
-        self._stream.synchronize()
         self._begun.clear()
-        self._reading.clear()
 
 
 class DeviceBatches:

@@ -69,7 +69,7 @@ class OpenShards(ABC):
 
 
 class FewShards(OpenShards):
-    """Shards that are mapped already."""
+    """Shards that are open already."""
 
     def __init__(self, shards: Sequence[OpenShard]) -> None:
         self._shards = shards

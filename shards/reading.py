@@ -58,6 +58,7 @@ class ReadFile:
         """ShardError where the file is missing or empty, MachineError where it cannot be read."""
         self.path = path
         self.number = next(NUMBERS)
+        weakref.finalize(self, OPEN.pop, self.number, None).atexit = False
         try:
             opened = descriptor_of(self)
             self.size = os.fstat(opened.number).st_size
@@ -100,6 +101,9 @@ class Slices:
 
     def __init__(self, file: ReadFile) -> None:
         self._file = file
+
+    def __len__(self) -> int:
+        return self._file.size
 
     def __getitem__(self, part: slice) -> Bytes:
         start, stop, _ = part.indices(self._file.size)

@@ -266,7 +266,8 @@ class Unchanging:
 
     def __init__(self, folder: RemoteFolder, sizes: Mapping[str, int]) -> None:
         self.folder = folder
-        self._known = {name: Version(size) for name, size in sizes.items()}
+        self._sizes = sizes
+        self._known: dict[str, Version] = {}
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
@@ -279,13 +280,12 @@ class Unchanging:
             RemoteError: The store does not answer.
             MachineError: The object is not what it was.
         """
-        known = self._known[name]
-        content, version = self.folder.fetch(name, start, stop, known, fresh)
-        if known[1:3] != version[1:3]:
+        known = self._known.get(name)
+        expected = known or Version(self._sizes[name])
+        content, version = self.folder.fetch(name, start, stop, expected, fresh)
+        if known is None and start < stop:
             with self._lock:
-                if self._known[name][1:3] == ("", ""):
-                    self._known[name] = version._replace(size=known.size)
-                known = self._known[name]
+                known = self._known.setdefault(name, version._replace(size=expected.size))
             try:
                 known.check(version)  # two first answers may have been on their way at the same time
             except Changed as error:

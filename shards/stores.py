@@ -72,15 +72,15 @@ class Version(NamedTuple):
     def check(self, found: Version) -> None:
         """Raise Changed where `found` is another state than this one.
 
-        Servers behind one name may give the same file other ETags: with the same time and size it counts as the same.
+        The same ETag is enough, and so is the same time: servers behind one name may give the same file other ETags, or
+        other times. What lies in it has checksums.
         """
         if -1 not in (self.size, found.size) and self.size != found.size:
             raise Changed(f"{found.size:,} bytes instead of {self.size:,}")
-        dated = bool(self.modified and found.modified)
-        if dated and self.modified != found.modified:
-            raise Changed(f"written {found.modified}, not {self.modified}")
-        if not dated and self.etag and found.etag and self.etag != found.etag:
-            raise Changed(f"ETag {found.etag} instead of {self.etag}")
+        marks = [(self.etag, found.etag, "ETag"), (self.modified, found.modified, "time of writing")]
+        differing = [f"{what} {new} instead of {old}" for old, new, what in marks if old and new and old != new]
+        if differing and not any(old == new for old, new, _ in marks if old):
+            raise Changed(", ".join(differing))
 
 
 class Store:
@@ -130,7 +130,7 @@ class Store:
         """
         version = Version()
         if known is not None:
-            version = self.look(name) if self.near or known[1:3] == ("", "") else known
+            version = self.look(name) if self.near or not (known.etag or known.modified) else known
             known.check(version)
         return bytes(self.fs.cat_file(f"{self.path}/{name}", start=start, end=stop, **self.limit)), version
 
@@ -141,8 +141,9 @@ class Store:
             raise FileNotFoundError(name)
         if info["size"] is None:
             raise Unfit("the server does not say how large it is")
-        etag = next((str(info[key]) for key in ETAGS if info.get(key)), "unknown")
         modified = next((str(info[key]) for key in TIMES if info.get(key)), "")
+        # Where it says nothing, an ETag that is always the same keeps `read` from asking again.
+        etag = next((str(info[key]) for key in ETAGS if info.get(key)), "" if modified else "unknown")
         return Version(int(info["size"]), etag, modified)
 
     def size(self, name: str) -> int:

@@ -41,5 +41,5 @@ def write_many(folder: Path, count: int) -> Path:
             )
         )
     manifest = Manifest(format="webdataset", fields=FIELDS, shards=tuple(shards))
-    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return folder

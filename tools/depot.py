@@ -378,9 +378,11 @@ class RemoteDepot:
         damaged = set()
         for unit, shard, final in named(sorted(found.items())):
             for waiting, new, size in remote_places(unit, shard, final):
+                if held.get(waiting) == size:
+                    continue
                 if there.get(new) == size:
                     self.moved[new] = waiting
-                elif held.get(waiting) != size:
+                else:
                     damaged.add(unit)
         for unit in damaged:
             self.forget(unit)

@@ -169,7 +169,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); delete it and evaluate again") from None
     return results if isinstance(results, dict) else {}

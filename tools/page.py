@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headrace.shards.printing import printable
+
 UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -43,7 +45,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 def plain(text: str) -> str:
     """The text with what no page can hold, control characters and bytes of names that are no Unicode, written out."""
-    return UNFIT.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return UNFIT.sub(lambda found: printable(found[0]), text)
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:

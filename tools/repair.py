@@ -49,6 +49,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.keys import KeyCheck, Keys
 from headrace.tools.verify import (
     CHUNK,
+    ReadShards,
     VerifyReport,
     check_file,
     check_samples,
@@ -272,7 +273,7 @@ def sort_out(
 ) -> None:
     """Part the samples of a shard into those that stay and those that are removed; `known` are keys of the shards
     before."""
-    shards = ShardSet(folder, replace(manifest, shards=(mended.shard,)), [part], check=True)
+    shards = ShardSet(folder, replace(manifest, shards=(mended.shard,)), ReadShards([part]), check=True)
     spans = [range(first, min(first + CHUNK, len(shards))) for first in range(0, len(shards), CHUNK)]
     reasons: dict[int, list[str]] = {}
     unread: set[int] = set()
@@ -317,7 +318,7 @@ def as_found(manifest: Manifest, part: OpenShard, row: int, reasons: list[str], 
         if unread:
             readable(file_of(part), place)
     first = next(iter(manifest.fields))
-    key = record["key"].decode(errors="replace")
+    key = record["key"].decode(errors="surrogateescape")
     return Removed(key=key, offset=int(record[f"{first}.offset"]), reasons=reasons, parts=parts, unread=unread)
 
 

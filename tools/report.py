@@ -239,7 +239,7 @@ def thumbnails(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def resolved_config(runs: Mapping[str, Path]) -> str:
     """config.yaml of every run."""
-    texts = {name: redact((run / "config.yaml").read_text()) for name, run in runs.items()}
+    texts = {name: redact((run / "config.yaml").read_text(encoding="utf-8")) for name, run in runs.items()}
     return "".join(
         f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>" for name, text in texts.items()
     )

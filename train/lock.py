@@ -195,7 +195,7 @@ def _is_alive(holder: Holder) -> bool:
 def _began(pid: int) -> int | None:
     """Start of a process in the kernel's ticks since the machine's."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
     return int(stat.rpartition(")")[2].split()[19])  # field 22; the name before it may hold anything

@@ -20,6 +20,7 @@ from headrace.pipeline import Batch, Loader
 from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.pipeline.transfer import DeviceBatches
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.printing import printable
 from headrace.shards.remote import from_anywhere, has_secrets
 from headrace.train.checkpoint import (
     checkpoint_name,
@@ -353,7 +354,7 @@ def _read(terms: dict[str, Tensor], world: World) -> Record:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(printable(line, "\n"), file=sys.stderr)
 
 
 def _silent(line: str) -> None:

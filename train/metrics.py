@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headrace.pipeline import Loader, LoaderStats
+from headrace.shards.printing import printable
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -136,7 +137,7 @@ class RunLog:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._lines = progress and not self._console.is_terminal
         self._bar = _bar(self._console)
-        self._task = self._bar.add_task(out.name, total=total_steps, completed=first_step, figures="")
+        self._task = self._bar.add_task(printable(out.name), total=total_steps, completed=first_step, figures="")
         if progress and not self._lines:
             self._bar.start()
 
@@ -165,7 +166,7 @@ class RunLog:
 
     def say(self, line: str) -> None:
         """A line for people, above the bar."""
-        self._console.print(line, markup=False)
+        self._console.print(printable(line, "\n"), markup=False)
 
     def warn_of(self, loader: Loader) -> None:
         """A line for each bad sample since the last time, and once for labels that clump."""
@@ -211,7 +212,7 @@ def _truncated(path: Path, step: int) -> Path:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),

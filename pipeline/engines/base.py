@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +14,8 @@ import torch
 from torch import Tensor
 
 from headrace.pipeline.plan import Plan
-from headrace.shards import RAW, Spans
+from headrace.shards import RAW, ShardError, ShardSet, Spans
+from headrace.shards.errors import is_machine_fault
 
 
 class StageTimes(NamedTuple):
@@ -18,6 +23,45 @@ class StageTimes(NamedTuple):
 
     decode_s: float
     augment_s: float
+
+
+@contextmanager
+def of_sample(shards: ShardSet, sample: int, field: str, kind: str) -> Iterator[None]:
+    """Whatever a library raises about a sample's bytes becomes a ShardError that names it; a fault of the machine stays
+    what it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_machine_fault(error):
+            raise
+        raise ShardError(f"{shards.where(sample, field)}: cannot decode the {kind}: {one_line(error)}") from error
+
+
+@contextmanager
+def threads_of_torch() -> Iterator[None]:
+    """Around torch's operations: in a forked process they use one thread, because they would wait for others that only
+    the parent has."""
+    if os.getpid() == _PROCESS:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+_PROCESS = os.getpid()
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without what makes it long."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]} ..."
+
+
+LONGEST_LINE = 300
 
 
 def pixel_spans(pictures: np.ndarray, numbers: np.ndarray) -> Spans:
@@ -48,6 +92,9 @@ class Engine(Protocol):
 class WholeBatchEngine(ABC):
     """An engine with threads of its own: the loader hands it a batch in one call and closes it."""
 
+    def __init__(self) -> None:
+        _ENGINES.add(self)
+
     @abstractmethod
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         """See `Engine`."""
@@ -55,6 +102,22 @@ class WholeBatchEngine(ABC):
     @abstractmethod
     def close(self) -> None:
         """End the threads; the next `render` starts them again."""
+
+    @abstractmethod
+    def forked(self) -> None:
+        """Called in a forked process: lets go of threads and processes, which are the parent's, without waiting for
+        them; the next `render` starts others."""
+
+
+_ENGINES: weakref.WeakSet[WholeBatchEngine] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for engine in _ENGINES:
+        engine.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class TwoStageEngine(ABC):

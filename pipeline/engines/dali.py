@@ -9,23 +9,25 @@ https://docs.nvidia.com/deeplearning/dali
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-import re
 import threading
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 
 from headrace.pipeline.batch import normalize_images
 from headrace.pipeline.colour import LUMA
 from headrace.pipeline.decode import decode_image, memory_at
-from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
+from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine, of_sample, one_line, threads_of_torch
 from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from headrace.pipeline.views import Normalize, View, ViewSpec
-from headrace.shards import RAW, ShardError, ShardSet, Spans
+from headrace.shards import JPG, RAW, ShardError, ShardSet, Spans
 from headrace.shards.machine import cores
 
 _dali: Any = importlib.import_module("nvidia.dali")  # its type stubs leave out half of what it exports
@@ -35,6 +37,9 @@ _TRUNCATE = -0.5
 """Added, in grey levels, before DALI rounds to nearest."""
 
 _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
+
+_SIDE = 32
+"""Pixels of a picture that is known to be good."""
 
 _PROJECTION = [5 / 6, 1 / 3, -1 / 6, 1 / 3, 1 / 3, 1 / 3, -1 / 6, 1 / 3, 5 / 6]
 """Takes a pixel's part along (-1, 2, -1) out. A twelfth of a level more rounds halves upwards and nothing else."""
@@ -55,6 +60,7 @@ class DaliEngine(WholeBatchEngine):
     def __init__(
         self, shards: ShardSet, field: str, spec: ViewSpec, device: str = "cpu", threads: int | None = None
     ) -> None:
+        super().__init__()
         self._shards = shards
         self._field = field
         self._spec = spec
@@ -64,37 +70,92 @@ class DaliEngine(WholeBatchEngine):
         self._pipeline: Any = None
         self._built_for = (0, np.dtype(np.uint8), False)  # largest batch, type of the views, whether pixels come in
 
+    @threads_of_torch()
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         """As the protocol says; the graph's whole time counts as augmentation.
 
         Raises:
             ShardError: naming the sample whose bytes cannot be decoded.
+            RuntimeError: where DALI fails with a picture that is known to be good as well.
         """
         started = perf_counter()
+        with self._lock:
+            try:
+                self._run(ids, spans, plan, views)
+            except RuntimeError as error:
+                raise self._explained(error, ids, spans, plan, views) from error
+        return StageTimes(decode_s=0.0, augment_s=perf_counter() - started)
+
+    def close(self) -> None:
+        """End DALI's threads; the next `render` starts them again."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        if self._pipeline is not None:
+            # Waits for its threads. To let go of it is not enough: an error's traceback may hold it.
+            self._pipeline._shutdown()
+            self._pipeline = None
+
+    def forked(self) -> None:
+        """See `WholeBatchEngine`. The parent's pipeline is never let go: it would wait for its threads."""
+        self._lock = threading.Lock()
+        if self._pipeline is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._pipeline._pipe))
+            self._pipeline._pipe = None
+            self._pipeline = None
+
+    def _run(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> None:
+        """Render, under the lock. Nothing of DALI's reads the samples' bytes any more when it is left."""
         raw = bool((spans.encoding == RAW).any())
         images = [self._pixels(ids, spans, i) for i in range(len(ids))] if raw else _files(spans)
         inputs: dict[str, Any] = {"image": images}
         for v, view in enumerate(self._spec.views):
             inputs |= {f"{name}_{v}": values for name, values in _arguments(plan, v, view).items()}
-        with self._lock:
-            pipeline = self._built(len(ids), views[0].dtype, raw)
-            try:
-                outputs = pipeline.run(**inputs)
-            except RuntimeError as error:
-                self._pipeline = None  # DALI's pipelines do not survive an error
-                raise self._named(error, ids) from error
+        pipeline = self._built(len(ids), views[0].dtype, raw)
+        try:
+            outputs = pipeline.run(**inputs)
             for view, view_array, output in zip(self._spec.views, views, outputs, strict=True):
                 result = np.asarray(output.as_cpu().as_tensor())
                 if view_array.dtype == np.float32 and result.dtype == np.uint8:
                     levels = torch.from_numpy(result).permute(0, 3, 1, 2)
                     result = normalize_images(levels, view.normalize).permute(0, 2, 3, 1).numpy()
                 view_array[:] = result
-        return StageTimes(decode_s=0.0, augment_s=perf_counter() - started)
+        except BaseException:
+            self._end()  # DALI's pipelines do not survive an error, and may still read what others of the batch are of
+            raise
 
-    def close(self) -> None:
-        """End DALI's threads; the next `render` starts them again."""
-        with self._lock:
-            self._pipeline = None
+    def _explained(
+        self, error: RuntimeError, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]
+    ) -> Exception:
+        """What to raise after an error of DALI's: which sample it is of is found by asking for each by itself, and
+        whether it is of a sample at all by asking for one that is known to be good."""
+        for i in range(len(ids)):
+            one = slice(i, i + 1)
+            try:
+                some = Spans._make(column[one] for column in spans)
+                self._run(ids[one], some, plan[one], [np.empty_like(view[one]) for view in views])
+            except RuntimeError as alone:
+                if not self._works(plan[one], views):
+                    break
+                where = self._shards.where(int(ids[i]), self._field)
+                return ShardError(f"{where}: cannot decode the image: DALI declines it ({one_line(alone)})")
+        return RuntimeError(f"engine 'dali' fails, and not for a sample: {one_line(error)}")
+
+    def _works(self, plan: Plan, views: list[np.ndarray]) -> bool:
+        """Whether DALI makes views of a picture without fault. `plan` is of one sample."""
+        pixels = np.full((_SIDE, _SIDE, 3), 128, np.uint8)
+        file = np.frombuffer(simplejpeg.encode_jpeg(pixels), np.uint8)
+        shape = np.full(1, _SIDE, np.int32)
+        spans = Spans(np.array([file.ctypes.data]), np.array([file.size]), shape, shape, np.array([JPG], np.uint8))
+        crop = np.tile(np.array([0, 0, _SIDE, _SIDE], np.int32), (1, len(views), 1))
+        try:
+            self._run(
+                np.zeros(1, np.int64), spans, replace(plan, crop=crop), [np.empty_like(view[:1]) for view in views]
+            )
+        except RuntimeError:
+            return False
+        return True
 
     def _pixels(self, ids: np.ndarray, spans: Spans, i: int) -> np.ndarray:
         """uint8 (H, W, 3), stored pixels without a copy. The graph takes either pixels or files, so that files are
@@ -103,11 +164,8 @@ class DaliEngine(WholeBatchEngine):
             height, width = int(spans.height[i]), int(spans.width[i])
             pixels = np.frombuffer(memory_at(int(spans.address[i]), 3 * height * width), np.uint8)
             return pixels.reshape(height, width, 3)
-        try:
+        with of_sample(self._shards, int(ids[i]), self._field, "image"):
             return decode_image(memory_at(int(spans.address[i]), int(spans.size[i])))
-        except ValueError as error:
-            where = self._shards.where(int(ids[i]), self._field)
-            raise ShardError(f"{where}: cannot decode the image: {error}") from error
 
     def _built(self, samples: int, dtype: np.dtype, raw: bool) -> Any:
         """The pipeline, built anew for a larger batch or another input or output than before."""
@@ -128,14 +186,6 @@ class DaliEngine(WholeBatchEngine):
             )
             self._pipeline.build()
         return self._pipeline
-
-    def _named(self, error: RuntimeError, ids: np.ndarray) -> Exception:
-        """The error as one line with the sample's place, where DALI says which sample it was."""
-        found = re.search(r"decode sample #(\d+)", str(error))
-        if found is None:
-            return error
-        where = self._shards.where(int(ids[int(found[1])]), self._field)
-        return ShardError(f"{where}: cannot decode the image: DALI's decoder declines it")
 
 
 def _files(spans: Spans) -> list[np.ndarray]:

@@ -86,6 +86,7 @@ class FfcvEngine(WholeBatchEngine):
                 f"engine 'ffcv' reads sets of format 'ffcv' (.beton) on this machine, {shards.path} is of {kind}; "
                 "convert with --format ffcv or use another engine"
             )
+        super().__init__()
         self._shards = shards
         self._field = field
         self._spec = spec
@@ -101,22 +102,56 @@ class FfcvEngine(WholeBatchEngine):
             RuntimeError: if the process died or cannot work; the next call starts another one.
         """
         with self._lock:
-            if self._process is None:
-                self._process = _Process(Path(str(self._shards.path)), self._field, self._spec, self._threads)
-            try:
-                answer = self._process.render(ids, plan, views)
-            except BaseException:
-                self._end()
-                raise
+            answer = self._ask(ids, plan, views)
+            if isinstance(answer, Failed):
+                answer = self._explained(answer, ids, plan, views)
+                if isinstance(answer, Failed):
+                    self._end()
         if isinstance(answer, Bad):
             where = self._shards.where(answer.sample, self._field)
             raise ShardError(f"{where}: cannot decode the image: {answer.reason}")
+        if isinstance(answer, Failed):
+            raise RuntimeError(f"engine 'ffcv': {answer.reason}")
         return answer.times
+
+    def _ask(self, ids: np.ndarray, plan: Plan, views: list[np.ndarray]) -> Done | Bad | Failed:
+        """One batch of the process, started if need be; RuntimeError where it dies."""
+        if self._process is None:
+            self._process = _Process(Path(str(self._shards.path)), self._field, self._spec, self._threads)
+        try:
+            return self._process.render(ids, plan, views)
+        except BaseException:
+            self._end()
+            raise
+
+    def _explained(self, failed: Failed, ids: np.ndarray, plan: Plan, views: list[np.ndarray]) -> Bad | Failed:
+        """After a failure of a batch: the sample that fails by itself while another one works, or the failure."""
+        bad: Bad | None = None
+        works = False
+        for i in range(len(ids)):
+            one = slice(i, i + 1)
+            try:
+                answer = self._ask(ids[one], plan[one], [np.empty_like(view[one]) for view in views])
+            except RuntimeError:  # it could not even start
+                return failed
+            works |= isinstance(answer, Done)
+            if not isinstance(answer, Done) and bad is None:
+                bad = answer if isinstance(answer, Bad) else Bad(int(ids[i]), answer.reason)
+            if works and bad is not None:
+                return bad
+        return failed
 
     def close(self) -> None:
         """End the process; the next `render` starts another one."""
         with self._lock:
             self._end()
+
+    def forked(self) -> None:
+        """See `WholeBatchEngine`."""
+        self._lock = threading.Lock()
+        if self._process is not None:
+            self._process.leave()
+            self._process = None
 
     def _end(self) -> None:
         if self._process is not None:
@@ -149,16 +184,20 @@ class _Process:
         self.end = weakref.finalize(self, _end, self._pipe, self._memory, self._process)
         self._send((path, field, spec, threads))
 
-    def render(self, ids: np.ndarray, plan: Plan, views: list[np.ndarray]) -> Done | Bad:
-        """One batch. RuntimeError if the process cannot make it."""
+    def leave(self) -> None:
+        """Leave the process to the one that this one was forked from."""
+        self.end.detach()
+        self._pipe.close()
+        os.close(self._memory)
+
+    def render(self, ids: np.ndarray, plan: Plan, views: list[np.ndarray]) -> Done | Bad | Failed:
+        """One batch. RuntimeError if the process dies."""
         need = sum(view.nbytes for view in views)
         if need > len(self._map):
             os.ftruncate(self._memory, need)
             self._map = mmap.mmap(self._memory, need)
         self._send(Order(ids, plan, views[0].dtype == np.float32, len(self._map)))
         answer: Done | Bad | Failed = self._receive()
-        if isinstance(answer, Failed):
-            raise RuntimeError(f"engine 'ffcv': {answer.reason}")
         if isinstance(answer, Done):
             for view, shared in zip(views, shared_views(self._map, views), strict=True):
                 view[:] = shared

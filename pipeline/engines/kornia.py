@@ -9,7 +9,6 @@ Shape letters: B samples, V views, S side of a view in pixels, T taps of the blu
 from __future__ import annotations
 
 import math
-from collections import deque
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 
 from headrace.pipeline.batch import rgb_to_lab, standardize
 from headrace.pipeline.colour import LUMA
-from headrace.pipeline.engines.base import Engine, TwoStageEngine
+from headrace.pipeline.engines.base import Engine, TwoStageEngine, threads_of_torch
 from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from headrace.pipeline.views import View, ViewSpec
@@ -47,25 +46,18 @@ class KorniaEngine(TwoStageEngine):
         self._device = torch.device(device)
         self._views = spec.views
         self._photometric = nn.ModuleList(Photometric(view) for view in spec.views).to(self._device)
-        self._copying: deque[tuple[torch.cuda.Event, list[Tensor]]] = deque()
 
     @torch.no_grad()
+    @threads_of_torch()
     def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
         """Everything from the jitter on and, for float32, normalise. See `TwoStageEngine.finish`."""
         if not len(plan):  # a rank's share of an epoch's last batch
             return [crop.to(self._device, dtype) for crop in crops]
         parameters = torch.from_numpy(pack(plan))
-        on_gpu = self._device.type == "cuda"
-        if on_gpu:
+        if self._device.type == "cuda":
             parameters = parameters.pin_memory()
         here = parameters.to(self._device, non_blocking=True)
         moved = [crop.to(self._device, non_blocking=True) for crop in crops]
-        if on_gpu:  # the loader must not write into the crops' memory before it has been copied
-            copied = torch.cuda.Event()
-            copied.record()
-            self._copying.append((copied, crops))
-            while self._copying and self._copying[0][0].query():
-                self._copying.popleft()
         as_float = dtype == torch.float32
         noises = [self._noise(plan.noise[:, v], view) for v, view in enumerate(self._views)]
         return [

@@ -17,7 +17,7 @@ from numba import types
 
 from headrace.pipeline.compiled import carray, intrinsic, kernel
 from headrace.pipeline.decode import MAX_PIXELS, decode_image, decode_jpeg, memory_at
-from headrace.pipeline.engines.base import StageTimes
+from headrace.pipeline.engines.base import StageTimes, of_sample
 from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
 from headrace.pipeline.engines.kernels import (
     as_pointer,
@@ -38,7 +38,7 @@ from headrace.pipeline.engines.resize import crop_resize
 from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch
 from headrace.pipeline.plan import Plan
 from headrace.pipeline.views import View, ViewSpec
-from headrace.shards import JPG, RAW, ShardError, ShardSet, Spans
+from headrace.shards import JPG, RAW, ShardSet, Spans
 
 _VIEW_LAYOUT = np.dtype(
     [
@@ -129,15 +129,12 @@ class NativeEngine:
         """Decode with a library what the compiled decoder declines."""
         height, width = int(spans.height[i]), int(spans.width[i])
         data = memory_at(int(spans.address[i]), int(spans.size[i]))
-        try:
+        with of_sample(self._shards, sample, self._field, "image"):
             if height * width > MAX_PIXELS:
                 raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS}")
             pixels = decode_jpeg(data, scratch.image) if spans.encoding[i] == JPG else decode_image(data)
             if pixels.shape != (height, width, 3):
                 raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, the index says {width} x {height}")
-        except ValueError as error:
-            where = self._shards.where(sample, self._field)
-            raise ShardError(f"{where}: cannot decode the image: {error}") from error
         scratch.kept = pixels
         return pixels
 

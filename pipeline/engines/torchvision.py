@@ -16,11 +16,11 @@ from torchvision.transforms.v2 import functional as F
 
 from headrace.pipeline.batch import normalize_images
 from headrace.pipeline.decode import decode_image, memory_at
-from headrace.pipeline.engines.base import StageTimes
+from headrace.pipeline.engines.base import StageTimes, of_sample, threads_of_torch
 from headrace.pipeline.noise import noise_planes
 from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
 from headrace.pipeline.views import View, ViewSpec
-from headrace.shards import RAW, ShardError, ShardSet, Spans
+from headrace.shards import RAW, ShardSet, Spans
 
 _JITTER = {
     BRIGHTNESS: F.adjust_brightness,
@@ -38,6 +38,7 @@ class TorchvisionEngine:
         self._field = field
         self._spec = spec
 
+    @threads_of_torch()
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         """As the protocol says. Raises ShardError naming the sample whose bytes cannot be decoded."""
         decode_s = augment_s = 0.0
@@ -59,11 +60,11 @@ class TorchvisionEngine:
         data = memory_at(int(spans.address[i]), int(spans.size[i]))
         if spans.encoding[i] == RAW:
             return np.frombuffer(data, np.uint8).reshape(height, width, 3).copy()
-        try:
-            return decode_image(data).copy()
-        except ValueError as error:
-            where = self._shards.where(sample, self._field)
-            raise ShardError(f"{where}: cannot decode the image: {error}") from error
+        with of_sample(self._shards, sample, self._field, "image"):
+            pixels = decode_image(data).copy()
+            if pixels.shape != (height, width, 3):
+                raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, the index says {width} x {height}")
+            return pixels
 
 
 def apply_view(image: Tensor, plan: Plan, sample: int, v: int, view: View) -> Tensor:

@@ -25,7 +25,7 @@ def sleeper(batch: int, pause_s: float, log: Path | None = None, name: str = "")
     while True:
         time.sleep(pause_s)
         if log:
-            with log.open("a") as file:
+            with log.open("a", encoding="utf-8") as file:
                 file.write(f"{name}\n")
         yield range(batch)
 
@@ -48,7 +48,7 @@ def with_worker(folder: Path) -> Iterator[Sized]:
     """A worker process that holds 64 MB and never ends by itself."""
     if os.fork() == 0:
         held = bytearray(os.urandom(1 << 20) * 64)
-        (folder / "worker").write_text(f"{os.getpid()} {len(held)}")
+        (folder / "worker").write_text(f"{os.getpid()} {len(held)}", encoding="utf-8")
         while True:
             time.sleep(1)
     while not (folder / "worker").exists():
@@ -101,7 +101,7 @@ def photographs(samples: int, views: int, grey: float, seed: int) -> Iterator[Si
 def surroundings(file: Path) -> Iterator[Sized]:
     """Writes down the cores and OpenMP threads that its process may use."""
     cores = sorted(os.sched_getaffinity(0))
-    file.write_text(f"{cores} {os.environ['OMP_NUM_THREADS']}")
+    file.write_text(f"{cores} {os.environ['OMP_NUM_THREADS']}", encoding="utf-8")
     while True:
         time.sleep(0.001)
         yield range(1)

@@ -100,8 +100,8 @@ def test_the_files_name_benchmark_machine_and_day_and_agree(tmp_path: Path) -> N
     names = [f"loader_amd-epyc-9r14-2-cores_2026-01-02{ending}" for ending in (".json", ".md", ".png")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
     assert paths == [*(tmp_path / "out" / name for name in names), elsewhere]
-    stored = json.loads(paths[0].read_text())
-    assert stored == json.loads(elsewhere.read_text()) == as_json(report())
+    stored = json.loads(paths[0].read_text(encoding="utf-8"))
+    assert stored == json.loads(elsewhere.read_text(encoding="utf-8")) == as_json(report())
     (comparison,) = stored["comparisons"]
     peer = comparison["contestants"][1]
     assert peer["per_second"] == {"median": 100.0, "low": 100.0, "high": 150.0}

@@ -58,7 +58,7 @@ def sleeper(name: str, *, pause_s: float = 0.005, log: Path | None = None) -> Co
 def alive(process: int) -> bool:
     """Whether it runs; one that nobody has reaped yet does not."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -72,7 +72,7 @@ def test_rounds_are_interleaved_and_rates_are_those_of_the_contestants(tmp_path:
         rounds=3,
         seconds=0.2,
     )
-    order = [name for name, _ in groupby(log.read_text().split())]
+    order = [name for name, _ in groupby(log.read_text(encoding="utf-8").split())]
     assert order == names * 4  # opening and warming up come in the same order as the three rounds
     for name, pause in zip(names, pauses, strict=True):
         rates = found.result(name).rates
@@ -162,7 +162,7 @@ def test_memory_and_cpu_of_child_processes_count(tmp_path: Path) -> None:
     result = found.result("parent")
     assert result.peak_rss_mb > 2 * 64
     assert 64 < result.pss_mb < result.peak_rss_mb
-    worker = int((tmp_path / "worker").read_text().split()[0])
+    worker = int((tmp_path / "worker").read_text(encoding="utf-8").split()[0])
     deadline = time.monotonic() + 10.0
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -177,8 +177,8 @@ def test_each_contestant_gets_the_cores_and_the_threads_it_may_use(tmp_path: Pat
         Contestant(name="one", batches=fakes.surroundings, arguments={"file": one}),
         Contestant(name="two", batches=fakes.surroundings, arguments={"file": two}, compute_threads=5),
     )
-    assert one.read_text() == f"{ONE_CORE} 1"
-    assert two.read_text() == f"{ONE_CORE} 5"
+    assert one.read_text(encoding="utf-8") == f"{ONE_CORE} 1"
+    assert two.read_text(encoding="utf-8") == f"{ONE_CORE} 5"
     assert os.environ.get("OMP_NUM_THREADS") == before
 
 

@@ -151,16 +151,17 @@ class Faults:
         self.kind = ""
         self.every = 1
         self.match = ""
+        self.at_most = 1 << 30
         self.requests: list[str] = []
         self.made = 0
         self._count = 0
         self._lock = threading.Lock()
 
-    def set(self, kind: str, every: int = 1, match: str = "") -> None:
+    def set(self, kind: str, every: int = 1, match: str = "", at_most: int = 1 << 30) -> None:
         """Begin: `match` is a regular expression searched in "METHOD path", with " fresh" behind it where no cache may
         answer."""
         with self._lock:
-            self.kind, self.every, self.match = kind, every, match
+            self.kind, self.every, self.match, self.at_most = kind, every, match, at_most
             self._count = self.made = 0
             self.requests.clear()
 
@@ -171,7 +172,7 @@ class Faults:
             if not self.kind or not re.search(self.match, request):
                 return ""
             self._count += 1
-            if self._count % self.every:
+            if self._count % self.every or self.made >= self.at_most:
                 return ""
             self.made += 1
             return self.kind

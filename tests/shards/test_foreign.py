@@ -103,7 +103,9 @@ def test_a_size_in_a_pax_header(tmp_path: Path) -> None:
 @pytest.mark.peer("av")
 def test_a_size_in_a_pax_header_of_a_source(tmp_path: Path) -> None:
     (tmp_path / "k" / "labels").mkdir(parents=True)
-    (tmp_path / "k" / "labels" / "train.csv").write_text("label,youtube_id,time_start,time_end\nx,abc,1,11\n")
+    (tmp_path / "k" / "labels" / "train.csv").write_text(
+        "label,youtube_id,time_start,time_end\nx,abc,1,11\n", encoding="utf-8"
+    )
     write_tar(tmp_path / "k" / "v.tar", [("abc_000001_000011.mp4", b"12345")], tarfile.PAX_FORMAT, size="5")
     assert SOURCES["video"](tmp_path / "k", None).origin(0).endswith("v.tar, abc_000001_000011.mp4")
 
@@ -137,7 +139,7 @@ def test_hard_links(tmp_path: Path) -> None:
 
 def test_hard_links_in_the_archives_of_a_source(tmp_path: Path) -> None:
     inner = io.BytesIO()
-    with tarfile.open(fileobj=inner, mode="w") as tar:
+    with tarfile.open(fileobj=inner, mode="w", encoding="utf-8") as tar:
         for number in range(3):
             info = tarfile.TarInfo(f"n00000001_{number}.JPEG")
             info.size = len(png())
@@ -167,7 +169,7 @@ def img2dataset(folder: Path) -> Path:
             files.remove(("000020001.txt", b"a caption"))
         write_tar(folder / f"{number:05d}.tar", files)
         (folder / f"{number:05d}.parquet").write_bytes(b"PAR1")
-        (folder / f"{number:05d}_stats.json").write_text("{}")
+        (folder / f"{number:05d}_stats.json").write_text("{}", encoding="utf-8")
     return folder
 
 
@@ -271,5 +273,5 @@ def test_a_set_with_an_empty_tar_becomes_a_source(tmp_path: Path) -> None:
     folder = img2dataset(tmp_path / "laion")
     with pytest.warns(UserWarning, match="left out"):
         assert convert("shards", folder, tmp_path / "set", workers=1).samples == 8
-    provenance = json.loads((tmp_path / "set" / "manifest.json").read_text())["provenance"]
+    provenance = json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))["provenance"]
     assert provenance["source"] == "shards"

@@ -355,4 +355,4 @@ def test_shards_roll_over_at_their_size(tmp_path: Path) -> None:
     assert [shard.samples for shard in large] == [1]
     with open_shards(tmp_path / "set") as shards:
         assert [shards.key(i) for i in range(51)] == [sample["__key__"] for sample in samples]
-    assert json.loads((tmp_path / "set" / "manifest.json").read_text())["samples"] == 51
+    assert json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))["samples"] == 51

@@ -134,7 +134,7 @@ def test_killed_at_any_moment_there_is_a_whole_set(tmp_path: Path, format: Forma
     write_shards(path, numbered(200, 1), FIELDS, format=format)
     for moment in range(8):
         command = [sys.executable, "-c", KILLED, str(path), format]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.003 + 0.019 * moment)
@@ -183,10 +183,10 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
 def test_what_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "set"
     path.mkdir()
-    (path / "thesis.tex").write_text("years of work")
+    (path / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(ShardError, match="not empty, and not a shard set"):
         write_shards(path, numbered(5), FIELDS)
-    assert (path / "thesis.tex").read_text() == "years of work"
+    assert (path / "thesis.tex").read_text(encoding="utf-8") == "years of work"
     (path / "thesis.tex").rename(tmp_path / "thesis.tex")
     write_shards(path, numbered(5), FIELDS)  # an empty folder is fine
     (tmp_path / "thesis.tex").rename(path / "thesis.tex")
@@ -286,7 +286,7 @@ def test_the_manifest_says_what_the_samples_turned_out_to_be(tmp_path: Path) -> 
         assert shards.manifest == manifest
         assert shards.manifest.provenance == {"source": "test", "quality": 90}
         assert shards.read(1)["box"].dtype == np.dtype("<f4")
-    document = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    document = json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))
     assert next(iter(document)) == "headrace_shards"
 
 
@@ -360,7 +360,7 @@ def test_a_folder_that_came_between_two_renames_is_not_taken_for_the_new_set(
     assert labels(path) == {2}
     path.rename(displaced)
     path.mkdir()
-    (path / "notes.txt").write_text("years of work")
+    (path / "notes.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(ShardError, match=r"the set that was there is .*\.set\.displaced now, and what is here is none"):
         write_shards(path, numbered(5, 3), FIELDS)
     assert labels(displaced) == {2}
@@ -372,17 +372,17 @@ def test_a_folder_that_came_between_two_renames_is_not_taken_for_the_new_set(
     # Killed when the old set was being removed, and something had been put into it in the last moment.
     write_shards(displaced, numbered(5, 5), FIELDS)
     next(displaced.glob("*.tar")).unlink()
-    (displaced / "notes.txt").write_text("years of work")
+    (displaced / "notes.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(ShardError, match=r"also holds notes\.txt"):
         write_shards(path, numbered(5, 6), FIELDS)
-    assert (path / "notes.txt").read_text() == "years of work"
+    assert (path / "notes.txt").read_text(encoding="utf-8") == "years of work"
     assert os.listdir(tmp_path) == ["set"]
 
 
 @pytest.mark.parametrize("hidden", [".set.writing", ".set.repair", ".set.partial"])
 def test_what_is_not_of_a_writer_is_not_removed(tmp_path: Path, hidden: str) -> None:
     (tmp_path / hidden).mkdir()
-    (tmp_path / hidden / "thesis.tex").write_text("years of work")
+    (tmp_path / hidden / "thesis.tex").write_text("years of work", encoding="utf-8")
     if hidden == ".set.writing":
         with pytest.raises(
             ShardError, match=r"\.set\.writing: not removed, because it holds thesis\.tex.*move it away"
@@ -390,7 +390,7 @@ def test_what_is_not_of_a_writer_is_not_removed(tmp_path: Path, hidden: str) -> 
             write_shards(tmp_path / "set", numbered(5), FIELDS)
     else:
         write_shards(tmp_path / "set", numbered(5), FIELDS)
-    assert (tmp_path / hidden / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / hidden / "thesis.tex").read_text(encoding="utf-8") == "years of work"
 
 
 def test_what_killed_writers_have_left_goes(tmp_path: Path) -> None:

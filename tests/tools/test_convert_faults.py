@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from headrace.shards import Field, ShardError
+from headrace.shards import Field, ShardError, ShardSet, open_shards
 from headrace.shards.errors import MachineError
 from headrace.tools import faults, units, workers
 from headrace.tools.convert import ConvertResult, convert
 from headrace.tools.encode import EncodeSettings
 from headrace.tools.errors import UserError
-from headrace.tools.sources import SOURCES, BadSample, SourceData
+from headrace.tools.sources import SOURCES, BadSample, SourceData, shards
 from headrace.tools.units import Job, Reject, SourceFault
 from tests.failing_disk import FailingDisk
 
@@ -203,7 +203,7 @@ def test_what_could_not_be_opened_is_read_anew(
             small(links, out, max_rejects=0.0)
     assert "1 of 60 samples cannot be used" in str(caught.value)
     assert "; 1 of them could not be opened, which the same command tries again; --max-rejects" in str(caught.value)
-    (line,) = (tmp_path / "set.rejects.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "set.rejects.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["passing"] is True
     away.rename(file)
     result = small(links, out, max_rejects=0.0)
@@ -221,7 +221,7 @@ def test_below_the_limit_the_set_is_made_and_says_so(
         assert small(links, tmp_path / "set", 2).rejects == 1
     finally:
         away.rename(file)
-    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text())
+    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8"))
     assert (reject["key"], reject["passing"]) == ("class-1/007", True)
 
 
@@ -317,3 +317,22 @@ def test_a_key_that_appears_twice_is_said_before_the_work(
     with pytest.raises(UserError, match=r"key class-1/057: appears twice, for .*057\.jpg and for .*059\.jpg"):
         small(links, tmp_path / "set")
     assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_closed_set_is_no_reason_to_leave_samples_out(
+    photos: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = SOURCES["shards"]
+
+    def closing(src: Path, split: str | None) -> SourceData:
+        with monkeypatch.context() as patch:
+            opened: list[ShardSet] = []
+            patch.setattr(shards, "open_shards", lambda path: opened.append(open_shards(path)) or opened[0])
+            data = read(src, split)
+        opened[0].close()
+        return data
+
+    monkeypatch.setitem(SOURCES, "shards", closing)
+    with pytest.raises(MachineError, match="the set is closed"):
+        convert("shards", photos.path, tmp_path / "set")
+    assert not (tmp_path / "set").exists()

@@ -38,6 +38,6 @@ with open_shards(out) as shards:
 def test_more_shards_than_descriptors(tmp_path: Path) -> None:
     write_shards(tmp_path / "digits", digit_samples(SHARDS // 10), DIGIT_FIELDS)
     command = [sys.executable, "-c", CONVERT_AND_USE, tmp_path / "digits", tmp_path / "set", str(DESCRIPTORS)]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    done = subprocess.run([str(part) for part in command], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split(maxsplit=2) == [str(SHARDS), str(SHARDS), f"{[SHARDS // 10] * 10}\n"]

@@ -37,7 +37,7 @@ def peaks(files: list[Path], count: int, folder: Path, format: Format) -> tuple[
     for i in range(count):
         os.link(files[i % len(files)], root / f"{i:05d}.jpg")
     command = [sys.executable, "-c", CONVERT, str(root), str(folder / f"set-{count}"), format, "keep"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    printed = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.split()
     samples, size, *found = map(int, printed)
     assert samples == count
     return size, np.array(found)

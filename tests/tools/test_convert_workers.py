@@ -85,7 +85,7 @@ def test_a_sample_of_which_processes_die_is_left_out(
     result = small(pictures, tmp_path / "set", number, shard_size=shard_size, progress=done.append)
     assert (result.samples, result.rejects) == (COUNT - 1, 1)
     assert done[-1] == COUNT
-    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text())
+    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8"))
     assert reject["key"] == "033"
     assert reject["reason"] == "the process that read it died (SIGSEGV), twice"
     assert sorted(keys(tmp_path / "set")) == [f"{i:03d}" for i in range(COUNT) if i != 33]

@@ -164,7 +164,7 @@ def test_repair_saves_what_can_be_read(
     with open_shards(whole) as old, open_shards(copied) as new:
         assert compare(old, new).differences == [f"key {key}: only in {whole}"]
     kept = Path(done.quarantine)
-    lines = [json.loads(line) for line in (kept / "removed.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (kept / "removed.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines[0]["files"] == [shard(whole, 1).name, index(whole, 1).name]
     assert (kept / lines[0]["files"][0]).read_bytes() == damaged, "for another try"
     (name,) = (name for name in lines[1]["files"] if name.endswith("jpg"))

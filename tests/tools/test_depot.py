@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from headrace.tools.convert import convert
 from headrace.tools.depot import LocalDepot
 from headrace.tools.errors import UserError
 from headrace.tools.repair import plan_repair, repair
+from headrace.tools.units import Reject
 from headrace.tools.verify import verify
 
 SHARD_SIZE = 9000
@@ -303,17 +305,17 @@ def test_a_worker_of_another_conversion_hands_in_nothing(
     """One that outlives the process that began it, while its conversion is thrown away."""
     record = begun / "units" / "000002" / "unit.json"
     assert json.loads(record.read_bytes())["job"]
-    record.write_text(json.dumps({**json.loads(record.read_bytes()), "job": "another"}))
+    record.write_text(json.dumps({**json.loads(record.read_bytes()), "job": "another"}), encoding="utf-8")
     assert small(pictures, begun.parent / "set") == 6
     assert converted == [2, 3]
     assert content(begun.parent / "set") == whole
 
 
 def test_what_no_job_is_known_of_is_not_thrown_away(pictures: Path, begun: Path, whole: dict[str, bytes]) -> None:
-    (begun / "job.json").write_text("{")
+    (begun / "job.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"3 finished shards are there, of an unknown conversion; .* --restart"):
         small(pictures, begun.parent / "set")
-    (begun / "notes.txt").write_text("mine")
+    (begun / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(
         ShardError, match=r"\.set\.partial: not cleared, because it also holds notes\.txt; move it away"
     ):
@@ -340,7 +342,7 @@ def test_what_comes_into_the_destination_meanwhile_stays(
     real = workers.convert_unit
 
     def while_a_user_writes(*arguments: Any) -> Any:
-        (out / "notes.txt").write_text("years of work")
+        (out / "notes.txt").write_text("years of work", encoding="utf-8")
         return real(*arguments)
 
     with monkeypatch.context() as patch:
@@ -358,7 +360,7 @@ def test_what_comes_into_the_destination_meanwhile_stays(
         look(destination)
         looks.append(destination)
         if len(looks) == 2:
-            (destination / "notes.txt").write_text("years of work")
+            (destination / "notes.txt").write_text("years of work", encoding="utf-8")
 
     with monkeypatch.context() as patch:
         patch.setattr(staging, "check_replaceable", and_then)
@@ -467,7 +469,9 @@ def test_arrays_of_betons_are_decided_before_any_unit_is_made(
     )
     assert len(converted) > 2
     assert (result.samples, result.rejects) == (10, 2)
-    reasons = [json.loads(line) for line in (tmp_path / "set" / "rejects.jsonl").read_text().splitlines()]
+    reasons = [
+        json.loads(line) for line in (tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [(one["key"], "one type and shape, <f4 (2, 3), got <f4 (2, 2)" in one["reason"]) for one in reasons] == [
         ("000", True),
         ("007", True),
@@ -577,6 +581,47 @@ def test_what_a_commit_had_moved_in_a_store_is_looked_at(
     assert small(pictures, store.url) == 9
     assert converted == [1]
     assert objects(store) == whole
+
+
+@pytest.mark.parametrize("place", ["folder", "store"])
+def test_a_unit_that_is_made_anew_may_shift_the_numbers_of_the_shards_behind_it(
+    pictures: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    store: RemoteFolder,
+    converted: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    """At first nothing of it could be opened; all shards have the same size, and some have their names already."""
+    out: Any = store.url if place == "store" else tmp_path / "set"
+    real, rename, move, moved = workers.convert_unit, os.rename, RemoteFolder.move, []
+
+    def away(job: Any, unit: int, folder: Path, *rest: Any) -> Any:
+        record = real(job, unit, folder, *rest)
+        if unit != 1:
+            return record
+        for path in folder.iterdir():
+            path.unlink()
+        lost = [Reject(f"{i}", f"{i}.png", "no such file", passing=True) for i in range(3)]
+        return replace(record, shards=[], rejects=lost)
+
+    def some(*arguments: Any) -> None:
+        if place == "store" or Path(arguments[1]).parent.name == "set":
+            if len(moved) == 4:
+                raise Enough
+            moved.append(arguments)
+        (move if place == "store" else rename)(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "convert_unit", away)
+        patch.setattr(*((RemoteFolder, "move") if place == "store" else (os, "rename")), some)
+        with pytest.raises(Enough):
+            small(pictures, out, max_rejects=1.0)
+    converted.clear()
+    assert small(pictures, out, max_rejects=1.0) == 9
+    assert converted == [1]
+    assert (objects(store) if place == "store" else content(out)) == whole
 
 
 def test_another_job_in_a_store_throws_nothing_away(

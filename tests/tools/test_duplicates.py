@@ -236,7 +236,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*arguments, "--pairs", str(files["pairs.jsonl"]), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["counts"] == {"bytes": 1, "pixels": 0, "near": 1}
-    lines = [json.loads(line) for line in files["pairs.jsonl"].read_text().splitlines()]
+    lines = [json.loads(line) for line in files["pairs.jsonl"].read_text(encoding="utf-8").splitlines()]
     assert lines == told["pairs"]
     with open(files["pairs.csv"], newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

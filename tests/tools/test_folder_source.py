@@ -112,7 +112,7 @@ def test_a_missing_or_damaged_sidecar(tmp_path: Path, name: str, content: bytes 
     assert_matches(expected, reason(data, 1))
     result = convert("folder", tmp_path / "tree", tmp_path / "out", max_rejects=0.5)
     assert (result.samples, result.rejects) == (2, 1)
-    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
     assert reject["source"] == f"{tmp_path}/tree/b.png"
     assert_matches(expected, reject["reason"])
 

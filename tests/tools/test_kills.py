@@ -131,7 +131,7 @@ def test_killed_before_every_change(tmp_path: Path, pictures: Path, how: str) ->
     """After each kill there is the old set or the new one, whole; the same command then ends with the same bytes, and
     converts no unit that was finished."""
     command = [sys.executable, "-c", textwrap.dedent(KILLER), str(pictures), str(tmp_path), how]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=240)
     assert done.returncode == 0, done.stderr
     units, steps, over, found = json.loads(done.stdout)
     assert units == 3

@@ -26,7 +26,7 @@ def headrace(*arguments: object) -> subprocess.CompletedProcess[str]:
 
     program = "import sys; from headrace.tools.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, preexec_fn=few_files)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", preexec_fn=few_files)
 
 
 def test_verify_compare_and_inspect(many: Path, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_a_program_that_is_ended(
     require_program("bsdtar")
     archive = RarArchive(compressed_rar(tmp_path))
     program = tmp_path / "unpack"
-    program.write_text(f"#!/bin/sh\nkill -{ending.value} $$\n")
+    program.write_text(f"#!/bin/sh\nkill -{ending.value} $$\n", encoding="utf-8")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     archive._programs = [(str(program),)]
     with pytest.raises(expected):
@@ -203,7 +203,7 @@ def test_a_solid_rar_on_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.Mo
     first, second = rars.RAR5_SOLID
     (tmp_path / "a.rar").write_bytes(rars.rar5({"a": first, "b": second}, solid=True))
     program = tmp_path / "unpack"
-    program.write_text("#!/bin/sh\nexit 1\n")
+    program.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr("headrace.tools.sources.rar.PROGRAMS", ((str(program),),))
     with pytest.raises(UserError, match="cannot unpack it: it is damaged, or takes another program"):

@@ -139,7 +139,9 @@ def test_a_class_of_another_user(tmp_path: Path) -> None:
         "try: print(SOURCES['folder'](Path(sys.argv[1]), None).total)\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout == f"UserError {tmp_path}/b: Permission denied\n"
 
 
@@ -213,7 +215,7 @@ def test_nothing_left_out_is_no_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     src = tree(tmp_path / "src", "cat/a.png", "cat/a.JPG")
     assert main(["shard", "folder", str(src), str(tmp_path / "set")]) == 0
     assert "belong to no sample" not in capsys.readouterr().out
-    assert "left_out" not in json.loads((tmp_path / "set" / "manifest.json").read_text())["provenance"]
+    assert "left_out" not in json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))["provenance"]
 
 
 def test_pictures_of_imagenet_that_are_none(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
     picture(tmp_path / "dog" / ".hidden.png")
     picture(tmp_path / ".git" / "x.png")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "dog" / "notes.txt").write_text("x")
+    (tmp_path / "dog" / "notes.txt").write_text("x", encoding="utf-8")
     data = SOURCES["folder"](tmp_path, "train")
     assert data.fields["label"].classes == ("cat", "dog", "empty")
     assert [data.key(i) for i in range(data.total)] == ["cat/a", "dog/b", "dog/deep/c"]

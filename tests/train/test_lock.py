@@ -47,7 +47,7 @@ def waiting_run(data: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
     file = out.with_suffix(".yaml")
     tiny_run(data, out).save(file)
     command = [sys.executable, "-c", RUN, str(file)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "here\n"
@@ -84,9 +84,9 @@ def test_a_killed_runs_folder_is_taken_over_with_a_line(
     with waiting_run(data, out) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    said = json.loads((out / NAME).read_text())
+    said = json.loads((out / NAME).read_text(encoding="utf-8"))
     assert said["pid"] == process.pid
-    (out / NAME).write_text(json.dumps(said | {"host": "node17"}))
+    (out / NAME).write_text(json.dumps(said | {"host": "node17"}), encoding="utf-8")
     assert train(tiny_run(data, out), progress=False).step == 12
     told = f"{out}: taken over from process {process.pid} on node17, which is gone\n"
     assert capsys.readouterr().err.count(told) == 1
@@ -162,12 +162,12 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_locks_the_file_stands_for_them(tmp_path: Path) -> None:
     lines: list[str] = []
     with one_writer(tmp_path, ALONE, lines.append):
-        held = json.loads((tmp_path / NAME).read_text())
+        held = json.loads((tmp_path / NAME).read_text(encoding="utf-8"))
         assert held["pid"] == os.getpid()
         refused = pytest.raises(RunError, match=f"process {os.getpid()} on .* has been writing to it")
         with refused, one_writer(tmp_path, ALONE, lines.append):
             pass
-        assert json.loads((tmp_path / NAME).read_text()) == held
+        assert json.loads((tmp_path / NAME).read_text(encoding="utf-8")) == held
     assert list(tmp_path.iterdir()) == []
     assert lines == []
 

@@ -174,7 +174,7 @@ def test_where_a_probe_is_impossible_one_sentence_says_so(
         finetune_probe(build_method(method, config.model), shards, shards)
     with pytest.raises(RunError, match=sentence):
         diagnose(shards.path, config)
-    page = write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "What the method sees" not in page
     assert "Training" in page
 

@@ -112,7 +112,7 @@ def test_yaml_and_dict_give_the_same_config_back(tmp_path: Path) -> None:
 
 def test_a_yaml_file_may_be_short(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("epochs: 7\noptim: {name: lars, lr: 1e-1}\nmodel:\n  temperature: 0.5\n")
+    path.write_text("epochs: 7\noptim: {name: lars, lr: 1e-1}\nmodel:\n  temperature: 0.5\n", encoding="utf-8")
     config = RunConfig.load(path)
     assert (config.epochs, config.optim.name, config.optim.lr, config.model.temperature) == (7, "lars", 0.1, 0.5)
     assert config.model.size == 224
@@ -131,7 +131,7 @@ def test_a_yaml_file_may_be_short(tmp_path: Path) -> None:
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         RunConfig.load(path)
     assert message in str(caught.value)

@@ -420,7 +420,9 @@ def test_lines_tell_speed_and_waiting_where_there_is_no_terminal(
 
 
 def test_a_cut_line_of_metrics_is_dropped(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo')
+    (tmp_path / "metrics.jsonl").write_text(
+        json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo', encoding="utf-8"
+    )
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
     assert read_metrics(tmp_path / "missing") == []
 
@@ -445,7 +447,7 @@ def test_the_meter_tells_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_loop_names_no_method() -> None:
-    source = Path(loop_module.__file__).read_text()
+    source = Path(loop_module.__file__).read_text(encoding="utf-8")
     assert not [name for name in METHODS if name in source.lower()]
 
 

@@ -38,9 +38,11 @@ def run(args: argparse.Namespace) -> int:
             code = subprocess.run(command).returncode
             if code:
                 return code
-            figures[name] = json.loads(file.read_text())
+            figures[name] = json.loads(file.read_text(encoding="utf-8"))
     if args.json:
-        args.json.write_text(json.dumps(figures if args.what == "all" else figures[args.what], indent=2) + "\n")
+        args.json.write_text(
+            json.dumps(figures if args.what == "all" else figures[args.what], indent=2) + "\n", encoding="utf-8"
+        )
     return 0
 
 
