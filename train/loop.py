@@ -89,8 +89,9 @@ def train(
     Raises:
         ConfigError: for settings that do not fit each other, the data, or the run that is already in `out`.
         RunError: if another process writes to `out`, if loss, gradient or weights are not finite any more, or if no
-            checkpoint of the run can be read.
+            checkpoint of the run is whole, or one cannot be written.
         ShardError: for data that cannot be read.
+        OSError: if the disk cannot read a checkpoint.
     """
     config = RunConfig.from_dict(config.to_dict())  # fields may have been assigned since it was checked
     for name in ("data", "out"):
@@ -155,7 +156,6 @@ def _train(
     lr = peak_lr(config.optim, config.batch_size)
     log: RunLog | None = None
     if world.rank == 0:
-        out.mkdir(parents=True, exist_ok=True)
         config.save(out / "config.yaml")
         log = RunLog(
             out,
@@ -255,7 +255,8 @@ def load_run(path: str | Path) -> tuple[RunConfig, Method]:
         path: a run's folder, for its newest readable checkpoint, or one checkpoint file.
 
     Raises:
-        RunError: if there is no checkpoint, or none that can be read.
+        RunError: if there is no checkpoint, or none that is whole.
+        OSError: if the disk cannot read one.
     """
     path = Path(path)
     state = read_checkpoint(path) if path.is_file() else newest_checkpoint(path / "checkpoints", warn=_say)
