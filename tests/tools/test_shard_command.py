@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from headrace.tools import cli, pool, progress, workers
-from headrace.tools.commands.arguments import byte_size, share, whole
+from headrace.tools.commands.arguments import at_least, byte_size, share
 
 COUNT = 30
 
@@ -62,18 +62,18 @@ def test_no_shares(kind: Any, text: str) -> None:
 @pytest.mark.parametrize("text", ["-1", "1.5", str(1 << 64), "9" * 5000, "²"])
 def test_no_seeds(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="no whole number"):
-        whole(text)
+        at_least(0, (1 << 64) - 1)(text)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--workers -1", "'-1' is no positive number"),
-        ("--workers 0", "'0' is no positive number"),
+        ("--workers -1", "'-1' is no whole number of at least 1"),
+        ("--workers 0", "'0' is no whole number of at least 1"),
         ("--shard-size inf", "'inf' is no size; write it as 256MB"),
-        ("--max-side 0", "'0' is no positive number"),
-        ("--quality 101", "--quality must lie between 1 and 100, got 101"),
-        ("--max-rejects 2", "'2' is no share from 0 to 1"),
+        ("--max-side 0", "'0' is no whole number of at least 1"),
+        ("--quality 101", "'101' is no whole number from 1 to 100"),
+        ("--max-rejects 2", "'2' is no share between 0 and 1"),
         ("--seed -1", "'-1' is no whole number"),
         ("--encode frames", "--encode frames needs --short-side, the side of the stored squares"),
         ("--format ffcv --shard-size 1MB", "--shard-size: a .beton has whole pages, so give at least 5MB"),
