@@ -57,10 +57,10 @@ def byte_size(text: str) -> int:
     found = SIZE.fullmatch(text)
     if found is None or (found[3] and not found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 256MB")
-    size = int(float(found[1]) * (1 << 10 * " KMGT".index(found[2].upper() or " ")))
-    if not 1 <= size < 1 << 63:
+    size = float(found[1]) * (1 << 10 * " KMGT".index(found[2].upper() or " "))
+    if not 1 <= size < 1 << 63:  # before it is made whole: so many digits may be infinity
         raise argparse.ArgumentTypeError(f"a size must be positive and below 2**63 bytes, got {text!r}")
-    return size
+    return int(size)
 
 
 def positive(text: str) -> int:
