@@ -106,11 +106,11 @@ class ShardSet:
         """
         files, number, row = self._locate(i)
         record = files.index(number)[row].item()
-        content = files.mapped(number).array
+        content, shard_bytes = files.mapped(number).array, int(files.sizes[number])
         sample: dict[str, Any] = {"__key__": record[-1].decode(errors="surrogateescape")}
         for name, field in self.fields.items():
             offset, size, checksum, *image = (record[place] for place in self._places[name])
-            outside = misplaced(len(content), offset, size)
+            outside = misplaced(shard_bytes, offset, size)
             payload = content[offset : offset + size]
             if image[:2] == [0, 0] and not outside:  # of another program's tar
                 raise ShardError(f"{self.where(i, name)}: {name} is no image that can be read ({why_not(payload)})")

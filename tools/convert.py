@@ -25,7 +25,7 @@ from headrace.tools.hardware import cores
 from headrace.tools.pool import FORKS
 from headrace.tools.sources import SOURCES, check_apart
 from headrace.tools.units import Job, Reject, UnitRecord, merged_fields, opened, plan_job
-from headrace.tools.workers import in_processes, in_this_process, on_ray
+from headrace.tools.workers import estimate_in_process, in_processes, in_this_process, on_ray
 
 Engine = Literal["local", "ray"]
 
@@ -169,7 +169,11 @@ def convert(
     planning()
     place = os.path.abspath(src) if os.path.exists(src) else os.fspath(src)
     check_apart(source, place, out)
-    job = patiently(lambda: plan_job(source, place, split, settings, seed, shard_size, workers), planning)
+
+    def plan() -> Job:
+        return plan_job(source, place, split, settings, seed, shard_size, workers, estimate_in_process)
+
+    job = patiently(plan, planning)
     if started is not None:
         started(job.total)
     depot: Depot = RemoteDepot(os.fspath(out)) if is_remote(out) else LocalDepot(Path(out))

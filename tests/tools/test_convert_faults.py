@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -175,19 +176,22 @@ def test_a_short_fault_is_waited_for(
     links: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The unit is done again, and its samples are not counted twice."""
-    failures = iter([errno.EIO, errno.ESTALE])
+    left = multiprocessing.Value("i", 2)  # for all processes
     load = units.load
+    sample = int(units.stored_order(0, COUNT)[30])
 
     def failing(data: SourceData, i: int, settings: EncodeSettings) -> units.Sample:
-        if i == 30 and (number := next(failures, None)):
-            raise OSError(number, os.strerror(number))
+        if i == sample and left.value:
+            left.value -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return load(data, i, settings)
 
     monkeypatch.setattr(units, "load", failing)
-    monkeypatch.setattr(units, "ESTIMATED", 8)  # none of which is the failing one
+    monkeypatch.setattr(units, "ESTIMATED", 1)  # the plan looks at another one
     done: list[int] = []
     assert small(links, tmp_path / "set", progress=done.append).rejects == 0
     assert done[-1] == COUNT
+    assert left.value == 0
     assert content(tmp_path / "set") == whole
 
 

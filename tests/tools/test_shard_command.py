@@ -107,7 +107,7 @@ def test_lines_stand_for_the_bar_where_there_is_no_terminal(
     assert shard(pictures, tmp_path / "set") == cli.DONE
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"folder to webdataset: 0 samples, [\d,]+/s, planning", lines[0])
-    some = r"folder to webdataset: \d+ of 31 samples \(\d+\.\d%\), -?[\d,]+/s, [01] left out, \d+\.\d GB(, \d+ s left)?"
+    some = r"folder to webdataset: \d+ of 31 samples \(\d+\.\d%\), -?[\d,]+/s, [01] left out, \d+\.\d MB(, \d+ s left)?"
     assert any(re.fullmatch(some, line) for line in lines), lines
     assert re.fullmatch(r"folder to webdataset: 31 of 31 samples \(100\.0%\), .*moving.*", lines[-1])
     monkeypatch.undo()

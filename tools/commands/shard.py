@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> None:
     check(args)
 
     def note(status: Status) -> None:
-        done = f"{status.rejects:,} left out, {status.bytes / 1e9:,.1f} GB"
+        size = f"{status.bytes / 1e9:,.1f} GB" if status.bytes > 1e9 else f"{status.bytes / 1e6:,.1f} MB"
+        done = f"{status.rejects:,} left out, {size}"
         progress.note(done if status.phase == "converting" else status.phase)
 
     with terminating(), sample_bar(f"{args.source} to {args.format}") as progress:
