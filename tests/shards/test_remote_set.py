@@ -155,7 +155,7 @@ def test_s3_that_is_wrong_once_and_a_set_that_is_replaced_there(
     with faulty(s3_endpoint) as (proxy, faults):
         cache["storage_options"] = {"retry": QUICK, "endpoint_url": proxy}
         with open_shards(url, **cache) as shards:
-            for start in range(0, 80, 20):
+            for start in range(20, 80, 20):
                 ids = range(start, start + 20)
                 faults.set("scramble", match="GET .*/shard-", at_most=1)
                 assert contents(shards.spans("image", ids)) == contents(local.spans("image", ids))
@@ -166,7 +166,7 @@ def test_s3_that_is_wrong_once_and_a_set_that_is_replaced_there(
             changed.write_bytes((local.path / changed.name).read_bytes()[::-1])
             RemoteFolder(url, endpoint_url=s3_endpoint).put(changed, changed.name)
             with pytest.raises(MachineError, match=rf"^{url}/{changed.name}: its ETag is not .* it was replaced while"):
-                shards.spans("image", range(20))
+                shards.spans("image", range(10))  # not in the cache yet
 
 
 def test_samples_over_http_are_the_local_ones(local: ShardSet, tmp_path: Path, cache: dict[str, Any]) -> None:
