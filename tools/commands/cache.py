@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from headrace.shards.cache_slots import is_used, remove_slot, slots
     from headrace.shards.remote import redact
     from headrace.shards.remote_set import cache_folder
+    from headrace.tools.progress import tell
 
     remove = args.what == "rm"
     if remove and (args.name is None) != args.all:
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         for cached, in_use in zip(found, used, strict=True):
             state = "in use" if in_use else "removed" if remove else "not in use"
-            print(f"{cached.place}: {cached.bytes / 1e6:,.1f} MB, {state}, {cached.path}")
-        print(f"{root}: {len(found)} caches, {sum(cached.bytes for cached in found) / 1e6:,.1f} MB")
+            tell(f"{cached.place}: {cached.bytes / 1e6:,.1f} MB, {state}, {cached.path}")
+        tell(f"{root}: {len(found)} caches, {sum(cached.bytes for cached in found) / 1e6:,.1f} MB")
     return 1 if remove and any(used) else 0
 
 
