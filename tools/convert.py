@@ -230,6 +230,8 @@ class _SoFar:
         self.records: dict[int, UnitRecord] = {}
         self.done = 0
         """Samples, also of units under way."""
+        self.listed = False
+        """Whether it is known what an earlier run has finished."""
         self.rejected = 0
         self.bytes = 0
         self._progress = progress
@@ -244,6 +246,7 @@ class _SoFar:
             else:
                 self.add(unit, record)
         self.done = samples_of(self.job, self.records)
+        self.listed = True
 
     def add(self, unit: int, record: UnitRecord) -> None:
         """A unit is finished."""
@@ -270,6 +273,8 @@ class _SoFar:
     def kept(self, depot: Depot) -> str:
         """What an early end does not lose."""
         whole = sum(len(record.shards) for record in self.records.values())
+        if not self.listed:
+            return f"what was whole is kept in {depot.place}, and the same command goes on from there"
         if not whole:
             return "no shard was whole yet; the same command begins again"
         shards = "1 whole shard is" if whole == 1 else f"{whole:,} whole shards are"
@@ -327,7 +332,7 @@ def check_rejects(so_far: _SoFar, max_rejects: float, out: Path) -> None:
     passing = sum(reject.passing for reject in rejects)
     way_out = "--max-rejects puts up with more, and --restart reads a source anew in which they are mended"
     if passing:
-        way_out = f"{passing:,} of them could not be opened, which the same command tries again; {way_out}"
+        way_out = f"{passing:,} of them may be readable later, and the same command tries them again; {way_out}"
     share = f"{len(rejects):,} of {total:,} samples cannot be used, more than {max_rejects:.0%}"
     first = f"the first: {rejects[0].source}: {rejects[0].reason}"
     raise UserError(f"{share}; {first}; {reasons}; {way_out}")

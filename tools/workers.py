@@ -267,7 +267,7 @@ def on_ray(job: Job, depot: Depot, units: Iterable[int], workers: int, count: Ca
                 except RayError as error:
                     how = OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else type(error).__name__
                     if notes is None:
-                        notes = ray.remote(num_cpus=0)(Notes).remote()
+                        notes = ray.remote(num_cpus=0, max_restarts=-1)(Notes).remote()
                     deaths.add(unit, Death(_noted(notes, unit), how))
                     pending.appendleft(unit)
                     continue
@@ -298,8 +298,12 @@ class Notes:
 
 def _noted(notes: Any, unit: int) -> int:
     import ray
+    from ray.exceptions import RayError
 
-    return int(ray.get(notes.under_way.remote(unit)))
+    try:
+        return int(ray.get(notes.under_way.remote(unit)))
+    except RayError:  # the node that it was on went away
+        return NONE
 
 
 def _work_on_ray(job: Job, depot: Depot, unit: int, skip: Mapping[int, Reject], notes: Any) -> UnitRecord | Exception:

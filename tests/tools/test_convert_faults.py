@@ -206,7 +206,9 @@ def test_what_could_not_be_opened_is_read_anew(
         with pytest.raises(UserError) as caught:
             small(links, out, max_rejects=0.0)
     assert "1 of 60 samples cannot be used" in str(caught.value)
-    assert "; 1 of them could not be opened, which the same command tries again; --max-rejects" in str(caught.value)
+    assert "; 1 of them may be readable later, and the same command tries them again; --max-rejects" in str(
+        caught.value
+    )
     (line,) = (tmp_path / "set.rejects.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["passing"] is True
     away.rename(file)
