@@ -1,7 +1,11 @@
 import gc
+import os
+import signal
 import threading
-from collections.abc import Iterator
-from itertools import islice
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import count, islice
 
 import numpy as np
 import pytest
@@ -9,8 +13,22 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from headrace.pipeline import Batch, DrawnViews, Loader, Tiles, View, ViewSpec, WindowOrder, center_view, order, plan
-from headrace.shards import ShardError, ShardSet
+from headrace.pipeline import (
+    Batch,
+    DrawnViews,
+    Loader,
+    RandomMask,
+    Tiles,
+    View,
+    ViewSpec,
+    WindowOrder,
+    center_view,
+    order,
+    plan,
+)
+from headrace.pipeline.engines import StageTimes
+from headrace.shards import ShardError, ShardSet, open_shards
+from headrace.shards.errors import MachineError
 
 SPEC = ViewSpec.repeat(
     View(size=24, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, blur=0.5),
@@ -287,7 +305,7 @@ def test_a_state_of_another_order_is_refused_by_a_loader_that_was_told_one(
 
 @pytest.mark.timeout(60)
 def test_a_damaged_sample_ends_the_epoch_with_its_name(photos: ShardSet, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from headrace.shards import open_shards, write_shards
+    from headrace.shards import write_shards
 
     samples = [photos.read(i) for i in range(20)]
     samples[13]["image"] = samples[13]["image"][:5000]
@@ -296,3 +314,150 @@ def test_a_damaged_sample_ends_the_epoch_with_its_name(photos: ShardSet, tmp_pat
         with pytest.raises(ShardError, match="photo_0013"):
             list(loader)
         assert threading.active_count() < 20
+
+
+def test_one_iterator_lives_at_a_time(digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset) as whole:
+        expected = copied(iter(whole))
+    with make(digits_webdataset) as loader:
+        first = iter(loader)
+        found = copied(islice(first, 1))
+        second = iter(loader)
+        found += copied(islice(second, 2))
+        state = loader.state_dict()
+        with pytest.raises(RuntimeError, match="is over, because another one was made; iterate the loader again"):
+            next(first)
+        assert loader.state_dict() == state
+        first.close()  # type: ignore[attr-defined]
+        assert_same(found + copied(second), expected)
+
+
+def test_a_state_or_a_close_ends_the_iterator(digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset) as loader:
+        start = loader.state_dict()
+        iterator = iter(loader)
+        first = copied(islice(iterator, 1))
+        loader.load_state_dict(start)
+        with pytest.raises(RuntimeError, match="because a state was loaded"):
+            next(iterator)
+        assert loader.state_dict() == start
+        again = iter(loader)
+        assert_same(copied(islice(again, 1)), first)
+        loader.close()
+        with pytest.raises(RuntimeError, match="because the loader was closed"):
+            next(again)
+        assert len(list(loader)) == 5  # the rest of the epoch
+
+
+def test_a_closed_set_is_one_clear_line(digits_webdataset: ShardSet) -> None:
+    shards = open_shards(digits_webdataset.path)
+    with make(shards) as loader:
+        iterator = iter(loader)
+        held = next(iterator)
+        before = held.views[0].clone()
+        shards.close()
+        with pytest.raises(MachineError, match="webdataset: the set is closed"):
+            list(iterator)
+        assert torch.equal(held.views[0], before)
+    with pytest.raises(MachineError, match="the set is closed"):
+        make(shards)
+
+
+@pytest.mark.parametrize("part", ["running", "raising"])
+def test_what_is_left_is_waited_for(part: str, digits_webdataset: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the other parts of the batch of which one has raised."""
+    with make(digits_webdataset, threads=4) as loader:
+        render, at_work, calls = loader._feed.render, [], count()
+
+        def slow(*arguments: object) -> StageTimes:
+            at_work.append(1)
+            time.sleep(0.05)
+            number = next(calls)
+            at_work.pop()
+            if part == "raising" and number == 3:
+                raise ShardError("the fourth part")
+            return render(*arguments)
+
+        monkeypatch.setattr(loader._feed, "render", slow)
+        iterator = iter(loader)
+        if part == "raising":
+            with pytest.raises(ShardError, match="the fourth part"):
+                list(iterator)
+        else:
+            next(iterator)
+            iterator.close()  # type: ignore[attr-defined]
+        assert not at_work
+        done = next(calls)
+        time.sleep(0.2)
+        assert next(calls) == done + 1
+
+
+def in_fork(work: Callable[[], object]) -> int:
+    """Exit status of a forked process that does `work`: 1 where that raises, -9 where it hangs."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + 60
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["native", "torchvision", *(pytest.param(name, marks=pytest.mark.peer(name)) for name in ("dali", "kornia"))],
+)
+def test_a_forked_process_goes_on(engine: str, photos: ShardSet) -> None:
+    """With the loader of its parent and with one of its own."""
+    with make(photos, 6, engine=engine) as loader, make(photos, 6, engine=engine) as other:
+        rest = copied(iter(other))[1:]
+        iterator = iter(loader)
+        next(iterator)
+        torch.rand(64, 256, 256).sigmoid()  # so that torch has threads
+
+        def go_on() -> None:
+            with pytest.raises(RuntimeError, match="of the process that was forked"):
+                next(iterator)
+            assert_same(copied(iter(loader)), rest)
+            with make(photos, 6, engine=engine) as fresh:
+                assert_same(copied(iter(fresh))[1:], rest)
+            loader.close()
+
+        assert in_fork(go_on) == 0
+        assert_same(copied(iterator), rest)
+
+
+class InWorkers(torch.utils.data.IterableDataset):
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.loader)
+
+
+def test_workers_of_a_dataloader_are_refused(digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset) as loader:
+        batches = torch.utils.data.DataLoader(InWorkers(loader), batch_size=None, num_workers=2)
+        with pytest.raises(RuntimeError, match=r"a Loader has threads of its own.*iterate the Loader itself"):
+            next(iter(batches))
+        alone = torch.utils.data.DataLoader(InWorkers(loader), batch_size=None)
+        assert len(list(alone)) == 6
+
+
+def test_the_time_in_the_loader_counts_as_waited(digits_webdataset: ShardSet) -> None:
+    masks = [RandomMask(grid=(4, 4))] * 4
+    with Loader(digits_webdataset, ViewSpec([View(size=8)], masks=masks), 100, threads=2) as loader:
+        started = time.perf_counter()
+        list(loader)
+        assert 0 < loader.stats.plan_s <= loader.stats.waited_s <= time.perf_counter() - started
