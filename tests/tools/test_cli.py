@@ -201,6 +201,7 @@ LEAST = {
     "eval": ["knn", "a", "--data", "b"],
     "bench": ["loader"],
     "report": ["a"],
+    "cache": ["ls"],
 }
 """Arguments that each command takes."""
 
