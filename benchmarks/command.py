@@ -16,11 +16,12 @@ from rich.progress import Progress
 
 from headrace.benchmarks.errors import BenchmarkError
 from headrace.benchmarks.forms import Forms
-from headrace.benchmarks.machine import commit, machine, versions
+from headrace.benchmarks.machine import CHANGED, commit, machine, versions
 from headrace.benchmarks.photographs import cache_folder, with_bar
 from headrace.benchmarks.report import ABOUT, EQUAL, Report, as_markdown, now, save
 from headrace.benchmarks.runner import Comparison
 
+PUBLISHED = Path(__file__).resolve().parent / "results"
 SMOKE_PHOTOGRAPHS = 96
 SMOKE_BATCH = 16
 SMOKE_SECONDS = 0.2
@@ -97,7 +98,9 @@ def run(
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # contestants and temporary files go too
     console = Console(stderr=True)
+    source = commit()  # now: what is edited meanwhile is not what is measured
     try:
+        check_publishable(source, options.smoke, options.out)
         allowed = sorted(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
         if options.cores and options.cores > len(allowed):
             raise BenchmarkError(f"--cores {options.cores}: this process may use {len(allowed)} cores only")
@@ -130,7 +133,7 @@ def run(
         report = Report(
             benchmark=name,
             date=began,
-            commit=commit(),
+            commit=source,
             machine=machine(cores, gpu()),
             versions=versions(),
             settings={
@@ -163,6 +166,15 @@ def jpegs(folder: Path, count: int) -> list[Path]:
     if not found:
         raise BenchmarkError(f"--images {folder}: there is no .jpg or .jpeg file below it")
     return found
+
+
+def check_publishable(source: str, smoke: bool, out: Path | None) -> None:
+    """BenchmarkError where figures of sources that no commit holds would go beside the published ones."""
+    if source.endswith(CHANGED) and (out or default_results(smoke)).resolve() == PUBLISHED:
+        raise BenchmarkError(
+            f"the sources differ from commit {source.removesuffix(CHANGED)}, so nobody could measure the same again: "
+            "commit them, or name another folder than benchmarks/results with --out"
+        )
 
 
 def default_results(smoke: bool) -> Path:

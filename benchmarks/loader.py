@@ -33,6 +33,7 @@ from headrace.benchmarks.runner import Comparison, Contestant, compare
 from headrace.pipeline import View, ViewSpec
 from headrace.pipeline.clip_presets import videomae
 from headrace.pipeline.masks import RandomMask
+from headrace.pipeline.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +57,8 @@ CROP = View(size=224)
 GLOBAL = View(size=224, scale=(0.25, 1.0))
 LOCAL = View(size=96, scale=(0.05, 0.25))
 
-SIMCLR = View(
-    size=224,
-    jitter=0.8,
-    brightness=0.8,
-    contrast=0.8,
-    saturation=0.8,
-    hue=0.2,
-    grayscale=0.2,
-    blur=0.5,
-)
+SIMCLR = replace(PRESETS["simclr"].views().views[0], interpolation="bilinear")
+"""Bilinear, as lightly and the others that it is compared with resize; the authors of SimCLR take bicubic."""
 
 DINO_FIRST = View(
     size=224,

@@ -89,16 +89,27 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str:
-    """The commit of the source tree, with `+changes` where files differ from it; empty outside a repository."""
-    folder = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
+CHANGED = "+changes"
+"""What is put behind a commit from which the sources differ."""
+SOURCES = ("*.py", "pyproject.toml", ":(exclude)tests")
+"""What decides about a figure."""
+
+
+def commit(folder: Path = ROOT) -> str:
+    """The commit of the sources in `folder`, with `+changes` where some differ from it or are not in it; empty where
+    they are in no repository, as those that pip installed."""
+    name = _git(folder, "rev-parse", "--short=12", "HEAD")
+    if not name or not _git(folder, "ls-files", "--", "benchmarks/machine.py"):
+        return ""
+    return name + CHANGED * bool(_git(folder, "status", "--porcelain", "--untracked-files=all", "--", *SOURCES))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git says; empty where it fails, or there is none."""
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
+            ["git", *arguments], cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False
         )
     except FileNotFoundError:
         return ""
@@ -150,6 +161,6 @@ def _kilobytes(text: str, name: str) -> int:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except OSError:  # the process has ended, or the system has no such file
         return ""

@@ -14,20 +14,22 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from headrace.benchmarks.command import default_results
+from headrace.benchmarks.command import check_publishable, default_results
 from headrace.benchmarks.errors import BenchmarkError
-from headrace.benchmarks.machine import machine, versions
+from headrace.benchmarks.machine import commit, machine, versions
 from headrace.benchmarks.photographs import with_bar
 from headrace.benchmarks.report import now
 from headrace.pipeline import Clip, ClipSpec, Loader, Normalize, PatchPair, Tiles, View, ViewSpec, plan
 from headrace.pipeline.decode import decode_image
 from headrace.pipeline.engines import CLIP_ENGINES, ENGINES, Engine, whole_batch_part
+from headrace.pipeline.presets import PRESETS
 from headrace.pipeline.views import Arranged
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 
@@ -57,7 +59,8 @@ OPERATORS: dict[str, dict[str, Any]] = {
     "erase": {"erase": 1.0, "erase_value": (124, 116, 104)},
 }
 """Fields of a view that does one thing, always."""
-SIMCLR = View(size=SIDE, jitter=0.8, **COLOUR, grayscale=0.2, blur=0.5)
+SIMCLR = replace(PRESETS["simclr"].views().views[0], size=SIDE, interpolation="bilinear")
+"""What all engines resize with by default; bicubic has rows of its own."""
 BYOL = View(
     size=SIDE, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2, blur=0.1, solarize=0.2
 )
@@ -264,6 +267,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "# parity: engines and torchvision",
         "",
         f"- {report['photographs']} photographs, views of {SIDE}; {report['date']}",
+        f"- Source: {report['commit'] or 'unknown'}",
         f"- Versions: {', '.join(f'{name} {version}' for name, version in report['versions'].items())}",
         "- Largest and mean difference from torchvision's functional operators with the same plan, in grey levels.",
         "  Why an engine differs is written beside its bounds in `tests/pipeline/test_parity.py`.",
@@ -290,7 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default benchmarks/results)")
     options = parser.parse_args(arguments)
+    source = commit()
     try:
+        check_publishable(source, options.smoke, options.out)
         photographs = with_bar(options.photos or (SMOKE_PHOTOGRAPHS if options.smoke else PHOTOGRAPHS))
     except BenchmarkError as error:
         print(f"headrace.benchmarks.parity: {error}", file=sys.stderr)
@@ -298,6 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = {
         "benchmark": "parity",
         "date": now(),
+        "commit": source,
         "machine": machine([0]).cpu,
         "versions": versions(),
         "photographs": len(photographs),
@@ -307,10 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or default_results(options.smoke)
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps(report, indent=2) + "\n"
-    (out / "parity.json").write_text(content)
-    (out / "parity.md").write_text(as_markdown(report))
+    (out / "parity.json").write_text(content, encoding="utf-8")
+    (out / "parity.md").write_text(as_markdown(report), encoding="utf-8")
     if options.json:
-        options.json.write_text(content)
+        options.json.write_text(content, encoding="utf-8")
     return 0
 
 

@@ -80,7 +80,7 @@ def debian_package(name: str, cache: Path | None = None) -> Path:
 
 
 def _command(command: Sequence[str], folder: Path, package: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()
         reason = said[-1] if said else f"exit status {done.returncode}"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headrace.benchmarks.machine import Machine
+from headrace.benchmarks.machine import CHANGED, Machine
 from headrace.benchmarks.runner import NOISY_CORES, Comparison, Result, Spread
 
 COLUMNS = (
@@ -132,8 +132,11 @@ def as_markdown(report: Report) -> str:
         "- Rounds run A B C A B C; a ratio is taken inside a round. Figures are medians over the rounds, ranges are "
         f"lowest to highest. {report.equal}; files are in the page cache; an idle contestant is stopped.",
         "- RSS is the sum over a contestant's processes of each one's peak (shared pages count in each), PSS divides "
-        "shared pages; both include mapped files. Every process starts with torch, torchvision and Headrace imported.",
+        "shared pages; both include mapped files. Every process starts with torch, torchvision and Headrace imported; "
+        "a first batch includes other imports, the start of workers, and kernels that nothing before has compiled.",
     ]
+    if report.commit.endswith(CHANGED):
+        lines += ["", "**The sources differ from the commit that is named: do not quote these figures.**"]
     if not report.quiet:
         lines += ["", "**Other processes were busy during this run: do not quote its figures.**"]
     for comparison in report.comparisons:
@@ -264,12 +267,12 @@ def save(report: Report, folder: Path, json_file: Path | None = None) -> list[Pa
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(as_json(report), indent=1) + "\n"
     paths = [folder / f"{report.stem}{ending}" for ending in (".json", ".md", ".png")]
-    _replace(paths[0], lambda temporary: temporary.write_text(text))
-    _replace(paths[1], lambda temporary: temporary.write_text(as_markdown(report)))
+    _replace(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    _replace(paths[1], lambda temporary: temporary.write_text(as_markdown(report), encoding="utf-8"))
     _replace(paths[2], lambda temporary: picture(report, temporary))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(json_file, lambda temporary: temporary.write_text(text))
+        _replace(json_file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         paths.append(json_file)
     return paths
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 import multiprocessing
 import os
 import signal
@@ -106,6 +107,12 @@ class Opened:
     """Mean of all values in the first batch, to see that contestants do the same to the same pictures."""
     deviation: float | None
     """Standard deviation of all values in the first batch."""
+    pictures: int = 0
+    """Samples in the first batch."""
+    views: int = 0
+    """Of them, those that have three channels, all together."""
+    grey: int = 0
+    """Of these, how many have no colour."""
 
 
 @dataclass(kw_only=True)
@@ -257,7 +264,7 @@ def compare(
         for rival in rivals:
             say(f"opening {rival.name}")
             rival.open(warm_up_s)
-        _check_equal_work(name, rivals)
+        _check_equal_work(name, {rival.name: rival.result for rival in rivals}, reference)
         for number in range(rounds):
             for rival in rivals:
                 say(f"round {number + 1} of {rounds}, {rival.name}")
@@ -277,11 +284,42 @@ def compare(
     )
 
 
-def _check_equal_work(name: str, rivals: Sequence[_Rival]) -> None:
-    delivered = {rival.name: rival.result.opened.batch for rival in rivals if not rival.result.limit}
-    if len(set(delivered.values())) > 1:
-        listed = "; ".join(f"{contestant}: {batch}" for contestant, batch in delivered.items())
+MEANS_APART = 5.0
+"""How far the means of two first batches of n pictures may lie apart, in their deviation over the root of n."""
+DEVIATIONS_APART = 2.0
+"""How far the logarithms of their deviations may, in one over the root of n."""
+GREYS_APART = 4.5
+"""How far their shares of views without colour may, in standard deviations of the difference of two such draws."""
+
+
+def _check_equal_work(name: str, results: Mapping[str, Result], reference: str) -> None:
+    """BenchmarkError where contestants deliver other batches than the reference, or other pixels than pictures and
+    draws explain: not normalised, black, or without the colour changes that the others have."""
+    opened = {contestant: result.opened for contestant, result in results.items() if not result.limit}
+    if len({each.batch for each in opened.values()}) > 1:
+        listed = "; ".join(f"{contestant}: {each.batch}" for contestant, each in opened.items())
         raise BenchmarkError(f"{name}: contestants deliver different batches, so the work is not equal ({listed})")
+    for contestant, each in opened.items():
+        if found := _unlike(opened[reference], each) if reference in opened else "":
+            raise BenchmarkError(f"{name}: {contestant} delivers other views than {reference}: {found}")
+
+
+def _unlike(one: Opened, other: Opened) -> str:
+    """What the draws do not explain of the difference of two contestants' first batches; empty where they may."""
+    if one.mean is None or other.mean is None or one.deviation is None or other.deviation is None:
+        return ""
+    unit = 1 / math.sqrt(max(1, one.pictures))
+    if abs(other.mean - one.mean) > MEANS_APART * unit * max(one.deviation, other.deviation):
+        return f"their pixels have a mean of {other.mean:.3g}, not {one.mean:.3g}"
+    factor = math.exp(DEVIATIONS_APART * unit)
+    if max(one.deviation, other.deviation) > factor * min(one.deviation, other.deviation):
+        return f"their pixels have a deviation of {other.deviation:.3g}, not {one.deviation:.3g}"
+    if one.views and other.views:
+        share = (one.grey + other.grey) / (one.views + other.views)
+        apart = abs(one.grey / one.views - other.grey / other.views)
+        if apart > GREYS_APART * math.sqrt(share * (1 - share) * (1 / one.views + 1 / other.views)):
+            return f"{other.grey} of {other.views} views have no colour, not {one.grey} of {one.views}"
+    return ""
 
 
 class _Rival:
@@ -368,7 +406,7 @@ class _Rival:
             answer = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._process.join(5.0)
-            said = self._log.read_text(errors="replace").split("\n")
+            said = self._log.read_text(errors="replace", encoding="utf-8").split("\n")
             last = next((f": {line.strip()}" for line in reversed(said) if line.strip()), "")
             code = self._process.exitcode
             raise BenchmarkError(f"{self.name} died while {doing} (exit code {code}){last}") from None
@@ -455,6 +493,7 @@ def _describe(batch: Sized, first_batch_s: float) -> Opened:
     parts = [f"{times} x {shape}" for shape, times in shapes.items()]
     for mask in getattr(batch, "masks", ()):
         parts.append("mask of " + " and ".join(f"{name} {tuple(getattr(mask, name).shape)}" for name in mask._fields))
+    coloured = [view for view in views if view.ndim >= 4 and view.shape[1] == 3]
     flat = [view.double() for view in views]
     values = sum(view.numel() for view in flat)
     mean = sum(float(view.sum()) for view in flat) / values
@@ -464,7 +503,20 @@ def _describe(batch: Sized, first_batch_s: float) -> Opened:
         batch=" + ".join(parts),
         mean=mean,
         deviation=max(0.0, square - mean * mean) ** 0.5,
+        pictures=len(views[0]),
+        views=sum(map(len, coloured)),
+        grey=sum(map(_grey, coloured)),
     )
+
+
+def _grey(view: Any) -> int:
+    """How many of (N, 3, ...) pictures have no colour, whatever each channel was normalised with: their channels rise
+    and fall together, but for rounding."""
+    values = view.flatten(2)[..., ::7].double()
+    values = values - values.mean(2, keepdim=True)
+    squares = (values * values).sum(2)
+    together = (values[:, :1] * values[:, 1:]).sum(2)
+    return int((together >= 0.999 * (squares[:, :1] * squares[:, 1:]).sqrt()).all(1).sum())
 
 
 def _die_with_parent() -> None:

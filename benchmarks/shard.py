@@ -35,6 +35,7 @@ from headrace.benchmarks.peers.writers import (
 )
 from headrace.benchmarks.photographs import QUALITY
 from headrace.benchmarks.runner import Comparison, Contestant, compare
+from headrace.shards.ffcv import MIN_SHARD_SIZE
 from headrace.tools.encode import Encode
 
 TAR, TAR_SUMS, FFCV = "GNU tar", "GNU tar, sha256sum", "ffcv"
@@ -106,7 +107,7 @@ def contestants(work: Work, options: Options, out: Path) -> list[Contestant]:
     photographs = times * len(forms.photographs)
     # So many shards that all workers end together. In a set of hundreds it does not matter whether they do.
     written = 1e6 * forms.megabytes * times * (PIXELS if work.encode == "raw" else 1)
-    shard_size = max(1 << 20, int(ROOM * written / (SHARDS_EACH * threads)))
+    shard_size = max(MIN_SHARD_SIZE, int(ROOM * written / (SHARDS_EACH * threads)))
     looks = {
         "keep": "looks at every image's structure",
         "jpeg": "reads every coefficient and rounds it anew, without going through pixels",

@@ -28,8 +28,15 @@ from headrace.models.backbones import tiny_resnet
 from headrace.models.methods.simclr import SimCLRConfig, simclr_views
 
 CONFIGS: Mapping[str, SimCLRConfig] = {
-    "resnet18-224": SimCLRConfig(backbone=BackboneConfig(name="resnet18"), projection_hidden=512),
-    "resnet18-32": SimCLRConfig(size=32, backbone=BackboneConfig(name="resnet18", stem="small"), projection_hidden=512),
+    "resnet18-224": SimCLRConfig(
+        interpolation="bilinear", backbone=BackboneConfig(name="resnet18"), projection_hidden=512
+    ),
+    "resnet18-32": SimCLRConfig(
+        size=32,
+        interpolation="bilinear",
+        backbone=BackboneConfig(name="resnet18", stem="small"),
+        projection_hidden=512,
+    ),
 }
 TITLES = {
     "resnet18-224": "SimCLR step, ResNet-18, 2 views of 224",

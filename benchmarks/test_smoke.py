@@ -47,15 +47,15 @@ def smoke(name: str, out: Path, *arguments: str) -> dict[str, dict[str, Any]]:
     finally:
         signal.signal(signal.SIGTERM, terminated)
     assert status == 0  # why not, is on stderr
-    report = json.loads(figures.read_text())
+    report = json.loads(figures.read_text(encoding="utf-8"))
     (markdown,) = out.glob(f"{name}_*.md")
-    assert markdown.read_text().strip() == printed.getvalue().strip()
+    assert markdown.read_text(encoding="utf-8").strip() == printed.getvalue().strip()
     with Image.open(markdown.with_suffix(".png")) as picture:
         picture.load()
-    assert markdown.with_suffix(".json").read_text() == figures.read_text()
+    assert markdown.with_suffix(".json").read_text(encoding="utf-8") == figures.read_text(encoding="utf-8")
     check_conditions(report)
     for comparison in report["comparisons"]:
-        check_table(markdown.read_text(), comparison)
+        check_table(markdown.read_text(encoding="utf-8"), comparison)
     return {comparison["name"]: comparison for comparison in report["comparisons"]}
 
 
@@ -144,13 +144,13 @@ def test_step(tmp_path: Path) -> None:
 def test_parity(tmp_path: Path) -> None:
     photographs_or_skip(SMOKE_PHOTOGRAPHS)
     command = [sys.executable, "-m", "headrace.benchmarks.parity", "--smoke", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "parity.json").read_text())
+    report = json.loads((tmp_path / "parity.json").read_text(encoding="utf-8"))
     found = report["differences"]
     assert {"flip", "hue", "blur", "simclr", "turn", "projection", "erase", "tiles"} <= found.keys()
     assert {"lab", "per view"} == report["floats"].keys()
-    assert (tmp_path / "parity.md").read_text().strip() == done.stdout.strip()
+    assert (tmp_path / "parity.md").read_text(encoding="utf-8").strip() == done.stdout.strip()
     assert {"clip: crop", "clips: simclr, byol"} <= found.keys()
     for work, by_engine in found.items():
         engines = CLIP_ENGINES if work.startswith("clip") else ENGINES
@@ -165,7 +165,7 @@ def can_run(engine: str) -> bool:
 
 def test_a_folder_without_photographs_is_one_clear_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "headrace.benchmarks.loader", "--smoke", "--images", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert done.stderr == (
         f"headrace.benchmarks.loader: --images {tmp_path}: there is no .jpg or .jpeg file below it\n"

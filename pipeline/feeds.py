@@ -42,7 +42,7 @@ class Source(NamedTuple):
     """Where a feed takes its samples from, and what makes pixels of them; see `Loader`."""
 
     shards: ShardSet
-    image_field: str
+    image_field: str | None
     video_field: str | None
     engine: str
     device: str
@@ -111,7 +111,7 @@ class ImageFeed(Feed[Plan]):
 
     def __init__(self, spec: ViewSpec, source: Source) -> None:
         self.shards = source.shards
-        self.field = _field(source.shards, source.image_field, "image")
+        self.field = image_field(source.shards, source.image_field)
         self.masks = spec.masks
         self.engine = _engine(source, self.field, spec)
         self.normalize = tuple(view.normalize for view in spec.views)
@@ -382,6 +382,22 @@ def _engine(source: Source, field: str, spec: ViewSpec) -> Any:
     if source.engine in THREADED_ENGINES:
         options["threads"] = source.threads
     return ENGINES[source.engine](source.shards, field, spec, **options)
+
+
+def image_field(shards: ShardSet, name: str | None = None) -> str:
+    """The field whose images are shown: the one of this name, or "image", or else the only one.
+
+    Raises:
+        ValueError: if there is none, or several and no name says which.
+    """
+    images = [field for field, declared in shards.fields.items() if declared.kind == "image"]
+    if name is not None or "image" in images:
+        return _field(shards, name or "image", "image")
+    if len(images) == 1:
+        return images[0]
+    if not images:
+        raise ValueError(f"{shards.path} has no images; its fields are {', '.join(shards.fields)}")
+    raise ValueError(f"{shards.path} has several image fields, {', '.join(images)}, and none of them is called image")
 
 
 def _field(shards: ShardSet, name: str, *kinds: str) -> str:

@@ -144,8 +144,9 @@ class Loader:
         prefetch: batches under way ahead of the consumer, at least 1.
         dtype: "uint8" levels (a quarter of the bytes; `Batch.normalized` does the rest on the device) or
             "float32", normalised by the engine.
-        image_field, video_field, label_field: names in the shard set. The video field holds files or arrays of frames,
-            uint8 (T, H, W, 3); None takes "video" or else "frames". Labels are left out where the set has none.
+        image_field, video_field, label_field: names in the shard set. None takes "image" or else the only image field.
+            The video field holds files or arrays of frames, uint8 (T, H, W, 3); None takes "video" or else "frames".
+            Labels are left out where the set has none.
         on_error: what happens to a sample that cannot be decoded. "error" ends the iteration with its name;
             "substitute" puts another sample in its place, drawn from (seed, epoch, sample), so that the same batches
             come again; "skip" makes the batch smaller, which several ranks could not do alike.
@@ -179,7 +180,7 @@ class Loader:
         threads: int | None = None,
         prefetch: int = 2,
         dtype: Literal["uint8", "float32"] = "uint8",
-        image_field: str = "image",
+        image_field: str | None = None,
         video_field: str | None = None,
         label_field: str = "label",
         on_error: OnError = "error",

@@ -119,10 +119,8 @@ class TextTokenizer:
         return int(unknown[0]) if len(unknown) else 0
 
     def _splits(self) -> bool:
-        for text in _PROBES:
-            if self._tokenizer.encode(text, add_special_tokens=False).ids:
-                return len(set(self._tokenizer.encode(f"{text} {text}", add_special_tokens=False).word_ids)) > 1
-        return False
+        twice = (self._tokenizer.encode(f"{text} {text}", add_special_tokens=False) for text in _PROBES)
+        return all(len(set(found.word_ids)) > 1 for found in twice if found.ids)
 
     def _distance(self) -> int | None:
         """Characters behind a token without which it may be another; None where that may be any number."""

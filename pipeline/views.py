@@ -324,7 +324,11 @@ class ViewSpec:
         return ViewSpec([replace(view, turns=(turns,)) for turns in range(4)], draws=[0] * 4)
 
 
-def center_view(size: int, normalize: Normalize | None = None) -> ViewSpec:
+def center_view(
+    size: int,
+    normalize: Normalize | None = None,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+) -> ViewSpec:
     """The one deterministic view that probes use: the largest centred square, resized, no augmentation."""
-    view = View(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
+    view = View(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, interpolation=interpolation)
     return ViewSpec([replace(view, normalize=normalize) if normalize is not None else view])

@@ -12,17 +12,14 @@ made wrong.
 What arrives is compared with what is known of it. A block in which something is wrong is `suspect`: it serves those who
 look at what they read, and gets no entry. Whoever leases blocks looks at what lies across several himself.
 
-One folder serves one process at a time: it is locked, and other processes take others. The lock goes with the process.
-What processes leave behind is used again, or removed once it is too much (`trim`).
+One folder serves one process at a time, see `headrace.shards.cache_slots`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import re
 import threading
 import time
 import zlib
@@ -30,7 +27,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -47,107 +43,6 @@ PROBE = "probe"
 """A file on which it is tried whether holes can be made."""
 WHOLE = np.uint64(1 << 32)
 """The bit of a table entry that says that the block is there."""
-
-
-class Slot:
-    """A locked folder: the first of `folder`/0, `folder`/1, ... that no other process uses.
-
-    Raises:
-        MachineError: The folder cannot be made or locked.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.lock = -1
-        try:
-            for number in count():
-                self.path = folder / str(number)
-                self.lock = self._lock()
-                if self.lock >= 0:
-                    os.utime(self.path)
-                    return
-        except OSError as error:
-            self.close()
-            raise MachineError(f"{folder}: cannot be used as a cache: {error.strerror}") from error
-
-    def _lock(self) -> int:
-        """As `locked`; another process's `trim` may remove the folder at any moment before."""
-        for _ in range(100):
-            self.path.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                return locked(self.path)
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(self.path))
-
-    def close(self) -> None:
-        """Leave it to others."""
-        if self.lock >= 0:
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
-            os.close(self.lock)
-            self.lock = -1
-
-
-def locked(folder: Path) -> int:
-    """A descriptor that locks a folder as long as it is open, or -1 where another process has locked it.
-
-    FileNotFoundError where the name does not stand for the locked folder any more.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(descriptor), os.stat(folder)):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(folder))
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return -1
-        raise
-    return descriptor
-
-
-SET_NAME = re.compile(r".+-[0-9a-f]{16}")
-"""Name of the folder with a set's slots, see `cache_name`."""
-
-
-def trim(root: Path, capacity: int) -> None:
-    """Remove caches that no process uses, those used longest ago first, until the others take `capacity` bytes at most.
-
-    Folders that are no caches are left alone, and nothing is said where one cannot be removed.
-    """
-    with contextlib.suppress(OSError):
-        folders = [folder for folder in root.iterdir() if SET_NAME.fullmatch(folder.name)]
-        sizes = {slot: disk_bytes(slot) for folder in folders for slot in folder.iterdir() if slot.name.isdigit()}
-        if sum(sizes.values()) <= capacity:
-            return  # whoever uses them; most often this is all, and nobody meets a lock of ours
-        idle = []
-        for slot in sizes:
-            with unused(slot) as free:
-                if free:
-                    idle.append((slot.stat().st_mtime, slot))
-        room = capacity
-        for _, slot in sorted(idle, reverse=True):
-            room -= sizes[slot]
-            if room < 0:
-                with unused(slot) as free:
-                    if free:
-                        remove(slot)
-                with contextlib.suppress(OSError):
-                    os.rmdir(slot.parent)  # if this was the last of the set
-
-
-@contextlib.contextmanager
-def unused(slot: Path) -> Iterator[bool]:
-    """Whether no process uses a slot; if so, none begins to before this ends."""
-    descriptor = locked(slot)
-    try:
-        yield descriptor >= 0
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-def disk_bytes(folder: Path) -> int:
-    """Room that the files of a folder take."""
-    return sum(entry.stat().st_blocks * 512 for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False))
 
 
 @dataclass(eq=False, slots=True)

@@ -215,8 +215,10 @@ class BetonShard:
         needed = sample_size(regions)
         if needed > self.page_size or self.samples == self.capacity:
             return False
-        # A page is written whole, so filling it up costs nothing.
-        return needed <= self.room or self.size + self.page_size <= shard_size
+        table = ALLOCATION.itemsize * sum(region.payload is not None for region in regions)
+        if needed <= self.room:  # a page is written whole, so filling it up costs nothing but the table
+            return self.size + table <= max(shard_size, MIN_SHARD_SIZE)
+        return self.size + self.page_size + table <= shard_size
 
     def add(self, key: bytes, regions: Sequence[Region]) -> list[Entry]:
         """Append one sample."""

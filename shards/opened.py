@@ -69,13 +69,13 @@ class OpenShards(ABC):
 
 
 class FewShards(OpenShards):
-    """Shards that are mapped already."""
+    """Shards that are open already."""
 
     def __init__(self, shards: Sequence[OpenShard]) -> None:
         self._shards = shards
         self.samples = np.array([len(shard.index) for shard in shards], np.int64)
         self.sizes = np.array([shard.mapped.size for shard in shards], np.int64)
-        self._first = np.array([shard.mapped.address for shard in shards], np.int64)
+        self._first: npt.NDArray[np.int64] | None = None  # shards that are read and not mapped have no addresses
         self._lease = [shard.mapped.array for shard in shards]
 
     def path(self, number: int) -> str:
@@ -93,6 +93,8 @@ class FewShards(OpenShards):
         pass
 
     def hold(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Any]:
+        if self._first is None:
+            self._first = np.array([shard.mapped.address for shard in self._shards], np.int64)
         return self._first[numbers], self._lease
 
 

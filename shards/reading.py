@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -57,8 +58,10 @@ class ReadFile:
         """ShardError where the file is missing or empty, MachineError where it cannot be read."""
         self.path = path
         self.number = next(NUMBERS)
+        weakref.finalize(self, OPEN.pop, self.number, None).atexit = False
         try:
-            self.size = os.fstat(descriptor_of(self).number).st_size
+            opened = descriptor_of(self)
+            self.size = os.fstat(opened.number).st_size
         except OSError as error:
             raise failed(path, error) from error
         if self.size == 0:
@@ -77,7 +80,8 @@ class ReadFile:
         at = start
         while at < stop:
             try:
-                part = os.pread(descriptor_of(self).number, min(stop - at, LONGEST), at)
+                opened = descriptor_of(self)  # held: others may push it out
+                part = os.pread(opened.number, min(stop - at, LONGEST), at)
             except OSError as error:
                 raise failed(self.path, error, at) from error
             if not part:
@@ -98,6 +102,9 @@ class Slices:
     def __init__(self, file: ReadFile) -> None:
         self._file = file
 
+    def __len__(self) -> int:
+        return self._file.size
+
     def __getitem__(self, part: slice) -> Bytes:
         start, stop, _ = part.indices(self._file.size)
         return self._file.read(start, max(start, stop))
@@ -106,14 +113,9 @@ class Slices:
 class Descriptor:
     """An open file, closed when nobody holds it any more: also when others have pushed it out of `OPEN`."""
 
-    number = -1
-
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.number >= 0:
-            os.close(self.number)
+        weakref.finalize(self, os.close, self.number).atexit = False
 
 
 OPEN: OrderedDict[int, Descriptor] = OrderedDict()

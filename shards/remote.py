@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from headrace.shards.errors import MachineError, RemoteError, ShardError
-from headrace.shards.stores import PARTIAL, STORES, Changed, Damaged, Store, Unfit, Version, file_reader
+from headrace.shards.stores import NO_RANGES, PARTIAL, STORES, Changed, Damaged, Store, Unfit, Version, file_reader
 
 Result = TypeVar("Result")
 
@@ -60,6 +60,11 @@ class Retry:
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """True for a URL such as s3://bucket/set; False for a path of this machine, and for every pathlib.Path."""
     return isinstance(path, str) and REMOTE.match(path) is not None
+
+
+def from_anywhere(path: str | os.PathLike[str]) -> str:
+    """The path as other folders have to write it: a URL as it is, else the absolute path."""
+    return os.fspath(path) if is_remote(path) else os.path.abspath(path)
 
 
 class RemoteFolder:
@@ -124,6 +129,8 @@ class RemoteFolder:
                 raise
             if len(content) < stop - start:
                 raise Damaged(f"bytes {start} to {stop} were asked for, {len(content)} bytes came")
+            if len(content) > stop - start:
+                raise Unfit(f"bytes {start} to {stop} were asked for, {len(content)} came: {NO_RANGES}")
             return content, version
 
         return self._attempt(name, once)
@@ -261,7 +268,8 @@ class Unchanging:
 
     def __init__(self, folder: RemoteFolder, sizes: Mapping[str, int]) -> None:
         self.folder = folder
-        self._known = {name: Version(size) for name, size in sizes.items()}
+        self._sizes = sizes
+        self._known: dict[str, Version] = {}
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
@@ -274,13 +282,12 @@ class Unchanging:
             RemoteError: The store does not answer.
             MachineError: The object is not what it was.
         """
-        known = self._known[name]
-        content, version = self.folder.fetch(name, start, stop, known, fresh)
-        if known[1:3] != version[1:3]:
+        known = self._known.get(name)
+        expected = known or Version(self._sizes[name])
+        content, version = self.folder.fetch(name, start, stop, expected, fresh)
+        if known is None and start < stop:
             with self._lock:
-                if self._known[name][1:3] == ("", ""):
-                    self._known[name] = version._replace(size=known.size)
-                known = self._known[name]
+                known = self._known.setdefault(name, version._replace(size=expected.size))
             try:
                 known.check(version)  # two first answers may have been on their way at the same time
             except Changed as error:

@@ -8,6 +8,7 @@ been replaced, as its manifest tells, or the sample is bad.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -20,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards.block_cache import BlockCache, Lease, Slot, trim
+from headrace.shards.block_cache import BlockCache, Lease
+from headrace.shards.cache_slots import PLACE, Slot, trim
 from headrace.shards.checksums import Checksums
 from headrace.shards.errors import MachineError, RemoteError, ShardError
 from headrace.shards.index import misplaced
@@ -232,6 +234,8 @@ def open_remote(folder: RemoteFolder, options: Mapping[str, Any]) -> RemoteShard
             capacity=capacity,
             block_bytes=options["block_bytes"],
         )
+        with contextlib.suppress(OSError):
+            (slot.path / PLACE).write_text(str(folder), encoding="utf-8")
         with ThreadPoolExecutor(INDEX_THREADS) as threads:
             list(threads.map(lambda shard: fetch_index(source, slot.path, manifest.checksums, shard), manifest.shards))
         files.append(open_files(slot.path, manifest, changing=True))
@@ -285,7 +289,10 @@ def fetch_manifest(folder: RemoteFolder, place: Path) -> tuple[Manifest, str]:
     """The manifest and its SHA-256. It is read anew each time: it says whether what the cache holds still counts."""
     content = whole(folder, MANIFEST_NAME)
     if content is None:
-        raise ShardError(f"{folder}: there is no {MANIFEST_NAME}, so no set that is complete")
+        raise ShardError(
+            f"{folder}: there is no {MANIFEST_NAME}, so no set that is complete; tars of other programs are read from "
+            "a disk: copy them here"
+        )
     if content.lstrip()[:1] == b"<":
         raise RemoteError(f"{folder / MANIFEST_NAME}: {WebPage()}")
     scratch = place / "manifest"

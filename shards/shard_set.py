@@ -17,7 +17,8 @@ import numpy.typing as npt
 from headrace.shards import ffcv, webdataset
 from headrace.shards.errors import ClosedError, ShardError
 from headrace.shards.fields import Field
-from headrace.shards.foreign import scan_shards
+from headrace.shards.foreign import how_to_name, scan_shards
+from headrace.shards.images import image_header
 from headrace.shards.index import IndexReader, OpenShard, entry_places, misplaced, misshaped
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from headrace.shards.mapping import MappedFile, cannot_read, leased
@@ -105,14 +106,16 @@ class ShardSet:
         """
         files, number, row = self._locate(i)
         record = files.index(number)[row].item()
-        content = files.mapped(number).array
+        content, shard_bytes = files.mapped(number).array, int(files.sizes[number])
         sample: dict[str, Any] = {"__key__": record[-1].decode(errors="surrogateescape")}
         for name, field in self.fields.items():
             offset, size, checksum, *image = (record[place] for place in self._places[name])
-            bad = misplaced(len(content), offset, size) or (image and misshaped(size, *image))
-            if bad:
-                raise ShardError(f"{self.where(i, name)}: {name} lies outside of the shard; verify the set")
+            outside = misplaced(shard_bytes, offset, size)
             payload = content[offset : offset + size]
+            if image[:2] == [0, 0] and not outside:  # of another program's tar
+                raise ShardError(f"{self.where(i, name)}: {name} is no image that can be read ({why_not(payload)})")
+            if outside or (image and misshaped(size, *image)):
+                raise ShardError(f"{self.where(i, name)}: {name} lies outside of the shard; verify the set")
             if self.check and self._checksum(payload.data) != checksum:
                 raise ChecksumError(f"{self.where(i, name)}: {name} differs from its checksum; copy the shard again")
             try:
@@ -178,7 +181,7 @@ class ShardSet:
         files, number, row = self._locate(i)
         self._field(field)
         record = files.index(number)[row]
-        key = record["key"].decode(errors="replace")
+        key = record["key"].decode(errors="backslashreplace")
         return files.path(number), f", offset {record[f'{field}.offset']}, key {key}"
 
     def close(self) -> None:
@@ -312,7 +315,7 @@ def open_shards(
         return open_remote(RemoteFolder(str(path), **(storage_options or {})), options)
     folder = Path(path)
     if not _exists(folder):
-        hint = ""
+        hint = how_to_name(os.fspath(path))
         if re.match(r"[a-z0-9+.-]{2,}:/[^/]", str(folder)):
             hint = "; pass a URL as text, because pathlib takes one of its slashes away"
         if displaced_name(folder).exists():
@@ -324,6 +327,15 @@ def open_shards(
         return ShardSet(folder, *scan_shards(folder))
     manifest = read_manifest(folder)
     return ShardSet(folder, manifest, open_files(folder, manifest, check=check), check=check)
+
+
+def why_not(payload: npt.NDArray[np.uint8]) -> str:
+    """What is wrong with the bytes of an image of which no index could say the size."""
+    try:
+        image_header(payload.data)
+    except ValueError as error:
+        return str(error)
+    return "its size in the index is impossible; verify the set"
 
 
 def open_files(folder: Path, manifest: Manifest, *, check: bool = False, changing: bool = False) -> OpenShards:

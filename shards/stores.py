@@ -72,15 +72,15 @@ class Version(NamedTuple):
     def check(self, found: Version) -> None:
         """Raise Changed where `found` is another state than this one.
 
-        Servers behind one name may give the same file other ETags: with the same time and size it counts as the same.
+        The same ETag is enough, and so is the same time: servers behind one name may give the same file other ETags, or
+        other times. What lies in it has checksums.
         """
         if -1 not in (self.size, found.size) and self.size != found.size:
             raise Changed(f"{found.size:,} bytes instead of {self.size:,}")
-        dated = bool(self.modified and found.modified)
-        if dated and self.modified != found.modified:
-            raise Changed(f"written {found.modified}, not {self.modified}")
-        if not dated and self.etag and found.etag and self.etag != found.etag:
-            raise Changed(f"ETag {found.etag} instead of {self.etag}")
+        marks = [(self.etag, found.etag, "ETag"), (self.modified, found.modified, "time of writing")]
+        differing = [f"{what} {new} instead of {old}" for old, new, what in marks if old and new and old != new]
+        if differing and not any(old == new for old, new, _ in marks if old):
+            raise Changed(", ".join(differing))
 
 
 class Store:
@@ -130,7 +130,7 @@ class Store:
         """
         version = Version()
         if known is not None:
-            version = self.look(name) if self.near or known[1:3] == ("", "") else known
+            version = self.look(name) if self.near or not (known.etag or known.modified) else known
             known.check(version)
         return bytes(self.fs.cat_file(f"{self.path}/{name}", start=start, end=stop, **self.limit)), version
 
@@ -141,8 +141,9 @@ class Store:
             raise FileNotFoundError(name)
         if info["size"] is None:
             raise Unfit("the server does not say how large it is")
-        etag = next((str(info[key]) for key in ETAGS if info.get(key)), "unknown")
         modified = next((str(info[key]) for key in TIMES if info.get(key)), "")
+        # Where it says nothing, an ETag that is always the same keeps `read` from asking again.
+        etag = next((str(info[key]) for key in ETAGS if info.get(key)), "" if modified else "unknown")
         return Version(int(info["size"]), etag, modified)
 
     def size(self, name: str) -> int:
@@ -222,16 +223,18 @@ class HttpStore(Store):
         async def once() -> tuple[bytes, Version]:
             async with self.asking(name, start, stop, fresh) as answer:
                 version = http_version(answer)
-                if known is not None:
-                    known.check(version)
                 length = answer.content_length
                 # A whole object that is all that was asked for is no less right.
                 if not version.ranges and (start > 0 or length != stop - start):
                     raise Unfit(NO_RANGES)
+                if known is not None:
+                    known.check(version)
                 if answer.status == 416:
                     raise Damaged(f"bytes {start} to {stop} were asked for, it has {version.size:,}")
                 if length is not None and length > stop - start:
                     raise Unfit(f"bytes {start} to {stop} were asked for, {length:,} came: {NO_RANGES}")
+                if length is not None:
+                    return await answer.read(), version
                 content = bytearray()
                 async for part in answer.content.iter_any():
                     content += part
@@ -248,7 +251,7 @@ class HttpStore(Store):
             async with self.asking(name, 0, 1) as answer:
                 version = http_version(answer)
             if version.size < 0:
-                raise Unfit("the server does not say how large it is")
+                raise Unfit("the server does not say how large it is" if version.ranges else NO_RANGES)
             return version
 
         return sync(self.fs.loop, once, **self.limit)
@@ -317,14 +320,14 @@ class S3Store(Store):
             answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=key, Range=asked, **condition)
             try:
                 version = s3_version(answer)
-                if known is not None:
-                    known.check(version)
+                if "html" in answer.get("ContentType", "") and not version.etag:
+                    raise WebPage
                 if answer.get("ContentLength", 0) > stop - start:
-                    if "html" in answer.get("ContentType", "") and not version.etag:
-                        raise WebPage
                     raise Unfit(
                         f"bytes {start} to {stop} were asked for, {answer['ContentLength']:,} came: {NO_RANGES}"
                     )
+                if known is not None:
+                    known.check(version)
                 return await answer["Body"].read(), version
             finally:
                 answer["Body"].close()
@@ -406,7 +409,7 @@ def http_version(answer: Any) -> Version:
 
 
 def s3_version(answer: Mapping[str, Any]) -> Version:
-    """Likewise. S3's time is left out: its ETag alone changes with the content, and only then."""
+    """Likewise. S3's time, of whole seconds, is left out: its ETag changes whenever the content does."""
     size = total(answer["ContentRange"]) if answer.get("ContentRange") else answer.get("ContentLength")
     return Version(-1 if size is None else size, answer.get("ETag", ""))
 

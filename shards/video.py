@@ -20,7 +20,7 @@ import numpy.typing as npt
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from headrace.shards.containers import check_whole
+from headrace.shards.containers import check_whole, sized
 
 MAX_PIXELS = 1 << 25
 """Of a frame; 7680x4320 fits."""
@@ -184,7 +184,9 @@ def opened(kind: str, data: bytes) -> Iterator[tuple[Any, Any]]:
         demuxer = "mpegvideo"  # a picture without a container
     limits = {"max_pixels": str(MAX_PIXELS), "threads": "1"}
     try:
-        with av.open(io.BytesIO(data), format=demuxer, options=limits, metadata_errors="replace") as container:
+        with av.open(
+            io.BytesIO(sized(encoding, data)), format=demuxer, options=limits, metadata_errors="replace"
+        ) as container:
             of_kind: Any = container.streams.video if kind == "video" else container.streams.audio
             streams = [stream for stream in of_kind if not stream.disposition & Disposition.attached_pic]  # covers
             if not streams:

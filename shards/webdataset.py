@@ -137,12 +137,23 @@ def decode(field: Field, payload: npt.NDArray[np.uint8], height: int = 0, width:
         return parse_npy(payload)
     content = payload.tobytes()
     if field.kind == "int":
-        return decimal(content)
+        return class_number(field, content)
     if field.kind == "float":
         return float(json.loads(content, parse_int=float))  # a number of 400 digits is infinite, not an error
     if field.kind == "text":
         return content.decode()
     return json.loads(content) if field.kind == "json" else content
+
+
+def class_number(field: Field, content: bytes) -> int:
+    """An integer, or the number of a class that is there by its name, as other programs write it."""
+    try:
+        return decimal(content)
+    except ValueError:
+        name = content.decode(errors="replace").strip()
+        if name in field.classes:
+            return field.classes.index(name)
+        raise
 
 
 class TarShard:
@@ -258,18 +269,21 @@ CHUNK = 1 << 20
 
 
 def scan_tar(mapped: FileBytes) -> Iterator[TarMember]:
-    """The regular files of a tar, whoever wrote it: ustar, GNU long names, pax.
+    """The regular files of a tar, whoever wrote it: ustar, GNU long names, pax. A hard link is a file once more.
 
     Unlike Python's tarfile, which takes a damaged header or a hole of zeros in the middle for the end, this raises
     ShardError on anything but a whole tar.
     """
-    at, long_name, type_flag = 0, "", b""
+    at, type_flag, said = 0, b"", Said()
+    places: dict[str, TarMember] = {}
     while True:
         block = mapped.array[at : at + BLOCK].tobytes()
+        if at == 0 and (packer := packed_by(block)):
+            raise ShardError(f"{mapped.path}: {packer}")
         if len(block) < BLOCK:
             raise ShardError(f"{mapped.path}, offset {at}: the tar has no end, so it is truncated; copy it again")
         if not any(block):
-            if type_flag and type_flag in b"LKx":
+            if type_flag and type_flag in NAMES:
                 raise ShardError(f"{mapped.path}, offset {at}: a name without its file; copy it again")
             rest = range(at, mapped.size, CHUNK)
             behind = next((start for start in rest if mapped.array[start : start + CHUNK].any()), None)
@@ -284,28 +298,88 @@ def scan_tar(mapped: FileBytes) -> Iterator[TarMember]:
         except ValueError as error:
             raise ShardError(f"{mapped.path}, offset {at}: damaged tar header ({error}); copy it again") from error
         at += BLOCK
-        if type_flag in b"123456":  # links, devices, folders: no content, whatever the size says
-            size = 0
+        size = said.size_of(size, type_flag)
         if size > mapped.size - at:
             missing = at + size - mapped.size
             raise ShardError(
                 f"{mapped.path}, offset {at}: the last file lacks {missing} bytes, so the tar is truncated"
             )
-        if type_flag in b"Lx":
+        if type_flag in NAMES:
             try:
                 if size > MAX_NAME_ENTRY:
                     raise ValueError(f"{size} bytes")
-                long_name = entry_name(mapped.array[at : at + size].tobytes(), type_flag) or long_name
+                said.add(mapped.array[at : at + size].tobytes(), type_flag)
             except ValueError as error:
                 raise ShardError(f"{mapped.path}, offset {at}: damaged name ({error})") from error
-        elif type_flag in b"0\x007":
-            yield TarMember(long_name or header_name(block), at, size)
-            long_name = ""
+        elif type_flag in FILES or type_flag == LINK:
+            member = TarMember(said.name or header_name(block), at, size)
+            if type_flag == LINK:
+                target = said.link or link_target(block)
+                if target not in places:
+                    what = f"{member.name} is a link to {target}, which is not there before it"
+                    raise ShardError(f"{mapped.path}, offset {at}: {what}; pack the tar with --hard-dereference")
+                member = TarMember(member.name, *places[target][1:])
+            places[member.name] = member
+            yield member
+            said = Said()
         elif type_flag == b"S":
             raise ShardError(f"{mapped.path}, offset {at}: sparse files are not supported; pack the tar without them")
-        elif type_flag not in b"Kg":  # the name of a link's target and attributes of the tar belong to no file
-            long_name = ""
+        elif type_flag != b"g":  # the attributes of the tar belong to no file
+            said = Said()
         at += padded(size)
+
+
+FILES = b"0\x007"
+LINK = b"1"
+NAMES = b"LKx"
+"""Types of headers: regular files, a file under another name, and what says more about the file behind."""
+CONTENTLESS = b"123456"
+"""Links, devices, folders: no content, whatever the size says."""
+
+
+class Said:
+    """What GNU and pax entries say about the file behind them."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.link = ""
+        """The file that it is another name of."""
+        self.size: int | None = None
+
+    def size_of(self, size: int, type_flag: bytes) -> int:
+        """Bytes of an entry's content, whose header says `size`."""
+        if type_flag in CONTENTLESS:
+            return 0
+        return self.size if type_flag in FILES and self.size is not None else size
+
+    def add(self, content: bytes, type_flag: bytes) -> None:
+        """An entry of type L (name), K (link) or x (pax); ValueError where it is damaged, or describes a file with
+        holes."""
+        if type_flag == b"x":
+            records = pax_records(content)
+            name, link, size = (records.get(key, b"") for key in (b"path", b"linkpath", b"size"))
+        else:
+            text, size = content.split(b"\0", 1)[0], b""
+            name, link = (text, b"") if type_flag == b"L" else (b"", text)
+        if max(len(name), len(link)) > MAX_NAME:
+            raise ValueError(f"a path of {max(len(name), len(link))} bytes")
+        if size and not (size.isdigit() and len(size) <= 18):
+            raise ValueError(f"{size[:40]!r} is no size")
+        self.name = name.decode(errors="surrogateescape") or self.name
+        self.link = link.decode(errors="surrogateescape") or self.link
+        self.size = int(size) if size else self.size
+
+
+def packed_by(head: bytes) -> str:
+    """Why a tar that begins like this is none; empty where that is not known."""
+    for magic, program in PACKERS.items():
+        if head.startswith(magic):
+            return f"is compressed, so that nothing in it can be read by itself: unpack it ({program})"
+    return ""
+
+
+PACKERS = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+"""What unpacks a compressed file, by its first bytes."""
 
 
 def check_header(block: bytes) -> tuple[int, bytes]:
@@ -332,18 +406,16 @@ def header_name(block: bytes) -> str:
     return (prefix + b"/" + name if prefix else name).decode(errors="surrogateescape")
 
 
-def entry_name(content: bytes, type_flag: bytes) -> str:
-    """The name that a GNU (type L) or pax (type x) entry gives to the next file, or an empty str; ValueError where it
-    is damaged."""
-    name = content.split(b"\0", 1)[0] if type_flag == b"L" else pax_path(content)
-    if len(name) > MAX_NAME:
-        raise ValueError(f"a path of {len(name)} bytes")
-    return name.decode(errors="surrogateescape")
+def link_target(block: bytes) -> str:
+    """Name of the member that a header of type 1 is another name of."""
+    return block[157:257].split(b"\0", 1)[0].decode(errors="surrogateescape")
 
 
-def pax_path(content: bytes) -> bytes:
-    """The path in a pax header, made of records like b"21 path=long/name.jpg\\n", or nothing."""
-    at, path = 0, b""
+def pax_records(content: bytes) -> dict[bytes, bytes]:
+    """What a pax header says, in records like b"21 path=long/name.jpg\\n"; ValueError where it is damaged, or describes
+    a file with holes."""
+    at = 0
+    records: dict[bytes, bytes] = {}
     while at < len(content):
         space = content.index(b" ", at)
         if space - at > 7 or not content[at:space].isdigit():
@@ -353,12 +425,11 @@ def pax_path(content: bytes) -> bytes:
         if length <= space + 1 - at or at + length > len(content) or record[-1:] != b"\n":
             raise ValueError("pax record of another length than it says")
         keyword, _, value = record[:-1].partition(b"=")
-        if keyword == b"path":
-            path = value
-        elif keyword == b"size" or keyword.startswith(b"GNU.sparse"):
-            raise ValueError(f"{keyword.decode()} in a pax header is not supported")
+        if keyword.startswith(b"GNU.sparse"):
+            raise ValueError("a file with holes; pack the tar without --sparse")
+        records[keyword] = value
         at += length
-    return path
+    return records
 
 
 KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
@@ -367,12 +438,13 @@ META_NAME = re.compile(r"__[^/]*__($|/)")
 
 def group_members(path: Path, members: Iterator[TarMember]) -> Iterator[tuple[str, dict[str, TarMember]]]:
     """(key, members by extension) of every sample, by webdataset's rule: neighbours with the same name up to
-    the first dot of the last component; names without an extension and `__meta__` names are skipped."""
+    the first dot of the last component; names without an extension, `__meta__` names and hidden ones, such as a Mac's
+    ._ doubles, are skipped."""
     current = ""
     found: dict[str, TarMember] = {}
     for member in members:
         match = KEY_AND_EXTENSION.fullmatch(member.name)
-        if match is None or META_NAME.match(member.name):
+        if match is None or META_NAME.match(member.name) or member.name.rpartition("/")[2].startswith("."):
             continue
         key, ending = match[1], match[2].lower()
         if key != current:

@@ -248,11 +248,11 @@ class ShardWriter:
         key = check_key(sample.get("__key__"))
         if key in self.keys:
             raise ShardError(f"key {key.decode()}: appears twice")
-        self.keys.add(key)
         try:
             self.stream.add(key, sample)
         except OSError as error:
             raise cannot_write(self.path, error) from error
+        self.keys.add(key)
 
     def commit(self, provenance: Mapping[str, Any] | None = None) -> Manifest:
         """Complete the set and give it its name."""

@@ -36,7 +36,7 @@ def build_library(folder: Path) -> Path:
         raise FileNotFoundError("there is no C compiler")
     library = folder / "failing_disk.so"
     command = [compiler, "-O1", "-shared", "-fPIC", "-w", "-o", str(library), str(SOURCE), "-ldl"]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
     return library
 
 
@@ -100,5 +100,9 @@ class FailingDisk:
     def run(self, command: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.CompletedProcess[str]:
         """`subprocess.run` with the rules; output is captured as text."""
         return subprocess.run(
-            [os.fspath(part) for part in command], env=self.environment, capture_output=True, text=True, **options
+            [os.fspath(part) for part in command],
+            env=self.environment,
+            capture_output=True,
+            encoding="utf-8",
+            **options,
         )

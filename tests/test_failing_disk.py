@@ -28,7 +28,7 @@ def python(disk: FailingDisk, program: str, *arguments: object) -> list[str]:
 
 
 def test_reads_fail_for_a_while(failing_disk: FailingDisk, tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("good")
+    (tmp_path / "a").write_text("good", encoding="utf-8")
     rule = failing_disk.fail("read", "*/a", errno.EIO, times=2)
     assert python(failing_disk, READ, tmp_path / "a") == ["5", "5", "good", "good"]
     assert failing_disk.hits(rule) == 2
@@ -38,13 +38,13 @@ def test_reads_fail_for_a_while(failing_disk: FailingDisk, tmp_path: Path) -> No
 
 
 def test_other_files_are_read(failing_disk: FailingDisk, tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("good")
+    (tmp_path / "a").write_text("good", encoding="utf-8")
     failing_disk.fail("read", "*/b", errno.EIO)
     assert python(failing_disk, READ, tmp_path / "a") == ["good"] * 4
 
 
 def test_every_kind_of_call_fails(failing_disk: FailingDisk, tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("good")
+    (tmp_path / "a").write_text("good", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     calls = {
         "open": "open('a')",
@@ -74,11 +74,11 @@ def test_every_kind_of_call_fails(failing_disk: FailingDisk, tmp_path: Path) -> 
         """
         done = failing_disk.run([sys.executable, "-I", "-c", textwrap.dedent(program)], cwd=tmp_path)
         assert done.stdout.split() == ["5"], (operation, done.stdout, done.stderr)
-    assert (tmp_path / "a").read_text() == "good"
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "good"
 
 
 def test_children_share_the_count(failing_disk: FailingDisk, tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("good")
+    (tmp_path / "a").write_text("good", encoding="utf-8")
     rule = failing_disk.fail("read", "*/a", errno.EIO, times=5)
     program = "import os; os.fork(); os.fork()\n" + READ
     python(failing_disk, program, tmp_path / "a")

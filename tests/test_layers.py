@@ -79,7 +79,7 @@ def test_there_is_something_to_check() -> None:
 
 @each(FILES)
 def test_imports_run_leftward(path: Path) -> None:
-    assert violations(path.read_text(), path.relative_to(ROOT).parts[0]) == []
+    assert violations(path.read_text(encoding="utf-8"), path.relative_to(ROOT).parts[0]) == []
 
 
 def test_a_rightward_import_is_seen() -> None:
@@ -95,7 +95,7 @@ def test_a_rightward_import_is_seen() -> None:
 
 @each([path for path in FILES if path.relative_to(ROOT) != SEEDING])
 def test_no_global_randomness(path: Path) -> None:
-    assert global_randomness(path.read_text()) == []
+    assert global_randomness(path.read_text(encoding="utf-8")) == []
 
 
 def test_global_randomness_is_seen() -> None:
@@ -119,12 +119,12 @@ MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|work|mnt|tmp)/[\w.]")
     ]
 )
 def test_no_machine_paths(path: Path) -> None:
-    assert MACHINE_PATH.findall(path.read_text()) == []
+    assert MACHINE_PATH.findall(path.read_text(encoding="utf-8")) == []
 
 
 def test_the_command_line_starts_without_torch() -> None:
     """`headrace --help` answers at once because commands import what they need when they run."""
     heavy = ("torch", "numba", "numpy", "matplotlib", "rich")
     code = f"import sys, headrace.tools.cli; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"

@@ -100,7 +100,7 @@ def legend(names: Sequence[str]) -> str:
     return f'<div class="legend">{keys}</div>'
 
 
-def class_map(points: NDArray[np.floating], classes: NDArray[np.integer], names: Sequence[str]) -> str:
+def class_map(points: NDArray[np.floating], classes: NDArray[np.integer], names: Mapping[int, str]) -> str:
     """An SVG of points (n, 2), one colour a class (n,), each class's name written at its middle.
 
     Every dot carries `data-i`, its row, so that the page can show the sample behind it.
@@ -112,7 +112,7 @@ def class_map(points: NDArray[np.floating], classes: NDArray[np.integer], names:
     parts = [f'<svg class="map" viewBox="0 0 {extent[0]:.0f} {extent[1]:.0f}" role="img" aria-label="feature map">']
     for i, ((x, y), c) in enumerate(zip(spread, classes, strict=True)):
         parts.append(f'<circle class="k{c % 10}" cx="{x:.1f}" cy="{y:.1f}" r="3.2" data-i="{i}"/>')
-    for c in np.unique(classes):
+    for c in np.unique(classes).tolist():
         x, y = np.median(spread[classes == c], axis=0)
         parts.append(f'<text class="class" x="{x:.1f}" y="{y:.1f}" dy=".35em">{escape(names[c])}</text>')
     parts.append("</svg>")

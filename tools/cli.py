@@ -1,7 +1,7 @@
 """The command `headrace`: parsing, help, and how a failure reaches a person. The commands are in commands.py.
 
-Exit codes: 0 done, 1 the data or the run failed, 2 the command line or a config was wrong, 130 interrupted; `verify`
-has 3 where something could not be read and nothing is wrong with the rest.
+Exit codes: 0 done, 1 the data or the run failed, 2 the command line or a config was wrong, 130 interrupted, 143
+terminated; `verify` has 3 where something could not be read and nothing is wrong with the rest.
 HEADRACE_DEBUG=1 shows the traceback behind a one-line failure.
 """
 
@@ -11,13 +11,16 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Collection, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, NoReturn
 
 from headrace.tools.commands import COMMANDS, nearest
+from headrace.tools.errors import Terminated
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 DESCRIPTION = """\
 Headrace feeds self-supervised training at the speed of the machine: it turns raw data into shards, shards
@@ -41,36 +44,38 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that knows its options by name and refuses in one line with code 2."""
 
     def __init__(self, **settings: Any) -> None:
-        self.options: list[str] = []  # before super(), which adds --help
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
-    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        action = super().add_argument(*names, **settings)
-        self.options.extend(action.option_strings)
-        return action
+    @property
+    def options(self) -> list[str]:
+        """Names of the options, also of those in groups."""
+        return list(self._option_string_actions)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(USAGE, f"{self.prog}: {shown(message)} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer letters than a name has
     try:
         parsed = parse(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # argparse leaves this way after --help, --version and usage errors
         return int(stop.code or DONE)
     program = f"headrace {parsed.command}"
     try:
-        code = parsed.run(parsed)
+        with warnings_as_sentences(program):
+            code = parsed.run(parsed)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        print(f"{program}: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as in `headrace inspect DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
-        if os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0"):
+        if debugging():
             traceback.print_exception(error)
         print(f"{program}: {sentence(error)}", file=sys.stderr)
         return USAGE if is_a(error, "UsageError", "ConfigError") else FAILED
@@ -126,13 +131,43 @@ def split_keys(arguments: list[str], options: Collection[str]) -> tuple[list[str
     return ours, keys
 
 
+def debugging() -> bool:
+    """Whether HEADRACE_DEBUG is set."""
+    return os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0")
+
+
+@contextmanager
+def warnings_as_sentences(program: str) -> Iterator[None]:
+    """Python's warnings as lines for a person, without the place in the code."""
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        kind = "" if category is UserWarning else f"{category.__name__}: "
+        place = f" ({filename}:{lineno})" if debugging() else ""
+        print(f"{program}: warning: {kind}{shown(' '.join(str(message).split()))}{place}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def shown(text: str) -> str:
+    """The text as a terminal may show it."""
+    if text.isascii() and text.isprintable():
+        return text
+    from headrace.shards.printing import printable
+
+    return printable(text)
+
+
 def sentence(error: Exception) -> str:
     """What to tell a person about `error`, on one line."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {(error.strerror or str(error)).lower()}"
+        return shown(f"{error.filename}: {(error.strerror or str(error)).lower()}")
     from headrace.shards.remote import redact
 
-    words = redact(" ".join(str(error).split()))
+    words = shown(redact(" ".join(str(error).split())))
     if is_a(error, "UserError", "ShardError", "RunError", "ConfigError", "UsageError", "OSError"):
         return words
     return f"{type(error).__name__}: {words} (HEADRACE_DEBUG=1 shows where)"

@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -26,7 +25,7 @@ from headrace.tools.hardware import cores
 from headrace.tools.pool import FORKS
 from headrace.tools.sources import SOURCES, check_apart
 from headrace.tools.units import Job, Reject, UnitRecord, merged_fields, opened, plan_job
-from headrace.tools.workers import in_processes, in_this_process, on_ray
+from headrace.tools.workers import estimate_in_process, in_processes, in_this_process, on_ray
 
 Engine = Literal["local", "ray"]
 
@@ -170,7 +169,11 @@ def convert(
     planning()
     place = os.path.abspath(src) if os.path.exists(src) else os.fspath(src)
     check_apart(source, place, out)
-    job = patiently(lambda: plan_job(source, place, split, settings, seed, shard_size, workers), planning)
+
+    def plan() -> Job:
+        return plan_job(source, place, split, settings, seed, shard_size, workers, estimate_in_process)
+
+    job = patiently(plan, planning)
     if started is not None:
         started(job.total)
     depot: Depot = RemoteDepot(os.fspath(out)) if is_remote(out) else LocalDepot(Path(out))
@@ -188,7 +191,7 @@ def convert(
             missing = [unit for unit in range(job.units) if unit not in so_far.records]
             alone = min(workers, len(missing)) < 2 and not FORKS
             by = on_ray if engine == "ray" else in_this_process if alone else in_processes
-            with closing(by(job, depot, missing, workers, so_far.count)) as finished:
+            with contextlib.closing(by(job, depot, missing, workers, so_far.count)) as finished:
                 for unit, record in finished:
                     so_far.add(unit, record)
                     check_rejects(so_far, max_rejects, beside)
@@ -227,6 +230,8 @@ class _SoFar:
         self.records: dict[int, UnitRecord] = {}
         self.done = 0
         """Samples, also of units under way."""
+        self.listed = False
+        """Whether it is known what an earlier run has finished."""
         self.rejected = 0
         self.bytes = 0
         self._progress = progress
@@ -241,6 +246,7 @@ class _SoFar:
             else:
                 self.add(unit, record)
         self.done = samples_of(self.job, self.records)
+        self.listed = True
 
     def add(self, unit: int, record: UnitRecord) -> None:
         """A unit is finished."""
@@ -267,6 +273,8 @@ class _SoFar:
     def kept(self, depot: Depot) -> str:
         """What an early end does not lose."""
         whole = sum(len(record.shards) for record in self.records.values())
+        if not self.listed:
+            return f"what was whole is kept in {depot.place}, and the same command goes on from there"
         if not whole:
             return "no shard was whole yet; the same command begins again"
         shards = "1 whole shard is" if whole == 1 else f"{whole:,} whole shards are"
@@ -285,7 +293,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     data, _ = opened(job.source, job.src, job.split, job.seed)
     fields = merged_fields(job.settings.fields(data.fields), records)
     rejects = sum(len(record.rejects) for record in records)
-    shards = set_shards(units, job.settings.format)
+    shards = set_shards(units)
     if not shards:
         raise UserError(f"{redact(job.src)}: there are no samples to write")
     for name, field in fields.items():
@@ -322,9 +330,9 @@ def check_rejects(so_far: _SoFar, max_rejects: float, out: Path) -> None:
     except OSError as error:
         reasons = f"the reasons could not be written to {report} ({error.strerror})"
     passing = sum(reject.passing for reject in rejects)
-    way_out = "the same command reads again what is mended; --max-rejects puts up with more"
+    way_out = "--max-rejects puts up with more, and --restart reads a source anew in which they are mended"
     if passing:
-        way_out = f"{passing:,} of them could not be opened, and {way_out}"
+        way_out = f"{passing:,} of them may be readable later, and the same command tries them again; {way_out}"
     share = f"{len(rejects):,} of {total:,} samples cannot be used, more than {max_rejects:.0%}"
     first = f"the first: {rejects[0].source}: {rejects[0].reason}"
     raise UserError(f"{share}; {first}; {reasons}; {way_out}")

@@ -140,6 +140,7 @@ class LocalDepot:
         (self.folder / UNITS_NAME).mkdir()
         write_file(self.folder / JOB_NAME, json.dumps(self.job, indent=1).encode())
         sync_folder(self.folder)
+        sync_folder(self.folder.parent)
         return None
 
     def _ready(self) -> Literal["", "complete", "renamed"]:
@@ -147,14 +148,14 @@ class LocalDepot:
         written = read_object(self.folder / READY_NAME)
         if written is None:
             return ""
-        if signature(self.set) == written:
+        here, there = signature(self.set), signature(self.staging.destination)
+        if here != written and there is not None and there["manifest"] == written["manifest"]:
+            return "renamed"
+        if here is not None and here["manifest"] == written["manifest"]:
             with contextlib.suppress(ShardError):
                 check_complete(self.set)
                 return "complete"
         else:
-            there = signature(self.staging.destination)
-            if there is not None and there["manifest"] == written["manifest"]:
-                return "renamed"
             # The set got its name and was replaced or removed since: what lies here now is the one before it.
             remove_set(self.set)
         (self.folder / READY_NAME).unlink()
@@ -191,35 +192,30 @@ class LocalDepot:
                 remove(folder)
             else:
                 found[int(folder.name)] = record
-        if found.keys() != set(range(self.job["units"])):
-            remove_set(self.set)  # without all records nothing says which unit's a file is
-        damaged = {
-            unit
-            for unit, shard, final in named(sorted(found.items()), self._format)
-            if not all(self._places(unit, shard, final))
-        }
-        for unit in damaged:
+        self._take_apart(found)
+        for unit in [unit for unit, record in found.items() if not self._is_whole(unit, record)]:
+            self.forget(unit)
             del found[unit]
-            remove(self.folder / UNITS_NAME / f"{unit:06d}")
         return found
 
-    @property
-    def _format(self) -> str:
-        return str(self.job["settings"]["format"])
+    def _take_apart(self, found: Mapping[int, UnitRecord]) -> None:
+        """Give back to the units what a commit that was interrupted has put into the set: if one of them is done anew,
+        the numbers of its shards and of those behind them may be others."""
+        if not self.set.exists():
+            return
+        if found.keys() == set(range(self.job["units"])):  # else nothing says which unit's a file is
+            for unit, shard, final in named(sorted(found.items())):
+                for name, new in ((shard.name, final.name), (shard.index, final.index)):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(self.set / new, self.folder / UNITS_NAME / f"{unit:06d}" / name)
+        remove_set(self.set)
 
-    def _places(self, unit: int, shard: Shard, final: Shard) -> list[tuple[Path, Path] | None]:
-        """For a shard and its index, (where the file is, where it belongs in the set); None where it is in neither
-        place, or not as long as its record says."""
+    def _is_whole(self, unit: int, record: UnitRecord) -> bool:
         folder = self.folder / UNITS_NAME / f"{unit:06d}"
-        places: list[tuple[Path, Path] | None] = []
-        for name, new, size in (
-            (shard.name, final.name, shard.bytes),
-            (shard.index, final.index, shard.index_bytes),
-        ):
-            there = (path for path in (folder / name, self.set / new) if size_of(path) == size)
-            path = next(there, None)
-            places.append((path, self.set / new) if path is not None else None)
-        return places
+        return all(
+            size_of(folder / shard.name) == shard.bytes and size_of(folder / shard.index) == shard.index_bytes
+            for shard in record.shards
+        )
 
     def forget(self, unit: int) -> None:
         """See `Depot`."""
@@ -260,21 +256,14 @@ class LocalDepot:
     def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
         """See `Depot`."""
         self.set.mkdir(exist_ok=True)
-        moves: list[tuple[Path, Path]] = []
-        for unit, shard, final in named(units, manifest.format):
-            for place in self._places(unit, shard, final):
-                if place is None:
-                    raise ShardError(
-                        f"{self.folder / UNITS_NAME / f'{unit:06d}'}: {shard.name} is not complete any more; the same "
-                        "command makes it anew"
-                    )
-                moves.append(place)
-        strangers = set(os.listdir(self.set)) - {new.name for _, new in moves}
-        for name in strangers:  # of a commit before this one, when a unit was another
-            remove(self.set / name)
-        for path, new in moves:
-            if path != new:
-                os.rename(path, new)
+        units = list(units)
+        for unit, record in units:
+            if not self._is_whole(unit, record):
+                folder = self.folder / UNITS_NAME / f"{unit:06d}"
+                raise ShardError(f"{folder}: is not complete any more; the same command makes it anew")
+        for unit, shard, final in named(units):
+            for name, new in ((shard.name, final.name), (shard.index, final.index)):
+                os.rename(self.folder / UNITS_NAME / f"{unit:06d}" / name, self.set / new)
         if rejects:
             write_file(self.set / REJECTS_NAME, rejects)
         write_file(self.set / MANIFEST_NAME, manifest.to_json().encode())
@@ -321,6 +310,8 @@ class RemoteDepot:
         self.remote = RemoteFolder(url)
         self.place = self.remote / HIDDEN
         self.job: dict[str, Any] = {}
+        self.moved: dict[str, str] = {}
+        """Of an earlier run's commit: names in the set, and those that the objects had before."""
 
     def __enter__(self) -> RemoteDepot:
         return self
@@ -351,7 +342,7 @@ class RemoteDepot:
             refuse_to_clear(begun, self.job, max(shards, len(records_in(held))), self.place)
         # What an interrupted commit has moved goes too; what is there besides is not ours.
         there = self.remote.sizes() if records_in(held) else {}
-        for _, shard, final in named(sorted(self._records(held).items()), self._format):
+        for _, shard, final in named(sorted(self._records(held, None).items())):
             for name, size in ((final.name, shard.bytes), (final.index, shard.index_bytes)):
                 if there.get(name) == size:
                     self.remote.delete(name)
@@ -364,48 +355,46 @@ class RemoteDepot:
         self.remote.write(JOB, json.dumps(self.job, indent=1).encode())
         return None
 
-    @property
-    def _format(self) -> str:
-        return str(self.job["settings"]["format"])
-
     def _taken(self, name: str) -> ShardError:
         what = "a set" if name == MANIFEST_NAME else name
         return ShardError(f"{self.remote}: holds {what} already; delete it or choose another name")
 
-    def _records(self, held: Iterable[str]) -> dict[int, UnitRecord]:
-        """Those that can be read, of any job."""
+    def _records(self, held: Mapping[str, int], job: Mapping[str, Any] | None) -> dict[int, UnitRecord]:
+        """Those that can be read, of this job or of any."""
         names = records_in(held)
         with ThreadPoolExecutor(REQUESTS) as pool:
-            records = pool.map(lambda name: parse_record(self._whole(name), None), names.values())
+            records = pool.map(lambda name: parse_record(self.remote.read(name, 0, held[name]), job), names.values())
             return {unit: record for unit, record in zip(names, records, strict=True) if record is not None}
 
     def finished(self) -> dict[int, UnitRecord]:
         """See `Depot`."""
         held = self.remote.sizes(HIDDEN)
-        names = records_in(held)
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            records = pool.map(lambda name: parse_record(self._whole(name), self.job), names.values())
-            found = {unit: record for unit, record in zip(names, records, strict=True) if record is not None}
-        for unit in names.keys() - found.keys():
-            self.remote.delete(names[unit])
-        there = self._moved(found)
-        damaged = {
-            unit
-            for unit, shard, final in named(sorted(found.items()), self._format)
-            for waiting, new, size in remote_places(unit, shard, final)
-            if held.get(waiting) != size and there.get(new) != size
-        }
+        found = self._records(held, self.job)
+        for unit, name in records_in(held).items():
+            if unit not in found:
+                self.remote.delete(name)
+        # Before all units were there, nothing was moved.
+        there = self.remote.sizes() if found.keys() == set(range(self.job["units"])) else {}
+        damaged = set()
+        for unit, shard, final in named(sorted(found.items())):
+            for waiting, new, size in remote_places(unit, shard, final):
+                if held.get(waiting) == size:
+                    continue
+                if there.get(new) == size:
+                    self.moved[new] = waiting
+                else:
+                    damaged.add(unit)
         for unit in damaged:
-            self.remote.delete(names[unit])
+            self.forget(unit)
             del found[unit]
         return found
 
-    def _moved(self, found: Mapping[int, UnitRecord]) -> dict[str, int]:
-        """Sizes of what may be files of the set; none before all units were there, for then nothing was moved."""
-        return self.remote.sizes() if found.keys() == set(range(self.job["units"])) else {}
-
     def forget(self, unit: int) -> None:
         """See `Depot`."""
+        # What a commit that was interrupted has moved goes back: the numbers of shards may come to be others.
+        for new, waiting in self.moved.items():
+            self.remote.move(new, waiting)
+        self.moved = {}
         self.remote.delete(f"{HIDDEN}/{unit:06d}.json")
 
     @contextmanager
@@ -425,9 +414,11 @@ class RemoteDepot:
         """See `Depot`."""
         content = manifest.to_json().encode()
         manifest_of(content)  # else nobody could read the set
+        if self.remote.exists(MANIFEST_NAME):
+            raise self._taken(MANIFEST_NAME)
         waiting = self.remote.sizes(HIDDEN)
         expected: dict[str, int] = {}
-        for unit, shard, final in named(units, manifest.format):
+        for unit, shard, final in named(units):
             for name, new, size in remote_places(unit, shard, final):
                 expected[new] = size
                 if waiting.get(name) == size:  # else moved before
@@ -468,7 +459,7 @@ def refuse_to_clear(begun: dict[str, Any] | None, job: dict[str, Any], shards: i
 
 UNNAMED = {
     "keys": "other samples in the source",
-    "sources": "other contents or times of the source's files",
+    "fingerprint": "other sizes, times or contents of the source's files",
 }
 """Parts of a job that are checksums: what it means for a person that they differ."""
 
@@ -568,22 +559,15 @@ def staged(unit: int, name: str) -> str:
     return f"{HIDDEN}/{unit:06d}-{name}"
 
 
-def numbered(units: Iterable[tuple[int, UnitRecord]]) -> Iterator[tuple[int, int, Shard]]:
-    """(unit, number in the set, shard as the unit named it), in the order of the set."""
-    number = 0
-    for unit, record in units:
-        for shard in record.shards:
-            yield unit, number, shard
-            number += 1
-
-
-def named(units: Iterable[tuple[int, UnitRecord]], format: str) -> Iterator[tuple[int, Shard, Shard]]:
+def named(units: Iterable[tuple[int, UnitRecord]]) -> Iterator[tuple[int, Shard, Shard]]:
     """(unit, shard as the unit named it, the same as the set names it), in the order of the set."""
-    for unit, number, shard in numbered(units):
-        name = shard_name(number, format)
+    formats = {extension: format for format, extension in EXTENSIONS.items()}
+    shards = ((unit, shard) for unit, record in units for shard in record.shards)
+    for number, (unit, shard) in enumerate(shards):
+        name = shard_name(number, formats[shard.name.rpartition(".")[2]])
         yield unit, shard, replace(shard, name=name, index=index_name(name))
 
 
-def set_shards(units: Iterable[tuple[int, UnitRecord]], format: str) -> tuple[Shard, ...]:
+def set_shards(units: Iterable[tuple[int, UnitRecord]]) -> tuple[Shard, ...]:
     """The shards under the names that they have in the set."""
-    return tuple(final for _, _, final in named(units, format))
+    return tuple(final for _, _, final in named(units))

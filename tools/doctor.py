@@ -27,10 +27,12 @@ from headrace.shards import ShardSet, open_shards, write_shards
 from headrace.shards.remote import redact
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
+from headrace.tools.fields import image_field
 from headrace.tools.hardware import cores
 from headrace.train import RunConfig
 from headrace.train.config import LoaderConfig
 from headrace.train.optim import build_optimizer
+from headrace.train.probes import image_views
 
 SUBSET = 512
 """Samples that are encoded otherwise, to measure what that would gain."""
@@ -115,11 +117,14 @@ def diagnose(
 
     Raises:
         ShardError: The shards cannot be read.
-        UserError: They have too few samples for a batch.
+        UserError: They have no images, or too few samples for a batch.
+        RunError: The method is one of clips or texts.
     """
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     method = build_method(config.method, config.model, seed=config.seed).to(device).train()
+    views = image_views(method)
     with open_shards(data) as shards:
+        image_field(shards)
         if len(shards) < config.batch_size:
             raise UserError(
                 f"{redact(os.fspath(data))}: {len(shards)} samples do not fill one batch of {config.batch_size}"
@@ -128,16 +133,16 @@ def diagnose(
         say("reading")
         read = reading(shards, threads, seconds)
         say("loading: decode, augment, collate")
-        loaded = loading(shards, method.views, config, config.loader, device, seconds)
+        loaded = loading(shards, views, config, config.loader, device, seconds)
         say("collating alone")
-        collated = collating(shards, method.views, config, device, seconds)
+        collated = collating(shards, views, config, device, seconds)
         say("transfer and the model's step alone")
         batch = loaded.batch
         moved = timed(lambda: batch.to(device).normalized(), len(batch), device, seconds)
         step = training_step(method, config, device)
         stepping = timed(lambda: step(batch), len(batch), device, seconds)
         say("training, all together")
-        training, data_wait = together(shards, method.views, config, device, step, seconds)
+        training, data_wait = together(shards, views, config, device, step, seconds)
         stages = [
             Stage(name="read", rate=read, what=f"bytes of random samples, copied by {threads} threads"),
             Stage(name="decode", rate=loaded.decode, what=f"{config.loader.engine}'s threads, from a whole loader"),
@@ -148,8 +153,8 @@ def diagnose(
         ]
         say("other settings")
         proposals = [
-            *loader_proposals(shards, method.views, config, device, seconds),
-            *encoding_proposals(shards, method.views, config, device, seconds),
+            *loader_proposals(shards, views, config, device, seconds),
+            *encoding_proposals(shards, views, config, device, seconds),
         ]
     limit, advice = judge(stages, loaded.rate, stepping, device)
     return Diagnosis(
@@ -175,9 +180,10 @@ def reading(shards: ShardSet, threads: int, seconds: float) -> float:
 
     def work(number: int) -> int:
         random = np.random.Generator(np.random.Philox(number))
+        field = image_field(shards)
         done, end = 0, perf_counter() + seconds
         while perf_counter() < end:
-            spans = shards.spans("image", random.integers(0, len(shards), 64))
+            spans = shards.spans(field, random.integers(0, len(shards), 64))
             buffer = ctypes.create_string_buffer(int(spans.size.max()))
             for address, size in zip(spans.address.tolist(), spans.size.tolist(), strict=True):
                 ctypes.memmove(buffer, address, size)
@@ -360,7 +366,7 @@ def encoding_proposals(
 
     largest = max(view.size for view in views.views)
     short_side = -(-largest * 8 // 7)  # 256 for views of 224, as is usual
-    spans = shards.places("image", np.arange(min(len(shards), SUBSET)))
+    spans = shards.places(image_field(shards), np.arange(min(len(shards), SUBSET)))
     smaller = int(np.minimum(spans.height, spans.width).max()) > short_side
     ways: dict[str, dict[str, Any]] = {"--encode raw": {"encode": "raw"}} if not only_raw(shards) else {}
     if smaller:
@@ -382,7 +388,7 @@ def encoding_proposals(
 
 def only_raw(shards: ShardSet) -> bool:
     """True where there is nothing to decode."""
-    return shards.fields["image"].encoding == "raw"
+    return shards.fields[image_field(shards)].encoding == "raw"
 
 
 def write_subset(shards: ShardSet, folder: Path) -> None:

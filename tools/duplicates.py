@@ -33,6 +33,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
 from headrace.shards import ShardError, ShardSet
+from headrace.shards.errors import MachineError
 from headrace.shards.machine import cores
 from headrace.tools.errors import UserError
 from headrace.tools.images import decode_rgb, open_image, plain, to_pixels, to_rgb
@@ -139,6 +140,7 @@ def find_duplicates(
 
     Raises:
         UserError: There is no such field, imagehash is missing, or there are more than `MAX_PAIRS` pairs.
+        MachineError: A set cannot be read.
     """
     start = time.perf_counter()
     if not 0 <= distance <= 64:
@@ -233,6 +235,8 @@ class Pictures:
         shards, number = self.locate(i)
         try:
             value = shards.read(number)[self.field]
+        except MachineError:
+            raise  # says nothing about the picture
         except ShardError as error:
             return str(error)
         digest = hashlib.blake2b(value, digest_size=16)
@@ -461,7 +465,10 @@ def write_pairs(pairs: list[Pair], path: Path) -> None:
             writer.writerow(Pair._fields)
             writer.writerows(pairs)
         else:
-            file.writelines(json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in pairs)
+            for pair in pairs:
+                line = json.dumps(pair._asdict(), ensure_ascii=False) + "\n"
+                # JSON is Unicode: a byte that is none is written as Python keeps it, "\udce9".
+                file.write(line.encode(errors="backslashreplace").decode())
 
 
 def pair_sheet(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from rich.table import Table
 from headrace.models import Method, build_method
 from headrace.pipeline import order
 from headrace.shards import ShardSet, open_shards
-from headrace.shards.remote import has_secrets
+from headrace.shards.remote import from_anywhere, has_secrets
 from headrace.tools.errors import UserError
+from headrace.tools.fields import image_field
 from headrace.train import load_run
 from headrace.train.probes import (
     Features,
@@ -25,6 +27,7 @@ from headrace.train.probes import (
     knn_probe,
     linear_probe,
     pixel_features,
+    probe_view,
 )
 
 ENCODERS = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
@@ -58,7 +61,7 @@ def evaluate(
         encoders: keys of ENCODERS.
 
     Raises:
-        RunError: if the run has no checkpoint or a shard set no labels.
+        RunError: if the run has no checkpoint, is one of clips or texts, or a shard set has no labels.
         UserError: for fine-tuning without `test`, and in one of several processes of torchrun, which would all do the
             same.
         ShardError: for a shard set that cannot be read.
@@ -71,11 +74,14 @@ def evaluate(
             "instead, by variables of the environment or .netrc (docs/remote.md)"
         )
     config, trained = load_run(run)
+    probe_view(trained)  # whether it can be probed, before anything is computed
     untrained = build_method(config.method, config.model, seed=config.seed).eval()
     scores = {}
     with ExitStack() as stack:
         learn = stack.enter_context(open_shards(data))
         score = stack.enter_context(open_shards(test)) if test is not None else None
+        for shards in (learn, *([score] if score else [])):
+            image_field(shards)
         for encoder in encoders:
             method = trained if encoder == "trained" else untrained
             scores[encoder] = _frozen(method, encoder, learn, score, [p for p in probes if p in FROZEN_PROBES])
@@ -108,14 +114,20 @@ def features(method: Method, shards: ShardSet, *, pixel_side: int | None = None)
     """float32 (n, D) and int64 (n,): what `method` makes of every sample, or its pixels at `pixel_side`."""
     if pixel_side is not None:
         return pixel_features(shards, pixel_side)
-    view = method.views.views[0]
-    encode = method.to(device()).encode
-    return extract_features(encode, shards, size=view.size, normalize=view.normalize, device=device())
+    view = probe_view(method)
+    return extract_features(
+        method.to(device()).encode,
+        shards,
+        size=view.size,
+        normalize=view.normalize,
+        interpolation=view.interpolation,
+        device=device(),
+    )
 
 
 def _pixel_side(shards: ShardSet) -> int:
     """The stored images' own side, judged by the first, if it is small enough."""
-    first = shards.spans("image", [0])
+    first = shards.spans(image_field(shards), [0])
     return min(int(first.height[0]), int(first.width[0]), PIXEL_SIDE)
 
 
@@ -124,14 +136,27 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time merges its scores; where the file system has no locks, all do at once."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _keep(run: Path, data: Place, test: Place | None, scores: Scores) -> None:
     """Merge `scores` into results.json; scores on other data are dropped."""
-    place = {"data": str(data), "test": None if test is None else str(test)}
-    kept = read_results(run)
-    probes: Scores = kept.get("probes", {}) if place.items() <= kept.items() else {}
-    for encoder, found in scores.items():
-        probes[encoder] = probes.get(encoder, {}) | found
-    save_results(run, {"probes": probes, **place})
+    place = {"data": from_anywhere(data), "test": None if test is None else from_anywhere(test)}
+    with _alone_in(run):
+        kept = read_results(run)
+        probes: Scores = kept.get("probes", {}) if place.items() <= kept.items() else {}
+        for encoder, found in scores.items():
+            probes[encoder] = probes.get(encoder, {}) | found
+        save_results(run, {"probes": probes, **place})
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -144,7 +169,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); delete it and evaluate again") from None
     return results if isinstance(results, dict) else {}
@@ -152,9 +177,17 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def save_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Write results.json in one step."""
-    aside = folder / f"{RESULTS}.tmp"
-    aside.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(aside, folder / RESULTS)
+    write_aside(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a file that is never seen half written, and whose writers do not meet."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def rows(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -13,13 +13,17 @@ from PIL import Image, ImageOps
 from rich.bar import Bar
 from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from headrace.shards import IMAGE_ENCODINGS, ShardSet, open_shards
+from headrace.shards.printing import printable
 from headrace.shards.remote import redact
 from headrace.tools.errors import UserError
 from headrace.tools.images import decode_rgb
 
+NO_CLASS = "(-1)"
+"""How the label of samples of no class is shown."""
 MOST_CLASSES = 20
 """Classes that a printed report lists: of more, the largest half and the smallest half of so many. The JSON has all."""
 MOST_SIZES = 10
@@ -150,19 +154,22 @@ def by_side(sides: Any) -> dict[str, int]:
 def render(report: InspectReport) -> RenderableType:
     """The report for a terminal."""
     parts: list[RenderableType] = [
-        f"{report.path}: {report.samples:,} samples in {report.shards:,} {report.format} shards, "
-        f"{report.bytes / 1e6:,.1f} MB"
+        plain(
+            f"{report.path}: {report.samples:,} samples in {report.shards:,} {report.format} shards, "
+            f"{report.bytes / 1e6:,.1f} MB"
+        )
     ]
     if report.provenance:
         settings = ", ".join(f"{name} {value}" for name, value in report.provenance.items() if value is not None)
-        parts.append(f"made from {settings}")
+        parts.append(plain(f"made from {settings}"))
     table = Table("field", "kind", "MB", "bytes a sample", "what", box=SIMPLE)
     for name, found in report.fields.items():
         least, most = found.sample_bytes["min"], found.sample_bytes["max"]
         per_sample = (
             f"{least:,} to {most:,}, half up to {found.sample_bytes['median']:,}" if least < most else f"{most:,}"
         )
-        table.add_row(name, found.kind, f"{found.bytes / 1e6:,.2f}", per_sample, summary(found))
+        cells = (name, found.kind, f"{found.bytes / 1e6:,.2f}", per_sample, summary(found))
+        table.add_row(*map(plain, cells))
     parts.append(table)
     for name, found in report.fields.items():
         if found.classes:
@@ -172,6 +179,11 @@ def render(report: InspectReport) -> RenderableType:
         elif found.different_sizes > MOST_SIZES:
             parts.append(histogram(f"longer side of {name}, pixels", found.longer_sides))
     return Group(*parts)
+
+
+def plain(text: str) -> Text:
+    """Text as it is: names may have brackets in them, which rich would take for markup."""
+    return Text(printable(text))
 
 
 def summary(found: FieldReport) -> str:
@@ -185,7 +197,10 @@ def summary(found: FieldReport) -> str:
     if not found.classes:
         return found.declared
     empty = sum(not count for count in found.classes.values())
-    return f"{len(found.classes):,} classes{f', {empty:,} of them without samples' if empty else ''}"
+    unlabelled = found.classes.get(NO_CLASS, 0)
+    words = f"{len(found.classes) - (NO_CLASS in found.classes):,} classes"
+    words += f", {empty:,} of them without samples" if empty else ""
+    return f"{words}; {unlabelled:,} samples of none" if unlabelled else words
 
 
 def extent(sides: dict[str, int]) -> str:
@@ -209,7 +224,7 @@ def class_histogram(name: str, counts: dict[str, int]) -> RenderableType:
 
 def histogram(title: str, counts: dict[str, int]) -> Table:
     """Counts with bars, in the given order."""
-    table = Table(title, "samples", "", box=SIMPLE)
+    table = Table(Column(plain(title)), "samples", "", box=SIMPLE)
     add_bars(table, counts, max(counts.values()))
     return table
 
@@ -217,7 +232,7 @@ def histogram(title: str, counts: dict[str, int]) -> Table:
 def add_bars(table: Table, counts: dict[str, int], largest: int) -> None:
     """A row for each count, with a bar that is full at `largest`."""
     for name, count in counts.items():
-        table.add_row(name, f"{count:,}", Bar(max(largest, 1), 0, count, width=30))
+        table.add_row(plain(name), f"{count:,}", Bar(max(largest, 1), 0, count, width=30))
 
 
 def image_field(shards: ShardSet, name: str | None) -> str:

@@ -13,6 +13,8 @@ import xxhash
 
 Keys = npt.NDArray[np.bytes_]
 """The keys of a shard as its index has them, (samples,), UTF-8 padded with zeros; shards differ in the width."""
+SEARCHED = 1 << 20
+"""Keys that are looked through at a time."""
 
 
 class Repeated(NamedTuple):
@@ -40,12 +42,15 @@ class KeyCheck:
 
     def known(self, keys: Keys, again: Callable[[int], Keys]) -> set[bytes]:
         """Those of the keys of another shard that were added before; `again` as in `repeated`."""
-        added = np.frombuffer(self._hashes, np.uint64)
-        meeting = np.isin(hashes(keys), added)
-        del added
-        if not meeting.any():
+        of_keys = hashes(keys)
+        few, meeting = np.unique(of_keys), set[int]()
+        for start in range(0, len(self._hashes) if len(few) else 0, SEARCHED):
+            added = np.array(self._hashes[start : start + SEARCHED], np.uint64)
+            nearest = few[np.minimum(np.searchsorted(few, added), len(few) - 1)]
+            meeting.update(added[nearest == added].tolist())
+        if not meeting:
             return set()
-        wanted = set(keys[meeting].tolist())
+        wanted = {key for key, of_key in zip(keys.tolist(), of_keys.tolist(), strict=True) if of_key in meeting}
         return {key for part in range(self._parts) for key in again(part).tolist() if key in wanted}
 
     def repeated(self, again: Callable[[int], Keys]) -> Iterator[Repeated]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
@@ -11,6 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from headrace.shards.printing import printable
+
+UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Section(NamedTuple):
@@ -30,12 +35,17 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         + f"{section.html}</section>"
         for section in sections
     )
-    return (
+    return plain(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{CSS}</style></head>\n'
         f"<body><main><header><p class=brand>Headrace</p><h1>{escape(title)}</h1>"
         f'<p class="note">{escape(subtitle)}</p></header>\n{body}</main><script>{JS}</script></body></html>\n'
     )
+
+
+def plain(text: str) -> str:
+    """The text with what no page can hold, control characters and bytes of names that are no Unicode, written out."""
+    return UNFIT.sub(lambda found: printable(found[0]), text)
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:

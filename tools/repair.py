@@ -49,6 +49,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.keys import KeyCheck, Keys
 from headrace.tools.verify import (
     CHUNK,
+    ReadShards,
     VerifyReport,
     check_file,
     check_samples,
@@ -231,6 +232,9 @@ def look_at(folder: Path, manifest: Manifest, number: int) -> Mended:
         return Mended(shard=shard, note=f"lost ({error})")
     of_shard = check_file(file.path, shard.checksum, manifest.checksums)
     of_index = check_file(folder / shard.index, shard.index_checksum, manifest.checksums)
+    for check in (of_shard, of_index):
+        if check.may_pass:
+            raise MachineError(check.line)
     try:
         old = index_to_read(folder, manifest, shard)
     except ShardError as error:
@@ -272,7 +276,7 @@ def sort_out(
 ) -> None:
     """Part the samples of a shard into those that stay and those that are removed; `known` are keys of the shards
     before."""
-    shards = ShardSet(folder, replace(manifest, shards=(mended.shard,)), [part], check=True)
+    shards = ShardSet(folder, replace(manifest, shards=(mended.shard,)), ReadShards([part]), check=True)
     spans = [range(first, min(first + CHUNK, len(shards))) for first in range(0, len(shards), CHUNK)]
     reasons: dict[int, list[str]] = {}
     unread: set[int] = set()
@@ -317,7 +321,7 @@ def as_found(manifest: Manifest, part: OpenShard, row: int, reasons: list[str], 
         if unread:
             readable(file_of(part), place)
     first = next(iter(manifest.fields))
-    key = record["key"].decode(errors="replace")
+    key = record["key"].decode(errors="surrogateescape")
     return Removed(key=key, offset=int(record[f"{first}.offset"]), reasons=reasons, parts=parts, unread=unread)
 
 
@@ -618,7 +622,7 @@ def write_quarantine(plan: RepairPlan, destination: Path) -> Path | None:
             }
             lines.append({**line, "unread": lost} if lost else line)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_file(temporary / "removed.jsonl", text.encode(errors="replace"))
+    write_file(temporary / "removed.jsonl", text.encode(errors="backslashreplace"))
     sync_folder(temporary)
     os.rename(temporary, folder)
     sync_folder(folder.parent)

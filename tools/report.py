@@ -18,12 +18,13 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from headrace.models import Method
-from headrace.shards import ShardSet, open_shards
-from headrace.shards.manifest import MANIFEST_NAME
+from headrace.pipeline import ViewSpec
+from headrace.pipeline.mixing import NO_LABEL
+from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.shards.remote import is_remote, redact
 from headrace.tools.charts import class_map, legend, line_chart
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows
+from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows, write_aside
 from headrace.tools.hardware import cores, processor
 from headrace.tools.page import Section, definitions, page, png_uri, tiles
 from headrace.tools.show import augmented, pixels
@@ -32,6 +33,7 @@ from headrace.train.metrics import Record
 
 GALLERY_SAMPLES = 9
 MAP_SAMPLES = 1000  # t-SNE of more takes minutes
+MAP_LEAST = 5  # nor does it lay out so few as this
 THUMBNAIL = 28  # side of a map sample's picture, in pixels
 SPRITE_COLUMNS = 32
 
@@ -66,7 +68,7 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
     config, method = load_run(first)
     sections = [
         Section("At a glance", "", tiles(headline(results, metrics))),
-        Section("Probes", PROBES_NOTE, probe_table(results)),
+        probes(results),
         Section("Training", "", training_charts(metrics)),
         gallery(config, method),
         feature_map(method, read_results(first).get("test") or config.data, seed),
@@ -75,7 +77,8 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
     ]
     path = folder / "report.html"
     subtitle = f"{config.method}, {config.epochs} epochs, batches of {config.batch_size}: {' and '.join(runs)}"
-    path.write_text(page(folder.name, subtitle, [section for section in sections if section.html]))
+    shown = [section for section in sections if section.html or section.note]
+    write_aside(path, page(folder.name, subtitle, shown))
     return path
 
 
@@ -105,6 +108,12 @@ def headline(results: Mapping[str, Any], metrics: Mapping[str, Sequence[Record]]
 
 
 PROBES_NOTE = "Accuracy on held-out samples. Raw pixels and the untrained encoder say what training added."
+
+
+def probes(results: Mapping[str, Any]) -> Section:
+    """The scores, where there are some."""
+    table = probe_table(results)
+    return Section("Probes", PROBES_NOTE if table else "", table)
 
 
 def probe_table(results: Mapping[str, Any]) -> str:
@@ -143,12 +152,15 @@ def training_charts(metrics: Mapping[str, Sequence[Record]]) -> str:
 
 
 def gallery(config: RunConfig, method: Method) -> Section:
-    """Stored samples beside the views of the run's first epoch."""
+    """Stored samples beside the views of the run's first epoch; empty for a method of clips or texts."""
     heading = "What the method sees"
-    if not is_there(config.data):
-        return Section(heading, f"The shards at {redact(config.data)} are not here any more.", "")
-    with open_shards(config.data) as shards:
-        rows = augmented(shards, method.views, count=GALLERY_SAMPLES, seed=config.seed)
+    if not isinstance(method.views, ViewSpec):
+        return Section(heading, "", "")
+    try:
+        with open_shards(config.data) as shards:
+            rows = augmented(shards, method.views, count=GALLERY_SAMPLES, seed=config.seed)
+    except (ShardError, UserError, OSError) as error:
+        return Section(heading, missing(config.data, error), "")
     samples = ""
     for shown in rows:
         pictures = [(shown.original, f"stored, {shown.key}"), *zip(shown.views, shown.captions, strict=True)]
@@ -161,30 +173,39 @@ def gallery(config: RunConfig, method: Method) -> Section:
     return Section(heading, note, f'<div class="gallery">{samples}</div>')
 
 
-def is_there(data: str) -> bool:
-    """Whether a shard set is where a run found it; of a remote one that is taken for granted."""
-    return is_remote(data) or (Path(data) / MANIFEST_NAME).exists()
+def missing(data: str, error: Exception) -> str:
+    """Why the shards that a run was made of are not shown."""
+    if not is_remote(data) and not os.path.exists(data):
+        return f"The shards at {os.path.abspath(data)} are not here any more."
+    return redact(f"The shards cannot be shown: {error}")
 
 
 def feature_map(method: Method, data: str, seed: int) -> Section:
-    """t-SNE of the encoder's features of some labelled samples; empty where `data` has none or is gone."""
+    """t-SNE of the encoder's features of some labelled samples; empty where `data` has hardly any or the method is not
+    one of images, a sentence where the data cannot be read."""
     heading = "Map of the features"
-    if not is_there(data):
+    if not isinstance(method.views, ViewSpec):
         return Section(heading, "", "")
-    with open_shards(data) as shards:
-        if "label" not in shards.fields:
-            return Section(heading, "", "")
-        found, labels = features(method, shards)
-        chosen = np.linspace(0, len(labels) - 1, min(len(labels), MAP_SAMPLES)).round().astype(np.int64)
-        sprite = thumbnails(shards, chosen)
-        names = list(shards.fields["label"].classes) or [str(c) for c in range(int(labels.max()) + 1)]
+    try:
+        with open_shards(data) as shards:
+            labels = shards.ints("label") if "label" in shards.fields else np.zeros(0, np.int64)
+            labelled = np.flatnonzero(labels != NO_LABEL)
+            if len(labelled) < MAP_LEAST:
+                return Section(heading, "", "")
+            found, labels = features(method, shards)
+            chosen = np.linspace(0, len(labels) - 1, min(len(labels), MAP_SAMPLES)).round().astype(np.int64)
+            sprite = thumbnails(shards, labelled[chosen])
+            known = dict(enumerate(shards.fields["label"].classes))
+            names = {c: known.get(c, str(c)) for c in np.unique(labels).tolist()}
+    except (ShardError, UserError, OSError) as error:
+        return Section(heading, missing(data, error), "")
     labels = labels[chosen]
     points = layout(found[chosen], seed)
     note = (
         f"{len(labels):,} samples of {os.path.basename(redact(data))}, t-SNE of the frozen features; the labels only "
         "colour the dots. Point at a dot to see the sample."
     )
-    label_names = escape(json.dumps([names[c] for c in labels]))
+    label_names = escape(json.dumps([names[c] for c in labels.tolist()]))
     return Section(
         heading,
         note,
@@ -218,7 +239,7 @@ def thumbnails(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def resolved_config(runs: Mapping[str, Path]) -> str:
     """config.yaml of every run."""
-    texts = {name: redact((run / "config.yaml").read_text()) for name, run in runs.items()}
+    texts = {name: redact((run / "config.yaml").read_text(encoding="utf-8")) for name, run in runs.items()}
     return "".join(
         f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>" for name, text in texts.items()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from headrace.pipeline import Loader, RegionMask, Tiles, ViewSpec, permutation_s
 from headrace.pipeline.decode import decode_image
 from headrace.pipeline.masks import BlockMasks, ContextMasks, Masks, MaskSpec, PatchMasks, RegionMasks
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.printing import printable
 from headrace.shards.remote import redact
 from headrace.tools.errors import UserError
+from headrace.tools.fields import image_field
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
 
@@ -47,6 +50,7 @@ class Shown:
 
 def augmented(shards: ShardSet, spec: ViewSpec, *, count: int, seed: int = 0, epoch: int = 0) -> list[Shown]:
     """The first `count` samples of the epoch's order (fewer where the set has fewer) with their views."""
+    image_field(shards)
     with Loader(shards, spec, min(count, len(shards)), seed=seed, prefetch=1) as loader:
         loader.epoch = epoch
         batch = next(iter(loader))
@@ -69,9 +73,9 @@ def augmented(shards: ShardSet, spec: ViewSpec, *, count: int, seed: int = 0, ep
     ]
 
 
-def pixels(shards: ShardSet, i: int, field: str = "image") -> NDArray[np.uint8]:
+def pixels(shards: ShardSet, i: int) -> NDArray[np.uint8]:
     """The stored image of sample `i`, decoded: uint8 (H, W, 3)."""
-    stored = shards.read(i)[field]
+    stored = shards.read(i)[image_field(shards)]
     return stored if isinstance(stored, np.ndarray) else decode_image(stored)
 
 
@@ -124,7 +128,9 @@ def show(
 def save(figure: Figure, out: Path) -> None:
     """Write a picture, in a folder that is made where there is none."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130, facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters of keys that no font here has
+        figure.savefig(out, dpi=130, facecolor="white")
 
 
 def check_request(out: Path, count: int) -> None:
@@ -271,7 +277,7 @@ def blank(inches: tuple[float, float], title: str) -> Figure:
     """A figure without anything but its title."""
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(printable(title), fontsize=10, parse_math=False)
     return figure
 
 
@@ -280,7 +286,7 @@ def picture(axis: Any, pixels: NDArray[np.uint8], text: str) -> None:
     axis.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 128 else "antialiased")
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_xlabel(text, fontsize=6, color="0.35")
+    axis.set_xlabel(printable(text, "\n"), fontsize=6, color="0.35", parse_math=False)
 
 
 def outline(axis: Any, box: Sequence[int], colour: str, name: str = "") -> None:

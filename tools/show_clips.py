@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from headrace.pipeline import ClipSpec, DrawnClips, Loader
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.printing import printable
 from headrace.shards.remote import redact
+from headrace.tools.errors import UserError
 from headrace.tools.show import blank, check_request, save
 
 
@@ -70,7 +72,10 @@ def show_clips(
     """Draw the clips of `count` videos, a strip of frames each, into the picture `out`. Raises as `show`."""
     check_request(out, count)
     with open_shards(path) as shards:
-        rows = clips_of(shards, spec, count=count, seed=seed, epoch=epoch)
+        try:
+            rows = clips_of(shards, spec, count=count, seed=seed, epoch=epoch)
+        except ValueError as error:  # the set holds no videos, say
+            raise UserError(str(error)) from error
     save(draw_clips(rows, f"{os.path.basename(redact(os.fspath(path)))}, seed {seed}, epoch {epoch}"), out)
 
 
@@ -87,7 +92,7 @@ def draw_clips(rows: list[ShownClip], title: str) -> Figure:
     axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)
     for (axis,), shown, (picture, places, numbers) in zip(axes, rows, strips, strict=True):
         axis.imshow(picture, interpolation="antialiased")
-        axis.set_title(shown.title, fontsize=8, loc="left", pad=3)
+        axis.set_title(printable(shown.title), fontsize=8, loc="left", pad=3, parse_math=False)
         axis.set_xticks(places, [str(number) for number in numbers], fontsize=6, color="0.35")
         axis.tick_params(length=0, pad=2)
         axis.set_yticks([])

@@ -14,6 +14,7 @@ from headrace.pipeline import Loader, MaskedTokens, SpanMask, TextSpec, TokenMas
 from headrace.pipeline.tokenizer import TextTokenizer
 from headrace.pipeline.tokens import IGNORED
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.printing import printable
 from headrace.tools.errors import UserError
 
 MASKS = ("none", "tokens", "words", "spans")
@@ -92,12 +93,13 @@ def pieces(tokenizer: TextTokenizer, tokens: Tensor, labels: Tensor | None = Non
 
 def rendered(shown: ShownText) -> Text:
     """For a terminal, and for a file: what is to be predicted stands in braces, behind what the model sees there."""
-    text = Text(shown.title, style="bold")
+    text = Text(printable(shown.title), style="bold")
     for name, line in shown.lines.items():
         text.append(f"\n  {name:8}", style="not bold dim")
         for piece in line:
             style = "not bold reverse" if piece.label else "not bold cyan" if piece.special else "not bold"
-            text.append(f"{{{piece.token} {piece.label}}}" if piece.label else piece.token, style=style)
+            words = f"{{{piece.token} {piece.label}}}" if piece.label else piece.token
+            text.append(printable(words), style=style)
             text.append(" ")
     return text
 

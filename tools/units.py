@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards import Field, ShardError
+from headrace.shards import Field, ShardError, ffcv
 from headrace.shards.checksums import VERSION
 from headrace.shards.errors import MachineError, may_pass
 from headrace.shards.fields import check_key
-from headrace.shards.manifest import Shard
+from headrace.shards.manifest import Format, Shard
 from headrace.shards.remote import is_remote, redact
 from headrace.shards.values import settled
 from headrace.shards.writer import ShardStream, stored_size
@@ -74,6 +74,9 @@ class Job:
     fingerprint: str
     """Of the source's files and lists, see `SourceData`: other content is another job."""
     units: int
+    arrays: dict[str, Field]
+    """Of .beton files, what array fields whose samples differ in the source are to hold: what most of the samples do
+    that were looked at. Others are left out."""
     versions: dict[str, str]
     """Of what makes the bytes, see `versions_here`."""
 
@@ -133,10 +136,29 @@ class UnitRecord:
         )
 
 
+class Estimate(NamedTuple):
+    """What some samples say of all."""
+
+    sizes: list[int]
+    """Bytes that each takes of a shard."""
+    arrays: dict[str, Counter[Field]]
+    """Types and shapes of the arrays of fields that leave them open."""
+
+
 def plan_job(
-    source: str, src: str, split: str | None, settings: EncodeSettings, seed: int | None, shard_size: int, workers: int
+    source: str,
+    src: str,
+    split: str | None,
+    settings: EncodeSettings,
+    seed: int | None,
+    shard_size: int,
+    workers: int,
+    estimating: Callable[..., Estimate] | None = None,
 ) -> Job:
     """Opens the source, lists its keys, and sees from some samples how many fill a shard.
+
+    Args:
+        estimating: What stands in for `estimate`.
 
     Raises:
         UserError: There is no such data, the settings do not fit it, or a key appears twice.
@@ -144,15 +166,9 @@ def plan_job(
     """
     data, order = opened(source, src, split, seed)
     keys = digest_of_keys(data)
-    fields = settings.fields(data.fields)
+    settings.fields(data.fields)  # which refuses what does not fit
     places = np.linspace(0, data.total - 1, min(ESTIMATED, data.total)).astype(np.int64)
-    sizes = []
-    for outcome in converted(partial(attempt, data, settings, src), order[places], workers):
-        if not isinstance(outcome, Reject):
-            try:
-                sizes.append(stored_size(settings.format, fields, b"", outcome))
-            except ShardError:
-                continue  # the unit that holds it will say so
+    sizes, arrays = (estimating or estimate)(source, src, split, settings, seed, order[places].tolist(), workers)
     fill = max(1, int(FILLED * shard_size / np.mean(sizes))) if sizes else data.total
     return Job(
         source=source,
@@ -165,8 +181,46 @@ def plan_job(
         keys=keys,
         fingerprint=data.fingerprint,
         units=max(1, -(-data.total // fill)),
+        arrays={name: seen.most_common(1)[0][0] for name, seen in arrays.items() if seen},
         versions=versions_here(data.fields),
     )
+
+
+def estimate(
+    source: str,
+    src: str,
+    split: str | None,
+    settings: EncodeSettings,
+    seed: int | None,
+    numbers: Sequence[int],
+    threads: int,
+    begin: Callable[[int], object] | None = None,
+) -> Estimate:
+    """Look at some samples; `numbers` are those in the order of the source, `begin` is as in `convert_unit`."""
+    data, _ = opened(source, src, split, seed)
+    fields = settings.fields(data.fields)
+
+    def one(i: int) -> Sample | Reject:
+        if begin is not None:
+            begin(i)
+        return attempt(data, settings, src, i)
+
+    sizes = []
+    arrays: dict[str, Counter[Field]] = {name: Counter() for name in undecided_arrays(settings.format, fields)}
+    for outcome in converted(one, np.array(numbers, np.int64), threads):
+        if not isinstance(outcome, Reject):
+            try:
+                sizes.append(stored_size(settings.format, fields, b"", outcome))
+            except ShardError:
+                continue  # the unit that holds it will say so
+            for name, seen in arrays.items():
+                seen[ffcv.array_field(outcome[name])] += 1
+    return Estimate(sizes, arrays)
+
+
+def undecided_arrays(format: Format, fields: Mapping[str, Field]) -> list[str]:
+    """Fields whose samples have arrays of several types or shapes, where a shard holds but one."""
+    return [name for name, field in fields.items() if format == "ffcv" and field.kind == "array" and not field.dtype]
 
 
 def digest_of_keys(data: SourceData) -> str:
@@ -257,7 +311,7 @@ def convert_unit(
     if here != job.versions:
         raise UserError(f"{socket.gethostname()} has {differing(here, job.versions)}: install the same on all nodes")
     numbers = order[job.numbers(unit)]
-    fields = job.settings.fields(data.fields)
+    fields = {**job.settings.fields(data.fields), **job.arrays}
     stream = ShardStream(folder, fields, format=job.settings.format, shard_size=job.shard_size, capacity=len(numbers))
     rejects: list[Reject] = []
     skip = skip or {}

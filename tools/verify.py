@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -30,7 +30,9 @@ from headrace.shards.machine import cores
 from headrace.shards.manifest import MANIFEST_NAME, Shard, read_manifest
 from headrace.shards.mapping import MappedFile
 from headrace.shards.npy import npy_header
-from headrace.shards.reading import ABSENT, ReadFile, cause_of, chunks, is_unread, joined
+from headrace.shards.opened import FewShards
+from headrace.shards.printing import printable
+from headrace.shards.reading import ABSENT, ReadFile, cause_of, chunks, is_of_the_medium, is_unread, joined
 from headrace.shards.remote import RemoteFolder, is_remote
 from headrace.shards.webdataset import extension, scan_tar, stored_encoding
 from headrace.tools.errors import UserError
@@ -121,7 +123,7 @@ class VerifyReport:
 def listing(title: str, lines: list[str]) -> str:
     """A title and the first lines."""
     more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([title, *(f"  {line}" for line in lines[:SHOWN]), *more])
+    return "\n".join([printable(title), *(f"  {printable(line)}" for line in lines[:SHOWN]), *more])
 
 
 def verify(
@@ -188,7 +190,9 @@ def verify_folder(
     except ShardError as error:
         findings = [Finding("", None, str(error), is_unread(error))]
         seconds = time.perf_counter() - start
-        return VerifyReport(path=str(folder), format="", samples=0, bytes=0, findings=findings, seconds=seconds)
+        return VerifyReport(
+            path=str(folder), format="", samples=0, bytes=0, findings=findings, seconds=seconds, decoded=not fast
+        )
     if manifest is not None:
         shards = ((shard, None) for shard in manifest.shards)
     else:
@@ -283,6 +287,18 @@ def index_to_read(folder: Path, manifest: Manifest, shard: Shard, *, check: bool
         file.close()
 
 
+class ReadShards(FewShards):
+    """Shards that are read, not mapped, and whose samples are."""
+
+    def __init__(self, shards: Sequence[OpenShard]) -> None:
+        self._shards = shards
+        self.samples = np.array([len(shard.index) for shard in shards], np.int64)
+        self.sizes = np.array([shard.mapped.size for shard in shards], np.int64)
+
+    def hold(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Any]:
+        raise NotImplementedError("what is not mapped has no address")
+
+
 def without_map(file: ReadFile, index: npt.NDArray[np.void]) -> OpenShard:
     """A shard for those who read samples; only addresses, which nobody may ask for, need a map."""
     return OpenShard(cast(MappedFile, file), index, None)
@@ -326,7 +342,8 @@ class ShardCheck:
                 self.findings.append(Finding(shard.name, None, str(error), is_unread(error)))
                 return
         assert self.part is not None
-        self.set = ShardSet(folder, replace(manifest, shards=(shard,)), [self.part], check=self.of_manifest)
+        one = replace(manifest, shards=(shard,))
+        self.set = ShardSet(folder, one, ReadShards([self.part]), check=self.of_manifest)
         for first in range(0, 0 if fast else len(self.set), CHUNK):
             chunk = range(first, min(first + CHUNK, len(self.set)))
             self.chunks.append((len(chunk), pool.submit(check_samples, self.set, self.part, chunk)))
@@ -357,6 +374,8 @@ class ShardCheck:
         wait(self.digests)
         if self.set is not None:
             self.set.close()
+        if self.part is not None:
+            self.part.mapped.close()
         for copy in self.copies:
             copy.unlink(missing_ok=True)
 
@@ -368,6 +387,8 @@ class FileCheck(NamedTuple):
     """What is wrong; empty where the file is right."""
     unread: bool = False
     """Whether it is that the file, or a part of it, cannot be read."""
+    may_pass: bool = False
+    """Whether that is no matter of some sectors of a disk."""
 
     @property
     def right(self) -> bool:
@@ -393,7 +414,7 @@ def check_file(path: Path, checksum: str, checksums: Checksums) -> FileCheck:
         finally:
             file.close()
     except ShardError as error:
-        return FileCheck(str(error), is_unread(error))
+        return FileCheck(str(error), is_unread(error), is_unread(error) and not is_of_the_medium(error))
     if lost:
         ranges = joined(lost)
         named = ", ".join(f"{part.start} to {part.stop - 1}" for part in ranges[:MOST_RANGES])
@@ -428,7 +449,7 @@ def keys_again(
     try:
         for _, row, key in keys.repeated(again):
             name, offset = shards[number].name, index[f"{first}.offset"][row]
-            at = f"{folder / name}, offset {offset}, key {key.decode(errors='replace')}"
+            at = f"{folder / name}, offset {offset}, key {key.decode(errors='surrogateescape')}"
             yield Finding(name, row, f"{at}: the key appears twice")
     except ShardError as error:
         yield Finding(shards[number].name, None, str(error), is_unread(error))
@@ -471,7 +492,7 @@ def check_tar(fields: Mapping[str, Field], shard: Shard, opened: OpenShard) -> l
     findings = []
     expected = 0
     for row, record in enumerate(opened.index):
-        key = record["key"].decode(errors="replace")
+        key = record["key"].decode(errors="surrogateescape")
         for name, field in fields.items():
             expected += 1
             offset, size = int(record[f"{name}.offset"]), int(record[f"{name}.size"])
@@ -504,7 +525,7 @@ def check_tar(fields: Mapping[str, Field], shard: Shard, opened: OpenShard) -> l
 def where(opened: OpenShard, row: int, name: str) -> str:
     """File, offset and key of a field."""
     record = opened.index[row]
-    key = record["key"].decode(errors="replace")
+    key = record["key"].decode(errors="surrogateescape")
     return f"{opened.mapped.path}, offset {record[f'{name}.offset']}, key {key}"
 
 
@@ -571,7 +592,8 @@ def open_checked(path: str) -> ShardSet:
     if not is_there(folder / MANIFEST_NAME):
         if not is_there(folder):
             raise ShardError(f"{folder}: there is no such file or folder")
-        return ShardSet(folder, *scan(folder))
+        manifest, scanned = scan(folder)
+        return ShardSet(folder, manifest, ReadShards(scanned))
     manifest = read_manifest(folder)
     shards: list[OpenShard] = []
     try:
@@ -580,7 +602,7 @@ def open_checked(path: str) -> ShardSet:
     except BaseException:
         close_shards(shards)
         raise
-    return ShardSet(folder, manifest, shards, check=True)
+    return ShardSet(folder, manifest, ReadShards(shards), check=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from headrace.shards.remote import redact
 from headrace.tools.depot import Depot
+from headrace.tools.encode import EncodeSettings
 from headrace.tools.errors import UserError
 from headrace.tools.faults import POLL_S, patiently
 from headrace.tools.pool import FORKS, NONE, Death, Pool, Watch, sendable
-from headrace.tools.units import Job, Reject, UnitRecord, convert_unit, opened, where
+from headrace.tools.units import Estimate, Job, Reject, UnitRecord, convert_unit, estimate, opened, where
 
 MAX_DEATHS = 3
 """Of workers at one unit without a sample that explains them."""
 MAX_LOST = 16
 """Samples that may be left out because workers die of them; more is no fault of samples."""
 
+Source = tuple[str, str, str | None, int | None]
+"""What `opened` takes."""
 Finished = Generator[tuple[int, UnitRecord], None, None]
 
 
@@ -147,7 +151,8 @@ def in_processes(
     deaths = Deaths(job)
     finished = seen = 0
     size = min(workers, max(1, len(pending)))
-    with Pool[UnitRecord](size, partial(_work, job, depot), partial(_prepare, job, depot)) as pool:
+    source = (job.source, job.src, job.split, job.seed)
+    with Pool[UnitRecord](size, partial(_work, job, depot), partial(_prepare, source, depot)) as pool:
         while pending or pool.busy:
             while pending and pool.idle:
                 unit = pending.popleft()
@@ -168,17 +173,54 @@ def in_processes(
             yield from ((unit, result) for unit, result in results if isinstance(result, UnitRecord))
 
 
-def _prepare(job: Job, depot: Depot) -> None:
+def _prepare(source: Source, depot: Depot | None) -> None:
     global _inherited
     if FORKS:
-        depot.forked()
-        inherited = opened(job.source, job.src, job.split, job.seed)
+        if depot is not None:
+            depot.forked()
+        inherited = opened(*source)
         if not inherited[0].fork_safe:
             _inherited = inherited  # whose threads are not here, so that letting go of it might wait for them
             opened.cache_clear()
 
 
 _inherited: object = None
+
+
+def estimate_in_process(
+    source: str,
+    src: str,
+    split: str | None,
+    settings: EncodeSettings,
+    seed: int | None,
+    numbers: Sequence[int],
+    threads: int,
+) -> Estimate:
+    """`estimate` in a process of its own; what it dies of twice is not looked at."""
+    if not FORKS or multiprocessing.current_process().daemon:
+        return estimate(source, src, split, settings, seed, numbers, threads)
+    at: Source = (source, src, split, seed)
+    last = Death(NONE, "")
+    with Pool[Estimate](1, partial(_estimate, at, settings), partial(_prepare, at, None)) as pool:
+        for _ in range(2 * MAX_LOST + 1):
+            pool.give(0, (numbers, threads))
+            while not (results := pool.results(POLL_S)):
+                pass
+            ((_, result),) = results
+            if isinstance(result, Estimate):
+                return result
+            if isinstance(result, Exception):
+                raise result
+            if result.sample == last.sample != NONE:
+                numbers = [number for number in numbers if number != last.sample]
+            last, threads = result, 1
+    place = src if last.sample == NONE else where(opened(*at)[0], last.sample)
+    raise UserError(f"{redact(place)}: processes that read samples die, the last of {meaning(last.how)}")
+
+
+def _estimate(at: Source, settings: EncodeSettings, task: tuple[Sequence[int], int], watch: Watch) -> Estimate:
+    (source, src, split, seed), (numbers, threads) = at, task
+    return estimate(source, src, split, settings, seed, numbers, threads, watch.begin if threads == 1 else None)
 
 
 def _work(job: Job, depot: Depot, task: _Task, watch: Watch) -> UnitRecord:
@@ -225,7 +267,7 @@ def on_ray(job: Job, depot: Depot, units: Iterable[int], workers: int, count: Ca
                 except RayError as error:
                     how = OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else type(error).__name__
                     if notes is None:
-                        notes = ray.remote(num_cpus=0)(Notes).remote()
+                        notes = ray.remote(num_cpus=0, max_restarts=-1)(Notes).remote()
                     deaths.add(unit, Death(_noted(notes, unit), how))
                     pending.appendleft(unit)
                     continue
@@ -256,8 +298,12 @@ class Notes:
 
 def _noted(notes: Any, unit: int) -> int:
     import ray
+    from ray.exceptions import RayError
 
-    return int(ray.get(notes.under_way.remote(unit)))
+    try:
+        return int(ray.get(notes.under_way.remote(unit)))
+    except RayError:  # the node that it was on went away
+        return NONE
 
 
 def _work_on_ray(job: Job, depot: Depot, unit: int, skip: Mapping[int, Reject], notes: Any) -> UnitRecord | Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -26,19 +27,34 @@ FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
+def checkpoint_name(step: int) -> str:
+    """The file of the checkpoint after `step` steps."""
+    return f"step-{step:08d}.pt"
+
+
 def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
     """Write `state` as step-XXXXXXXX.pt and delete all but the `keep` newest.
 
     The name appears only after the bytes are on the disk, so that a checkpoint that can be seen is whole.
+
+    Raises:
+        RunError: if it cannot be written, as on a full disk; those before it stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{state['step']:08d}.pt"
+    path = folder / checkpoint_name(state["step"])
     aside = path.with_suffix(".pt.tmp")
-    with open(aside, "wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with open(aside, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except (OSError, RuntimeError) as error:  # torch has the latter for a file that does not take its bytes
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)  # it would fill the disk
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else _first_line(error)
+        raise RunError(f"{path}: cannot be written ({reason}); the checkpoints before it are whole") from error
     directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -60,12 +76,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         RunError: if it is damaged, or of another format.
+        OSError: if the disk cannot read it, which says nothing about the file.
+        MemoryError: likewise.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path}: not a readable checkpoint ({reason})") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises a dozen kinds for damaged files, and the same for a disk that fails
+        _read_through(path)
+        raise RunError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise RunError(f"{path}: not a checkpoint of format {FORMAT}")
     return state
@@ -75,7 +95,8 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, An
     """The newest readable checkpoint in `folder`, None where there are none. `warn` gets a line for each damaged one.
 
     Raises:
-        RunError: if there are checkpoints and none can be read.
+        RunError: if there are checkpoints and all are damaged.
+        OSError: if the disk fails: an older checkpoint would then be no better than a newer one later.
     """
     paths = checkpoint_paths(folder)
     for path in paths:
@@ -86,3 +107,14 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, An
     if paths:
         raise RunError(f"{folder}: none of {len(paths)} checkpoints can be read; move the run away to start anew")
     return None
+
+
+def _read_through(path: Path) -> None:
+    """Read a file to its end. Raises OSError where the disk cannot."""
+    with open(path, "rb") as file:
+        while file.read(1 << 20):
+            pass
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

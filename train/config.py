@@ -263,6 +263,8 @@ def _build(cls: type[Any], values: object, path: str, **hints: Any) -> Any:
 def _convert(value: object, hint: Any, key: str) -> Any:
     """`value` as the type `hint`, or ConfigError."""
     origin, options = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return copy.deepcopy(value)
     if is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, key)
     if origin is Literal:
@@ -270,28 +272,82 @@ def _convert(value: object, hint: Any, key: str) -> Any:
             raise ConfigError(f"{key}: must be one of {', '.join(map(str, options))}, got {value!r}")
         return value
     if origin in (Union, types.UnionType):
-        return None if value is None else _convert(value, next(o for o in options if o is not types.NoneType), key)
-    if origin is tuple:
-        variadic = options[-1] is Ellipsis
-        if not isinstance(value, (list, tuple)) or not (variadic or len(value) == len(options)):
-            wanted = "a list" if variadic else f"a list of {len(options)}"
-            raise ConfigError(f"{key}: must be {wanted}, got {value!r}")
-        each = [options[0]] * len(value) if variadic else options
-        return tuple(
-            _convert(item, kind, f"{key}[{i}]") for i, (item, kind) in enumerate(zip(value, each, strict=True))
-        )
-    if origin is dict:
+        return _convert_to_one(value, options, key)
+    if (origin or hint) in (tuple, list, Sequence):
+        return _convert_each(value, hint, key)
+    if (origin or hint) in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key}: must be a mapping, got {value!r}")
-        return copy.deepcopy(dict(value))
+        items = copy.deepcopy(dict(value))
+        return {k: _convert(v, options[1], f"{key}.{k}") for k, v in items.items()} if options else items
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint not in _TYPE_WORDS:
+        raise ConfigError(f"{key}: of the type {getattr(hint, '__name__', hint)}, which cannot be written in a config")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{key}: must be {_TYPE_WORDS[hint]}, got {value!r}")
     return value
 
 
-_TYPE_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+_TYPE_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
+
+
+def _convert_each(value: object, hint: Any, key: str) -> Any:
+    """A list as the tuple or list that `hint` asks for, each item as its type."""
+    origin, options = get_origin(hint) or hint, get_args(hint)
+    if origin is tuple and options and options[-1] is not Ellipsis:
+        kinds: Sequence[Any] | None = options
+    else:
+        kinds = None
+    if not isinstance(value, (list, tuple)) or (kinds is not None and len(value) != len(kinds)):
+        wanted = "a list" if kinds is None else f"a list of {len(kinds)}"
+        raise ConfigError(f"{key}: must be {wanted}, got {value!r}")
+    each = kinds if kinds is not None else [options[0] if options else Any] * len(value)
+    items = (_convert(item, kind, f"{key}[{i}]") for i, (item, kind) in enumerate(zip(value, each, strict=True)))
+    return list(items) if origin is list else tuple(items)
+
+
+def _convert_to_one(value: object, options: Sequence[Any], key: str) -> Any:
+    """`value` as the one of several types that it is.
+
+    A whole number is taken for an integer where a number may be either. Of several dataclasses the one counts whose
+    fields the keys are, all of them or at least no others.
+    """
+    if value is None and types.NoneType in options:
+        return None
+    options = [option for option in options if option is not types.NoneType]
+    made: list[tuple[Any, Any]] = []
+    errors: list[str] = []
+    for option in options:
+        try:
+            made.append((option, _convert(value, option, key)))
+        except ConfigError as error:
+            errors.append(str(error))
+    if not made:
+        if len(errors) == 1:
+            raise ConfigError(errors[0])
+        raise ConfigError(f"{key}: fits none of {len(errors)} kinds: " + "; or ".join(errors))
+    exact = [result for option, result in made if _is_exactly(value, option)]
+    if len(exact) == 1:
+        return exact[0]
+    if len({type(result) for _, result in made}) > 1 and isinstance(value, Mapping):
+        kinds = ", ".join(option.__name__ for option, _ in made)
+        raise ConfigError(f"{key}: may be {kinds}; give more keys, so that it is one of them, got {value!r}")
+    return exact[0] if exact else made[0][1]
+
+
+def _is_exactly(value: object, option: Any) -> bool:
+    """Whether `value` is of the type, rather than something that becomes it."""
+    if is_dataclass(option):
+        return isinstance(value, Mapping) and value.keys() == {f.name for f in fields(option)}
+    return option in _TYPE_WORDS and type(value) is option
+
+
+def _is_text(hint: Any) -> bool:
+    """Whether a field takes what stands on the command line as it is, and nothing else, but for null."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return all(_is_text(option) for option in get_args(hint) if option is not types.NoneType)
+    return hint is str or (get_origin(hint) is Literal and all(isinstance(each, str) for each in get_args(hint)))
 
 
 def _split_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -318,7 +374,9 @@ def _override(values: dict[str, Any], key: str, text: str, model: type[Any]) -> 
         if hint is None:
             raise ConfigError(f"{key}: unknown key{_nearest(key, list(_dotted_keys(RunConfig, model)))}")
         if i == len(groups):
-            values[last] = text if hint is str or get_origin(hint) is Literal else _parse(text, key)
+            nullable = types.NoneType in get_args(hint)
+            as_it_is = _is_text(hint) and not (nullable and text in ("null", "~", ""))
+            values[last] = text if as_it_is else _parse(text, key)
             return
         values = values.setdefault(name, {})
         if get_origin(hint) is dict:  # free-form from here on

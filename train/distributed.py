@@ -35,6 +35,13 @@ class World:
             dist.all_reduce(total)
         return total / self.size
 
+    def greatest(self, values: Tensor) -> Tensor:
+        """Each value's maximum over ranks, as a tensor of its own on the device, which is not waited for."""
+        total = values.clone()
+        if self.size > 1:
+            dist.all_reduce(total, op=dist.ReduceOp.MAX)
+        return total
+
     def max(self, *values: int) -> list[int]:
         """Each value's maximum over ranks; also a barrier."""
         if self.size == 1:

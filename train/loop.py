@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from headrace.models import Method, build_method
+from headrace.models.layout import channels_last
 from headrace.models.seeding import seeded
-from headrace.pipeline import Loader
+from headrace.pipeline import Batch, Loader
 from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.pipeline.transfer import DeviceBatches
-from headrace.shards import open_shards
-from headrace.shards.remote import has_secrets
-from headrace.train.checkpoint import checkpoint_paths, newest_checkpoint, read_checkpoint, save_checkpoint
+from headrace.shards import ShardSet, open_shards
+from headrace.shards.printing import printable
+from headrace.shards.remote import from_anywhere, has_secrets
+from headrace.train.checkpoint import (
+    checkpoint_name,
+    checkpoint_paths,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from headrace.train.config import RunConfig
 from headrace.train.distributed import World, distribute, join
 from headrace.train.errors import ConfigError, RunError
-from headrace.train.metrics import Meter, Record, RunLog, cache_warning, clumping_warning, stage_times
-from headrace.train.optim import build_optimizer, peak_lr
-from headrace.train.precision import choose_precision
+from headrace.train.finite import FiniteState, gradient_norm
+from headrace.train.lock import one_writer
+from headrace.train.metrics import Meter, Record, RunLog, loader_figures
+from headrace.train.optim import build_optimizer, peak_lr, resume_optimizer, step_unless
+from headrace.train.precision import SAMPLES, choose_precision
 from headrace.train.schedule import warmup_cosine
+from headrace.train.stopping import Stop, Watch, stop_signals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +74,12 @@ def train(
     order that changes from run to run, unless the caller asks torch for deterministic ones
     (`torch.use_deterministic_algorithms`).
 
-    SIGINT and SIGTERM end the run after the step under way (with several ranks, at the next log line), with a
-    checkpoint; a second SIGINT interrupts at once.
+    SIGINT and SIGTERM end the run after the step under way (with several ranks, after the next), with a checkpoint;
+    a second SIGINT interrupts at once.
+
+    Where the gradient is not finite the optimiser leaves the weights alone, and the run ends at its next line of
+    metrics or checkpoint, whichever comes first, without writing that checkpoint. So does one whose loss or weights
+    are not finite.
 
     Args:
         config: the run; `config.data` and `config.out` must be given.
@@ -75,8 +88,10 @@ def train(
 
     Raises:
         ConfigError: for settings that do not fit each other, the data, or the run that is already in `out`.
-        RunError: if the loss is not finite any more, or no checkpoint of the run can be read.
+        RunError: if another process writes to `out`, if loss, gradient or weights are not finite any more, or if no
+            checkpoint of the run is whole, or one cannot be written.
         ShardError: for data that cannot be read.
+        OSError: if the disk cannot read a checkpoint.
     """
     config = RunConfig.from_dict(config.to_dict())  # fields may have been assigned since it was checked
     for name in ("data", "out"):
@@ -87,163 +102,150 @@ def train(
             "data: a user, password or query in the URL would be kept in config.yaml and in every checkpoint; give "
             "them to the store's own tools instead, by variables of the environment or .netrc (docs/remote.md)"
         )
-    out = Path(config.out)
-    with join(config.device) as world, open_shards(config.data) as shards, _stop_signals() as stop:
+    config = replace(config, data=from_anywhere(config.data))  # a run may be looked at from another folder
+    with join(config.device) as world, open_shards(config.data) as shards, stop_signals() as stop:
         if config.batch_size % world.size:
             raise ConfigError(f"batch_size: must be a multiple of the {world.size} ranks, got {config.batch_size}")
         if config.batch_size > len(shards):
             raise ConfigError(f"batch_size: must be at most {len(shards)}, the samples of {config.data}")
-        state = newest_checkpoint(out / "checkpoints", warn=_say if world.rank == 0 else _silent)
-        first_step = state["step"] if state else 0
-        if world.max(first_step, -first_step) != [first_step, -first_step]:
-            raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
-        config = _continued(config, out, has_checkpoint=state is not None)
+        with one_writer(Path(config.out), world, _say):
+            return _train(config, world, shards, stop, progress, on_step)
 
-        method = build_method(config.method, config.model, seed=config.seed)
-        method = method.to(world.device).to(memory_format=torch.channels_last).train()
-        if config.precision == "auto":
-            precision, reason = choose_precision(method, world, config.batch_size // world.size)
-            config = replace(config, precision=precision)
-            if world.rank == 0 and progress:
-                _say(f"precision {precision}: {reason}")
-        module = distribute(method, world, config.sync_batch_norm)
-        optimizer = build_optimizer(method, config.optim, config.batch_size)
-        engine = config.loader.engine
+
+def _train(
+    config: RunConfig,
+    world: World,
+    shards: ShardSet,
+    stop: Stop,
+    progress: bool,
+    on_step: Callable[[Record], None] | None,
+) -> RunResult:
+    """`train`, with everything at hand that ends with it."""
+    out = Path(config.out)
+    state = newest_checkpoint(out / "checkpoints", warn=_say if world.rank == 0 else _silent)
+    first_step = state["step"] if state else 0
+    if world.max(first_step, -first_step) != [first_step, -first_step]:
+        raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
+    config = _continued(config, out, state)
+
+    method = build_method(config.method, config.model, seed=config.seed)
+    method = channels_last(method.to(world.device)).train()
+    if config.precision == "auto":
+        precision, reason = choose_precision(method, world, partial(_first_batch, config, method, shards, world))
+        config = replace(config, precision=precision)
+        if world.rank == 0 and progress:
+            _say(f"precision {precision}: {reason}")
+    module = distribute(method, world, config.sync_batch_norm)
+    optimizer = build_optimizer(method, config.optim, config.batch_size)
+    loader = _loader(config, method, shards, world, config.batch_size)
+    weights = FiniteState(method)
+    if state:
         try:
-            loader = Loader(
-                shards,
-                method.views,
-                config.batch_size,
-                engine=engine,
-                device=str(world.device) if engine in DEVICE_ENGINES else "cpu",
-                seed=config.seed,
-                rank=world.rank,
-                world_size=world.size,
-                threads=config.loader.threads,
-                prefetch=config.loader.prefetch,
-                order=config.loader.order,
-                window=config.loader.window,
-                lanes=config.loader.lanes,
-                on_error=config.loader.on_error,
-                max_bad=config.loader.max_bad,
-            )
-        except ImportError as error:
-            raise ConfigError(f"loader.engine: {error}") from None
-        if state:
-            try:
-                loader.load_state_dict(state["loader"])
-            except ValueError as error:
-                raise ConfigError(f"data or loader: {error}, and {out} was started otherwise") from None
-            method.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-        del state
+            loader.load_state_dict(state["loader"])
+        except ValueError as error:
+            raise ConfigError(f"data or loader: {error}, and {out} was started otherwise") from None
+        method.load_state_dict(state["model"])
+        resume_optimizer(optimizer, state["optimizer"])
+        if broken := weights.broken():
+            file = checkpoint_name(first_step)
+            raise RunError(f"{out}: {broken} is not finite in {file}; delete that checkpoint to go on from one before")
+    del state
 
-        total_steps = config.epochs * len(loader)
-        warmup_steps = round(config.schedule.warmup_epochs * len(loader))
-        lr = peak_lr(config.optim, config.batch_size)
-        log: RunLog | None = None
-        if world.rank == 0:
-            out.mkdir(parents=True, exist_ok=True)
-            config.save(out / "config.yaml")
-            log = RunLog(
-                out,
-                first_step=first_step,
-                total_steps=total_steps,
-                progress=progress,
-                tensorboard=config.log.tensorboard,
-                on_step=on_step,
-            )
-            if first_step:
-                done = "is finished" if first_step == total_steps else "resumes"
-                log.say(f"{out} {done}: step {first_step} of {total_steps}")
-            if shards.cache_bytes < loader.cache_needed:
-                log.say(cache_warning(shards.cache_bytes, loader.cache_needed))
-
-        batches = DeviceBatches(loader, world.device)
-        step, record, stopped_by = first_step, None, None
-        first_bad = torch.zeros((), dtype=torch.int64, device=world.device)  # step of the first non-finite loss
-        meter = Meter()
-        counted = replace(loader.stats)
-        told = 0  # bad samples that the log knows of
-        warned = False  # of classes that clump
-        try:
-            while step < total_steps and not stopped_by:
-                for batch in meter.watch(batches, config.batch_size):
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr * warmup_cosine(
-                            step, total=total_steps, warmup=warmup_steps, final=config.schedule.final
-                        )
-                    with seeded(config.seed, step, world.rank, device=world.device):
-                        with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                            terms = module(batch)
-                        optimizer.zero_grad(set_to_none=True)
-                        terms["loss"].backward()
-                    optimizer.step()
-                    method.after_step(step, total_steps)
-                    step += 1
-                    bad_now = (first_bad == 0) & ~terms["loss"].detach().isfinite()
-                    first_bad = torch.where(bad_now, step, first_bad)
-                    if log:
-                        log.advance(step)
-
-                    last = step == total_steps
-                    log_now = last or step % config.log.every_steps == 0
-                    save_now = last or (config.checkpoint.every_steps > 0 and step % config.checkpoint.every_steps == 0)
-                    if not (log_now or save_now or (stop.signal and world.size == 1)):
-                        continue
-                    # From here on the device is waited for.
-                    scalars, bad_step, signal_number = _read(terms, first_bad, stop.signal, world)
-                    if bad_step:
-                        raise RunError(_not_finite(bad_step, out))
-                    stopped_by = signal.Signals(signal_number).name if signal_number else None
-                    if log_now:
-                        record = {"step": step, "epoch": batch.epoch, **scalars, "lr": optimizer.param_groups[0]["lr"]}
-                        record |= meter.read() | stage_times(counted, loader.stats)
-                        pairs = loader.stats.mixing(counted)
-                        if pairs.expected > 0:  # shares of a single sample have none
-                            record[f"{loader.mixed_by}_clumping"] = round(pairs.clumping, 4)
-                        meter.restart()
-                        counted = replace(loader.stats)
-                        if loader.cache_needed:
-                            record["cache_room"] = round(shards.cache_bytes / loader.cache_needed, 4)
-                        if loader.bad:
-                            record["bad_samples"] = len(loader.bad)
-                        if log:
-                            log.write(record)
-                            for reason in list(loader.bad.values())[told:]:
-                                log.say(f"another sample takes the place of a bad one: {reason}")
-                            told = len(loader.bad)
-                            if not warned and loader.mixed_by == "label" and loader.stats.mixing().clumped:
-                                log.say(clumping_warning(loader.stats.mixing().clumping))
-                                warned = True
-                    if save_now or stopped_by:
-                        if world.rank == 0:
-                            checkpoint = {
-                                "step": step,
-                                "config": config.to_dict(),
-                                "model": method.state_dict(),
-                                "optimizer": optimizer.state_dict(),
-                                "loader": batches.state_dict(),
-                            }
-                            save_checkpoint(out / "checkpoints", checkpoint, config.checkpoint.keep)
-                        world.max(0)  # nobody runs ahead, or leaves, before the file is there
-                    if stopped_by or last:
-                        break
-            if log and stopped_by:
-                log.say(f"{stopped_by}: stopped at step {step} of {total_steps} with a checkpoint; run again to resume")
-        finally:
-            loader.close()
-            if log:
-                log.close()
-        return RunResult(
-            out=out,
-            checkpoint=checkpoint_paths(out / "checkpoints")[0],
-            step=step,
+    total_steps = config.epochs * len(loader)
+    warmup_steps = round(config.schedule.warmup_epochs * len(loader))
+    lr = peak_lr(config.optim, config.batch_size)
+    log: RunLog | None = None
+    if world.rank == 0:
+        config.save(out / "config.yaml")
+        log = RunLog(
+            out,
+            first_step=first_step,
             total_steps=total_steps,
-            stopped_by=stopped_by,
-            record=record,
-            config=config,
+            progress=progress,
+            tensorboard=config.log.tensorboard,
+            on_step=on_step,
+            bad_told=len(loader.bad),
         )
+        if first_step:
+            done = "is finished" if first_step == total_steps else "resumes"
+            log.say(f"{out} {done}: step {first_step} of {total_steps}")
+        log.warn_of_cache(loader)
+
+    batches = DeviceBatches(loader, world.device)
+    step, record, stopped_by = first_step, None, None
+    watch = Watch(world, stop)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    meter = Meter()
+    counted = replace(loader.stats)
+    try:
+        while step < total_steps and not stopped_by:
+            for batch in meter.watch(batches, config.batch_size):
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * warmup_cosine(
+                        step, total=total_steps, warmup=warmup_steps, final=config.schedule.final
+                    )
+                with seeded(config.seed, step, world.rank, device=world.device):
+                    with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                        terms = module(batch)
+                    optimizer.zero_grad(set_to_none=True)
+                    terms["loss"].backward()
+                norm = gradient_norm(trained)
+                step_unless(optimizer, watch.step(step + 1, terms["loss"], norm))
+                with torch.no_grad():
+                    method.after_step(step, total_steps)
+                step += 1
+                if log:
+                    log.advance(step)
+
+                last = step == total_steps
+                signalled = watch.signal
+                log_now = last or step % config.log.every_steps == 0
+                save_now = last or (config.checkpoint.every_steps > 0 and step % config.checkpoint.every_steps == 0)
+                if not (log_now or save_now or signalled):
+                    continue
+                # From here on the device is waited for.
+                watch.check(out)
+                scalars = _read({**terms, "grad_norm": norm}, world)
+                stopped_by = signal.Signals(signalled).name if signalled else None
+                if log_now:
+                    record = {"step": step, "epoch": batch.epoch, **scalars, "lr": optimizer.param_groups[0]["lr"]}
+                    record |= meter.read() | loader_figures(loader, counted)
+                    meter.restart()
+                    counted = replace(loader.stats)
+                    if log:
+                        log.write(record)
+                        log.warn_of(loader)
+                if save_now or stopped_by:
+                    broken = weights.broken()
+                    if world.max(int(broken is not None)) != [0]:
+                        watch.refuse(broken or "a weight of another rank", step, out)
+                    if world.rank == 0:
+                        checkpoint = {
+                            "step": step,
+                            "config": config.to_dict(),
+                            "model": method.state_dict(),
+                            "optimizer": optimizer.state_dict(),
+                            "loader": batches.state_dict(),
+                        }
+                        save_checkpoint(out / "checkpoints", checkpoint, config.checkpoint.keep)
+                    world.max(0)  # nobody runs ahead, or leaves, before the file is there
+                if stopped_by or last:
+                    break
+        if log and stopped_by:
+            log.say(f"{stopped_by}: stopped at step {step} of {total_steps} with a checkpoint; run again to resume")
+    finally:
+        loader.close()
+        if log:
+            log.close()
+    return RunResult(
+        out=out,
+        checkpoint=checkpoint_paths(out / "checkpoints")[0],
+        step=step,
+        total_steps=total_steps,
+        stopped_by=stopped_by,
+        record=record,
+        config=config,
+    )
 
 
 def load_run(path: str | Path) -> tuple[RunConfig, Method]:
@@ -253,42 +255,85 @@ def load_run(path: str | Path) -> tuple[RunConfig, Method]:
         path: a run's folder, for its newest readable checkpoint, or one checkpoint file.
 
     Raises:
-        RunError: if there is no checkpoint, or none that can be read.
+        RunError: if there is no checkpoint, or none that is whole.
+        OSError: if the disk cannot read one.
     """
     path = Path(path)
     state = read_checkpoint(path) if path.is_file() else newest_checkpoint(path / "checkpoints", warn=_say)
     if state is None:
         raise RunError(f"{path}: no checkpoint in it; train first")
-    try:
-        config = RunConfig.from_dict(state["config"])
-    except ConfigError as error:
-        raise RunError(f"{path}: its config does not fit this version of headrace ({error})") from None
+    config = _config_of(state, path)
     method = build_method(config.method, config.model, seed=config.seed)
     method.load_state_dict(state["model"])
     return config, method.eval()
 
 
-def _continued(config: RunConfig, out: Path, *, has_checkpoint: bool) -> RunConfig:
+def _loader(config: RunConfig, method: Method, shards: ShardSet, world: World, batch_size: int) -> Loader:
+    """This rank's share of global batches of `batch_size` samples."""
+    engine = config.loader.engine
+    try:
+        return Loader(
+            shards,
+            method.views,
+            batch_size,
+            engine=engine,
+            device=str(world.device) if engine in DEVICE_ENGINES else "cpu",
+            seed=config.seed,
+            rank=world.rank,
+            world_size=world.size,
+            threads=config.loader.threads,
+            prefetch=config.loader.prefetch,
+            order=config.loader.order,
+            window=config.loader.window,
+            lanes=config.loader.lanes,
+            on_error=config.loader.on_error,
+            max_bad=config.loader.max_bad,
+        )
+    except ImportError as error:
+        raise ConfigError(f"loader.engine: {error}") from None
+
+
+def _first_batch(config: RunConfig, method: Method, shards: ShardSet, world: World) -> Batch:
+    """The first samples of the run, few of them."""
+    with _loader(config, method, shards, world, min(config.batch_size, SAMPLES * world.size)) as loader:
+        return next(iter(loader))
+
+
+def _continued(config: RunConfig, out: Path, state: dict[str, Any] | None) -> RunConfig:
     """`config` with the precision that the run in `out` has already chosen.
 
+    A checkpoint holds the settings that it was made with. Where there is none yet, config.yaml does.
+
     Raises:
-        ConfigError: if there are checkpoints, and the run was started with other settings that shape its weights.
+        ConfigError: if there is a checkpoint, and it was made with other settings that shape its weights.
+        RunError: if its settings are not of this version.
     """
-    if not (out / "config.yaml").exists():
+    if state:
+        started = _config_of(state, out)
+    elif (out / "config.yaml").exists():
+        started = RunConfig.load(out / "config.yaml")
+    else:
         return config
-    started = RunConfig.load(out / "config.yaml")
     same = replace(config, precision=started.precision) if config.precision == "auto" else config
     before, now = dict(_shaping(started.to_dict())), dict(_shaping(same.to_dict()))
     changed = [key for key in before | now if before.get(key) != now.get(key)]
     if not changed:
         return same
-    if has_checkpoint:
+    if state:
         key = changed[0]
         raise ConfigError(
             f"{key}: {out} was started with {before.get(key)!r}, not {now.get(key)!r}; "
             "use the same value, or another out"
         )
     return config
+
+
+def _config_of(state: dict[str, Any], path: Path) -> RunConfig:
+    """The config in the checkpoint `state` that was read from `path`."""
+    try:
+        return RunConfig.from_dict(state["config"])
+    except ConfigError as error:
+        raise RunError(f"{path}: its config does not fit this version of headrace ({error})") from None
 
 
 def _shaping(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -302,48 +347,14 @@ def _shaping(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-def _read(terms: dict[str, Tensor], first_bad: Tensor, signal_number: int, world: World) -> tuple[Record, int, int]:
-    """Scalars as numbers, the step of the first non-finite loss, the signal to obey; the same on all ranks."""
+def _read(terms: dict[str, Tensor], world: World) -> Record:
+    """Scalars as numbers, their means over ranks."""
     values = world.mean(torch.stack([term.detach().float() for term in terms.values()])).tolist()
-    bad_step, signal_number = world.max(int(first_bad), signal_number)
-    return dict(zip(terms, values, strict=True)), bad_step, signal_number
-
-
-def _not_finite(step: int, out: Path) -> str:
-    kept = checkpoint_paths(out / "checkpoints")
-    last = f"the newest checkpoint, {kept[0].name}, is from before" if kept else "there is no checkpoint yet"
-    return f"{out}: the loss is not finite at step {step}; {last}. A lower optim.lr or precision=float32 may help"
-
-
-class _Stop:
-    signal: int = 0
-    """The signal that asked to stop, 0 for none."""
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Note SIGINT and SIGTERM instead of dying of them; a second one acts as usual. Only in the main thread."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return dict(zip(terms, values, strict=True))
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(printable(line, "\n"), file=sys.stderr)
 
 
 def _silent(line: str) -> None:

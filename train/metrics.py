@@ -12,20 +12,21 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headrace.pipeline import LoaderStats
+from headrace.pipeline import Loader, LoaderStats
+from headrace.shards.printing import printable
 
 T = TypeVar("T")
 Record = dict[str, Any]
 """One line of metrics.jsonl: `step` (steps taken, from 1), `epoch` (of the step's batch, from 0), `loss` and the
-method's other scalars (mean over ranks), `lr`, `samples_per_s` (of all ranks, over the steps since the last line),
-`data_wait` (share of that time, 0 to 1, in which this rank's loop stood waiting for the loader: 0 when loading
-keeps up, towards 1 when it is all that counts), `decode_ms`, `augment_ms` and `plan_ms`: milliseconds of this
-rank's threads that a sample took in these stages of its loader, and `label_clumping` or, without labels,
-`shard_clumping`: pairs of samples of one label (of one shard) in this rank's batches, over as many as a uniform shuffle
-has in the mean (`headrace.pipeline.mixing`): 1.0 for a perfect shuffle, more where samples of a kind come together. By
-shards, that is how the order "window" works and nothing to worry about, if the set was shuffled when it was written.
-Of a remote set also `cache_room`: bytes of its cache, over those with which shards are fetched about once an epoch;
-below 1.0 they are fetched several times."""
+method's other scalars (mean over ranks), `grad_norm` (Euclidean norm of the step's whole gradient), `lr`,
+`samples_per_s` (of all ranks, over the steps since the last line), `data_wait` (share of that time, 0 to 1, in which
+this rank's loop stood waiting for the loader: 0 when loading keeps up, towards 1 when it is all that counts),
+`decode_ms`, `augment_ms` and `plan_ms`: milliseconds of this rank's threads that a sample took in these stages of its
+loader, and `label_clumping` or, without labels, `shard_clumping`: pairs of samples of one label (of one shard) in this
+rank's batches, over as many as a uniform shuffle has in the mean (`headrace.pipeline.mixing`): 1.0 for a perfect
+shuffle, more where samples of a kind come together. By shards, that is how the order "window" works and nothing to
+worry about, if the set was shuffled when it was written. Of a remote set also `cache_room`: bytes of its cache, over
+those with which shards are fetched about once an epoch; below 1.0 they are fetched several times."""
 
 
 class Meter:
@@ -68,6 +69,19 @@ def stage_times(before: LoaderStats, now: LoaderStats) -> dict[str, float]:
     }
 
 
+def loader_figures(loader: Loader, before: LoaderStats) -> Record:
+    """What a record says of the loader: its stages and mixing since `before`, its cache and bad samples."""
+    figures: Record = dict(stage_times(before, loader.stats))
+    pairs = loader.stats.mixing(before)
+    if pairs.expected > 0:  # shares of a single sample have none
+        figures[f"{loader.mixed_by}_clumping"] = round(pairs.clumping, 4)
+    if loader.cache_needed:
+        figures["cache_room"] = round(loader.shards.cache_bytes / loader.cache_needed, 4)
+    if loader.bad:
+        figures["bad_samples"] = len(loader.bad)
+    return figures
+
+
 def clumping_warning(clumping: float) -> str:
     """What to say when samples of one label come together."""
     return (
@@ -96,6 +110,7 @@ class RunLog:
         progress: show a bar on a terminal, or a line for each record elsewhere, on standard error.
         tensorboard: also write events, into `out`/tensorboard.
         on_step: called with each record.
+        bad_told: bad samples that an earlier start has told of.
     """
 
     def __init__(
@@ -107,8 +122,11 @@ class RunLog:
         progress: bool,
         tensorboard: bool,
         on_step: Callable[[Record], None] | None,
+        bad_told: int = 0,
     ) -> None:
         self._total = total_steps
+        self._bad_told = bad_told
+        self._clumping_told = False
         self._on_step = on_step
         self._file = open(_truncated(out / "metrics.jsonl", first_step), "a", encoding="utf-8")  # noqa: SIM115
         self._events: Any = None
@@ -119,7 +137,7 @@ class RunLog:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._lines = progress and not self._console.is_terminal
         self._bar = _bar(self._console)
-        self._task = self._bar.add_task(out.name, total=total_steps, completed=first_step, figures="")
+        self._task = self._bar.add_task(printable(out.name), total=total_steps, completed=first_step, figures="")
         if progress and not self._lines:
             self._bar.start()
 
@@ -148,7 +166,21 @@ class RunLog:
 
     def say(self, line: str) -> None:
         """A line for people, above the bar."""
-        self._console.print(line, markup=False)
+        self._console.print(printable(line, "\n"), markup=False)
+
+    def warn_of(self, loader: Loader) -> None:
+        """A line for each bad sample since the last time, and once for labels that clump."""
+        for reason in list(loader.bad.values())[self._bad_told :]:
+            self.say(f"another sample takes the place of a bad one: {reason}")
+        self._bad_told = len(loader.bad)
+        if not self._clumping_told and loader.mixed_by == "label" and loader.stats.mixing().clumped:
+            self.say(clumping_warning(loader.stats.mixing().clumping))
+            self._clumping_told = True
+
+    def warn_of_cache(self, loader: Loader) -> None:
+        """A line if the cache of a remote set is too small for the loader's order."""
+        if loader.shards.cache_bytes < loader.cache_needed:
+            self.say(cache_warning(loader.shards.cache_bytes, loader.cache_needed))
 
     def close(self) -> None:
         self._bar.stop()
@@ -180,7 +212,7 @@ def _truncated(path: Path, step: int) -> Path:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),

@@ -25,6 +25,9 @@ class LARS(torch.optim.Optimizer):
         params: parameters, or groups of them; a group may set `adapt` (default True), `weight_decay` and `lr`.
     """
 
+    found_inf: Tensor | None = None
+    """float32 scalar on the device: where it is 1, `step` changes nothing; as torch's fused optimisers have it."""
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -57,8 +60,13 @@ class LARS(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(w)
                 v: Tensor = state["momentum"]
-                v.mul_(group["momentum"]).add_(u, alpha=group["lr"])
-                w.sub_(v)
+                if self.found_inf is None:
+                    v.mul_(group["momentum"]).add_(u, alpha=group["lr"])
+                    w.sub_(v)
+                else:
+                    moved = (v * group["momentum"]).add_(u, alpha=group["lr"])
+                    v.copy_(torch.where(self.found_inf == 0, moved, v))
+                    w.sub_(torch.where(self.found_inf == 0, moved, 0.0))
         return loss
 
 
@@ -83,11 +91,30 @@ def peak_lr(config: OptimConfig, batch_size: int) -> float:
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig, batch_size: int) -> torch.optim.Optimizer:
-    """The optimiser that `config` names, over `parameter_groups(module)`."""
+    """The optimiser that `config` names, over `parameter_groups(module)`; one that `step_unless` can hold back."""
     groups = parameter_groups(module)
     lr, weight_decay = peak_lr(config, batch_size), config.weight_decay
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=config.betas, weight_decay=weight_decay)
+        return torch.optim.AdamW(groups, lr=lr, betas=config.betas, weight_decay=weight_decay, fused=True)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, weight_decay=weight_decay)
+        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, weight_decay=weight_decay, fused=True)
     return LARS(groups, lr=lr, momentum=config.momentum, weight_decay=weight_decay, trust=config.trust)
+
+
+def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
+    """One update, or none where `bad`, a float32 scalar on the weights' device, is 1. It is decided on the device.
+
+    This is what `torch.amp.GradScaler` asks of fused optimisers.
+    """
+    optimizer.found_inf = bad  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load `state`, but for the implementation that it was made with, which belongs to a device."""
+    own = [{key: group[key] for key in _IMPLEMENTATION & group.keys()} for group in optimizer.param_groups]
+    groups = [group | ours for group, ours in zip(state["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+_IMPLEMENTATION = {"fused", "foreach", "capturable"}

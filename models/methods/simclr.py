@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,12 +12,13 @@ from headrace.models.backbones import BackboneConfig, build_backbone
 from headrace.models.heads import projection_mlp
 from headrace.models.losses import nt_xent
 from headrace.models.method import Method
-from headrace.pipeline import Batch, Normalize, View, ViewSpec
+from headrace.pipeline import Batch, Normalize, ViewSpec
+from headrace.pipeline.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimCLRConfig:
-    """SimCLR with the paper's values for ImageNet (section 2, appendix A)."""
+    """SimCLR with the authors' values for ImageNet (section 2, appendix A; google-research/simclr, data_util.py)."""
 
     size: int = 224
     """Side of the square views, in pixels."""
@@ -24,6 +26,8 @@ class SimCLRConfig:
     """Area of the random crop as a share of the image."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Aspect (width / height) of the random crop."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """Of the resize. The authors' code takes bicubic, lightly and solo-learn take bilinear."""
     flip: float = 0.5
     """Probability of a horizontal flip; 0 turns it off."""
     jitter: float = 0.8
@@ -60,18 +64,18 @@ class SimCLRConfig:
 
 
 def simclr_views(config: SimCLRConfig) -> ViewSpec:
-    """Two draws of the paper's augmentation (appendix A)."""
-    s = config.strength
-    view = View(
+    """Two draws of the paper's augmentation: the preset's, with the colours as strong as `config` says."""
+    view, s = PRESETS["simclr"].views().views[0], config.strength
+    colours = {name: s * getattr(view, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    view = replace(
+        view,
         size=config.size,
         scale=config.crop_scale,
         ratio=config.crop_ratio,
+        interpolation=config.interpolation,
         flip=config.flip,
         jitter=config.jitter if s > 0 else 0.0,
-        brightness=0.8 * s,
-        contrast=0.8 * s,
-        saturation=0.8 * s,
-        hue=0.2 * s,
+        **colours,
         grayscale=config.grayscale,
         blur=config.blur,
         normalize=config.normalize,

@@ -4,8 +4,9 @@ ITU-T T.81 (JPEG) with the arithmetic of libjpeg-turbo: the accurate integer inv
 triangle upsampling of chroma (jdsample.c) and 16-bit fixed-point colour conversion (jdcolor.c), so that pixels equal
 those of libjpeg-turbo bit for bit. It takes what cameras, ImageNet and most tools write: baseline Huffman, 8 bits,
 one interleaved scan, grey or YCbCr with 4:4:4, 4:2:2 or 4:2:0 chroma. Everything else (progressive, CMYK, ...), and
-everything that looks damaged, is declined with a status other than `DECODED`; libjpeg-turbo then decodes it or says
-what is wrong.
+damage where it is met, is declined with a status other than `DECODED`; libjpeg-turbo then decodes it or says what is
+wrong. Damage is not met behind the rows that are read, nor in headers that change no pixel, over which other programs
+may refuse a file.
 
 Huffman codes can only be read one after the other, so rows above the region are read but not reconstructed, and
 reading stops after the region's last row.

@@ -25,7 +25,7 @@ def sleeper(batch: int, pause_s: float, log: Path | None = None, name: str = "")
     while True:
         time.sleep(pause_s)
         if log:
-            with log.open("a") as file:
+            with log.open("a", encoding="utf-8") as file:
                 file.write(f"{name}\n")
         yield range(batch)
 
@@ -48,7 +48,7 @@ def with_worker(folder: Path) -> Iterator[Sized]:
     """A worker process that holds 64 MB and never ends by itself."""
     if os.fork() == 0:
         held = bytearray(os.urandom(1 << 20) * 64)
-        (folder / "worker").write_text(f"{os.getpid()} {len(held)}")
+        (folder / "worker").write_text(f"{os.getpid()} {len(held)}", encoding="utf-8")
         while True:
             time.sleep(1)
     while not (folder / "worker").exists():
@@ -81,10 +81,27 @@ def viewer(shape: tuple[int, ...], views: int) -> Iterator[Sized]:
         yield Views(*[torch.ones(shape)] * views)
 
 
+def photographs(samples: int, views: int, grey: float, seed: int) -> Iterator[Sized]:
+    """Normalised pictures of blurred coloured noise, of which a share `grey` has no colour."""
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    mean, deviation = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    while True:
+        found = []
+        for _ in range(views):
+            coarse = torch.rand((samples, 3, 4, 4), generator=draw)
+            picture = torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")
+            gone = torch.rand((samples, 1, 1, 1), generator=draw) < grey
+            picture = torch.where(gone, picture.mean(1, keepdim=True), picture)
+            found.append(((picture * 255).round() / 255 - mean) / deviation)
+        yield Views(*found)
+
+
 def surroundings(file: Path) -> Iterator[Sized]:
     """Writes down the cores and OpenMP threads that its process may use."""
     cores = sorted(os.sched_getaffinity(0))
-    file.write_text(f"{cores} {os.environ['OMP_NUM_THREADS']}")
+    file.write_text(f"{cores} {os.environ['OMP_NUM_THREADS']}", encoding="utf-8")
     while True:
         time.sleep(0.001)
         yield range(1)

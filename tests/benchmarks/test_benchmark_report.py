@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from headrace.benchmarks.machine import Machine, commit, cpu_flags, machine, versions
+from headrace.benchmarks.machine import CHANGED, Machine, commit, cpu_flags, machine, versions
 from headrace.benchmarks.report import COLUMNS, Report, as_json, as_markdown, figure, save
 from headrace.benchmarks.runner import Comparison, Missing, Opened, Result, Round
 
@@ -99,8 +100,8 @@ def test_the_files_name_benchmark_machine_and_day_and_agree(tmp_path: Path) -> N
     names = [f"loader_amd-epyc-9r14-2-cores_2026-01-02{ending}" for ending in (".json", ".md", ".png")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
     assert paths == [*(tmp_path / "out" / name for name in names), elsewhere]
-    stored = json.loads(paths[0].read_text())
-    assert stored == json.loads(elsewhere.read_text()) == as_json(report())
+    stored = json.loads(paths[0].read_text(encoding="utf-8"))
+    assert stored == json.loads(elsewhere.read_text(encoding="utf-8")) == as_json(report())
     (comparison,) = stored["comparisons"]
     peer = comparison["contestants"][1]
     assert peer["per_second"] == {"median": 100.0, "low": 100.0, "high": 150.0}
@@ -114,13 +115,19 @@ def test_the_files_name_benchmark_machine_and_day_and_agree(tmp_path: Path) -> N
         assert len(drawn.convert("RGB").getcolors(1 << 20) or []) > 8
 
 
+def test_changed_sources_are_marked() -> None:
+    mark = "do not quote these figures"
+    assert mark not in as_markdown(report())
+    assert mark in as_markdown(replace(report(), commit=f"{report().commit}{CHANGED}"))
+
+
 def test_this_machine_is_described() -> None:
     here = machine([0, 0, 1], gpu="NVIDIA H100")
     assert here.cpu
     assert here.cores == 2
     assert here.slug() == "nvidia-h100-2-cores"
     assert {"torch", "numpy", "headrace"} <= set(versions())
-    assert commit() == "" or commit().removesuffix("+changes").isalnum()
+    assert commit() == "" or commit().removesuffix(CHANGED).isalnum()
     assert isinstance(cpu_flags(), set)
 
 

@@ -115,7 +115,10 @@ def test_without_apt_there_is_one_clear_line(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(pytest.fail.Exception, match=said):
         photographs_or_skip(1)
     done = subprocess.run(
-        [sys.executable, "-m", "headrace.benchmarks.photographs", "1"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "headrace.benchmarks.photographs", "1"],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{said}\n")
 
@@ -123,7 +126,9 @@ def test_without_apt_there_is_one_clear_line(tmp_path: Path, monkeypatch: pytest
 def test_what_apt_says_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apt = tmp_path / "bin" / "apt-get"
     apt.parent.mkdir()
-    apt.write_text("#!/bin/sh\necho 'W: noise' >&2\necho 'E: Unable to locate package' >&2\nexit 100\n")
+    apt.write_text(
+        "#!/bin/sh\necho 'W: noise' >&2\necho 'E: Unable to locate package' >&2\nexit 100\n", encoding="utf-8"
+    )
     apt.chmod(0o755)
     (tmp_path / "bin" / "dpkg").symlink_to(apt)
     monkeypatch.setenv("PATH", f"{apt.parent}:{os.environ['PATH']}")

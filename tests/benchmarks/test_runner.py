@@ -25,6 +25,7 @@ from headrace.benchmarks.runner import (
     Result,
     Round,
     Spread,
+    _check_equal_work,
     _describe,
     _Rival,
     compare,
@@ -57,7 +58,7 @@ def sleeper(name: str, *, pause_s: float = 0.005, log: Path | None = None) -> Co
 def alive(process: int) -> bool:
     """Whether it runs; one that nobody has reaped yet does not."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -71,7 +72,7 @@ def test_rounds_are_interleaved_and_rates_are_those_of_the_contestants(tmp_path:
         rounds=3,
         seconds=0.2,
     )
-    order = [name for name, _ in groupby(log.read_text().split())]
+    order = [name for name, _ in groupby(log.read_text(encoding="utf-8").split())]
     assert order == names * 4  # opening and warming up come in the same order as the three rounds
     for name, pause in zip(names, pauses, strict=True):
         rates = found.result(name).rates
@@ -161,7 +162,7 @@ def test_memory_and_cpu_of_child_processes_count(tmp_path: Path) -> None:
     result = found.result("parent")
     assert result.peak_rss_mb > 2 * 64
     assert 64 < result.pss_mb < result.peak_rss_mb
-    worker = int((tmp_path / "worker").read_text().split()[0])
+    worker = int((tmp_path / "worker").read_text(encoding="utf-8").split()[0])
     deadline = time.monotonic() + 10.0
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -176,8 +177,8 @@ def test_each_contestant_gets_the_cores_and_the_threads_it_may_use(tmp_path: Pat
         Contestant(name="one", batches=fakes.surroundings, arguments={"file": one}),
         Contestant(name="two", batches=fakes.surroundings, arguments={"file": two}, compute_threads=5),
     )
-    assert one.read_text() == f"{ONE_CORE} 1"
-    assert two.read_text() == f"{ONE_CORE} 5"
+    assert one.read_text(encoding="utf-8") == f"{ONE_CORE} 1"
+    assert two.read_text(encoding="utf-8") == f"{ONE_CORE} 5"
     assert os.environ.get("OMP_NUM_THREADS") == before
 
 
@@ -244,3 +245,59 @@ def test_nonsense_is_refused_before_anything_starts() -> None:
         compare("x", "x", [sleeper("a")], reference="b", rounds=1, seconds=1.0, cores=ONE_CORE)
     with pytest.raises(ValueError, match="must be positive"):
         run(sleeper("a"), rounds=0)
+
+
+def opened(mean: float = 0.1, deviation: float = 1.2, pictures: int = 64, grey: int = 102, views: int = 512) -> Opened:
+    return Opened(
+        first_batch_s=1.0, batch="8 x", mean=mean, deviation=deviation, pictures=pictures, views=views, grey=grey
+    )
+
+
+def equal(other: Opened, limit: bool = False) -> None:
+    ours = Result(name="ours", limit=False, note="", opened=opened())
+    _check_equal_work("work", {"ours": ours, "peer": Result(name="peer", limit=limit, note="", opened=other)}, "ours")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        opened(),
+        opened(mean=-0.2),  # other pictures
+        opened(deviation=1.35),
+        opened(grey=140),
+        Opened(first_batch_s=1.0, batch="8 x", mean=None, deviation=None),
+    ],
+)
+def test_other_draws_and_pictures_are_equal_work(other: Opened) -> None:
+    equal(other)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (opened(mean=0.45, deviation=0.26), "peer delivers other views than ours: .* a deviation of 0.26, not 1.2"),
+        (opened(mean=110.0, deviation=60.0), "their pixels have a mean of 110, not 0.1"),
+        (opened(deviation=0.0), "a deviation of 0, not 1.2"),
+        (opened(grey=0), "0 of 512 views have no colour, not 102 of 512"),
+    ],
+    ids=["not normalised", "levels", "black", "augmentation lost"],
+)
+def test_what_draws_do_not_explain_is_not_equal_work(other: Opened, message: str) -> None:
+    with pytest.raises(BenchmarkError, match=message):
+        equal(other)
+    equal(other, limit=True)  # a bound is no competitor
+
+
+def test_a_peer_that_lost_its_augmentation_is_refused() -> None:
+    """Both crop; only one of them takes the colour of a fifth of its views away, and jitters the rest."""
+    seen = {}
+    for name, grey in (("augmented", 0.2), ("plain", 0.0), ("again", 0.2)):
+        batch = next(fakes.photographs(64, 4, grey, seed=len(seen)))
+        seen[name] = Result(name=name, limit=False, note="", opened=_describe(batch, 1.0))
+    assert seen["plain"].opened.grey == 0
+    assert 20 < seen["augmented"].opened.grey < 90
+    _check_equal_work("work", {name: seen[name] for name in ("augmented", "again")}, "augmented")
+    with pytest.raises(
+        BenchmarkError, match="plain delivers other views than augmented: 0 of 256 views have no colour"
+    ):
+        _check_equal_work("work", seen, "augmented")

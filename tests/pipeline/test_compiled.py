@@ -55,14 +55,16 @@ def write_package(folder: Path) -> Path:
     package.mkdir()
     (package / "__init__.py").touch()
     shutil.copy(str(compiled.__file__), package / "compiled.py")
-    (package / "callee.py").write_text(CALLEE.format(10))
-    (package / "caller.py").write_text(CALLER)
+    (package / "callee.py").write_text(CALLEE.format(10), encoding="utf-8")
+    (package / "caller.py").write_text(CALLER, encoding="utf-8")
     return package
 
 
 def run(folder: Path, argument: str = "1") -> tuple[float, int]:
     program = PROGRAM.replace("outer(1)", f"outer({argument})")
-    result = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], capture_output=True, encoding="utf-8", check=True
+    )
     value, hits = result.stdout.split()
     return float(value), int(hits)
 
@@ -71,25 +73,25 @@ def test_a_change_in_a_called_file_recompiles_its_callers(tmp_path: Path) -> Non
     package = write_package(tmp_path)
     assert run(tmp_path) == (11, 0)
     assert run(tmp_path) == (11, 1)
-    (package / "callee.py").write_text(CALLEE.format(20))
+    (package / "callee.py").write_text(CALLEE.format(20), encoding="utf-8")
     assert run(tmp_path) == (21, 0)
     assert len(list((package / "__pycache__").glob("caller.outer-*.nbc"))) == 1
 
 
 def test_a_change_in_a_file_that_kernels_do_not_import_recompiles_nothing(tmp_path: Path) -> None:
     package = write_package(tmp_path)
-    (package / "loader.py").write_text("from package import caller")
+    (package / "loader.py").write_text("from package import caller", encoding="utf-8")
     assert run(tmp_path) == (11, 0)
-    (package / "loader.py").write_text("from package import caller, callee")
+    (package / "loader.py").write_text("from package import caller, callee", encoding="utf-8")
     assert run(tmp_path) == (11, 1)
 
 
 def test_a_change_in_a_file_that_is_imported_by_what_a_kernel_imports_recompiles_it(tmp_path: Path) -> None:
     package = write_package(tmp_path)
-    (package / "constants.py").write_text("TEN = 10")
-    (package / "callee.py").write_text("from package.constants import TEN\n" + CALLEE.format("TEN"))
+    (package / "constants.py").write_text("TEN = 10", encoding="utf-8")
+    (package / "callee.py").write_text("from package.constants import TEN\n" + CALLEE.format("TEN"), encoding="utf-8")
     assert run(tmp_path) == (11, 0)
-    (package / "constants.py").write_text("TEN = 20")
+    (package / "constants.py").write_text("TEN = 20", encoding="utf-8")
     assert run(tmp_path) == (21, 0)
 
 

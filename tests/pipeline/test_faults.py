@@ -279,7 +279,7 @@ def test_nothing_is_left_after_close(engine: str, photos: ShardSet) -> None:
 
 def test_memory_is_flat_over_epochs(photos: ShardSet) -> None:
     def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGESIZE")
 
     with make(photos) as loader:
         for _ in range(3):
@@ -305,7 +305,7 @@ with open_shards(sys.argv[1]) as shards, Loader(shards, ViewSpec([View(size=224)
 @pytest.mark.timeout(120)
 def test_an_interrupt_ends_the_process(photos: ShardSet) -> None:
     command = [sys.executable, "-c", INTERRUPTED, str(photos.path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
     assert process.stdout.readline() == "batch\n"
     process.send_signal(signal.SIGINT)

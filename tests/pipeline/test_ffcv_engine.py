@@ -52,7 +52,7 @@ def children() -> set[int]:
     """Processes that this one has started and that have not been waited for."""
     found = set()
     for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
+        found |= {int(pid) for pid in (task / "children").read_text(encoding="utf-8").split()}
     return found
 
 
@@ -173,7 +173,9 @@ def test_the_process_ends_with_its_parent(squares: ShardSet) -> None:
     found: set[int] = set()
     deadline = time.monotonic() + 120.0
     while os.waitpid(parent, os.WNOHANG) == (0, 0):
-        found |= {int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
+        found |= {
+            int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="utf-8").split()
+        }
         assert time.monotonic() < deadline
         time.sleep(0.01)
     (process,) = found

@@ -125,7 +125,7 @@ def test_videomaes_crops_are_as_large_as_the_authors() -> None:
 
 
 def test_every_preset_is_in_the_docs() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "presets.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "presets.md").read_text(encoding="utf-8")
     for name in (*PRESETS, *CLIP_PRESETS):
         assert f"`{name}`" in page
 

@@ -520,7 +520,7 @@ def test_texts_beside_images_on_a_remote_store(tars: ShardSet, tokenizers: dict[
 
 def test_contradictions_are_refused(tars: ShardSet, tokenizers: dict[str, Path], tmp_path: Path) -> None:
     good, t5, llama = tokenizers["bert"], tokenizers["t5"], tokenizers["llama"]
-    (tmp_path / "bad.json").write_text("[1]")
+    (tmp_path / "bad.json").write_text("[1]", encoding="utf-8")
     for make_spec, message in (
         (lambda: TextSpec(tokenizer=good, length=0), "TextSpec.length must be at least 1, got 0"),
         (lambda: TextSpec(tokenizer=good, window="last"), "TextSpec.window must be first or drawn, got last"),  # type: ignore[arg-type]

@@ -111,10 +111,10 @@ class PortalHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(self.page)))
+        self.send_header("Content-Length", str(len(PortalHandler.page)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(self.page)
+            self.wfile.write(PortalHandler.page)
 
     do_HEAD = do_GET
 
@@ -151,16 +151,17 @@ class Faults:
         self.kind = ""
         self.every = 1
         self.match = ""
+        self.at_most = 1 << 30
         self.requests: list[str] = []
         self.made = 0
         self._count = 0
         self._lock = threading.Lock()
 
-    def set(self, kind: str, every: int = 1, match: str = "") -> None:
+    def set(self, kind: str, every: int = 1, match: str = "", at_most: int = 1 << 30) -> None:
         """Begin: `match` is a regular expression searched in "METHOD path", with " fresh" behind it where no cache may
         answer."""
         with self._lock:
-            self.kind, self.every, self.match = kind, every, match
+            self.kind, self.every, self.match, self.at_most = kind, every, match, at_most
             self._count = self.made = 0
             self.requests.clear()
 
@@ -171,7 +172,7 @@ class Faults:
             if not self.kind or not re.search(self.match, request):
                 return ""
             self._count += 1
-            if self._count % self.every:
+            if self._count % self.every or self.made >= self.at_most:
                 return ""
             self.made += 1
             return self.kind
@@ -200,6 +201,9 @@ class ProxyHandler(BaseHTTPRequestHandler):
             self.send_response(int(fault))
             self.send_header("Content-Length", "0")
             self.end_headers()
+            return
+        if fault == "page":
+            PortalHandler.do_GET(self)  # type: ignore[arg-type]
             return
         if fault == "drop":
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -573,7 +573,7 @@ def run_case(folder: Path, target: str, number: int) -> None:
 
 def main(folder: Path, target: str, first: int, count: int) -> int:
     """Run cases with a limit on memory; the number of the last one is always on disk, for the one that crashes."""
-    with open("/proc/self/statm") as statm:
+    with open("/proc/self/statm", encoding="utf-8") as statm:
         used = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     note = os.open(folder / f"{target}.number", os.O_WRONLY | os.O_CREAT)
@@ -600,10 +600,12 @@ def test_damage(seeds: Path, target: str) -> None:
     command = [sys.executable, __file__, str(seeds), target]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=SECONDS, env=environment)
     except subprocess.TimeoutExpired:
-        pytest.fail(f"{target} {(seeds / f'{target}.number').read_text().strip()} hangs; files in {seeds}")
-    last = (seeds / f"{target}.number").read_text().splitlines()[0]
+        pytest.fail(
+            f"{target} {(seeds / f'{target}.number').read_text(encoding='utf-8').strip()} hangs; files in {seeds}"
+        )
+    last = (seeds / f"{target}.number").read_text(encoding="utf-8").splitlines()[0]
     print(f"{target}: {time.perf_counter() - start:.1f} s")
     assert done.returncode == 0, f"{done.stdout[-3000:]}{done.stderr[-2000:]}\nlast: {target} {last}; files in {seeds}"
 
@@ -649,7 +651,12 @@ for number in range({len(BOMBS)}):
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        env=environment,
     )
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr

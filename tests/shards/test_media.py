@@ -90,7 +90,7 @@ def test_reads_back_what_it_wrote(media_set: Path) -> None:
 
 
 def test_the_manifest_says_what_they_are(media_set: Path) -> None:
-    fields = json.loads((media_set / "manifest.json").read_text())["fields"]
+    fields = json.loads((media_set / "manifest.json").read_text(encoding="utf-8"))["fields"]
     assert fields == {
         "video": {"kind": "video", "encoding": "mixed"},
         "audio": {"kind": "audio", "encoding": "mixed"},

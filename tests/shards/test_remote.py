@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,7 +36,7 @@ from remote_servers import (
 from headrace.shards import ShardError
 from headrace.shards.errors import MachineError, RemoteError
 from headrace.shards.remote import RemoteFolder, Retry, Unchanging, is_remote
-from headrace.shards.stores import PART_BYTES
+from headrace.shards.stores import PART_BYTES, Changed, Version
 
 SECRET = "wJalrXUtnFEMI"
 QUICK = Retry(tries=5, pause_s=0.01, timeout_s=0.5)
@@ -346,8 +347,9 @@ def test_answers_that_are_no_objects(handler: type[BaseHTTPRequestHandler], mess
 def test_a_web_page_in_the_place_of_s3(credentials: None) -> None:
     with serving(PortalHandler) as url:
         folder = RemoteFolder("s3://bucket/set", endpoint_url=url, retry=Retry(tries=1))
-        with pytest.raises(RemoteError, match=r"/x: the answer is a web page, not the object"):
-            folder.read("x", 0, 20)
+        for read in (folder.read, Unchanging(folder, {"x": 1000}).read):
+            with pytest.raises(RemoteError, match=r"/x: the answer is a web page, not the object"):
+                read("x", 0, 20)
 
 
 class Endless(BaseHTTPRequestHandler):
@@ -386,6 +388,30 @@ def test_no_more_is_read_than_was_asked_for(handler: type[Endless]) -> None:
             with pytest.raises(RemoteError, match="does not answer ranges"):
                 folder.read("x", 10, 20)
     assert handler.sent < 64 << 20  # what the sockets took
+
+
+@pytest.mark.parametrize(
+    ("known", "found", "why"),
+    [
+        (Version(), Version(3, "a", "monday"), ""),
+        (Version(3), Version(-1, "a", "monday"), ""),
+        (Version(3), Version(4), "4 bytes instead of 3"),
+        (Version(3, "a"), Version(3, "b"), "ETag b instead of a"),
+        (Version(3, "a"), Version(3, "", "monday"), ""),
+        (Version(3, "a", "monday"), Version(3, "b", "monday"), ""),
+        (Version(3, "a", "monday"), Version(3, "a", "friday"), ""),
+        (
+            Version(3, "a", "monday"),
+            Version(3, "b", "friday"),
+            "ETag b instead of a, time of writing friday instead of mo",
+        ),
+        (Version(3, "", "monday"), Version(3, "b", "friday"), "time of writing friday instead of monday"),
+        (Version(3, "", ""), Version(3, "", ""), ""),
+    ],
+)
+def test_what_counts_as_a_change(known: Version, found: Version, why: str) -> None:
+    with nullcontext() if not why else pytest.raises(Changed, match=why):
+        known.check(found)
 
 
 @pytest.mark.peer("aiohttp")

@@ -22,7 +22,7 @@ from remote_servers import EtagHandler, Faults, RangeHandler, faulty, folder_ser
 
 from headrace.pipeline import Loader, View, ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans, open_shards, write_shards
-from headrace.shards.block_cache import Slot, disk_bytes, trim
+from headrace.shards.cache_slots import Slot, disk_bytes, slots, trim
 from headrace.shards.errors import MachineError, RemoteError
 from headrace.shards.manifest import Shard, index_name, shard_name
 from headrace.shards.remote import RemoteFolder, Retry
@@ -39,7 +39,7 @@ Served = tuple[str, Faults, Path]
 
 @pytest.fixture(params=["webdataset", "ffcv"])
 def local(request: pytest.FixtureRequest) -> ShardSet:
-    """Sets of several shards."""
+    """A set of several tars, and one of a .beton."""
     return request.getfixturevalue(f"digits_{request.param}")
 
 
@@ -245,7 +245,7 @@ def test_a_set_that_is_replaced_under_its_reader(
             assert contents(shards.spans("image", range(20))) == contents(local.spans("image", range(20)))
 
 
-@pytest.mark.parametrize("on_error", ["error"])
+@pytest.mark.parametrize("on_error", ["error", "substitute", "skip"])
 def test_a_replaced_set_ends_the_loader(
     on_error: Any, digits_webdataset: ShardSet, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -278,6 +278,41 @@ def test_shards_alone_that_are_replaced(digits_webdataset: ShardSet, tmp_path: P
             shards.read(40)
 
 
+# --- web pages ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "shard-000000.index.npy"])
+def test_a_web_page_at_opening(name: str, served: Served, options: dict[str, Any]) -> None:
+    url, faults, _ = served
+    faults.set("page", match=name)
+    with pytest.raises(RemoteError, match=rf"^{url}/{name}: the answer is a web page, not the object: a login page or"):
+        open_shards(url, **options)
+
+
+def test_a_manifest_that_is_a_web_page(served: Served, options: dict[str, Any]) -> None:
+    """From a server that answers ranges of it, too."""
+    url, _, folder = served
+    (folder / "manifest.json").write_text("\n <!DOCTYPE html><html></html>", encoding="utf-8")
+    with pytest.raises(RemoteError, match=rf"^{url}/manifest\.json: the answer is a web page, not the object"):
+        open_shards(url, **options)
+
+
+def test_web_pages_while_a_set_is_read(served: Served, local: ShardSet, options: dict[str, Any]) -> None:
+    url, faults, _ = served
+    with open_shards(url, **options) as shards:
+        faults.set("page", every=2, match="GET .*/shard-")
+        for i in range(0, len(local), 9):
+            assert contents(shards.spans("image", [i])) == contents(local.spans("image", [i]))
+        assert faults.made > 2
+        faults.set("page", match="GET .*/shard-")
+        with pytest.raises(RemoteError, match="the answer is a web page"):
+            shards.spans("image", range(len(local)))
+    faults.set("")
+    with open_shards(url, **options) as shards:
+        every = range(len(local))
+        assert contents(shards.spans("image", every)) == contents(local.spans("image", every))
+
+
 # --- many shards, many caches ---------------------------------------------------------------------------------------
 
 READ_MANY = """
@@ -305,11 +340,11 @@ def test_many_shards_under_256_descriptors(tmp_path: Path) -> None:
         if number:
             os.link(folder / first.name, folder / name)
             os.link(folder / first.index, folder / index_name(name))
-    (folder / "manifest.json").write_text(replace(manifest, shards=tuple(many)).to_json())
+    (folder / "manifest.json").write_text(replace(manifest, shards=tuple(many)).to_json(), encoding="utf-8")
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 256
     with folder_server(folder) as url:
         command = [sys.executable, "-c", READ_MANY, url, str(tmp_path / "cache")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["1100", "000009"]
 
@@ -332,20 +367,24 @@ def test_caches_that_nobody_uses_are_removed_once_they_are_too_much(
             ):
                 one.spans("image", every)
                 two.spans("image", every)
-        slots = sorted(root.glob("[abc]-*/*"))
-        assert len(slots) == 6
-        for age, slot in enumerate(slots):
+        made = sorted(root.glob("[abc]-*/*"))
+        assert len(made) == 6
+        for age, slot in enumerate(made):
             os.utime(slot, (1000 * age, 1000 * age))
-        size = disk_bytes(slots[0])
+        size = disk_bytes(made[0])
         assert size > digits_webdataset.manifest.bytes
-        held = Slot(slots[0].parent)
-        assert held.path == slots[0]
+        found = slots(root)
+        assert [cached.path for cached in found] == made[::-1]
+        assert {cached.place for cached in found} == {f"{url}/{copy.name}" for copy in copies}
+        assert [cached.bytes for cached in found] == [disk_bytes(slot) for slot in made[::-1]]
+        held = Slot(made[0].parent)
+        assert held.path == made[0]
         trim(root, 100 * size)
-        assert sorted(root.glob("[abc]-*/*")) == slots
-        os.utime(slots[0], (0, 0))
+        assert sorted(root.glob("[abc]-*/*")) == made
+        os.utime(made[0], (0, 0))
         trim(root, 2 * size + size // 2)
-        assert sorted(root.glob("[abc]-*/*")) == [slots[0], *slots[4:]]  # the one in use, and the last two
-        assert not slots[2].parent.exists()
+        assert sorted(root.glob("[abc]-*/*")) == [made[0], *made[4:]]  # the one in use, and the last two
+        assert not made[2].parent.exists()
         held.close()
         trim(root, 0)
         assert [path.name for path in root.iterdir()] == ["notes-of-mine"]

@@ -144,6 +144,31 @@ def test_batches_from_s3_are_the_local_ones(
             assert 0 < disk_bytes(cache["cache_dir"]) <= quarter
 
 
+@pytest.mark.peer("s3fs", "moto")
+def test_s3_that_is_wrong_once_and_a_set_that_is_replaced_there(
+    local: ShardSet, s3_endpoint: str, cache: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    url = f"s3://headrace-test/replaced-{local.manifest.format}"
+    upload(local, url, s3_endpoint)
+    with faulty(s3_endpoint) as (proxy, faults):
+        cache["storage_options"] = {"retry": QUICK, "endpoint_url": proxy}
+        with open_shards(url, **cache) as shards:
+            for start in range(20, 80, 20):
+                ids = range(start, start + 20)
+                faults.set("scramble", match="GET .*/shard-", at_most=1)
+                assert contents(shards.spans("image", ids)) == contents(local.spans("image", ids))
+                assert faults.made == 1
+            faults.set("")
+            assert isinstance(local.path, Path)
+            changed = tmp_path / local.manifest.shards[0].name
+            changed.write_bytes((local.path / changed.name).read_bytes()[::-1])
+            RemoteFolder(url, endpoint_url=s3_endpoint).put(changed, changed.name)
+            with pytest.raises(MachineError, match=rf"^{url}/{changed.name}: its ETag is not .* it was replaced while"):
+                shards.spans("image", range(10))  # not in the cache yet
+
+
 def test_samples_over_http_are_the_local_ones(local: ShardSet, tmp_path: Path, cache: dict[str, Any]) -> None:
     assert isinstance(local.path, Path)
     with folder_server(local.path) as url, open_shards(url, check=True, **cache) as shards:
@@ -455,7 +480,10 @@ def test_a_set_that_was_replaced(served: tuple[str, Faults, Path], photos: Shard
     ("damage", "message"),
     [
         (lambda folder: (folder / "manifest.json").unlink(), r"digits: there is no manifest\.json"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), r"digits/manifest\.json: .* not valid JSON"),
+        (
+            lambda folder: (folder / "manifest.json").write_text("{", encoding="utf-8"),
+            r"digits/manifest\.json: .* not valid JSON",
+        ),
         (lambda folder: (folder / "shard-000001.index.npy").unlink(), r"001\.index\.npy: there is no such object$"),
         (lambda folder: os.truncate(folder / "shard-000001.index.npy", 99), r"001\.index\.npy: 99 bytes instead of \d"),
     ],

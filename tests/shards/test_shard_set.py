@@ -123,7 +123,7 @@ def test_no_descriptors_and_after_close_no_maps(digits: ShardSet) -> None:
     assert open_descriptors() == before
 
     def maps() -> int:
-        return Path("/proc/self/maps").read_text().count(str(digits.path))
+        return Path("/proc/self/maps").read_text(encoding="utf-8").count(str(digits.path))
 
     files = 2 * len(shards.manifest.shards)
     open_by_fixture = maps() - files
@@ -150,15 +150,15 @@ def test_what_is_not_a_set(tmp_path: Path) -> None:
         open_shards(tmp_path / "missing")
     with pytest.raises(ShardError, match=r"no manifest\.json, no \.tar and no \.beton files"):
         open_shards(tmp_path)
-    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     with pytest.raises(ShardError, match=r"no manifest\.json"):
         open_shards(tmp_path / "notes.txt")
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     change(document)
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

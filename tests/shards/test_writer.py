@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.shards import Field, ShardError, open_shards, write_shards
+from headrace.shards import Field, ShardError, ShardWriter, ffcv, open_shards, webdataset, write_back, write_shards
 from headrace.shards import staging as staging_module
+from headrace.shards import writer as writer_module
 from headrace.shards.manifest import Format
 
 FIELDS = {"bytes": Field(kind="bytes"), "label": Field(kind="int")}
@@ -131,7 +134,7 @@ def test_killed_at_any_moment_there_is_a_whole_set(tmp_path: Path, format: Forma
     write_shards(path, numbered(200, 1), FIELDS, format=format)
     for moment in range(8):
         command = [sys.executable, "-c", KILLED, str(path), format]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.003 + 0.019 * moment)
@@ -180,10 +183,10 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
 def test_what_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "set"
     path.mkdir()
-    (path / "thesis.tex").write_text("years of work")
+    (path / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(ShardError, match="not empty, and not a shard set"):
         write_shards(path, numbered(5), FIELDS)
-    assert (path / "thesis.tex").read_text() == "years of work"
+    assert (path / "thesis.tex").read_text(encoding="utf-8") == "years of work"
     (path / "thesis.tex").rename(tmp_path / "thesis.tex")
     write_shards(path, numbered(5), FIELDS)  # an empty folder is fine
     (tmp_path / "thesis.tex").rename(path / "thesis.tex")
@@ -283,7 +286,7 @@ def test_the_manifest_says_what_the_samples_turned_out_to_be(tmp_path: Path) -> 
         assert shards.manifest == manifest
         assert shards.manifest.provenance == {"source": "test", "quality": 90}
         assert shards.read(1)["box"].dtype == np.dtype("<f4")
-    document = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    document = json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))
     assert next(iter(document)) == "headrace_shards"
 
 
@@ -339,3 +342,186 @@ def test_anything_comes_back(samples: list[dict[str, Any]], format: Format, shar
                 found = shards.read(i)
                 np.testing.assert_array_equal(found.pop("image"), sample["image"])
                 assert found == {name: value for name, value in sample.items() if name != "image"}
+
+
+# What is beside a destination
+
+
+def test_a_folder_that_came_between_two_renames_is_not_taken_for_the_new_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an atomic exchange, a writer that is killed leaves the old set under its other name."""
+    monkeypatch.setattr(staging_module, "exchange", lambda one, other: False)
+    path, displaced = tmp_path / "set", tmp_path / ".set.displaced"
+    write_shards(path, numbered(5, 1), FIELDS)
+    path.rename(displaced)
+    path.mkdir()  # by a script that prepares folders
+    write_shards(path, numbered(5, 2), FIELDS)
+    assert labels(path) == {2}
+    path.rename(displaced)
+    path.mkdir()
+    (path / "notes.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ShardError, match=r"the set that was there is .*\.set\.displaced now, and what is here is none"):
+        write_shards(path, numbered(5, 3), FIELDS)
+    assert labels(displaced) == {2}
+    assert os.listdir(path) == ["notes.txt"]
+    (path / "notes.txt").unlink()
+    path.rmdir()
+    write_shards(path, numbered(5, 4), FIELDS)
+    assert os.listdir(tmp_path) == ["set"]
+    # Killed when the old set was being removed, and something had been put into it in the last moment.
+    write_shards(displaced, numbered(5, 5), FIELDS)
+    next(displaced.glob("*.tar")).unlink()
+    (displaced / "notes.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ShardError, match=r"also holds notes\.txt"):
+        write_shards(path, numbered(5, 6), FIELDS)
+    assert (path / "notes.txt").read_text(encoding="utf-8") == "years of work"
+    assert os.listdir(tmp_path) == ["set"]
+
+
+@pytest.mark.parametrize("hidden", [".set.writing", ".set.repair", ".set.partial"])
+def test_what_is_not_of_a_writer_is_not_removed(tmp_path: Path, hidden: str) -> None:
+    (tmp_path / hidden).mkdir()
+    (tmp_path / hidden / "thesis.tex").write_text("years of work", encoding="utf-8")
+    if hidden == ".set.writing":
+        with pytest.raises(
+            ShardError, match=r"\.set\.writing: not removed, because it holds thesis\.tex.*move it away"
+        ):
+            write_shards(tmp_path / "set", numbered(5), FIELDS)
+    else:
+        write_shards(tmp_path / "set", numbered(5), FIELDS)
+    assert (tmp_path / hidden / "thesis.tex").read_text(encoding="utf-8") == "years of work"
+
+
+def test_what_killed_writers_have_left_goes(tmp_path: Path) -> None:
+    write_shards(tmp_path / "set", numbered(5), FIELDS)
+    for hidden in (".set.writing", ".set.repair"):
+        (tmp_path / hidden).mkdir()
+        for name in ("shard-000000.tar", ".shard-000000.index.npy.partial", "manifest.json", "rejects.jsonl"):
+            (tmp_path / hidden / name).write_bytes(b"cut o")
+    (tmp_path / ".set.lock").touch()
+    write_shards(tmp_path / "set", numbered(5, 1), FIELDS)
+    assert labels(tmp_path / "set") == {1}
+    assert os.listdir(tmp_path) == ["set"]
+
+
+def test_one_holds_a_lock(tmp_path: Path) -> None:
+    path = tmp_path / ".set.lock"
+    one, other = staging_module.Lock(path), staging_module.Lock(path)
+    assert one.take()
+    assert not other.take()
+    assert not pickle.loads(pickle.dumps(one)).take()
+    one.release()
+    assert not path.exists()
+    assert other.take()
+    path.unlink()  # as whoever had it does between another's opening of it and its locking
+    assert one.take()
+    one.release()
+    other.release()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("number", "can"), [(errno.ENOSYS, False), (errno.EINVAL, False), (errno.EIO, True)])
+def test_a_disk_that_fails_is_not_a_system_without_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, can: bool
+) -> None:
+    """Then nothing is tried that leaves a moment without a set."""
+    path = tmp_path / "set"
+    write_shards(path, numbered(5, 1), FIELDS)
+
+    class Failing:
+        @staticmethod
+        def renameat2(*_: Any) -> int:
+            ctypes.set_errno(number)
+            return -1
+
+        renamex_np = renameat2
+
+    monkeypatch.setattr(staging_module, "libc", Failing)
+    if can:
+        with pytest.raises(ShardError, match="Input/output error; nothing was changed"):
+            write_shards(path, numbered(5, 2), FIELDS)
+        assert labels(path) == {1}
+    else:
+        write_shards(path, numbered(5, 2), FIELDS)
+        assert labels(path) == {2}
+    assert os.listdir(tmp_path) == ["set"]
+
+
+@pytest.mark.parametrize("damage", ["manifest", "shard"])
+def test_a_set_that_cannot_be_read_back_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    path = tmp_path / "set"
+    write_shards(path, numbered(5, 1), FIELDS)
+    real = writer_module.write_file
+
+    def bad(file: Path, content: bytes) -> None:
+        if file.name == "manifest.json" and damage == "manifest":
+            content = content.replace(b'"samples": 5', b'"samples": 0')
+        elif file.name == "manifest.json":
+            os.truncate(file.with_name("shard-000000.tar"), 1000)
+        real(file, content)
+
+    monkeypatch.setattr(writer_module, "write_file", bad)
+    message = "cannot be read back" if damage == "manifest" else r"shard-000000\.tar: has 1,000 bytes instead of"
+    with pytest.raises(ShardError, match=f"{message}.*nothing was changed"):
+        write_shards(path, numbered(5, 2), FIELDS)
+    assert labels(path) == {1}
+    assert os.listdir(tmp_path) == ["set"]
+
+
+# Samples that are refused, and writing that fails
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_sample_that_is_refused_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Format
+) -> None:
+    """Neither an empty shard nor the type of the arrays, also where it is the first, or would begin a shard."""
+    monkeypatch.setattr(ffcv, "MAX_PAGE_SIZE", 1 << 21)
+    monkeypatch.setattr(webdataset, "MAX_MEMBER", 1 << 21)
+    fields = {"bytes": Field(kind="bytes"), "box": Field(kind="array"), "zeros": Field(kind="array")}
+    good = np.ones((2, 3), np.float32)
+    refused: list[dict[str, Any]] = [
+        {"__key__": "a", "bytes": "text", "box": np.ones(4, np.int8), "zeros": good},
+        {"__key__": "b", "bytes": bytes(3 << 20), "box": np.ones(4, np.int8), "zeros": good},
+        {"__key__": "c", "bytes": b"", "box": np.ones(4, np.int8), "zeros": [0]},
+    ]
+    if format == "webdataset":
+        refused.append({"__key__": "x" * 150, "bytes": b"", "box": good, "zeros": good})
+    path = tmp_path / "set"
+    with ShardWriter(path, fields, format=format, shard_size=1) as writer:
+        for i in range(2):
+            for sample in refused:
+                with pytest.raises(ShardError, match=f"key {sample['__key__']}: "):
+                    writer.add(sample)
+            writer.add({"__key__": f"{i}", "bytes": b"x", "box": good, "zeros": good})
+        manifest = writer.commit()
+    assert [shard.samples for shard in manifest.shards] == ([1, 1] if format == "webdataset" else [2])
+    assert manifest.fields["box"] == Field(kind="array", dtype="<f4", shape=(2, 3))
+    with open_shards(path, check=True) as shards:
+        assert [shards.key(i) for i in range(len(shards))] == ["0", "1"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_nothing_follows_a_write_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Format) -> None:
+    """Of a sample there may be a part on the disk: a set that goes on behind it would be damaged."""
+    real, fails = write_back.write_parts, [True]
+
+    def full(file: Any, parts: Any) -> None:
+        if fails[0]:
+            real(file, [memoryview(parts[0])[:10]])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file, parts)
+
+    monkeypatch.setattr(write_back, "write_parts", full)
+    sample = {"bytes": bytes(1 << 20), "label": 1}
+    with ShardWriter(tmp_path / "set", FIELDS, format=format) as writer:
+        with pytest.raises(ShardError, match="No space left on device"):
+            writer.add({"__key__": "a", **sample})
+        fails[0] = False
+        for go_on in (lambda: writer.add({"__key__": "b", **sample}), writer.commit):
+            with pytest.raises(ShardError, match="nothing more can be written after writing has failed; begin anew"):
+                go_on()
+    assert os.listdir(tmp_path) == []

@@ -75,7 +75,7 @@ def test_long_runs_are_thinned_without_losing_the_mean() -> None:
 
 
 def test_a_map_has_a_dot_a_sample_and_a_name_a_class() -> None:
-    svg = class_map(np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3, ["zero", "one", "<two>"])
+    svg = class_map(np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3, {0: "zero", 1: "one", 2: "<two>"})
     dots = elements(svg, "circle")
     assert [int(dot.attrib["data-i"]) for dot in dots] == list(range(30))
     assert [dot.attrib["class"] for dot in dots[:3]] == ["k0", "k1", "k2"]

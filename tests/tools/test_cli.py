@@ -13,11 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headrace.shards import ShardError
+from headrace.shards.errors import MachineError
 from headrace.tools import cli, commands
 from headrace.tools.cli import main
 from headrace.tools.commands import bench
+from headrace.tools.commands.arguments import UsageError, byte_size
+from headrace.tools.errors import UserError
 from headrace.tools.evaluate import PROBES
 from headrace.tools.sources import SOURCES
+from headrace.train.config import ConfigError
 
 COMMAND_NAMES = [command.name for command in commands.COMMANDS]
 
@@ -80,6 +85,27 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["shard", "folder", "a", "b", "--format", "webdatset"], "did you mean 'webdataset'?"),
         (["shard", "foldr", "a", "b"], "did you mean 'folder'?"),
         (["shard", "folder", "a", "b", "--shard-size", "many"], "'many' is no size"),
+        (["shard", "folder", "a", "b", "--shard-size", "inf"], "'inf' is no size"),
+        (["shard", "folder", "a", "b", "--shard-size", "0"], "must be positive"),
+        (["shard", "folder", "a", "b", "--shard-size", "9999999TB"], "below 2**63 bytes"),
+        (["shard", "folder", "a", "b", "--workers", "-1"], "--workers"),
+        (["shard", "folder", "a", "b", "--workers", "0"], "'0' is no whole number of at least 1"),
+        (["shard", "folder", "a", "b", "--max-side", "0"], "--max-side"),
+        (["shard", "folder", "a", "b", "--quality", "101"], "'101' is no whole number from 1 to 100"),
+        (["shard", "folder", "a", "b", "--max-rejects", "5"], "'5' is no share between 0 and 1"),
+        (["shard", "folder", "a", "b", "--max-rejects", "nan"], "'nan' is no share between 0 and 1"),
+        (["shard", "folder", "a", "b", "--encode", "frames"], "--short-side"),
+        (["verify", "a", "b", "--fast"], "--fast is for one"),
+        (["verify", "a", "--dry-run"], "--repair"),
+        (["verify", "a", "--workers", "many"], "'many' is no whole number"),
+        (["inspect", "a", "--pairs", "b.csv"], "--duplicates"),
+        (["inspect", "a", "--duplicates", "--pairs", "b.txt"], "ends in one of .csv, .jsonl"),
+        (["inspect", "a", "--duplicates", "--distance", "-1"], "from 0 to 64"),
+        (["show", "views", "a", "--method", "simclr", "--out", "x.txt"], "ends in one of .png"),
+        (["show", "views", "a", "--method", "simclr", "--out", "x.png", "--samples", "0"], "of at least 1"),
+        (["doctor", "a", "--method", "simclr", "--seconds", "nan"], "--seconds"),
+        (["doctor", "a", "--method", "simclr", "--out", "x.txt"], "ends in one of .png"),
+        (["demo", "--epochs", "0"], "of at least 1"),
         (["show", "vews", "a", "--method", "simclr", "--out", "x.png"], "did you mean 'views'?"),
         (["show", "views", "a", "--method", "simclear", "--out", "x.png"], "did you mean 'simclr'?"),
         (["show", "clips", "a", "--method", "simclr", "--out", "x.png"], "known: videomae"),
@@ -96,6 +122,20 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_usage_errors_name_what_was_meant(arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert hint in refused(capsys, *arguments, code=cli.USAGE)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4096", 4096), ("64KB", 1 << 16), ("256MiB", 1 << 28), ("1.5g", 3 << 29), ("1TB", 1 << 40), ("2 MB", 2 << 20)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert byte_size(text) == size
+
+
+def test_pictures_are_those_that_can_be_drawn() -> None:
+    from headrace.tools.show import PICTURES
+
+    assert commands.arguments.PICTURES == PICTURES
 
 
 @pytest.mark.parametrize("name", ["verify", "inspect"])
@@ -150,9 +190,46 @@ def test_an_interrupt_ends_with_130(inspecting: Any, capsys: pytest.CaptureFixtu
     assert refused(capsys, "inspect", "x", code=cli.INTERRUPTED) == "headrace inspect: interrupted"
 
 
+LEAST = {
+    "demo": [],
+    "shard": ["folder", "a", "b"],
+    "verify": ["a"],
+    "inspect": ["a"],
+    "show": ["views", "a", "--method", "simclr", "--out", "x.png"],
+    "doctor": ["a", "--method", "simclr"],
+    "train": ["simclr", "--data", "a", "--out", "b"],
+    "eval": ["knn", "a", "--data", "b"],
+    "bench": ["loader"],
+    "report": ["a"],
+    "cache": ["ls"],
+}
+"""Arguments that each command takes."""
+
+
+@pytest.mark.parametrize("name", COMMAND_NAMES)
+def test_every_command_ends_with_the_same_codes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, name, *LEAST[name], "--no-such-option", code=2).startswith(f"headrace {name}: ")
+    for error, code in (
+        (UsageError("no"), 2),
+        (ConfigError("no"), 2),
+        (UserError("no"), 1),
+        (ShardError("no"), 1),
+        (MachineError("no"), 1),
+        (OSError(5, "no", "file"), 1),
+        (MemoryError("no"), 1),
+        (AssertionError(), 1),
+        (KeyboardInterrupt(), 130),
+    ):
+        table = tuple(command._replace(run=breaking(error)) for command in commands.COMMANDS)
+        monkeypatch.setattr(cli, "COMMANDS", table)
+        refused(capsys, name, *LEAST[name], code=code)
+
+
 def test_a_reader_that_leaves_is_no_error_message() -> None:
     script = f"{sys.executable} -c 'import sys; from headrace.tools.cli import main; sys.exit(main())' --help | true"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, encoding="utf-8")
     assert done.stderr == ""
 
 
@@ -203,7 +280,7 @@ def test_from_pictures_to_a_report(pictures: Path, tmp_path: Path, capsys: pytes
 
     page = Path(told(capsys, "report", run).strip())
     assert page == run / "report.html"
-    assert f"{100 * table['trained']['knn']:.1f}%" in page.read_text()
+    assert f"{100 * table['trained']['knn']:.1f}%" in page.read_text(encoding="utf-8")
 
 
 def test_bad_pictures_are_counted_and_bounded(
@@ -214,9 +291,9 @@ def test_bad_pictures_are_counted_and_bounded(
     (source / "disc" / "bad.png").write_bytes(b"no picture")
     command = ["shard", "folder", source, tmp_path / "shards", "--workers", "2"]
     assert "1 samples were left out" in told(capsys, *command, "--seed", "1")
-    reject = json.loads((tmp_path / "shards" / "rejects.jsonl").read_text())
+    reject = json.loads((tmp_path / "shards" / "rejects.jsonl").read_text(encoding="utf-8"))
     assert reject["source"].endswith("bad.png")
-    assert json.loads((tmp_path / "shards" / "manifest.json").read_text())["provenance"]["seed"] == 1
+    assert json.loads((tmp_path / "shards" / "manifest.json").read_text(encoding="utf-8"))["provenance"]["seed"] == 1
     assert "rejects" in refused(capsys, *command, "--max-rejects", "0", code=1)
 
 
@@ -231,16 +308,19 @@ def test_bench_collects_figures_and_stops_at_a_failure(
     def fake(command: list[str]) -> subprocess.CompletedProcess[str]:
         started.append(command)
         name = command[2].removeprefix("headrace.benchmarks.")
-        Path(command[command.index("--json") + 1]).write_text(json.dumps({"is": name}))
+        Path(command[command.index("--json") + 1]).write_text(json.dumps({"is": name}), encoding="utf-8")
         return subprocess.CompletedProcess(command, 0 if name != broken else 1)
 
     monkeypatch.setattr(bench.subprocess, "run", fake)
     broken = ""
     told(capsys, "bench", "all", "--smoke", "--json", tmp_path / "all.json")
-    assert json.loads((tmp_path / "all.json").read_text()) == {name: {"is": name} for name in bench.BENCHMARKS}
+    assert json.loads((tmp_path / "all.json").read_text(encoding="utf-8")) == {
+        name: {"is": name} for name in bench.BENCHMARKS
+    }
     assert all(command[0] == sys.executable and command[-1] == "--smoke" for command in started)
-    told(capsys, "bench", "step", "--json", tmp_path / "one.json")
-    assert json.loads((tmp_path / "one.json").read_text()) == {"is": "step"}
+    told(capsys, "bench", "step", "--json", tmp_path / "one.json", "--out", tmp_path / "results")
+    assert started[-1][-2:] == ["--out", str(tmp_path / "results")]
+    assert json.loads((tmp_path / "one.json").read_text(encoding="utf-8")) == {"is": "step"}
     started.clear()
     broken = bench.BENCHMARKS[0]
     assert main(["bench", "all"]) == cli.FAILED
@@ -261,7 +341,7 @@ for name in sys.argv[1:]:
 def test_every_benchmark_is_a_module() -> None:
     """Each as `python -m` runs it, in one process, since what they import takes longest."""
     names = list(bench.BENCHMARKS)
-    done = subprocess.run([sys.executable, "-c", MODULES, *names], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", MODULES, *names], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     texts = done.stdout.split("\nEND ")
     assert [text.splitlines()[0] for text in texts[1:]] == [f"{name} 0" for name in names]

@@ -286,8 +286,8 @@ def test_compressed_runs_are_kept(tmp_path: Path) -> None:
 def test_a_number_beyond_all_bounds_is_a_bad_sample(tmp_path: Path) -> None:
     write_tree(tmp_path, "train")
     path = tmp_path / "annotations" / "instances_train2017.json"
-    text = path.read_text().replace("702.1057499999998", "1e999")
-    path.write_text(text)
+    text = path.read_text(encoding="utf-8").replace("702.1057499999998", "1e999")
+    path.write_text(text, encoding="utf-8")
     rejected(SOURCES["coco"](tmp_path, "train"), 9, "instances: Out of range float values")
 
 
@@ -314,7 +314,7 @@ def test_a_missing_or_damaged_picture_is_a_bad_sample(tmp_path: Path) -> None:
     rejected(SOURCES["coco"](tmp_path, "train"), 9, r"the zip holds no train2017/000000000009\.jpg")
     result = convert("coco", tmp_path, tmp_path / "out", max_rejects=0.3)
     assert (result.samples, result.rejects) == (4, 1)
-    assert "holds no train2017/000000000009.jpg" in (tmp_path / "out" / "rejects.jsonl").read_text()
+    assert "holds no train2017/000000000009.jpg" in (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8")
     write_tree(tmp_path, "train")
     archive.unlink()
     (tmp_path / "train2017" / "000000000009.jpg").unlink()
@@ -359,7 +359,7 @@ def test_bad_json_is_one_line_with_its_offset(tmp_path: Path) -> None:
     write_tree(tmp_path, "train")
     path = tmp_path / "annotations" / "captions_train2017.json"
     good = json.dumps(captions("train"), ensure_ascii=False)  # characters of one to four bytes
-    path.write_text(good)
+    path.write_text(good, encoding="utf-8")
     assert listed(SOURCES["coco"](tmp_path, "train")) == expected()
     lost = good.replace('"id": 11, ', '"id" 11, ')
     orphan = good.replace('{"image_id": 9, "id": 11', '{"image_id": 8, "id": 11')
@@ -379,16 +379,16 @@ def test_bad_json_is_one_line_with_its_offset(tmp_path: Path) -> None:
         ('{"x": ' + "[" * 100_000, 6, "bad JSON: .*recursion"),
         ('{"x": ' + "1" * 5000 + "}", 6, "bad JSON: .*limit"),
     ):
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         near = rf"({offset}|\d+)" if text == good[:-50] else str(offset)
         refused(tmp_path, rf"captions_train2017\.json, offset {near}: {problem}")
     path.write_bytes(good.encode().replace(b"Caption 1", b"Capt\xffon 1", 1))
     refused(tmp_path, r"captions_train2017\.json, offset \d+: not UTF-8")
-    path.write_text('{"images": []}')
+    path.write_text('{"images": []}', encoding="utf-8")
     refused(tmp_path, "has no annotations; is it an official annotation file")
-    path.write_text('{"images": [], "annotations": []}')
+    path.write_text('{"images": [], "annotations": []}', encoding="utf-8")
     instance_path = tmp_path / "annotations" / "instances_train2017.json"
-    instance_path.write_text('{"images": [], "annotations": []}')
+    instance_path.write_text('{"images": [], "annotations": []}', encoding="utf-8")
     refused(tmp_path, "lists no images")
 
 

@@ -87,7 +87,7 @@ def test_every_kind_of_picture(tmp_path: Path, album: Path, format: Format, enco
     assert (result.samples, result.rejects) == (51, 3)
     assert done == sorted(done)
     assert done[-1] == 54
-    rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+    rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
     reasons = {reject["key"]: reject["reason"] for reject in rejects}
     assert reasons.keys() == {"bad/cut", "bad/cut-2", "bad/empty"}
     assert "truncated" in reasons["bad/cut"]
@@ -175,7 +175,7 @@ def test_too_many_bad_samples_end_it(tmp_path: Path, album: Path) -> None:
     with pytest.raises(UserError, match=r"3 of 54 samples cannot be used, more than 1%; the first: .*; all reasons"):
         convert("folder", album, out, max_rejects=0.01)
     assert sorted(os.listdir(tmp_path)) == [".set.partial", "set.rejects.jsonl"]
-    rejects = (tmp_path / "set.rejects.jsonl").read_text().splitlines()
+    rejects = (tmp_path / "set.rejects.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(reject)["key"][:4] for reject in rejects] == ["bad/"] * 3
     assert convert("folder", album, out, max_rejects=0.1).resumed == 54, "more patience goes on from there"
 
@@ -189,7 +189,9 @@ def test_a_picture_with_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
     (tmp_path / "in" / "fine.png").write_bytes(file_of(bomb, "PNG"))
     result = convert("folder", tmp_path / "in", tmp_path / "set", max_rejects=0.5)
     assert (result.samples, result.rejects) == (1, 1)
-    assert f"{side}x{side} pixels, more than the limit" in (tmp_path / "set" / "rejects.jsonl").read_text()
+    assert f"{side}x{side} pixels, more than the limit" in (tmp_path / "set" / "rejects.jsonl").read_text(
+        encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="more than the limit"):
         check_decodes((tmp_path / "in" / "bomb.png").read_bytes())
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -15,13 +16,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from headrace.shards import Field, ShardError
+from headrace.shards import Field, ShardError, ShardSet, open_shards
 from headrace.shards.errors import MachineError
 from headrace.tools import faults, units, workers
 from headrace.tools.convert import ConvertResult, convert
 from headrace.tools.encode import EncodeSettings
 from headrace.tools.errors import UserError
-from headrace.tools.sources import SOURCES, BadSample, SourceData
+from headrace.tools.sources import SOURCES, BadSample, SourceData, shards
 from headrace.tools.units import Job, Reject, SourceFault
 from tests.failing_disk import FailingDisk
 
@@ -175,19 +176,22 @@ def test_a_short_fault_is_waited_for(
     links: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The unit is done again, and its samples are not counted twice."""
-    failures = iter([errno.EIO, errno.ESTALE])
+    left = multiprocessing.Value("i", 2)  # for all processes
     load = units.load
+    sample = int(units.stored_order(0, COUNT)[30])
 
     def failing(data: SourceData, i: int, settings: EncodeSettings) -> units.Sample:
-        if i == 30 and (number := next(failures, None)):
-            raise OSError(number, os.strerror(number))
+        if i == sample and left.value:
+            left.value -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return load(data, i, settings)
 
     monkeypatch.setattr(units, "load", failing)
-    monkeypatch.setattr(units, "ESTIMATED", 8)  # none of which is the failing one
+    monkeypatch.setattr(units, "ESTIMATED", 1)  # the plan looks at another one
     done: list[int] = []
     assert small(links, tmp_path / "set", progress=done.append).rejects == 0
     assert done[-1] == COUNT
+    assert left.value == 0
     assert content(tmp_path / "set") == whole
 
 
@@ -202,8 +206,10 @@ def test_what_could_not_be_opened_is_read_anew(
         with pytest.raises(UserError) as caught:
             small(links, out, max_rejects=0.0)
     assert "1 of 60 samples cannot be used" in str(caught.value)
-    assert "; 1 of them could not be opened, and the same command reads again what is mended" in str(caught.value)
-    (line,) = (tmp_path / "set.rejects.jsonl").read_text().splitlines()
+    assert "; 1 of them may be readable later, and the same command tries them again; --max-rejects" in str(
+        caught.value
+    )
+    (line,) = (tmp_path / "set.rejects.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["passing"] is True
     away.rename(file)
     result = small(links, out, max_rejects=0.0)
@@ -221,7 +227,7 @@ def test_below_the_limit_the_set_is_made_and_says_so(
         assert small(links, tmp_path / "set", 2).rejects == 1
     finally:
         away.rename(file)
-    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text())
+    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8"))
     assert (reject["key"], reject["passing"]) == ("class-1/007", True)
 
 
@@ -317,3 +323,22 @@ def test_a_key_that_appears_twice_is_said_before_the_work(
     with pytest.raises(UserError, match=r"key class-1/057: appears twice, for .*057\.jpg and for .*059\.jpg"):
         small(links, tmp_path / "set")
     assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_closed_set_is_no_reason_to_leave_samples_out(
+    photos: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = SOURCES["shards"]
+
+    def closing(src: Path, split: str | None) -> SourceData:
+        with monkeypatch.context() as patch:
+            opened: list[ShardSet] = []
+            patch.setattr(shards, "open_shards", lambda path: opened.append(open_shards(path)) or opened[0])
+            data = read(src, split)
+        opened[0].close()
+        return data
+
+    monkeypatch.setitem(SOURCES, "shards", closing)
+    with pytest.raises(MachineError, match="the set is closed"):
+        convert("shards", photos.path, tmp_path / "set")
+    assert not (tmp_path / "set").exists()

@@ -85,10 +85,20 @@ def test_a_sample_of_which_processes_die_is_left_out(
     result = small(pictures, tmp_path / "set", number, shard_size=shard_size, progress=done.append)
     assert (result.samples, result.rejects) == (COUNT - 1, 1)
     assert done[-1] == COUNT
-    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text())
+    reject = json.loads((tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8"))
     assert reject["key"] == "033"
     assert reject["reason"] == "the process that read it died (SIGSEGV), twice"
     assert sorted(keys(tmp_path / "set")) == [f"{i:03d}" for i in range(COUNT) if i != 33]
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_the_samples_that_the_plan_looks_at_may_kill(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """All of a small set are looked at."""
+    assert COUNT < units.ESTIMATED
+    dying(monkeypatch, 0, signal.SIGABRT, 1 << 20)
+    assert small(pictures, tmp_path / "set", number).rejects == 1
 
 
 def test_a_process_that_dies_once_changes_nothing(
@@ -153,26 +163,41 @@ def test_deaths_that_no_sample_explains_end_it(
 
 def test_a_bus_error_is_the_disk_s(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is how a map tells that the file under it cannot be read."""
+    monkeypatch.setattr(units, "ESTIMATED", 4)
     dying(monkeypatch, 33, signal.SIGBUS, 1 << 20)
     with pytest.raises(UserError, match=r"at last at .*033\.jpg; SIGBUS: .* look at the disk"):
         small(pictures, tmp_path / "set")
 
 
+@pytest.mark.parametrize(
+    ("spared", "message"),
+    [
+        ([], r"\d{3}\.jpg: processes that read samples die, the last of SIGILL"),
+        (
+            [0],
+            r"\d{3}\.jpg: the process that read it died \(SIGILL\), twice, as at 2 others before: this machine cannot",
+        ),
+    ],
+    ids=["plan", "units"],
+)
 def test_a_machine_that_can_read_nothing_is_not_tried_for_ever(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spared: list[int], message: str
 ) -> None:
-    here = os.getpid()
-    load = units.load
+    here, load = os.getpid(), units.load
+    spared = units.stored_order(0, COUNT)[spared].tolist()  # of those that the plan looks at
 
     def deadly(data: SourceData, i: int, settings: EncodeSettings) -> units.Sample:
-        if os.getpid() != here:
+        if os.getpid() != here and i not in spared:
             faulthandler.disable()
             os.kill(os.getpid(), signal.SIGILL)
         return load(data, i, settings)
 
     monkeypatch.setattr(units, "load", deadly)
+    monkeypatch.setattr(units, "ESTIMATED", 1)
     monkeypatch.setattr(workers, "MAX_LOST", 2)
-    with pytest.raises(UserError, match=r"died \(SIGILL\), twice, as at 2 others before: this machine cannot"):
+    if not spared:
+        monkeypatch.setattr(units, "ESTIMATED", 10)
+    with pytest.raises(UserError, match=message):
         small(pictures, tmp_path / "set", max_rejects=1.0)
 
 

@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 def test_results_have_the_promised_form(made: tuple[Path, dict[str, Any]]) -> None:
     out, results = made
-    assert json.loads((out / "results.json").read_text()) == results
+    assert json.loads((out / "results.json").read_text(encoding="utf-8")) == results
     assert set(results) == {"probes", "seconds", "samples_per_s", "data_wait", "formats"}
     assert set(results["formats"]) == set(FORMATS)
     for part in (results, *results["formats"].values()):
@@ -67,7 +67,7 @@ def test_both_formats_hold_the_same_digits_and_train_alike(made: tuple[Path, dic
 
 def test_the_report_draws_both_runs(made: tuple[Path, dict[str, Any]]) -> None:
     out, results = made
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text(encoding="utf-8")
     for format in FORMATS:
         trained = results["formats"][format]["probes"]["trained"]["knn"]
         assert f"trained encoder, {format}</th>" in page
@@ -91,7 +91,7 @@ def test_a_finished_demo_keeps_its_shards_and_trains_anew(made: tuple[Path, dict
 def run_demo(out: Path, *options: str) -> subprocess.Popen[str]:
     code = "import sys; from headrace.tools.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "demo", "--format", "webdataset", "--out", str(out), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def test_an_interrupted_demo_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +126,7 @@ def test_an_interrupted_demo_goes_on(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
     assert main(["demo", "--out", str(tmp_path)]) == FAILED
     assert "holds something else" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

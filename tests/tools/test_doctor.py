@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from headrace.tools import doctor
 from headrace.tools.cli import main
 from headrace.tools.doctor import Proposal, diagnose, gain_of
 from headrace.train import RunConfig, read_metrics, train
-from headrace.train.metrics import stage_times
+from headrace.train.metrics import loader_figures
 from tests.train.tiny_runs import tiny_run
 
 SECONDS = 0.1
@@ -127,7 +128,7 @@ def test_the_command(
     assert printed.index("2.00 times the loading: headrace shard") < printed.index("1.40 times the loading: --loader")
     assert main([*command, *keys, "--json"]) == 0
     assert {stage["name"] for stage in json.loads(capsys.readouterr().out)["stages"]} >= {"read", "step"}
-    assert main([*command, "--out", "waterfall.txt"]) == 1
+    assert main([*command, "--out", "waterfall.txt"]) == 2
     assert "the name of a picture ends in one of" in capsys.readouterr().err
     assert main([*command, "--batch_size", "1000"]) == 1
     assert "36 samples do not fill one batch of 1000" in capsys.readouterr().err
@@ -146,4 +147,5 @@ def test_stage_times_are_milliseconds_a_sample() -> None:
 
     before = LoaderStats(samples=10, decode_s=1.0, augment_s=2.0, plan_s=0.5)
     now = LoaderStats(samples=30, decode_s=1.5, augment_s=2.1, plan_s=0.5)
-    assert stage_times(before, now) == {"decode_ms": 25.0, "augment_ms": 5.0, "plan_ms": 0.0}
+    loader: Any = SimpleNamespace(stats=now, cache_needed=0, bad=set())
+    assert loader_figures(loader, before) == {"decode_ms": 25.0, "augment_ms": 5.0, "plan_ms": 0.0}

@@ -236,7 +236,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*arguments, "--pairs", str(files["pairs.jsonl"]), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["counts"] == {"bytes": 1, "pixels": 0, "near": 1}
-    lines = [json.loads(line) for line in files["pairs.jsonl"].read_text().splitlines()]
+    lines = [json.loads(line) for line in files["pairs.jsonl"].read_text(encoding="utf-8").splitlines()]
     assert lines == told["pairs"]
     with open(files["pairs.csv"], newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -252,9 +252,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "code", "message"),
     [
         (["--pairs", "pairs.csv"], 2, "--duplicates"),
-        (["--duplicates", "--pairs", "pairs.txt"], 1, "a .csv or a .jsonl file"),
+        (["--duplicates", "--pairs", "pairs.txt"], 2, "ends in one of .csv, .jsonl"),
         (["--duplicates", "--field", "label"], 1, "no image field 'label'"),
-        (["--duplicates", "--distance", "65"], 1, "between 0 and 64"),
+        (["--duplicates", "--distance", "65"], 2, "from 0 to 64"),
         (["--duplicates", "nowhere"], 1, "no such file"),
     ],
 )

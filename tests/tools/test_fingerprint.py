@@ -63,7 +63,7 @@ def imagenet(root: Path) -> None:
 
 def imagenet_tar(root: Path) -> None:
     inner = io.BytesIO()
-    with tarfile.open(fileobj=inner, mode="w") as tar:
+    with tarfile.open(fileobj=inner, mode="w", encoding="utf-8") as tar:
         info = tarfile.TarInfo("n00000001_1.JPEG")
         info.size = len(png())
         tar.addfile(info, io.BytesIO(png()))

@@ -99,7 +99,7 @@ def test_everything_beside_an_image(tmp_path: Path) -> None:
         ("b.json", b"\xff\xfe{}", r"b.json, offset 0: not UTF-8"),
         ("b.cls", None, r"missing class"),
         ("b.cls", b"cat", r"b.cls: 'cat' is no class"),
-        ("b.cls", b"-1", r"b.cls: '-1' is no class"),
+        ("b.cls", b"-2", r"b.cls: '-2' is no class"),
         ("b.cls", b"9" * 30, r"is no class"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_missing_or_damaged_sidecar(tmp_path: Path, name: str, content: bytes 
     assert_matches(expected, reason(data, 1))
     result = convert("folder", tmp_path / "tree", tmp_path / "out", max_rejects=0.5)
     assert (result.samples, result.rejects) == (2, 1)
-    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
     assert reject["source"] == f"{tmp_path}/tree/b.png"
     assert_matches(expected, reject["reason"])
 
@@ -126,7 +126,7 @@ def assert_matches(expected: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "label"), [("0", 0), ("1", 1), ("2", "class 2 of 2"), ("dog", 1), ("cow", "no class")]
+    ("text", "label"), [("0", 0), ("1", 1), ("-1", -1), ("2", "class 2 of 2"), ("dog", 1), ("cow", "no class")]
 )
 def test_a_class_beside_the_file_goes_before_the_folder(tmp_path: Path, text: str, label: int | str) -> None:
     files = {"cat/a.png": png(), "cat/a.cls": text.encode(), "dog/b.png": png()}

@@ -66,7 +66,7 @@ def val_pictures() -> dict[str, bytes]:
 
 def tar_of(files: dict[str, bytes], format: int = tarfile.GNU_FORMAT) -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=format) as tar:
+    with tarfile.open(fileobj=stream, mode="w", format=format, encoding="utf-8") as tar:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size, info.mtime, info.uid, info.uname = len(content), 1340000000, 5089, "olga"
@@ -173,7 +173,7 @@ def test_every_layout_gives_the_same_samples(
         src = tmp_path
         shutil.copytree(unpacked / "train", src / "train")
         write_tree(src / "val", val_pictures())
-        (src / "val" / "valprep.sh").write_text("#!/bin/sh")
+        (src / "val" / "valprep.sh").write_text("#!/bin/sh", encoding="utf-8")
         write_tree(src, devkit_files())
     data = SOURCES["imagenet"](src, split)
     assert listed(data) == expected(split)
@@ -258,7 +258,7 @@ def test_a_missing_validation_picture_is_a_bad_sample(archives: Path, tmp_path: 
     write_tree(tmp_path / "val", files)
     result = convert("imagenet", tmp_path, tmp_path / "out", split="val", max_rejects=0.5)
     assert (result.samples, result.rejects) == (6, 1)
-    assert "ILSVRC2012_val_00000003.JPEG" in (tmp_path / "out" / "rejects.jsonl").read_text()
+    assert "ILSVRC2012_val_00000003.JPEG" in (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8")
 
 
 def test_an_absurd_picture_is_a_bad_sample(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_a_picture_that_cannot_be_decoded_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(tar_of(tars))
     result = convert("imagenet", tmp_path, tmp_path / "out", max_rejects=0.2)
     assert (result.samples, result.rejects) == (13, 2)
-    rejects = (tmp_path / "out" / "rejects.jsonl").read_text()
+    rejects = (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8")
     assert "n01440764/n01440764_9" in rejects
     assert "n01440764/n01440764_381" in rejects
 
@@ -399,7 +399,7 @@ def test_a_development_kit_that_unpacks_without_end(
     with monkeypatch.context() as patch:
         patch.setattr("headrace.tools.sources.archives.MAX_UNPACKED", 1 << 20)
         stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w") as tar:
+        with tarfile.open(fileobj=stream, mode="w", encoding="utf-8") as tar:
             info = tarfile.TarInfo("././@LongLink")
             info.type, info.size = tarfile.GNUTYPE_LONGNAME, 4 << 20
             tar.addfile(info, io.BytesIO(bytes(info.size)))

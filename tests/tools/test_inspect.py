@@ -22,6 +22,12 @@ def written(path: Path, fields: dict[str, Field], values: dict[str, list[Any]]) 
     return path
 
 
+def test_samples_without_a_class_are_none_of_the_classes(tmp_path: Path) -> None:
+    fields = {"label": Field(kind="int", classes=("a", "b", "c"))}
+    path = written(tmp_path / "set", fields, {"label": [0, 0, -1, 1, -1]})
+    assert "3 classes, 1 of them without samples; 2 samples of none" in " ".join(str(inspect_shards(path)).split())
+
+
 def test_many_classes_in_brief(tmp_path: Path) -> None:
     """A thousand classes: the most and the least frequent, and what lies between."""
     names = tuple(f"class{i:03d}" for i in range(300))

@@ -43,6 +43,17 @@ def test_hashes_that_meet_are_no_keys_that_do(monkeypatch, bits):
     assert found([*parts, parts[0][7:8]]) == [Repeated(2, 0, b"7")]
 
 
+def test_keys_that_are_known(monkeypatch):
+    monkeypatch.setattr(module, "SEARCHED", 2)
+    parts = parts_of([b"a", b"b", b"e"], [b"c"], [b"d", b"f"])
+    check = KeyCheck()
+    for part in parts:
+        check.add(part)
+    assert check.known(np.array([b"x", b"c", b"a", b"f"]), parts.__getitem__) == {b"a", b"c", b"f"}
+    assert check.known(np.array([b"x"]), lambda part: pytest.fail("no hashes meet")) == set()
+    assert check.known(np.array([], "S3"), parts.__getitem__) == set()
+
+
 def test_a_sample_takes_eight_bytes():
     check = KeyCheck()
     count, shards = 2_000, 50

@@ -17,7 +17,9 @@ KILLER = """
     from pathlib import Path
 
     from headrace.shards import staging
+    import headrace.tools.convert as converting
     from headrace.tools import workers
+    from headrace.tools import convert as conversion
     from headrace.tools.convert import convert
 
     pictures, work, how = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -43,8 +45,10 @@ KILLER = """
         change()
         return how != "without exchange" and exchange(one, other)
 
+    conversion.FORKS = False  # one process makes all changes, so that the kill is everybody's
     plain, exchange = workers.convert_unit, staging.exchange
     workers.convert_unit, staging.exchange = counted, changing
+    converting.FORKS = False  # so that units are converted in the process that is killed
 
     def run(out, die_at=0, src=pictures / "new"):
         \"\"\"(units that were converted, or None where it was killed) of the conversion in a process of its own.\"\"\"
@@ -127,7 +131,7 @@ def test_killed_before_every_change(tmp_path: Path, pictures: Path, how: str) ->
     """After each kill there is the old set or the new one, whole; the same command then ends with the same bytes, and
     converts no unit that was finished."""
     command = [sys.executable, "-c", textwrap.dedent(KILLER), str(pictures), str(tmp_path), how]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=240)
     assert done.returncode == 0, done.stderr
     units, steps, over, found = json.loads(done.stdout)
     assert units == 3

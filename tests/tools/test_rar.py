@@ -170,7 +170,7 @@ def test_a_damaged_and_an_encrypted_video_are_left_out(tmp_path: Path) -> None:
     whole[whole.index(b"v_ApplyEyeMakeup_g08_c01.avi") + 5000] ^= 1
     result = convert("video", ucf_download(tmp_path / "d", bytes(whole)), tmp_path / "out", max_rejects=0.5)
     assert (result.samples, result.rejects) == (3, 1)
-    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
     assert reject["key"] == "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01"
     assert "v_ApplyEyeMakeup_g08_c01.avi: damaged (Corrupt file - CRC check failed" in reject["reason"]
     path = tmp_path / "a.rar"
@@ -213,7 +213,7 @@ def test_a_program_that_cannot_is_passed_over(tmp_path: Path, monkeypatch: pytes
     """unrar, which comes first, is one that warns and writes without end."""
     require_program("bsdtar")
     program = tmp_path / "unrar"
-    program.write_text("#!/bin/sh\necho warning >&2\nexec yes\n")
+    program.write_text("#!/bin/sh\necho warning >&2\nexec yes\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     packed = rars.RAR5_SOLID if solid else (rars.RAR5,)

@@ -115,7 +115,7 @@ def test_a_sample_of_which_workers_die_is_left_out(
     monkeypatch.setattr(workers, "_work_on_ray", dying_at(33))
     result = convert("folder", pictures, tmp_path / "set", shard_size=SHARD_SIZE, workers=2, engine="ray")
     assert (result.samples, result.rejects) == (89, 2)
-    rejects = map(json.loads, (tmp_path / "set" / "rejects.jsonl").read_text().splitlines())
+    rejects = map(json.loads, (tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
     reasons = {reject["key"]: reject["reason"] for reject in rejects}
     assert reasons["033"] == "the process that read it died (WorkerCrashedError), twice"
 

@@ -118,7 +118,9 @@ def assert_same_content(path: Path, whole: Path, without: set[str]) -> None:
 
 
 def quarantined(done: RepairReport) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(done.quarantine) / "removed.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (Path(done.quarantine) / "removed.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.mark.parametrize("whole", ["webdataset"], indirect=True)
@@ -164,13 +166,16 @@ def test_bad_samples_are_moved_out(copied: Path, whole: Path) -> None:
         offset, size = int(record["image.offset"]), int(record["image.size"])
         as_found[record["key"].decode()] = content[offset : offset + size]
     untouched = shard(copied, 1).stat().st_ino
-    (copied / "rejects.jsonl").write_text('{"key": "x"}\n')
+    (copied / "rejects.jsonl").write_text('{"key": "x"}\n', encoding="utf-8")
     done = repaired(copied)
     assert (done.samples, done.removed) == (COUNT - 3, 3)
     assert_same_content(copied, whole, bad)
     assert shard(copied, 1).stat().st_ino == untouched, "linked, not copied"
-    assert (copied / "rejects.jsonl").read_text() == '{"key": "x"}\n'
-    assert json.loads((copied / "manifest.json").read_text())["provenance"] == {"source": "me", "removed": 3}
+    assert (copied / "rejects.jsonl").read_text(encoding="utf-8") == '{"key": "x"}\n'
+    assert json.loads((copied / "manifest.json").read_text(encoding="utf-8"))["provenance"] == {
+        "source": "me",
+        "removed": 3,
+    }
     lines = quarantined(done)
     assert {line["key"] for line in lines} == bad
     for line in lines:
@@ -188,7 +193,7 @@ def test_a_second_repair_has_its_own_quarantine(copied: Path, whole: Path) -> No
     assert Path(one.quarantine).name == "set.quarantine-1"
     assert Path(two.quarantine).name == "set.quarantine-2"
     assert_same_content(copied, whole, {first, second})
-    assert json.loads((copied / "manifest.json").read_text())["provenance"]["removed"] == 2
+    assert json.loads((copied / "manifest.json").read_text(encoding="utf-8"))["provenance"]["removed"] == 2
 
 
 def test_a_truncated_shard_keeps_what_is_left(copied: Path, whole: Path) -> None:
@@ -263,27 +268,27 @@ def test_keys_that_appear_twice(copied: Path, whole: Path) -> None:
     records["key"][2] = np.load(index(copied, 0))["key"][0]
     content = index_bytes(records)
     index(copied, 1).write_bytes(content)
-    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
     manifest["shards"][1]["index_xxh128"] = xxhash.xxh3_128_hexdigest(content)
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+    (copied / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     done = repaired(copied)
     assert quarantined(done)[0]["reasons"][0].endswith("the key appears twice")
     assert_same_content(copied, whole, {gone})
 
 
 def test_what_cannot_be_repaired(copied: Path, tmp_path: Path) -> None:
-    (copied / "notes.txt").write_text("mine")
+    (copied / "notes.txt").write_text("mine", encoding="utf-8")
     index(copied, 0).unlink()
     with pytest.raises(UserError, match=r"notes\.txt, which is not of the set"):
         plan_repair(copied, verify(copied))
     (copied / "notes.txt").unlink()
-    manifest = (copied / "manifest.json").read_text()
-    (copied / "manifest.json").write_text(manifest[:-9])
+    manifest = (copied / "manifest.json").read_text(encoding="utf-8")
+    (copied / "manifest.json").write_text(manifest[:-9], encoding="utf-8")
     with pytest.raises(UserError, match=r"cannot be repaired: .*not valid JSON"):
         plan_repair(copied, verify(copied))
     for path in copied.glob("shard-*"):
         path.unlink()
-    (copied / "manifest.json").write_text(manifest)
+    (copied / "manifest.json").write_text(manifest, encoding="utf-8")
     with pytest.raises(UserError, match="no sample would be left"):
         repair(plan_repair(copied, verify(copied)), drop_missing=True)
 
@@ -368,7 +373,7 @@ def test_killed_at_every_step(tmp_path: Path, photos: ShardSet) -> None:
     program = textwrap.dedent(KILLER)
     command = [sys.executable, "-c", program, str(tmp_path / "set"), str(tmp_path / "work")]
     (tmp_path / "work").mkdir()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     steps, old, new = map(int, done.stdout.split())
     assert steps > 20

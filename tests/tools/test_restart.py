@@ -103,7 +103,7 @@ def test_killed_at_random_moments(pictures: Path, whole: Path, tmp_path: Path) -
         assert not out.exists() or content(out) == content(whole)
         kept = max(kept, len(list(tmp_path.glob(".set.partial/units/0*"))))
     assert kept > 0, "no kill came after a whole shard"
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert result.returncode == 0, result.stderr
     assert content(out) == content(whole)
     assert os.listdir(tmp_path) == ["set"]
@@ -191,13 +191,13 @@ def test_other_versions_do_not_go_on(
         "began, name another OUT, or give --restart, which throws them away"
     )
     job = kept / "job.json"
-    now = job.read_text()
+    now = job.read_text(encoding="utf-8")
     begun = json.loads(now)
     del begun["versions"]["manifest"]  # as one that was begun when manifests had version 1
-    job.write_text(json.dumps(begun))
+    job.write_text(json.dumps(begun), encoding="utf-8")
     with pytest.raises(UserError, match=r"made with manifest \(unknown\) instead of 2; go on .* or give --restart"):
         small(pictures, out)
-    job.write_text(now)
+    job.write_text(now, encoding="utf-8")
     assert len(list((kept / "units").iterdir())) == 2
     small(pictures, out)
     assert content(out) == content(whole)

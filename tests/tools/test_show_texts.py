@@ -73,8 +73,8 @@ def test_the_command_prints_them(folder: Path, capsys: pytest.CaptureFixture[str
     assert "{" in printed
     assert main([*arguments, "--mask", "spans"]) == FAILED
     assert "bert.json has no token <extra_id_0>" in capsys.readouterr().err
-    assert main([*arguments, "--samples", "0"]) == FAILED
-    assert "at least one sample" in capsys.readouterr().err
+    assert main([*arguments, "--samples", "0"]) == USAGE
+    assert "'0' is no whole number of at least 1" in capsys.readouterr().err
     for wrong, message in (
         (["show", "texts", str(folder / "set")], "texts need a --tokenizer"),
         ([*arguments, "--mask", "wrds"], "did you mean 'words'?"),

@@ -191,7 +191,7 @@ def test_a_program_that_is_ended(
     require_program("bsdtar")
     archive = RarArchive(compressed_rar(tmp_path))
     program = tmp_path / "unpack"
-    program.write_text(f"#!/bin/sh\nkill -{ending.value} $$\n")
+    program.write_text(f"#!/bin/sh\nkill -{ending.value} $$\n", encoding="utf-8")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     archive._programs = [(str(program),)]
     with pytest.raises(expected):
@@ -203,7 +203,7 @@ def test_a_solid_rar_on_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.Mo
     first, second = rars.RAR5_SOLID
     (tmp_path / "a.rar").write_bytes(rars.rar5({"a": first, "b": second}, solid=True))
     program = tmp_path / "unpack"
-    program.write_text("#!/bin/sh\nexit 1\n")
+    program.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr("headrace.tools.sources.rar.PROGRAMS", ((str(program),),))
     with pytest.raises(UserError, match="cannot unpack it: it is damaged, or takes another program"):
@@ -216,3 +216,15 @@ def test_a_solid_rar_on_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("headrace.tools.sources.rar.open", lambda path, *_, **__: Unreadable(path), raising=False)
     with pytest.raises(MachineError, match=r"a\.rar: cannot be unpacked \(Input/output error\)"):
         RarArchive(tmp_path / "a.rar")
+
+
+@pytest.mark.parametrize("name", ["zip of pictures", "tar of tars", "tar", "tar.gz", "zip", "rar"])
+def test_an_archive_that_is_fetched_again_is_another(name: str, tmp_path: Path) -> None:
+    """Its samples cannot be compared one by one."""
+    source, files, pattern = SETS[name]
+    write(tmp_path, files)
+    before = SOURCES[source](tmp_path, None).fingerprint
+    assert SOURCES[source](tmp_path, None).fingerprint == before
+    for path in tmp_path.glob(pattern):
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert SOURCES[source](tmp_path, None).fingerprint != before

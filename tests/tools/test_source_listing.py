@@ -19,7 +19,7 @@ from headrace.shards.errors import MachineError
 from headrace.tools.cli import main
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
-from headrace.tools.sources import SOURCES, SourceData
+from headrace.tools.sources import SOURCES, BadSample, SourceData
 
 
 def png(level: int = 0) -> bytes:
@@ -139,7 +139,9 @@ def test_a_class_of_another_user(tmp_path: Path) -> None:
         "try: print(SOURCES['folder'](Path(sys.argv[1]), None).total)\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout == f"UserError {tmp_path}/b: Permission denied\n"
 
 
@@ -213,7 +215,7 @@ def test_nothing_left_out_is_no_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     src = tree(tmp_path / "src", "cat/a.png", "cat/a.JPG")
     assert main(["shard", "folder", str(src), str(tmp_path / "set")]) == 0
     assert "belong to no sample" not in capsys.readouterr().out
-    assert "left_out" not in json.loads((tmp_path / "set" / "manifest.json").read_text())["provenance"]
+    assert "left_out" not in json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))["provenance"]
 
 
 def test_pictures_of_imagenet_that_are_none(tmp_path: Path) -> None:
@@ -251,3 +253,13 @@ def test_shards_beside_the_data_are_fine(tmp_path: Path) -> None:
     tree(tmp_path / "train" / "n00000001", "a.png")
     assert convert("imagenet", tmp_path, tmp_path / "shards").samples == 1
     assert convert("folder", tmp_path / "train", tmp_path / "train-shards").samples == 1
+
+
+@pytest.mark.parametrize("source", ["folder", "imagenet"])
+def test_a_named_pipe_is_no_file_to_wait_for(source: str, tmp_path: Path) -> None:
+    tree(tmp_path, "train/n00000001/a.png")
+    os.mkfifo(tmp_path / "train" / "n00000001" / "b.png")
+    data = SOURCES[source](tmp_path, "train")
+    assert data.load(0)["image"] == png()
+    with pytest.raises(BadSample, match="not a regular file"):
+        data.load(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headrace.shards import Field, ShardSet, write_shards
+from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.shards.fields import check_key
+from headrace.shards.webdataset import tar_header
+from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.sources import SOURCES
 from headrace.tools.sources.folder import unique_keys
@@ -233,7 +236,7 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
     picture(tmp_path / "dog" / ".hidden.png")
     picture(tmp_path / ".git" / "x.png")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "dog" / "notes.txt").write_text("x")
+    (tmp_path / "dog" / "notes.txt").write_text("x", encoding="utf-8")
     data = SOURCES["folder"](tmp_path, "train")
     assert data.fields["label"].classes == ("cat", "dog", "empty")
     assert [data.key(i) for i in range(data.total)] == ["cat/a", "dog/b", "dog/deep/c"]
@@ -279,12 +282,78 @@ def test_every_file_name_gives_a_legal_and_unique_key() -> None:
         "back\\slash.png",
         " .jpg",
         "ä" * 100 + "/" + "ö" * 100 + ".jpg",
+        "/".join(letter * 55 for letter in "abcd") + ".jpg",
+        "/".join(letter * 55 for letter in "abcd") + ".png",
+        "/".join(letter * 55 for letter in "abce") + ".jpg",
+        "/".join(letter * 55 for letter in "abbd") + ".jpg",
+        "/".join(letter * 70 for letter in "abcdefgh") + ".jpg",
+        "/".join(letter * 60 for letter in "ÄÖÜäöü") + ".jpg",
+        "/".join("deep" for _ in range(500)) + "/er.jpg",
+        "/".join("abcdefghi" for _ in range(20)) + ".jpg",  # 199 letters
+        "/".join("abcdefghi" for _ in range(20)) + ".png",
     ]
     keys = unique_keys(paths)
     assert len(set(keys)) == len(paths)
     assert keys[:3] == ["a", "a-2", "a-2-2"]
     for key in keys:
-        check_key(key)
+        tar_header(check_key(key) + b".json", 0)
+    assert keys[-9].startswith("a" * 55 + "/" + "b" * 55 + "/c"), "the first folder, mostly the class, stays"
+
+
+def test_keys_that_fit_stay_as_they_are() -> None:
+    """Else a set that is made again would have other keys."""
+    paths = ["/".join(letter * 50 for letter in "abc") + "/d.jpg", "a" * 72 + ".x", "b/" * 77 + "c.jpg"]
+    assert unique_keys(paths) == [os.path.splitext(path)[0] for path in paths]
+
+
+def test_ten_thousand_names_that_become_one_key() -> None:
+    """Names in another encoding, of which every letter is replaced."""
+    names = [bytes([128 + i // 4096, 128 + i // 64 % 64, 128 + i % 64]) for i in range(10_000)]
+    keys = unique_keys([f"{os.fsdecode(name)}.jpg" for name in names])
+    assert keys == ["\ufffd" * 3, *(f"{chr(0xFFFD) * 3}-{number}" for number in range(2, 10_001))]
+
+
+def foreign_tar(path: Path, *names: bytes) -> None:
+    """A number as the class of each sample."""
+    with tarfile.open(path, "w", encoding="utf-8", errors="surrogateescape", format=tarfile.GNU_FORMAT) as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(os.fsdecode(name))
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"%d" % number))
+
+
+def test_odd_names_in_tars_of_other_programs(tmp_path: Path) -> None:
+    """They open and load, and can be made a set of ours."""
+    names = (b"/data/x/0.cls", b"../y/1.cls", b"caf\xe9/2.cls", b"caf\xe8/3.cls", b"y/4.cls", b"~/5.cls", b"a//b/6.cls")
+    foreign_tar(tmp_path / "0.tar", *names, b"/".join([b"d" * 55] * 4) + b".cls")
+    expected = ["data/x/0", "x__/y/1", "caf\ufffd/2", "caf\ufffd/3", "y/4", "x~/5", "a/b/6"]
+    data = SOURCES["shards"](tmp_path, None)
+    assert [data.key(i) for i in range(7)] == expected
+    assert data.origin(2) == "0.tar, offset 1536, key caf\\xe9/2".replace("1536", str(512 * 5))
+    convert("shards", tmp_path / "0.tar", tmp_path / "set", seed=None)
+    with open_shards(tmp_path / "set") as shards:
+        assert [shards.read(i)["label"] for i in range(8)] == list(range(8))
+        assert [shards.key(i) for i in range(7)] == expected
+        assert len(shards.key(7)) <= 200
+
+
+def test_samples_that_lie_apart_are_not_given_two_names(tmp_path: Path) -> None:
+    """A key that is there twice stays an error: its files may belong to one sample."""
+    foreign_tar(tmp_path / "0.tar", b"/a.cls", b"/b.cls", b"/a.cls")
+    data = SOURCES["shards"](tmp_path, None)
+    assert [data.key(i) for i in range(3)] == ["0/a", "0/b", "0/a"]
+
+
+def test_a_reject_can_be_found_again(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    picture(tmp_path / "src" / "good.png")
+    odd = os.fsencode(tmp_path / "src") + b"/caf\xe9.png"
+    with open(odd, "wb") as file:
+        file.write(b"no picture")
+    convert("folder", tmp_path / "src", tmp_path / "set", max_rejects=0.5)
+    (reject,) = map(json.loads, (tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
+    assert reject["source"] == f"{tmp_path}/src/caf\\xe9.png"
+    assert reject["source"].encode().decode("unicode_escape").encode("latin1") == odd
 
 
 def test_shards_of_another_program_may_count_anew_in_every_file(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import re
 import shutil
 from pathlib import Path
 
+import clips
 import numpy as np
 import pytest
 import xxhash
 from PIL import Image
 
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
+from headrace.tools.cli import main
 from headrace.tools.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.inspect import contact_sheet, inspect_shards
@@ -85,9 +87,9 @@ def test_a_changed_index_is_found(copied: Path, whole: ShardSet) -> None:
         start = len(original) - index.nbytes
         path.write_bytes(original[:start] + index.tobytes())
         assert any("XXH3-128" in line for line in verify(copied).problems)
-        manifest = json.loads((copied / "manifest.json").read_text())
+        manifest = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
         manifest["shards"][0]["index_xxh128"] = xxhash.xxh3_128_hexdigest(path.read_bytes())
-        (copied / "manifest.json").write_text(json.dumps(manifest))
+        (copied / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         problems = verify(copied).problems
         assert problems, column
         assert all(f"key {whole.key(3)}" in line for line in problems), problems
@@ -114,6 +116,44 @@ def test_a_picture_that_was_broken_before_it_was_written(tmp_path: Path, photos:
     assert "key cut: image does not decode (Premature end of JPEG file)" in problem
 
 
+def test_fast_decodes_nothing_and_says_so(tmp_path: Path, photos: ShardSet, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [{"__key__": str(i), "image": photos.read(i)["image"][: 60_000 if i == 3 else None]} for i in range(9)]
+    path = tmp_path / "set"
+    write_shards(path, samples, {"image": Field(kind="image", encoding="jpg")}, shard_size=500_000)
+    assert main(["verify", str(path)]) == 1
+    assert "key 3: image does not decode" in capsys.readouterr().out
+    assert main(["verify", str(path), "--fast"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{path}: ok, 9 samples, ")
+    assert last == "names, sizes and checksums only: nothing was decoded (--fast)"
+    seen: list[int] = []
+    report = verify(path, fast=True, progress=seen.append)
+    assert (report.ok, report.decoded, seen[-1]) == (True, False, 9)
+    flip(path / "shard-000000.tar", offset_of(path, 1) + 700)
+    index = path / "shard-000001.index.npy"
+    flip(index, index.stat().st_size - 40)
+    assert main(["verify", str(path), "--fast"]) == 1
+    problems = capsys.readouterr().out
+    assert "shard-000000.tar: its XXH3-128 is not the manifest's" in problems
+    assert "shard-000001.index.npy: its XXH3-128 is not the manifest's" in problems
+    assert problems.splitlines()[-1] == last
+    assert main(["verify", str(path), "--fast", "--repair"]) == 0
+    assert "repaired, 7 samples; 2 removed" in capsys.readouterr().out, "what is damaged is looked at in full"
+
+
+@pytest.mark.peer("av")
+def test_a_video_that_is_damaged_in_its_middle(tmp_path: Path) -> None:
+    """Its ends decode, and its checksum is that of what was stored."""
+    whole = clips.encoded("mp4", "libx264", {}, 0, 60, 10)
+    middle = len(whole) // 2
+    damaged = whole[: middle - 3000] + bytes(6000) + whole[middle + 3000 :]
+    samples = [{"__key__": name, "video": video} for name, video in (("whole", whole), ("damaged", damaged))]
+    write_shards(tmp_path / "set", samples, {"video": Field(kind="video", encoding="mp4")})
+    (problem,) = verify(tmp_path / "set").problems
+    assert "key damaged: video does not decode (packet" in problem
+    assert verify(tmp_path / "set", fast=True).ok
+
+
 def test_keys_that_appear_twice(tmp_path: Path) -> None:
     """Only a set put together by hand can have them."""
     fields = {"label": Field(kind="int")}
@@ -123,15 +163,15 @@ def test_keys_that_appear_twice(tmp_path: Path) -> None:
     index = np.load(index_path).copy()
     index["key"][0] = b"0"
     index_path.write_bytes(content[: len(content) - index.nbytes] + index.tobytes())
-    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))
     manifest["shards"][1]["index_xxh128"] = xxhash.xxh3_128_hexdigest(index_path.read_bytes())
-    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     problems = verify(tmp_path / "set").problems
     assert any("key 0: the key appears twice" in line for line in problems)
 
 
 def test_a_set_without_a_readable_manifest(copied: Path) -> None:
-    (copied / "manifest.json").write_text("{")
+    (copied / "manifest.json").write_text("{", encoding="utf-8")
     report = verify(copied)
     assert not report.ok
     assert "not valid JSON" in str(report)

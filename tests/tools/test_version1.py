@@ -55,7 +55,7 @@ def files(path: Path) -> dict[str, bytes]:
 
 
 def manifest_of(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+    document: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     return document
 
 
@@ -207,7 +207,7 @@ def test_a_lost_index_is_made_anew(copied: Path, whole: Path) -> None:
 @pytest.mark.parametrize("version", [0, 3, "1", "2", 1.0, True, None, [1]])
 def test_other_versions_are_refused(copied: Path, version: object) -> None:
     path = copied / "manifest.json"
-    path.write_text(json.dumps({**manifest_of(copied), "headrace_shards": version}))
+    path.write_text(json.dumps({**manifest_of(copied), "headrace_shards": version}), encoding="utf-8")
     with pytest.raises(ShardError) as caught:
         open_shards(copied)
     expected = f"{path}: version {version!r}, this library reads versions 1 to 2; "
@@ -219,12 +219,12 @@ def test_a_version_without_its_checksums_is_refused(copied: Path) -> None:
     """Nothing is taken for the other version: neither a manifest nor an index."""
     document = manifest_of(copied)
     path = copied / "manifest.json"
-    path.write_text(json.dumps({**document, "headrace_shards": 2}))
+    path.write_text(json.dumps({**document, "headrace_shards": 2}), encoding="utf-8")
     with pytest.raises(ShardError, match=r"damaged \(TypeError: .*index_sha256, index_xxh128, sha256, xxh128"):
         open_shards(copied)
     for shard in document["shards"]:
         for name in ("", "index_"):
             shard[f"{name}xxh128"] = shard.pop(f"{name}sha256")[:32]
-    path.write_text(json.dumps({**document, "headrace_shards": 2}))
+    path.write_text(json.dumps({**document, "headrace_shards": 2}), encoding="utf-8")
     with pytest.raises(ShardError, match=r"index\.npy: not a valid index \(its columns are not those"):
         open_shards(copied)

@@ -181,7 +181,9 @@ def test_kinetics_lacks_clips_as_always(tmp_path: Path) -> None:
     assert data.origin(2) == f"{tmp_path}/k/annotations/train.csv, line 4"
     result = convert("video", tmp_path / "k", tmp_path / "out", max_rejects=0.5)
     assert (result.samples, result.rejects) == (2, 2)
-    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    rejects = [
+        json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert {(reject["key"][-13:], reject["reason"]) for reject in rejects} == {
         ("000020_000030", "there is no file __NrybzYzUg_000020_000030.*"),
         ("000030_000040", "empty"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from headrace.train import RunError, checkpoint_paths
+from headrace.train import checkpoint as checkpoint_module
 from headrace.train.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 
 
@@ -53,6 +57,50 @@ def test_a_truncated_checkpoint_falls_back_with_a_line(tmp_path: Path, size: int
     assert lines[0].startswith(f"{newest}: not a readable checkpoint (")
     assert lines[0].endswith("; taking the one before it")
     assert "\n" not in lines[0]
+
+
+def test_a_disk_that_fails_to_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older checkpoint does not take the place of one that may be whole."""
+    save(tmp_path, 1, 2)
+    sound = torch.load
+
+    def load(path: Path, **options: Any) -> Any:
+        if path.name == "step-00000002.pt":
+            raise RuntimeError("PytorchStreamReader failed reading file data/0: file read failed")
+        return sound(path, **options)
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(torch, "load", load)
+    with monkeypatch.context() as failing:
+        failing.setattr(checkpoint_module, "_read_through", fail)
+        with pytest.raises(OSError, match=r"step-00000002\.pt") as caught:
+            newest_checkpoint(tmp_path, warn=pytest.fail)
+    assert caught.value.errno == errno.EIO
+    lines: list[str] = []
+    state = newest_checkpoint(tmp_path, warn=lines.append)  # one that is read to its end and makes no sense is damaged
+    assert state is not None
+    assert (state["step"], len(lines)) == (1, 1)
+
+
+def test_a_full_disk_keeps_the_checkpoints_before_and_no_half_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1, 2)
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() + len(data) > 2000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    monkeypatch.setattr(checkpoint_module, "open", lambda path, mode: Full(path, "w"), raising=False)
+    with pytest.raises(RunError) as caught:
+        save(tmp_path, 3)
+    reason = "cannot be written (No space left on device); the checkpoints before it are whole"
+    assert str(caught.value) == f"{tmp_path / 'step-00000003.pt'}: {reason}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001.pt", "step-00000002.pt"]
 
 
 def test_nothing_readable_is_an_error_and_nothing_there_is_not(tmp_path: Path) -> None:

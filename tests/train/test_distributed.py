@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from tiny_runs import final_state, same_bits, tiny_run
 from headrace.models.methods.simclr import SimCLR
 from headrace.pipeline import Batch
 from headrace.shards import ShardSet
-from headrace.train import ConfigError, RunResult, read_metrics, train
+from headrace.train import ConfigError, RunError, RunResult, read_metrics, train
+from headrace.train.checkpoint import checkpoint_paths
 from headrace.train.metrics import Record
 
 RANKS = 2
+Terms = dict[str, torch.Tensor]
 
 
 def record_batches(seen: list[torch.Tensor], methods: list[SimCLR]) -> None:
@@ -42,18 +45,59 @@ def rank_main(rank: int, ports: list[int], data: str, out: str) -> None:
     methods: list[SimCLR] = []
     record_batches(seen, methods)
 
-    def run(folder: str, port: int, override: str) -> RunResult:
+    def run(folder: str, port: int, *overrides: str) -> RunResult:
         # A port for each: on one port, a rank that is early would meet the store of the group before.
         os.environ["MASTER_PORT"] = str(port)
-        return train(tiny_run(data, f"{out}/{folder}", override), progress=False)
+        return train(tiny_run(data, f"{out}/{folder}", *overrides), progress=False)
 
     with pytest.raises(ConfigError, match="batch_size: must be a multiple of the 2 ranks, got 51"):
         run("refused", ports[0], "batch_size=51")
     with pytest.raises(ConfigError, match="sync_batch_norm: must be false for several ranks on the CPU"):
         run("refused", ports[1], "sync_batch_norm=true")
+    not_finite_on_the_last_rank(rank, run, ports[3:5])
+    told_to_stop_on_the_last_rank(rank, run, ports[5])
+    assert run("measured", ports[6], "precision=auto", "epochs=1").step == 4
     result = run("run", ports[2], "precision=auto")
     weights = dict(methods[0].named_parameters())
     torch.save({"seen": seen[-9:], "weights": weights, "step": result.step}, f"{out}/rank{rank}.pt")
+
+
+def not_finite_on_the_last_rank(rank: int, run: Callable[..., RunResult], ports: list[int]) -> None:
+    """Both ranks end at the same step, with the same words and without a checkpoint."""
+    sound = SimCLR.loss
+    for what, port in zip(("loss", "gradient"), ports, strict=True):
+        calls: list[Batch] = []
+
+        def unsound(
+            self: SimCLR, batch: Batch, what: str = what, calls: list[Batch] = calls
+        ) -> dict[str, torch.Tensor]:
+            calls.append(batch)
+            loss = sound(self, batch)["loss"]
+            if rank == RANKS - 1 and len(calls) == 2:
+                loss = loss + (torch.nan if what == "loss" else (0 * next(self.parameters()).sum()).sqrt())
+            return {"loss": loss}
+
+        SimCLR.loss = unsound  # type: ignore[method-assign]
+        with pytest.raises(RunError, match=f"the {what} is not finite at step 2"):
+            run(f"unsound {what}", port, "log.every_steps=4")
+        assert len(calls) == 3  # the step of the first checkpoint
+    SimCLR.loss = sound  # type: ignore[method-assign]
+
+
+def told_to_stop_on_the_last_rank(rank: int, run: Callable[..., RunResult], port: int) -> None:
+    """Both ranks stop a step later, whenever the next line of the log would be."""
+    sound, calls = SimCLR.loss, []
+
+    def signalled(self: SimCLR, batch: Batch) -> Terms:
+        calls.append(batch)
+        if rank == RANKS - 1 and len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return sound(self, batch)
+
+    SimCLR.loss = signalled  # type: ignore[method-assign]
+    result = run("stopped", port, "log.every_steps=1000", "checkpoint.every_steps=0")
+    SimCLR.loss = sound  # type: ignore[method-assign]
+    assert (result.stopped_by, result.step, result.checkpoint.name) == ("SIGTERM", 3, "step-00000003.pt")
 
 
 def free_ports(count: int) -> list[int]:
@@ -81,7 +125,7 @@ def test_two_ranks_go_on_with_one_processs_run(
 
     assert train(tiny_run(data, tmp_path / "run"), progress=False, on_step=stop).step == 3
 
-    mp.spawn(rank_main, (free_ports(3), str(data), str(tmp_path)), nprocs=RANKS)
+    mp.spawn(rank_main, (free_ports(7), str(data), str(tmp_path)), nprocs=RANKS)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
     assert [rank["step"] for rank in ranks] == [12, 12]
     for step, shares in enumerate(zip(*(rank["seen"] for rank in ranks), strict=True), start=3):
@@ -92,3 +136,5 @@ def test_two_ranks_go_on_with_one_processs_run(
     assert same_bits({k: final_state(tmp_path / "run")["model"][k] for k in ranks[0]["weights"]}, ranks[0]["weights"])
     assert [record["step"] for record in read_metrics(tmp_path / "run")] == list(range(1, 13))
     assert not (tmp_path / "refused").exists()
+    for what in ("loss", "gradient"):
+        assert checkpoint_paths(tmp_path / f"unsound {what}" / "checkpoints") == []

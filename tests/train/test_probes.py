@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from headrace.models import build_method
 from headrace.models.backbones import tiny_resnet
 from headrace.pipeline import Loader, Normalize, View, ViewSpec, center_view, plan
 from headrace.shards import Field, ShardSet, open_shards, write_shards
+from headrace.tools.evaluate import features
 from headrace.train import RunError
 from headrace.train.probes import (
     FinetuneConfig,
@@ -26,6 +29,8 @@ from headrace.train.probes import (
     linear_probe,
     pixel_features,
 )
+from headrace.train.probes import features as features_module
+from headrace.train.probes import finetune as finetune_module
 from headrace.train.probes.finetune import _groups, cropped
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -183,6 +188,31 @@ def test_fine_tuning_repeats(digits_webdataset: ShardSet) -> None:
     assert scores[0] == scores[1]
 
 
+def test_probes_resize_as_the_method_does(digits_webdataset: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever shows the encoder its images: frozen features, and fine-tuning in training and in testing."""
+    made: list[ViewSpec] = []
+
+    class Noted(Loader):
+        def __init__(self, shards: ShardSet, views: ViewSpec, *arguments: Any, **settings: Any) -> None:
+            made.append(views)
+            super().__init__(shards, views, *arguments, **settings)
+
+    for module in (features_module, finetune_module):
+        monkeypatch.setattr(module, "Loader", Noted)
+    config = tiny_run("", "").model
+    for interpolation in ("bilinear", "bicubic"):
+        method = build_method("simclr", replace(config, interpolation=interpolation))
+        made.clear()
+        features(method, digits_webdataset)
+        finetune_probe(method, digits_webdataset, digits_webdataset, FinetuneConfig(epochs=1, batch_size=100))
+        assert [spec.views[0].interpolation for spec in made] == [interpolation] * 3
+
+
+def test_features_that_are_not_finite_are_no_features(digits_webdataset: ShardSet) -> None:
+    with pytest.raises(RunError, match="features of it are not finite, so that no probe means anything"):
+        extract_features(lambda images: images.mean((1, 2, 3))[:, None] / 0, digits_webdataset, size=8)
+
+
 def test_layers_decay_towards_the_input() -> None:
     method = build_method("simclr", tiny_run("", "").model)
     network = nn.Sequential(method.backbone, nn.Linear(method.feature_dim, 10))
@@ -198,6 +228,7 @@ def test_layers_decay_towards_the_input() -> None:
 def test_fine_tuning_sees_crops_and_flips_alone() -> None:
     everything = View(
         size=16,
+        interpolation="bicubic",
         turns=(1, 2),
         jitter=1.0,
         brightness=0.4,
@@ -209,7 +240,7 @@ def test_fine_tuning_sees_crops_and_flips_alone() -> None:
         normalize=Normalize.lab(),
     )
     view = cropped(everything)
-    assert (view.size, view.flip, view.normalize) == (16, 0.5, Normalize.lab())
+    assert (view.size, view.interpolation, view.flip, view.normalize) == (16, "bicubic", 0.5, Normalize.lab())
     drawn = plan(ViewSpec([view]), 0, 0, np.arange(30), np.full((30, 2), 64))
     words = [drawn.describe(i, 0) for i in range(30)]
     assert set().union(*words) == {"crop", "flip"}

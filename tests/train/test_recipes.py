@@ -28,6 +28,7 @@ def test_imagenet_has_the_papers_values() -> None:
     assert peak_lr(config.optim, config.batch_size) == pytest.approx(4.8)
     assert (config.optim.name, config.optim.momentum, config.optim.weight_decay) == ("lars", 0.9, 1e-6)
     assert (config.model.temperature, config.model.projection_dim, config.model.backbone.name) == (0.1, 128, "resnet50")
+    assert config.model.interpolation == "bicubic"
     assert (config.epochs, config.schedule.warmup_epochs, config.sync_batch_norm) == (100, 10, True)
 
 
@@ -35,7 +36,7 @@ def test_cifar10_has_lightlys_values() -> None:
     config = simclr_cifar10()
     assert peak_lr(config.optim, config.batch_size) == pytest.approx(0.06 * 512 / 128)
     assert (config.model.temperature, config.model.strength, config.model.blur) == (0.5, 0.5, 0.0)
-    assert config.model.backbone.stem == "small"
+    assert (config.model.backbone.stem, config.model.interpolation) == ("small", "bilinear")
 
 
 def test_digits_are_never_mirrored() -> None:

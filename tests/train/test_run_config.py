@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 import headrace.train.config as config_module
+from headrace.models import METHODS
 from headrace.train import ConfigError, RunConfig
 
 CONFIGS = [c for _, c in inspect.getmembers(config_module, inspect.isclass) if c.__module__ == config_module.__name__]
@@ -18,10 +22,10 @@ CONFIGS = [c for c in CONFIGS if c.__name__.endswith("Config")]
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.__name__)
 def test_every_field_is_documented_and_keyword_only(config: type) -> None:
     source = inspect.getsource(config)
-    for field in fields(config):
-        assert field.kw_only, field.name
-        declaration = source.index(f"    {field.name}:")
-        assert source[declaration:].split("\n", 1)[1].lstrip().startswith('"""'), field.name
+    for each in fields(config):
+        assert each.kw_only, each.name
+        declaration = source.index(f"    {each.name}:")
+        assert source[declaration:].split("\n", 1)[1].lstrip().startswith('"""'), each.name
 
 
 @pytest.mark.parametrize(
@@ -108,7 +112,7 @@ def test_yaml_and_dict_give_the_same_config_back(tmp_path: Path) -> None:
 
 def test_a_yaml_file_may_be_short(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("epochs: 7\noptim: {name: lars, lr: 1e-1}\nmodel:\n  temperature: 0.5\n")
+    path.write_text("epochs: 7\noptim: {name: lars, lr: 1e-1}\nmodel:\n  temperature: 0.5\n", encoding="utf-8")
     config = RunConfig.load(path)
     assert (config.epochs, config.optim.name, config.optim.lr, config.model.temperature) == (7, "lars", 0.1, 0.5)
     assert config.model.size == 224
@@ -127,7 +131,7 @@ def test_a_yaml_file_may_be_short(tmp_path: Path) -> None:
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         RunConfig.load(path)
     assert message in str(caught.value)
@@ -144,3 +148,109 @@ def test_the_constructor_checks_too() -> None:
         RunConfig(batch_size=1)
     with pytest.raises(ConfigError, match="model: simclr is configured by SimCLRConfig, got dict"):
         RunConfig(model={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Few:
+    ratio: float = 0.5
+    grid: tuple[int, int] = (2, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Many:
+    ratio: float = 0.5
+    smallest: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything:
+    size: int | tuple[int, int] = 1
+    rate: str | float = 0.0
+    share: float | int = 0.5
+    layers: list[int] = field(default_factory=list)
+    names: Sequence[str] = ()
+    weights: dict[str, float] = field(default_factory=dict)
+    free: Any = None
+    mask: Few | Many | None = None
+    masks: tuple[Few | Many, ...] = ()
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unwritable:
+    flags: set[int] = field(default_factory=set)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"size": 3},
+        {"size": (3, 4)},
+        {"rate": "auto"},
+        {"rate": 0.25},
+        {"share": 3},
+        {"share": 0.25},
+        {"layers": [3, 4, 6, 3]},
+        {"names": ("a", "b")},
+        {"weights": {"a": 1.0}},
+        {"free": [1, {"a": "b"}]},
+        {"mask": Many(ratio=0.25)},
+        {"mask": Few(ratio=0.25)},
+        {"masks": (Many(), Few(), Many(smallest=9))},
+        {"text": "null and void"},
+    ],
+    ids=str,
+)
+def test_every_kind_of_field_survives_a_trip_through_plain_values(values: dict[str, Any]) -> None:
+    """As what it was: a union is any of its kinds, and not only the first."""
+    whole = Everything(**values)
+    plain = yaml.safe_dump(config_module._plain(asdict(whole)))
+    read = config_module._build(Everything, yaml.safe_load(plain), "")
+    assert read == whole
+    for name in values:
+        assert type(getattr(read, name)) is type(getattr(whole, name))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"size": "x"},
+            "size: fits none of 2 kinds: size: must be an integer, got 'x'; or size: must be a list of 2, got 'x'",
+        ),
+        ({"layers": [1, "x"]}, "layers[1]: must be an integer, got 'x'"),
+        ({"layers": 3}, "layers: must be a list, got 3"),
+        ({"weights": {"a": "x"}}, "weights.a: must be a number, got 'x'"),
+        ({"text": 3}, "text: must be a text, got 3"),
+        (
+            {"mask": {"ratio": 0.1}},
+            "mask: may be Few, Many; give more keys, so that it is one of them, got {'ratio': 0.1}",
+        ),
+    ],
+    ids=str,
+)
+def test_what_fits_no_kind_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_module._build(Everything, values, "")
+    assert str(caught.value) == message
+
+
+def test_a_field_that_no_text_can_fill_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^flags: of the type set, which cannot be written in a config$"):
+        config_module._build(Unwritable, {"flags": [1]}, "")
+
+
+def test_a_union_of_mappings_goes_by_its_keys() -> None:
+    build = config_module._build
+    assert build(Everything, {"mask": {"smallest": 3}}, "").mask == Many(smallest=3)
+    assert build(Everything, {"mask": {"grid": [1, 2]}}, "").mask == Few(grid=(1, 2))
+    with pytest.raises(ConfigError, match=r"mask: fits none of 2 kinds: mask\.small: unknown key"):
+        build(Everything, {"mask": {"small": 3}}, "")
+
+
+@pytest.mark.parametrize(("override", "value"), [("text=12", "12"), ("text=null", None), ("text=true", "true")])
+def test_a_text_is_taken_as_it_stands(monkeypatch: pytest.MonkeyPatch, override: str, value: str | None) -> None:
+    """Also where it may be left out."""
+    monkeypatch.setitem(METHODS, "everything", METHODS["simclr"]._replace(config=Everything))
+    config = RunConfig(method="everything").with_overrides([f"model.{override}", "model.layers=[1, 2]"])
+    assert (config.model.text, config.model.layers) == (value, [1, 2])

@@ -1,6 +1,6 @@
 """What each command of `headrace` takes and does. They import when they run, so that help comes at once."""
 
-from headrace.tools.commands import bench, demo, doctor, evaluate, inspect, report, shard, show, train, verify
+from headrace.tools.commands import bench, cache, demo, doctor, evaluate, inspect, report, shard, show, train, verify
 from headrace.tools.commands.arguments import Command, nearest
 
 COMMANDS: tuple[Command, ...] = (
@@ -14,6 +14,7 @@ COMMANDS: tuple[Command, ...] = (
     evaluate.COMMAND,
     bench.COMMAND,
     report.COMMAND,
+    cache.COMMAND,
 )
 
 __all__ = ["COMMANDS", "Command", "nearest"]

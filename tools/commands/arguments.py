@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -46,24 +49,65 @@ def one_of(*known: str) -> Callable[[str], str]:
     return check
 
 
+SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]*)?|\.[0-9]+) ?([KMGT]?)(I?)(B?)", re.ASCII | re.IGNORECASE)
+
+
 def byte_size(text: str) -> int:
-    """Bytes in `text`, such as 4096, 64KB, 256MB or 1GB (powers of 1024)."""
-    units = {"": 0, "B": 0, "K": 10, "KB": 10, "M": 20, "MB": 20, "G": 30, "GB": 30}
-    digits = text.rstrip("BKMGbkmg")
-    try:
-        size = int(float(digits) * (1 << units[text[len(digits) :].upper()]))
-    except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 256MB") from None
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"a size must be positive, got {text!r}")
-    return size
+    """Bytes in `text`, such as 4096, 64KB, 256MB, 256MiB or 1TB (powers of 1024)."""
+    found = SIZE.fullmatch(text)
+    if found is None or (found[3] and not found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 256MB")
+    size = float(found[1]) * (1 << 10 * " KMGT".index(found[2].upper() or " "))
+    if not 1 <= size < 1 << 63:  # before it is made whole: so many digits may be infinity
+        raise argparse.ArgumentTypeError(f"a size must be positive and below 2**63 bytes, got {text!r}")
+    return int(size)
 
 
 def positive(text: str) -> int:
     """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
+    return at_least(1)(text)
+
+
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argument type: a whole number from `least` to `most`, both included."""
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def check(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number {bounds}")
+        return number
+
+    return check
+
+
+PICTURES = ".png", ".svg", ".pdf", ".jpg"
+"""What a drawing may be written as."""
+
+
+def named(what: str, *endings: str) -> Callable[[str], Path]:
+    """An argument type: the name of a file, by its ending."""
+
+    def check(text: str) -> Path:
+        if Path(text).suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"{text!r}: the name of a {what} ends in one of {', '.join(endings)}")
+        return Path(text)
+
+    return check
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1")
+    return number
 
 
 def print_json(value: Any) -> None:

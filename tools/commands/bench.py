@@ -19,6 +19,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="WHAT", type=one_of(*BENCHMARKS, "all"), help=f"{names} or all")
     parser.add_argument("--smoke", action="store_true", help="little data and one short round: only sees that all runs")
     parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of tables and plots (default: benchmarks/results)"
+    )
+    parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the figures here, with `all` by name of the benchmark"
     )
 
@@ -31,12 +34,15 @@ def run(args: argparse.Namespace) -> int:
             file = Path(folder) / f"{name}.json"
             # A process of its own: benchmarks use everything, and nothing imports them.
             command = [sys.executable, "-m", f"headrace.benchmarks.{name}", "--json", str(file)]
-            code = subprocess.run([*command, "--smoke"] if args.smoke else command).returncode
+            command += ["--smoke"] * args.smoke + (["--out", str(args.out)] if args.out else [])
+            code = subprocess.run(command).returncode
             if code:
                 return code
-            figures[name] = json.loads(file.read_text())
+            figures[name] = json.loads(file.read_text(encoding="utf-8"))
     if args.json:
-        args.json.write_text(json.dumps(figures if args.what == "all" else figures[args.what], indent=2) + "\n")
+        args.json.write_text(
+            json.dumps(figures if args.what == "all" else figures[args.what], indent=2) + "\n", encoding="utf-8"
+        )
     return 0
 
 
@@ -45,7 +51,7 @@ COMMAND = Command(
     "measure Headrace beside its peers",
     """\
 Runs a benchmark beside the peers that are installed, writes its table and plot to benchmarks/results/ of the current
-folder, and records machine and versions.""",
+folder, and records machine, versions and commit. Sources that no commit holds are measured with --out DIR only.""",
     declare,
     run,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from headrace.tools.commands.arguments import Command, one_of, print_json
+from headrace.tools.commands.arguments import Command, one_of, positive, print_json
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="shards to train from: webdataset, ffcv, or both in turn (default: webdataset)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write (default: runs/demo)")
-    parser.add_argument("--epochs", type=int, help="epochs of training per format (default: the recipe's)")
+    parser.add_argument("--epochs", type=positive, help="epochs of training per format (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of order, augmentation and weights (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -25,7 +25,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from headrace.tools.demo import FORMATS, demo
     from headrace.tools.evaluate import table
-    from headrace.tools.progress import show
+    from headrace.tools.progress import show, tell
 
     formats = FORMATS if args.format == "both" else (args.format,)
     results = demo(args.out, formats=formats, epochs=args.epochs, seed=args.seed)
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
         print_json(results)
         return
     show(table(results))
-    print(
+    tell(
         f"{results['seconds']:.0f} s in all; training took {results['samples_per_s']:,.0f} samples a second and waited "
         f"for data {100 * results['data_wait']:.1f} % of the time\nThe report is at {args.out / 'report.html'}"
     )

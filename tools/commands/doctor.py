@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from headrace.tools.commands.arguments import Command, UsageError, configuration, print_json
+from headrace.tools.commands.arguments import PICTURES, Command, UsageError, configuration, named, print_json
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", metavar="DIR", help="shard set to train on")
     parser.add_argument("--method", required=True, metavar="METHOD|RECIPE", help="whose training to look at")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="time of each measurement (default: 3)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also draw the waterfall: .png, .svg or .pdf")
+    picture = named("picture", *PICTURES)
+    parser.add_argument("--out", type=picture, metavar="FILE", help="also draw the waterfall: .png, .svg or .pdf")
     parser.add_argument(
         "--apply", type=Path, metavar="FILE", help="write a configuration with the best loader setting that was found"
     )
@@ -24,13 +25,11 @@ def run(args: argparse.Namespace) -> None:
 
     from headrace.shards.remote import redact
     from headrace.tools.doctor import diagnose, draw, waterfall
-    from headrace.tools.progress import say, show
-    from headrace.tools.show import check_picture, save
+    from headrace.tools.progress import say, show, tell
+    from headrace.tools.show import save
 
-    if args.seconds <= 0:
+    if not 0 < args.seconds < 1e6:
         raise UsageError(f"--seconds must be positive, got {args.seconds}")
-    if args.out:
-        check_picture(args.out)
     config = configuration(args.method).with_overrides(args.keys)
     found = diagnose(args.dir, config, seconds=args.seconds, say=say)
     if args.out:
@@ -43,15 +42,15 @@ def run(args: argparse.Namespace) -> None:
         print_json(asdict(found))
         return
     show(waterfall(found))
-    print(f"\n{found.limit} limits: {found.advice}.")
+    tell(f"\n{found.limit} limits: {found.advice}.")
     if found.proposals and found.limit == "step":
-        print("These would make loading faster, for which training hardly waits now:")
+        tell("These would make loading faster, for which training hardly waits now:")
     for proposal in found.proposals:
-        print(f"  {proposal.gain:.2f} times the {proposal.of}: {proposal.setting}")
+        tell(f"  {proposal.gain:.2f} times the {proposal.of}: {proposal.setting}")
     if not found.proposals:
-        print("No other setting that was tried loads faster.")
+        tell("No other setting that was tried loads faster.")
     if args.apply:
-        print(f"{args.apply}: {best.setting if best else 'as it was'}")
+        tell(f"{args.apply}: {best.setting if best else 'as it was'}")
 
 
 COMMAND = Command(

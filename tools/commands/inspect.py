@@ -6,7 +6,7 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from headrace.tools.commands.arguments import Command, UsageError, positive, print_json
+from headrace.tools.commands.arguments import Command, UsageError, at_least, named, positive, print_json
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +19,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
         metavar="OTHER",
         help="look for pictures that DIR holds twice, or shares with the set OTHER; --sheet shows the pairs",
     )
+    pairs = named("file of pairs", ".csv", ".jsonl")
     parser.add_argument(
-        "--pairs", type=Path, metavar="FILE", help="with --duplicates: write all pairs to a .csv or .jsonl file"
+        "--pairs", type=pairs, metavar="FILE", help="with --duplicates: write all pairs to a .csv or .jsonl file"
     )
-    parser.add_argument(
-        "--distance", type=int, metavar="BITS", help="with --duplicates: bits in which hashes may differ (default: 11)"
-    )
+    bits = "with --duplicates: bits in which hashes may differ (default: 11)"
+    parser.add_argument("--distance", type=at_least(0, 64), metavar="BITS", help=bits)
     parser.add_argument("--field", metavar="NAME", help="image field to look at (default: the first)")
     parser.add_argument("--workers", type=positive, metavar="N", help="threads for --duplicates (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -33,6 +33,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from headrace.shards import open_shards
     from headrace.tools.inspect import contact_sheet, inspect_shards
+    from headrace.tools.progress import tell
 
     if args.duplicates is not None:
         inspect_duplicates(args)
@@ -46,17 +47,15 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(report.to_dict())
     else:
-        print(report)
+        tell(report)
 
 
 def inspect_duplicates(args: argparse.Namespace) -> None:
     """`inspect DIR --duplicates [OTHER]`."""
     from headrace.shards import open_shards
-    from headrace.tools.duplicates import DISTANCE, check_pairs_name, find_duplicates, pair_sheet, write_pairs
-    from headrace.tools.progress import sample_bar
+    from headrace.tools.duplicates import DISTANCE, find_duplicates, pair_sheet, write_pairs
+    from headrace.tools.progress import sample_bar, tell
 
-    if args.pairs:
-        check_pairs_name(args.pairs)
     with ExitStack() as opened:
         paths = [args.dir, args.duplicates] if args.duplicates else [args.dir]
         sets = [opened.enter_context(open_shards(path)) for path in paths]
@@ -75,7 +74,7 @@ def inspect_duplicates(args: argparse.Namespace) -> None:
     if args.json:
         print_json(report.to_dict())
     else:
-        print(report)
+        tell(report)
 
 
 COMMAND = Command(

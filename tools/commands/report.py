@@ -13,9 +13,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from headrace.tools.progress import tell
     from headrace.tools.report import write_report
 
-    print(write_report(args.run_folder))
+    tell(write_report(args.run_folder))
 
 
 COMMAND = Command(

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
-from headrace.tools.commands.arguments import Command, UsageError, configuration, known, one_of, positive
+from headrace.tools.commands.arguments import (
+    PICTURES,
+    Command,
+    UsageError,
+    configuration,
+    known,
+    named,
+    one_of,
+    positive,
+)
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +28,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="published views: mae, ijepa, dino, jigsaw, rotation and others; clips: videomae, vjepa, pace and others",
     )
+    picture = named("picture", *PICTURES)
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="picture to write: .png, .svg or .pdf; texts need none"
+        "--out", type=picture, metavar="FILE", help="picture to write: .png, .svg or .pdf; texts need none"
     )
     masks = "none", "tokens", "words", "spans"
     of_masks = f"texts: {', '.join(masks)} (default: tokens)"
@@ -29,7 +38,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask", type=one_of(*masks), default="tokens", metavar="MASK", help=of_masks)
     parser.add_argument("--length", type=positive, default=128, metavar="N", help="texts: most tokens (default: 128)")
     parser.add_argument("--field", metavar="NAME", help="texts: field of the set (default: captions, text or so)")
-    parser.add_argument("--samples", type=int, default=6, metavar="N", help="samples to draw (default: 6)")
+    parser.add_argument("--samples", type=positive, default=6, metavar="N", help="samples to draw (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
     parser.add_argument("--epoch", type=int, default=0, help="epoch of the run, from 0 (default: 0)")
 
@@ -37,7 +46,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from headrace.models import build_method
     from headrace.pipeline.presets import PRESETS
+    from headrace.tools.progress import tell
     from headrace.tools.show import show
+    from headrace.train.probes import image_views
 
     options = {"count": args.samples, "seed": args.seed, "epoch": args.epoch}
     if args.what == "texts":
@@ -55,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"show {args.what} needs --method or --preset")
     else:
         config = configuration(args.method)
-        views = build_method(config.method, config.model).views
+        views = image_views(build_method(config.method, config.model))
     show(args.what, args.dir, views, args.out, **options)
-    print(args.out)
+    tell(args.out)
 
 
 def print_texts(args: argparse.Namespace, options: Mapping[str, int]) -> None:
@@ -73,13 +84,14 @@ def print_texts(args: argparse.Namespace, options: Mapping[str, int]) -> None:
 
 def show_preset_clips(args: argparse.Namespace, options: Mapping[str, int]) -> None:
     from headrace.pipeline.clip_presets import CLIP_PRESETS
+    from headrace.tools.progress import tell
     from headrace.tools.show_clips import show_clips
 
     if args.preset is None:
         raise UsageError(f"clips need a --preset (known: {', '.join(CLIP_PRESETS)})")
     known("preset", args.preset, CLIP_PRESETS)
     show_clips(args.dir, CLIP_PRESETS[args.preset](), args.out, **options)
-    print(args.out)
+    tell(args.out)
 
 
 COMMAND = Command(

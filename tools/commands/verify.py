@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """`run`; MachineError where nothing is known because the machine fails."""
     from headrace.shards.remote import is_remote, redact
-    from headrace.tools.progress import sample_bar
+    from headrace.tools.progress import sample_bar, tell
     from headrace.tools.verify import verify
 
     if (args.dry_run or args.drop_missing) and not args.repair:
@@ -64,13 +64,13 @@ def check(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report.to_dict())
     else:
-        print(report)
+        tell(report)
     return 0 if report.ok else UNREAD if report.unread else 1
 
 
 def compare_sets(args: argparse.Namespace) -> int:
     """`verify DIR OTHER`."""
-    from headrace.tools.progress import sample_bar
+    from headrace.tools.progress import sample_bar, tell
     from headrace.tools.verify import compare, open_checked
 
     bar = sample_bar(f"comparing {args.dir} and {args.other}")
@@ -79,14 +79,14 @@ def compare_sets(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report.to_dict())
     else:
-        print(report)
+        tell(report)
     return 0 if report.ok else 1 if report.differences else UNREAD
 
 
 def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
     """`verify DIR --repair` of a set in which something was found."""
     from headrace.shards.remote import redact
-    from headrace.tools.progress import say
+    from headrace.tools.progress import say, tell
     from headrace.tools.repair import plan_repair, repair
 
     say(str(report))
@@ -96,13 +96,13 @@ def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
         if args.json:
             print_json({"found": report.to_dict(), "plan": plan.lines()})
         else:
-            print(f"{redact(args.dir)}: nothing was changed")
+            tell(f"{redact(args.dir)}: nothing was changed")
         return 1
     done = repair(plan, drop_missing=args.drop_missing)
     if args.json:
         print_json({"found": report.to_dict(), "repair": done.to_dict()})
     else:
-        print(done)
+        tell(done)
     return 0
 
 

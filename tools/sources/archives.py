@@ -24,7 +24,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headrace.shards.webdataset import BLOCK, MAX_NAME_ENTRY, check_header, entry_name, header_name, padded
+from headrace.shards.webdataset import (
+    BLOCK,
+    FILES,
+    LINK,
+    MAX_NAME_ENTRY,
+    NAMES,
+    Said,
+    check_header,
+    header_name,
+    link_target,
+    padded,
+)
 from headrace.tools.errors import UserError
 from headrace.tools.sources.listing import unreadable
 from headrace.tools.sources.source import BadSample
@@ -42,7 +53,7 @@ class ArchiveFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise unreadable(path, error) from error
         weakref.finalize(self, os.close, self.descriptor)
@@ -187,21 +198,23 @@ class TarEntry(NamedTuple):
 
 
 def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarEntry]:
-    """The regular files of a tar, or of the tar that is a member of it; one block is read for each.
+    """The regular files of a tar, or of the tar that is a member of it; one block is read for each. A hard link is a
+    file once more.
 
     UserError with the offset in the outermost file on anything but a whole tar.
     """
     at, end, where = 0, file.size, str(file.path)
     if inside is not None:
         at, end, where = inside.offset, inside.offset + inside.size, f"{file.path}, {inside.name}"
-    long_name, type_flag = "", b""
+    type_flag, said = b"", Said()
+    places: dict[str, TarEntry] = {}
     while True:
         if end - at < BLOCK:
             raise UserError(f"{where}, offset {at}: the tar has no end, so it is cut off; download it again")
         try:
             block = file.read(at, BLOCK)
             if not any(block):
-                if type_flag and type_flag in b"LKx":
+                if type_flag and type_flag in NAMES:
                     raise ValueError("a name without its file")
                 for start in range(at, end, CHUNK):
                     if any(file.read(start, min(CHUNK, end - start))):
@@ -213,33 +226,36 @@ def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarE
         except (ValueError, BadSample) as error:
             raise UserError(f"{where}, offset {at}: damaged tar header ({error}); download it again") from error
         at += BLOCK
-        if type_flag in b"123456":  # links, devices, folders: no content, whatever the size says
-            size = 0
+        size = said.size_of(size, type_flag)
         if size > end - at:
-            name = long_name or header_name(block)
+            name = said.name or header_name(block)
             raise UserError(
                 f"{where}, offset {at}: {name} lacks {at + size - end} bytes, so the tar is cut off; download it again"
             )
-        if type_flag in b"Lx":
-            long_name = read_name(file, where, at, size, type_flag) or long_name
-        elif type_flag in b"0\x007":
-            yield TarEntry(long_name or header_name(block), at, size)
-            long_name = ""
-        elif type_flag not in b"Kg":  # the name of a link's target and attributes of the tar belong to no file
-            long_name = ""
+        if type_flag in NAMES:
+            try:
+                if size > MAX_NAME_ENTRY:
+                    raise ValueError(f"{size} bytes")
+                said.add(file.read(at, size), type_flag)
+            except OSError as error:
+                raise unreadable(file.path, error) from error
+            except (ValueError, BadSample) as error:
+                raise UserError(f"{where}, offset {at}: damaged name ({error}); download it again") from error
+        elif type_flag in FILES or type_flag == LINK:
+            entry = TarEntry(said.name or header_name(block), at, size)
+            if type_flag == LINK:
+                target = said.link or link_target(block)
+                if target not in places:
+                    raise UserError(f"{where}, offset {at}: {entry.name} is a link to {target}, which is not there")
+                entry = TarEntry(entry.name, *places[target][1:])
+            places[entry.name] = entry
+            yield entry
+            said = Said()
+        elif type_flag == b"S":
+            raise UserError(f"{where}, offset {at}: a file with holes; unpack the tar, or pack it without --sparse")
+        elif type_flag != b"g":  # the attributes of the tar belong to no file
+            said = Said()
         at += padded(size)
-
-
-def read_name(file: ArchiveFile, where: str, at: int, size: int, type_flag: bytes) -> str:
-    """The name that a GNU or pax entry gives to the next file; empty where it gives it none."""
-    try:
-        if size > MAX_NAME_ENTRY:
-            raise ValueError(f"{size} bytes")
-        return entry_name(file.read(at, size), type_flag)
-    except OSError as error:
-        raise unreadable(file.path, error) from error
-    except (ValueError, BadSample) as error:
-        raise UserError(f"{where}, offset {at}: damaged name ({error}); download it again") from error
 
 
 class Limited(io.RawIOBase):
@@ -330,14 +346,20 @@ def read_zip(file: ArchiveFile, name: str, entry: ZipEntry, limit: int = MAX_PIC
     return content
 
 
-def read_picture(path: str | os.PathLike[str]) -> bytes:
-    """Content of a picture file; BadSample where it is too large, OSError where it cannot be read."""
-    with open(path, "rb") as file:
+def read_file(path: str | os.PathLike[str], limit: int = MAX_PICTURE) -> bytes:
+    """Content of a file; BadSample where it is no regular file or has more than `limit` bytes, OSError where it cannot
+    be read."""
+    with open(path, "rb", buffering=0, opener=open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadSample("not a regular file")
-        check_size(status.st_size, MAX_PICTURE)
+        check_size(status.st_size, limit)
         return file.read()
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """A descriptor, also of a named pipe, which would wait for somebody who writes."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_size(size: int, limit: int) -> None:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from headrace.shards import Field
 from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
-from headrace.tools.sources.archives import ArchiveFile, check_size, read_picture, read_zip, zip_entries
+from headrace.tools.sources.archives import ArchiveFile, check_size, read_file, read_zip, zip_entries
 from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.listing import exists, findable, is_folder, unreadable
 from headrace.tools.sources.source import BadSample, SourceData
@@ -72,7 +72,7 @@ def read(src: Path, split: str | None) -> SourceData:
     if split not in SPLITS:
         raise UserError(f"coco has the splits train and val, not {split!r}")
     name = f"{split}2017"
-    place, read_file, archive = open_pictures(src, name)
+    place, picture, archive = open_pictures(src, name)
     captions = open_annotations(src, f"captions_{name}.json")
     instances = open_annotations(src, f"instances_{name}.json")
     images = sorted({**instances.images, **captions.images}.items())
@@ -85,7 +85,7 @@ def read(src: Path, split: str | None) -> SourceData:
     def load(i: int) -> dict[str, Any]:
         number, image = images[i]
         return {
-            "image": read_file(image.file_name),
+            "image": picture(image.file_name),
             "captions": caption_list(of_captions(i)),
             "instances": instance_list(of_instances(i), categories),
             "image_id": number,
@@ -125,15 +125,15 @@ def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], A
         file = ArchiveFile(archive)
         entries = zip_entries(file)
 
-        def read_file(file_name: str) -> bytes:
+        def picture(file_name: str) -> bytes:
             member = f"{name}/{file_name}"
             if member not in entries:
                 raise BadSample(f"the zip holds no {member}")
             return read_zip(file, member, entries[member])
 
-        return archive, read_file, file
+        return archive, picture, file
     if is_folder(folder):
-        return folder, lambda file_name: read_picture(folder / file_name), None
+        return folder, lambda file_name: read_file(folder / file_name), None
     raise UserError(f"{src}: holds neither {name}.zip nor a folder {name}")
 
 

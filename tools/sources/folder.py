@@ -14,21 +14,22 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from headrace.shards import Field
+from headrace.shards import Field, ShardError
+from headrace.shards.fields import KEY_BYTES, check_key
 from headrace.shards.foreign import EXTENSION_KINDS
 from headrace.shards.values import json_bytes
 from headrace.tools.errors import UserError
-from headrace.tools.sources.archives import MAX_PICTURE
+from headrace.tools.sources.archives import MAX_PICTURE, read_file
 from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.listing import findable, is_dangling, is_folder, names_in, walk
 from headrace.tools.sources.source import BadSample, SourceData
-from headrace.tools.sources.trees import read_file, relative
+from headrace.tools.sources.trees import relative
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 """torchvision.datasets.folder.IMG_EXTENSIONS."""
@@ -57,6 +58,10 @@ SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "validate", "t
 """In lower case."""
 ENDINGS = 20
 """Endings of files left out that are counted each by itself."""
+FOLDERS_BYTES = 155
+"""Longest part of a key before its last slash, as a tar has room for."""
+NUMBER_BYTES = 8
+"""Of the number behind a key that was there before."""
 COMPONENT_BYTES = 72
 """Longest part of a key between slashes; what is longer is cut, with a checksum."""
 
@@ -341,13 +346,15 @@ def the_one_beside(path: str, beside: tuple[str, ...], name: str) -> str:
 
 
 def read_class(path: str, beside: tuple[str, ...], label: int, classes: list[str]) -> int:
-    """The label of a file: what its .cls says, else the class of its folder."""
+    """The label of a file: what its .cls says, -1 where that is none, else the class of its folder."""
     if label >= 0 and not any(extension.lower() == ".cls" for extension in beside):
         return label
     file = the_one_beside(path, beside, "label")
     text = caption(file, read_file(file, MAX_SIDECAR)).strip()
     if text in classes:
         return classes.index(text)
+    if text == "-1":
+        return -1
     if not text.isdecimal() or len(text) > 18:
         raise BadSample(f"{printable(file)}: {text[:40]!r} is no class")
     if classes and int(text) >= len(classes):
@@ -402,17 +409,48 @@ def printable(name: str) -> str:
 def unique_keys(paths: list[str]) -> list[str]:
     """A key for each relative path: without its extension, with what keys cannot hold replaced by _ and -."""
     keys: list[str] = []
-    seen: set[str] = set()
+    numbers = Numbers()
     for path in paths:
         plain = PLAIN_PATH.fullmatch(path)
-        base = key = plain[1] if plain else clean_path(path)
-        number = 1
-        while key in seen:  # a.jpg beside a.png
-            number += 1
-            key = f"{base}-{number}"
-        seen.add(key)
-        keys.append(key)
+        keys.append(numbers.unique(fitted(plain[1]) if plain else clean_path(path)))
     return keys
+
+
+def legal_keys(names: list[str]) -> list[str]:
+    """The keys of another program, those that are none here replaced as `unique_keys` does; equal ones stay equal."""
+    legal: dict[str, str] = {}
+    odd = []
+    for name in names:
+        try:
+            check_key(name)
+            legal[name] = name
+        except ShardError:
+            odd.append(name)
+    numbers = Numbers(legal)
+    for name in odd:
+        if name not in legal:
+            legal[name] = numbers.unique(clean_path(f"{name}.x"))
+    return [legal[name] for name in names]
+
+
+class Numbers:
+    """Tells equal keys apart by numbers behind them: a, a-2, a-3."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._last: dict[str, int] = {}
+        """The number that a key was given last, so that thousands of equal ones are no search."""
+
+    def unique(self, base: str) -> str:
+        """The key, with a number if it was there before."""
+        key, number = base, self._last.get(base, 1)
+        while key in self._taken:  # a.jpg beside a.png
+            number += 1
+            key = fitted(f"{base}-{number}")
+        self._taken.add(key)
+        if number > 1:
+            self._last[base] = number
+        return key
 
 
 PLAIN = rf"[A-Za-z0-9-][A-Za-z0-9_-]{{0,{COMPONENT_BYTES - 1}}}"
@@ -423,7 +461,24 @@ PLAIN_PATH = re.compile(rf"((?:{PLAIN}/)*{PLAIN})\.[A-Za-z0-9]+")
 
 def clean_path(path: str) -> str:
     """The key for any other path."""
-    return "/".join(component(part) for part in os.path.splitext(printable(path))[0].split(os.sep))
+    parts = os.path.splitext(printable(path))[0].split(os.sep)
+    return fitted("/".join(component(part) for part in parts if part not in ("", ".")) or "x")
+
+
+def fitted(key: str) -> str:
+    """A key that a tar has room for: the folders of a longer one are cut, with a checksum."""
+    folders, _, name = key.rpartition("/")
+    size, name_size = len(folders.encode()), len(name.encode())
+    if size <= FOLDERS_BYTES and size + 1 + name_size <= KEY_BYTES:
+        return key
+    room = min(FOLDERS_BYTES, KEY_BYTES - 1 - NUMBER_BYTES - name_size)
+    return f"{cut(folders, room)}/{name}"
+
+
+def cut(text: str, most: int) -> str:
+    """The text in so many bytes, its checksum at the end."""
+    checksum = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return text.encode()[: most - 13].decode(errors="ignore").rstrip("/") + "-" + checksum
 
 
 @lru_cache(maxsize=1 << 12)  # many files have the same folders

@@ -36,7 +36,7 @@ from headrace.tools.sources.archives import (
     ArchiveFile,
     TarEntry,
     check_size,
-    read_picture,
+    read_file,
     scan_tar,
     tar_gz,
 )
@@ -180,7 +180,7 @@ class FilePictures:
 
     def read(self, i: int) -> bytes:
         """The file's content."""
-        return read_picture(self.paths[i])
+        return read_file(self.paths[i])
 
     def origin(self, i: int) -> str:
         """The file."""

@@ -9,12 +9,14 @@ from typing import Any
 from headrace.shards import open_shards
 from headrace.tools.errors import UserError
 from headrace.tools.sources.fingerprint import Fingerprint
+from headrace.tools.sources.folder import legal_keys
 from headrace.tools.sources.source import SourceData
 
 
 def read(src: Path | str, split: str | None) -> SourceData:
     """Every sample of the set at `src`, with its key. Where keys appear twice, as in tars of other programs that count
-    anew in every file, the file's name is put before them.
+    anew in every file, the file's name is put before them. A key of another program that is none here, such as an
+    absolute path, becomes what the source `folder` would make of such a path.
 
     Args:
         src: A shard set, also by its URL, or tars or .beton files that another program wrote.
@@ -27,6 +29,7 @@ def read(src: Path | str, split: str | None) -> SourceData:
     if len(set(keys)) < len(keys):
         files = [Path(shard.name).stem for shard in shards.manifest.shards for _ in range(shard.samples)]
         keys = [f"{file}/{key}" for file, key in zip(files, keys, strict=True)]
+    keys = legal_keys(keys)
     first = next(iter(shards.fields))
 
     def load(i: int) -> Mapping[str, Any]:

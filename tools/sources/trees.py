@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from headrace.tools.sources.archives import (
     TarEntry,
     ZipEntry,
     check_size,
+    read_file,
     read_zip,
     scan_tar,
     zip_entries,
@@ -180,14 +180,3 @@ def relative(path: str, root: str | os.PathLike[str]) -> str:
     """The path below a folder, as `os.path.relpath` gives it but in a tenth of its time where that is plain to see."""
     prefix = os.path.join(root, "")
     return path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, root)
-
-
-def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
-    """Content of a file; BadSample where it is no regular file or has more than `limit` bytes, OSError where it cannot
-    be read."""
-    with open(path, "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise BadSample("not a regular file")
-        check_size(status.st_size, limit)
-        return file.read()

@@ -1,6 +1,6 @@
 """How good features are, by the accuracy of simple classifiers on them."""
 
-from headrace.train.probes.features import Features, extract_features, pixel_features
+from headrace.train.probes.features import Features, extract_features, image_views, pixel_features, probe_view
 from headrace.train.probes.finetune import FinetuneConfig, finetune_probe
 from headrace.train.probes.knn import knn_probe
 from headrace.train.probes.linear import linear_probe
@@ -10,7 +10,9 @@ __all__ = [
     "FinetuneConfig",
     "extract_features",
     "finetune_probe",
+    "image_views",
     "knn_probe",
     "linear_probe",
     "pixel_features",
+    "probe_view",
 ]

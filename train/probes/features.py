@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headrace.pipeline import Loader, Normalize, center_view
+from headrace.models import Method
+from headrace.pipeline import ClipSpec, Loader, Normalize, View, ViewSpec, center_view
 from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 
 Features = tuple[np.ndarray, np.ndarray]
 """float32 (n, D) features and int64 (n,) labels."""
+
+
+def image_views(method: Method) -> ViewSpec:
+    """What a method of images sees.
+
+    Raises:
+        RunError: for a method of clips or texts.
+    """
+    if not isinstance(method.views, ViewSpec):
+        seen = "clips of videos" if isinstance(method.views, ClipSpec) else "texts"
+        raise RunError(f"{type(method).__name__} encodes {seen}, and this works on single images only")
+    return method.views
+
+
+def probe_view(method: Method) -> View:
+    """What probes show of a method's first view: its size, normalisation and interpolation.
+
+    Raises:
+        RunError: for a method of clips or texts.
+    """
+    return image_views(method).views[0]
 
 
 @torch.no_grad()
@@ -25,6 +48,7 @@ def extract_features(
     *,
     size: int,
     normalize: Normalize | None = None,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     threads: int | None = None,
@@ -36,6 +60,7 @@ def extract_features(
             belongs to is in evaluation mode for the time of the call, so that no batch shapes another's features.
         size: side of the largest centred square after the resize, in pixels.
         normalize: as the method was trained with; None takes ImageNet's.
+        interpolation: of the resize, likewise.
         batch_size: for speed alone.
         device: where `encode` computes.
         threads: that decode; None takes all cores.
@@ -44,18 +69,21 @@ def extract_features(
         float32 (n, D) and int64 (n,).
 
     Raises:
-        RunError: if the shard set has no labels, or no sample has one.
+        RunError: if the shard set has no labels, no sample has one, or features are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     if "label" not in shards.fields:
         raise RunError(f"{shards.path}: has no label field, which probes need")
-    loader = Loader(shards, center_view(size, normalize), batch_size, shuffle=False, drop_last=False, threads=threads)
+    view = center_view(size, normalize, interpolation)
+    loader = Loader(shards, view, batch_size, shuffle=False, drop_last=False, threads=threads)
     features, labels = [], []
     with loader, _evaluating(encode):
         for batch in loader:
             assert batch.labels is not None
             [images] = batch.to(device).normalized()
             features.append(encode(images).float().cpu().numpy())
+            if not np.isfinite(features[-1]).all():
+                raise RunError(f"{shards.path}: features of it are not finite, so that no probe means anything")
             labels.append(batch.labels.numpy())
     found = np.concatenate(labels)
     known = found != NO_LABEL

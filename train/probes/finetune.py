@@ -12,12 +12,13 @@ from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
 
 from headrace.models import Method
+from headrace.models.layout import channels_last
 from headrace.models.seeding import seeded
 from headrace.pipeline import Loader, View, ViewSpec
 from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
-from headrace.train.probes.features import extract_features
+from headrace.train.probes.features import extract_features, probe_view
 from headrace.train.schedule import warmup_cosine
 
 
@@ -42,8 +43,9 @@ class FinetuneConfig:
 
 
 def cropped(view: View) -> View:
-    """The crop and flip of a view, and nothing else that it does."""
-    return View(size=view.size, scale=view.scale, ratio=view.ratio, flip=view.flip, normalize=view.normalize)
+    """The crop, resize and flip of a view, and nothing else that it does."""
+    kept = ("size", "scale", "ratio", "interpolation", "flip", "normalize")
+    return View(**{name: getattr(view, name) for name in kept})
 
 
 def finetune_probe(
@@ -61,21 +63,22 @@ def finetune_probe(
     sample once.
 
     Raises:
-        RunError: if a shard set has no labels, or no sample has one.
+        RunError: for a method of clips or texts, if a shard set has no labels, no sample has one, or training ends in
+            numbers that are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     config = config or FinetuneConfig()
+    first = probe_view(method)
     for shards in (train, test):
         if "label" not in shards.fields:
             raise RunError(f"{shards.path}: has no label field, which fine-tuning needs")
-    first = method.views.views[0]
     view = cropped(first)
     classes = int(train.ints("label").max()) + 1
     if not classes:
         raise RunError(f"{train.path}: every label is {NO_LABEL}, which stands for none, and fine-tuning needs some")
     with seeded(config.seed):
         network = nn.Sequential(copy.deepcopy(method.backbone), nn.Linear(method.feature_dim, classes))
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = channels_last(network.to(device))
     optimizer = torch.optim.AdamW(_groups(network, config), lr=config.lr)
     batch_size = min(config.batch_size, len(train))
     with Loader(train, ViewSpec([view]), batch_size, seed=config.seed, threads=threads) as loader:
@@ -99,7 +102,13 @@ def finetune_probe(
                 optimizer.step()
                 step += 1
     scores, labels = extract_features(
-        network, test, size=first.size, normalize=first.normalize, device=device, threads=threads
+        network,
+        test,
+        size=first.size,
+        normalize=first.normalize,
+        interpolation=first.interpolation,
+        device=device,
+        threads=threads,
     )
     return float((scores.argmax(1) == labels).mean())
 

@@ -115,7 +115,7 @@ def test_nothing_that_is_shown_or_written_has_credentials(
         assert is_clean(everything(work)), command
         if code == FAILED and command[1] == "shards" and command[3] == "out":
             (job,) = work.glob(".out*/job.json")
-            assert json.loads(job.read_text())["src"] == redact(url)
+            assert json.loads(job.read_text(encoding="utf-8"))["src"] == redact(url)
     with open_shards(work / "out") as shards:
         assert shards.manifest.provenance["src"] == "digits"
         assert len(shards.manifest.shards) > 1

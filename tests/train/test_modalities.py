@@ -1,0 +1,202 @@
+"""Methods of clips, of texts and of texts beside images take their first steps in the loop that images take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import final_state, tiny_run
+from torch import Tensor, nn
+
+from headrace.models import METHODS, Method, MethodEntry, build_method
+from headrace.models.layout import channels_last
+from headrace.pipeline import Batch, Clip, ClipSpec, MaskedTokens, TextSpec, TokenMask, TubeMask, View, ViewSpec
+from headrace.pipeline.masks import RandomMask
+from headrace.shards import Field, ShardSet, open_shards, write_shards
+from headrace.tools.doctor import diagnose
+from headrace.tools.evaluate import evaluate
+from headrace.tools.report import write_report
+from headrace.train import RunConfig, RunError, load_run, read_metrics, train
+from headrace.train.probes import finetune_probe
+from tests import texts
+
+Terms = dict[str, Tensor]
+SAMPLES, BATCH = 24, 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    tokenizer: str = ""
+
+
+class Clips(Method):
+    """A clip and its other half agree; the network is of Conv3d, Conv1d and Linear weights."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        clip = Clip(frames=4, strides=(1, 2), view=View(size=16))
+        self.views = ClipSpec.repeat(clip, 2, [TubeMask(grid=(2, 2), frames=2, ratio=0.5)])
+        self.backbone = nn.Sequential(
+            nn.Conv3d(3, 4, 3, stride=2, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Flatten(2), nn.Conv1d(4, 4, 1)
+        )
+        self.head = nn.Linear(4, 2)
+        self.feature_dim = 4
+
+    def loss(self, batch: Batch) -> Terms:
+        assert len(batch.masks) == 1
+        first, second = (self.head(self.backbone(clip).mean(2)) for clip in batch.normalized())
+        return {"loss": (first - second).square().mean() + first.square().mean(), "spread": first.detach().std()}
+
+
+class Words(Method):
+    """Hidden tokens are told from the mean of the others."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.views = TextSpec(tokenizer=config.tokenizer, length=16, masks=(TokenMask(),))
+        self.backbone = nn.Embedding(1000, 8)
+        self.head = nn.Linear(8, 1000)
+        self.feature_dim = 8
+
+    def loss(self, batch: Batch) -> Terms:
+        [masked] = batch.token_masks
+        assert isinstance(masked, MaskedTokens)
+        assert batch.texts is not None
+        assert batch.views == []
+        guess = self.head(self.backbone(masked.tokens).mean(1))
+        return {"loss": nn.functional.cross_entropy(guess, batch.texts.tokens[:, 1])}
+
+
+class Pairs(Method):
+    """An image and the text beside it agree."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        text = TextSpec(tokenizer=config.tokenizer, length=16)
+        self.views = ViewSpec([View(size=16)], [RandomMask(grid=(2, 2), ratio=0.5)], text=text)
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.words = nn.Embedding(1000, 8)
+        self.feature_dim = 8
+
+    def loss(self, batch: Batch) -> Terms:
+        assert batch.texts is not None
+        image, text = self.backbone(batch.normalized()[0]), self.words(batch.texts.tokens).mean(1)
+        return {"loss": nn.functional.cross_entropy(image @ text.T, torch.arange(len(batch)))}
+
+
+@pytest.fixture(autouse=True)
+def _methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, method in {"clips": Clips, "words": Words, "pairs": Pairs}.items():
+        monkeypatch.setitem(METHODS, name, MethodEntry(Config, method))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """Frames, an image and a text a sample."""
+    random = np.random.Generator(np.random.Philox(3))
+    samples = [
+        {
+            "__key__": f"{n:03d}",
+            "frames": random.integers(0, 256, (9, 20, 24, 3), np.uint8),
+            "image": random.integers(0, 256, (20, 24, 3), np.uint8),
+            "text": text,
+            "label": n % 2,
+        }
+        for n, text in enumerate(texts.paragraphs()[:SAMPLES])
+    ]
+    fields = {
+        "frames": Field(kind="array"),
+        "image": Field(kind="image", encoding="raw"),
+        "text": Field(kind="text"),
+        "label": Field(kind="int", classes=("even", "odd")),
+    }
+    path = tmp_path_factory.mktemp("everything") / "set"
+    write_shards(path, samples, fields)
+    with open_shards(path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return texts.wordpiece(tmp_path_factory.mktemp("tokenizer") / "tokenizer.json")
+
+
+def run_of(method: str, shards: ShardSet, out: Path, tokenizer: Path) -> RunConfig:
+    values = tiny_run(shards.path, out, "epochs=2", f"batch_size={BATCH}", "precision=auto").to_dict()
+    del values["model"]
+    return RunConfig.from_dict(values | {"method": method, "model": {"tokenizer": str(tokenizer)}})
+
+
+@pytest.mark.peer("tokenizers")
+@pytest.mark.parametrize("method", ["clips", "words", "pairs"])
+def test_any_modality_trains_and_resumes(method: str, shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
+    """With the defaults: among them, to measure which precision is faster."""
+
+    class Crash(Exception):
+        pass
+
+    def crash(record: dict[str, Any]) -> None:
+        if record["step"] == 4:
+            raise Crash
+
+    config = run_of(method, shards, tmp_path, tokenizer)
+    with pytest.raises(Crash):
+        train(config, progress=False, on_step=crash)
+    result = train(config, progress=False)
+    assert result.step == 2 * SAMPLES // BATCH
+    assert result.config.precision in ("float32", "bfloat16")
+    assert [record["step"] for record in read_metrics(tmp_path)] == list(range(1, 9))
+    assert all(record["grad_norm"] > 0 for record in read_metrics(tmp_path))
+    loaded = load_run(tmp_path)[1].state_dict()
+    assert loaded.keys() == final_state(tmp_path)["model"].keys()
+
+
+@pytest.mark.peer("tokenizers")
+@pytest.mark.parametrize(("method", "seen"), [("clips", "clips of videos"), ("words", "texts")])
+def test_where_a_probe_is_impossible_one_sentence_says_so(
+    method: str, seen: str, shards: ShardSet, tmp_path: Path, tokenizer: Path
+) -> None:
+    config = run_of(method, shards, tmp_path, tokenizer)
+    train(config, progress=False)
+    sentence = f"^{method.title()} encodes {seen}, and this works on single images only$"
+    for probe in ("knn", "finetune"):
+        with pytest.raises(RunError, match=sentence):
+            evaluate(tmp_path, shards.path, shards.path, probes=(probe,))
+    with pytest.raises(RunError, match=sentence):
+        finetune_probe(build_method(method, config.model), shards, shards)
+    with pytest.raises(RunError, match=sentence):
+        diagnose(shards.path, config)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "What the method sees" not in page
+    assert "Training" in page
+
+
+@pytest.mark.peer("tokenizers")
+def test_images_beside_texts_are_probed_as_images(shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
+    train(run_of("pairs", shards, tmp_path, tokenizer), progress=False)
+    assert evaluate(tmp_path, shards.path, shards.path, probes=("knn",)).keys() == {"pixels", "random", "trained"}
+
+
+def test_channels_come_last_whatever_the_rank() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3), nn.ConvTranspose3d(4, 2, 3), nn.Conv1d(3, 4, 3), nn.BatchNorm3d(4)
+    )
+    tied = nn.Conv3d(3, 4, 3)
+    tied.weight = module[1].weight
+    module.append(tied)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    assert channels_last(module) is module
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name])
+        if value.ndim in formats:
+            assert value.is_contiguous(memory_format=formats[value.ndim])
+    assert module[-1].weight is module[1].weight

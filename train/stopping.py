@@ -1,0 +1,124 @@
+"""What ends a run before its time: signals, and what is not finite; all ranks decide alike."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from headrace.train.checkpoint import checkpoint_paths
+from headrace.train.distributed import World
+from headrace.train.errors import RunError
+
+
+class Stop:
+    """Filled by a signal's handler."""
+
+    signal: int = 0
+    """The signal that asked to stop, 0 for none."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Note SIGINT and SIGTERM instead of dying of them; a second one acts as usual. Only in the main thread."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.signal = number
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Watch:
+    """Whether each step's loss and gradient are finite and a signal came, agreed on by all ranks.
+
+    That takes one reduction of three numbers a step, and nobody waits for it: it stays on the device, and what the
+    host needs of it, the signal, is read a step later, when a step is under way behind it.
+    """
+
+    def __init__(self, world: World, stop: Stop) -> None:
+        self._world, self._stop = world, stop
+        self._first = torch.zeros(2, dtype=torch.int64, device=world.device)
+        """The first step whose loss, and the first whose gradient, was not finite; 0 for none."""
+        self._before: _Late | None = None
+        self._now: _Late | None = None
+
+    def step(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
+        """Note step number `step`, from 1, behind its backward pass.
+
+        Args:
+            loss: scalar of this rank.
+            norm: of the gradient, see `headrace.train.finite.gradient_norm`.
+
+        Returns:
+            float32 scalar on the device, the same on all ranks: 1 if the optimiser must leave the weights alone.
+        """
+        signalled = torch.full((), self._stop.signal, dtype=torch.int64, device=loss.device)
+        bad = ~torch.stack([loss.detach(), norm.detach()]).isfinite()
+        votes = self._world.greatest(torch.cat([signalled[None], bad.long()]))
+        found = votes[1:] > 0
+        self._first = torch.where((self._first == 0) & found, step, self._first)
+        if self._world.size > 1:
+            self._before, self._now = self._now, _Late(votes[0])
+        return found.any().float()
+
+    @property
+    def signal(self) -> int:
+        """The signal to obey, 0 for none: at once in one process, a step later where ranks must obey it together."""
+        if self._world.size == 1:
+            return self._stop.signal
+        return self._before.read() if self._before else 0
+
+    def check(self, out: Path) -> None:
+        """Raise RunError if a step was not finite, naming the first. Waits for the device."""
+        of_loss, of_gradient = self._first.tolist()
+        if of_loss and (not of_gradient or of_loss <= of_gradient):
+            raise RunError(_not_finite(f"the loss is not finite at step {of_loss}", out))
+        if of_gradient:
+            raise RunError(_not_finite(f"the gradient is not finite at step {of_gradient}, though the loss is", out))
+
+    def refuse(self, broken: str, step: int, out: Path) -> NoReturn:
+        """Raise RunError for a weight, `broken`, that is not finite after `step` though the gradient was."""
+        raise RunError(_not_finite(f"{broken} is not finite after step {step}", out))
+
+
+class _Late:
+    """A number on the device that is read later: its copy to the host is begun at once."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._copied: torch.cuda.Event | None = None
+        self._value = value
+        if value.device.type == "cuda":
+            self._value = torch.empty_like(value, device="cpu", pin_memory=True)
+            self._value.copy_(value, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(value.device))
+
+    def read(self) -> int:
+        if self._copied:
+            self._copied.synchronize()
+        return int(self._value)
+
+
+def _not_finite(what: str, out: Path) -> str:
+    kept = checkpoint_paths(out / "checkpoints")
+    last = f"the newest checkpoint, {kept[0].name}, is from before" if kept else "there is no checkpoint yet"
+    return f"{out}: {what}; {last}. A lower optim.lr or precision=float32 may help"
