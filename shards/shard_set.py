@@ -102,16 +102,16 @@ class ShardSet:
 
         Images are bytes (jpg, png) or uint8 (H, W, 3); everything is a copy. IndexError outside of the set;
         ShardError where a value does not decode or, in a set opened with `check=True`, differs from its
-        checksum.
+        checksum; MachineError where it cannot be read.
         """
         files, number, row = self._locate(i)
         record = files.index(number)[row].item()
-        content, shard_bytes = files.mapped(number).array, int(files.sizes[number])
+        content, shard_bytes = files.mapped(number), int(files.sizes[number])
         sample: dict[str, Any] = {"__key__": record[-1].decode(errors="surrogateescape")}
         for name, field in self.fields.items():
             offset, size, checksum, *image = (record[place] for place in self._places[name])
             outside = misplaced(shard_bytes, offset, size)
-            payload = content[offset : offset + size]
+            payload = content.read(offset, offset + size) if not outside else np.empty(0, np.uint8)
             if image[:2] == [0, 0] and not outside:  # of another program's tar
                 raise ShardError(f"{self.where(i, name)}: {name} is no image that can be read ({why_not(payload)})")
             if outside or (image and misshaped(size, *image)):

@@ -116,6 +116,12 @@ def test_photographs_and_one_that_is_damaged(photos_ffcv: ShardSet, tmp_path: Pa
     samples = [photos_ffcv.read(i) for i in range(len(photos_ffcv))]
     samples[SAMPLES]["image"] = samples[SAMPLES]["image"][:5000]
     write_shards(tmp_path / "set", samples, photos_ffcv.fields, format="ffcv", shard_size=1 << 20)
+    overwritten = range(12, 15)
+    with open_shards(tmp_path / "set") as shards, open(tmp_path / "set" / "shard-000000.beton", "r+b") as file:
+        places = shards.places("image", overwritten)
+        for offset, size, content in zip(places.address, places.size, (bytes, os.urandom, b"\xff".__mul__), strict=True):
+            file.seek(offset)
+            file.write(content(int(size)))
     spec = together(PIPELINES)
     with (
         open_shards(tmp_path / "set") as shards,
@@ -128,7 +134,13 @@ def test_photographs_and_one_that_is_damaged(photos_ffcv: ShardSet, tmp_path: Pa
             assert (largest <= bound[0], mean <= bound[1]) == (True, True), (name, largest, mean)
         with pytest.raises(ShardError, match=rf"beton.*photo_{SAMPLES:04d}: cannot decode the image: ffcv's decoder"):
             draw(made, shards, spec, np.arange(SAMPLES - 1, SAMPLES + 2))
+        for sample in overwritten:
+            with pytest.raises(ShardError, match=rf"photo_{sample:04d}: cannot decode the image: ffcv's decoder"):
+                draw(made, shards, spec, np.array([sample]))
+        made._process._pipe.send(None)  # type: ignore[attr-defined]  an order that it cannot understand
         ids = np.array([SAMPLES + 1, len(shards) - 1])  # of several files
+        with pytest.raises(RuntimeError, match=r"^engine 'ffcv': AttributeError: 'NoneType' object has no attribute"):
+            draw(made, shards, spec, ids[:1])
         for ours, theirs in zip(draw(made, shards, spec, ids), draw(reference, shards, spec, ids), strict=True):
             assert np.abs(ours.astype(int) - theirs.astype(int)).mean() < 4
 

@@ -106,7 +106,7 @@ def lazily(photos: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def maps(path: Path) -> int:
-    return Path("/proc/self/maps").read_text().count(f"{path}/")
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count(f"{path}/")
 
 
 def test_maps_are_few_and_stay_while_somebody_reads(lazily: Path, photos: ShardSet) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
+from headrace.shards import Field, ShardError, ShardSet, mapping, open_shards, write_shards
+from headrace.shards.errors import MachineError
 from headrace.shards.mapping import MappedFile
 
 
@@ -289,3 +290,21 @@ def test_pixels_that_encode_the_index(tmp_path: Path) -> None:
                 pixels = pixels.reshape(spans.height[row], spans.width[row], 3)
                 assert pixels.shape == (1 + i % 9, 1 + i % 13, 3)
                 assert (pixels == (i % 256, i // 256, 7)).all()
+
+
+def test_a_shard_that_is_cut_short_behind_a_reader(copied: Path) -> None:
+    """Its memory is there no more: to touch it is the end of a process."""
+    with open_shards(copied) as shards:
+        last = shards.read(len(shards) - 1)
+        shard = copied / shards.manifest.shards[-1].name
+        os.truncate(shard, 4096)
+        with pytest.raises(MachineError, match=rf"{shard.name}, offset \d+: cannot be read: the disk fails, or"):
+            shards.read(len(shards) - 1)
+        assert len(last["image"]) == 28
+
+
+def test_where_the_system_does_not_copy(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_shards(copied) as shards:
+        expected = shards.read(7)
+        monkeypatch.setattr(mapping, "process_vm_readv", mapping._missing)
+        assert (shards.read(7)["image"] == expected["image"]).all()
