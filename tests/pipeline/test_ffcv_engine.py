@@ -119,7 +119,9 @@ def test_photographs_and_one_that_is_damaged(photos_ffcv: ShardSet, tmp_path: Pa
     overwritten = range(12, 15)
     with open_shards(tmp_path / "set") as shards, open(tmp_path / "set" / "shard-000000.beton", "r+b") as file:
         places = shards.places("image", overwritten)
-        for offset, size, content in zip(places.address, places.size, (bytes, os.urandom, b"\xff".__mul__), strict=True):
+        for offset, size, content in zip(
+            places.address, places.size, (bytes, os.urandom, b"\xff".__mul__), strict=True
+        ):
             file.seek(offset)
             file.write(content(int(size)))
     spec = together(PIPELINES)
