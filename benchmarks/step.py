@@ -24,8 +24,8 @@ from headrace.benchmarks.machine import cpu_flags
 from headrace.benchmarks.peers.training import synthetic, training
 from headrace.benchmarks.runner import Comparison, Contestant, compare
 from headrace.models import BackboneConfig
-from headrace.models.backbones import tiny_resnet
-from headrace.models.methods.simclr import SimCLRConfig, simclr_views
+from headrace.models.methods.joint.simclr import SimCLRConfig, simclr_views
+from headrace.models.parts.backbones import tiny_resnet
 
 CONFIGS: Mapping[str, SimCLRConfig] = {
     "resnet18-224": SimCLRConfig(

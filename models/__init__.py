@@ -3,28 +3,118 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from dataclasses import fields, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from headrace.models.backbones import BackboneConfig, build_backbone
-from headrace.models.method import Method
-from headrace.models.methods.simclr import SimCLR, SimCLRConfig
+from headrace.models.method import Context, Method, ParameterGroup
+from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
+from headrace.models.methods.joint.byol import BYOL, BYOLConfig
+from headrace.models.methods.joint.dino import DINO, DINOConfig
+from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
+from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
+from headrace.models.methods.joint.swav import SwAV, SwAVConfig
+from headrace.models.methods.masked.mae import MAE, MAEConfig
+from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
+from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
 
-__all__ = ["METHODS", "BackboneConfig", "Method", "MethodEntry", "build_backbone", "build_method"]
+__all__ = [
+    "METHODS",
+    "BackboneConfig",
+    "Context",
+    "Method",
+    "MethodEntry",
+    "ParameterGroup",
+    "build_backbone",
+    "build_method",
+]
 
 
 class MethodEntry(NamedTuple):
-    """A method and what configures it."""
+    """A method, what configures it, and what a person wants to know of it."""
 
     config: type[Any]
-    """Keyword-only dataclass; its defaults are the paper's values."""
+    """Keyword-only dataclass; its defaults are the authors' values."""
     method: type[Method]
     """Built from an instance of `config`."""
+    family: Literal["joint", "masked", "pretext"]
+    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself."""
+    paper: str
+    """arXiv number."""
+    followed: str
+    """Whose code, and which files, at a commit where one is known."""
+    deviates: str = ""
+    """In what, and why."""
+
+    @property
+    def title(self) -> str:
+        """The first line of what the method's file says of it."""
+        return (sys.modules[self.method.__module__].__doc__ or "").splitlines()[0]
 
 
 METHODS: dict[str, MethodEntry] = {
-    "simclr": MethodEntry(SimCLRConfig, SimCLR),
+    "simclr": MethodEntry(
+        SimCLRConfig,
+        SimCLR,
+        "joint",
+        "2002.05709",
+        "google-research/simclr: tf2/objective.py, model.py, lars_optimizer.py, data_util.py",
+        "the loss is the mean over 2N views, half of the code's; views are normalised",
+    ),
+    "moco_v2": MethodEntry(
+        MoCoV2Config,
+        MoCoV2,
+        "joint",
+        "2003.04297",
+        "facebookresearch/moco at 4397a04: moco/builder.py, main_moco.py",
+    ),
+    "byol": MethodEntry(
+        BYOLConfig,
+        BYOL,
+        "joint",
+        "2006.07733",
+        "google-deepmind/deepmind-research at f5de0ed: byol/byol_experiment.py, utils",
+        "no linear classifier beside the loss; resizing with antialiasing; brightness multiplies",
+    ),
+    "barlow_twins": MethodEntry(
+        BarlowTwinsConfig,
+        BarlowTwins,
+        "joint",
+        "2103.03230",
+        "facebookresearch/barlowtwins at 8e8d284: main.py",
+        "the norm before the correlation keeps no running statistics, which nothing would use",
+    ),
+    "swav": MethodEntry(
+        SwAVConfig,
+        SwAV,
+        "joint",
+        "2006.09882",
+        "facebookresearch/swav at 06b1b7c: main_swav.py, src/resnet50.py, src/multicropdataset.py",
+        "queues are gathered over ranks, of which each takes its own part, so that a run goes on with other ranks",
+    ),
+    "dino": MethodEntry(
+        DINOConfig,
+        DINO,
+        "joint",
+        "2104.14294",
+        "facebookresearch/dino at 7c446df: main_dino.py, utils.py, vision_transformer.py",
+    ),
+    "mae": MethodEntry(
+        MAEConfig,
+        MAE,
+        "masked",
+        "2111.06377",
+        "facebookresearch/mae at efb2a80: models_mae.py, main_pretrain.py, util/pos_embed.py",
+    ),
+    "rotation": MethodEntry(
+        RotationConfig,
+        Rotation,
+        "pretext",
+        "1803.07728",
+        "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
+        "a ResNet-50 in the place of their AlexNet, which timm has not",
+    ),
 }
 """Every method by the name that the command line uses."""
 

@@ -1,26 +1,80 @@
-"""What every method is: views it wants, a loss on a batch, features for probes."""
+"""What every method is: inputs it asks for, a loss on a batch, features for probes, and hooks around a step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, ClipSpec, TextSpec, ViewSpec
+from headrace.pipeline import Batch, ClipSpec, TextSpec, View, ViewSpec, center_view
+
+Inputs = ViewSpec | ClipSpec | TextSpec
+"""What a loader delivers of each sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Where a run stands, for a method's hooks."""
+
+    step: int
+    """Optimiser steps before this one."""
+    epoch: int
+    """Epochs before this one."""
+    steps_per_epoch: int
+    epochs: int
+    """Epochs of the whole run."""
+    batch_size: int
+    """Samples of a step, over all ranks."""
+    batches: Callable[[ViewSpec], Iterator[Batch]] | None = None
+    """Every sample of the training set once, on this rank's device, in the order of the set: this rank's share of it.
+    For methods that look at the whole set between epochs."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """Share of the run's steps before this one, from 0 to below 1."""
+        return self.step / self.total_steps
+
+
+@dataclass(kw_only=True)
+class ParameterGroup:
+    """Parameters that are trained alike, in terms of what the run's configuration says of all."""
+
+    params: list[nn.Parameter]
+    lr_scale: float = 1.0
+    """Factor of the learning rate."""
+    decay_scale: float = 1.0
+    """Factor of the weight decay; 0 for none."""
+    adapt: bool = True
+    """Whether LARS scales the step to the size of the weights."""
+    constant_lr: bool = False
+    """Keep the peak learning rate for the whole run, as SimSiam's predictor does."""
+    frozen_epochs: int = 0
+    """Epochs at the beginning in which the gradient is dropped, after it was clipped."""
 
 
 class Method(nn.Module):
-    """Base of all methods. A subclass sets the four attributes in its constructor and writes `loss`.
+    """Base of all methods. A subclass sets the attributes in its constructor and writes `loss`.
+
+    Everything that it remembers from step to step (a slow network, a queue, a centre, assignments) is a parameter or a
+    buffer, so that a run that was killed goes on as if it had not been. Nothing in it draws from a generator of its
+    own: what is random comes with the batch, or from torch's default generator, which the loop seeds for each step.
 
     Letters in shapes: B samples of this rank, V views, D feature dimensions.
     """
 
     config: Any
     """The keyword-only dataclass that configures the method."""
-    views: ViewSpec | ClipSpec | TextSpec
-    """What `loss` expects of each sample in its batch: V views of an image, clips of a video, or a text."""
+    inputs: Inputs
+    """What `loss` expects of each sample in its batch."""
     backbone: nn.Module
-    """The network that is kept after training. Of images, and so for probes: float32 (B, 3, H, W) to (B, D)."""
+    """The network that is kept after training."""
     feature_dim: int
     """D."""
 
@@ -32,16 +86,51 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must write loss()")
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Features for probes: float32 (B, 3, H, W), normalised, to (B, D). Call it in evaluation mode.
+    @property
+    def probe_inputs(self) -> Inputs:
+        """What a probe shows `encode`: by default the first view's largest centred square, resized and normalised as
+        in training, without augmentation."""
+        if not isinstance(self.inputs, ViewSpec):
+            raise NotImplementedError(f"{type(self).__name__} must say with which inputs it is probed")
+        view: View = self.inputs.views[0]
+        plain = center_view(view.size, view.normalize)
+        return ViewSpec([replace(plain.views[0], interpolation=view.interpolation)])
 
-        Probes show images; they refuse a method whose `views` are of something else.
-        """
-        features: Tensor = self.backbone(images)
+    def encode(self, batch: Batch) -> Tensor:
+        """Features (B, D) of what `probe_inputs` asks for. Call it in evaluation mode; a sample's features do not
+        depend on the rest of the batch then."""
+        (view,) = batch.normalized()
+        features: Tensor = self.backbone(view)
         return features
 
-    def after_step(self, step: int, total_steps: int) -> None:
-        """Called after each optimiser step, which was number `step` (from 0) of `total_steps`, without gradients.
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The trainable parameters; by default kernels, and vectors (biases, norms), which are neither decayed nor
+        adapted (arXiv 2002.05709, section 2.1; common practice for AdamW too)."""
+        return kernels_and_vectors(self)
 
-        Momentum encoders and queues move here; by default nothing does.
-        """
+    def on_epoch(self, context: Context) -> None:
+        """Before the first step of each epoch, without gradients: assignments of clusters."""
+
+    def before_step(self, context: Context) -> None:
+        """Before the loss, without gradients: schedules of temperatures."""
+
+    def after_backward(self, context: Context) -> None:
+        """Between the backward pass and clipping."""
+
+    def after_step(self, context: Context) -> None:
+        """After the optimiser's step, without gradients: slow networks, queues, centres."""
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Pictures for the report, float32 (B, 3, H, W) in [0, 1] by name, such as reconstructions; by default none."""
+        return {}
+
+
+def kernels_and_vectors(*modules: nn.Module, **settings: Any) -> list[ParameterGroup]:
+    """The trainable parameters of some modules in two groups: those of several dimensions, and those of one, which are
+    neither decayed nor adapted. `settings` are of both groups."""
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups = [
+        ParameterGroup(params=[p for p in trained if p.ndim > 1], **settings),
+        ParameterGroup(params=[p for p in trained if p.ndim <= 1], **{**settings, "decay_scale": 0.0, "adapt": False}),
+    ]
+    return [group for group in groups if group.params]

@@ -100,6 +100,15 @@ class Batch:
             token_masks=[type(mask)(*map(change, mask)) for mask in self.token_masks],
         )
 
+    def parts(self, number: int) -> list[Batch]:
+        """The samples in `number` parts of equal size, in order."""
+        if number == 1:
+            return [self]
+        if len(self) % number:
+            raise ValueError(f"a batch of {len(self)} samples cannot be taken in {number} parts of equal size")
+        size = len(self) // number
+        return [self._each(lambda tensor, at=at: tensor[at : at + size]) for at in range(0, len(self), size)]  # type: ignore[misc]
+
     def normalized(self) -> list[Tensor]:
         """V float32 tensors of the views' shapes, channels-last, on the batch's device."""
         return [
@@ -118,17 +127,21 @@ def normalize_images(images: Tensor, normalize: Normalize) -> Tensor:
         scaled = [(x - m) * (1 / s) for x, m, s in zip(lab, normalize.mean, normalize.std, strict=True)]
         return torch.stack(scaled, dim=-1).movedim(-1, channels)  # channels-last in memory
     shape = (3,) + (1,) * (-channels - 1)
-    scale, shift = _scale_and_shift(tuple(normalize.mean), tuple(normalize.std), images.device)
+    # A compiled program holds its own constants.
+    constants = _scale_and_shift if torch.compiler.is_compiling() else _kept_scale_and_shift
+    scale, shift = constants(tuple(normalize.mean), tuple(normalize.std), images.device)
     return torch.addcmul(shift.view(shape), images, scale.view(shape))
 
 
-@lru_cache(maxsize=256)
 def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What levels are multiplied with and what is added, (3,) each. Made once: a device waits for such a copy."""
+    """What levels are multiplied with and what is added, (3,) each. A device waits for such a copy."""
     with torch.inference_mode(False):
         scale = torch.tensor([1 / (255 * s) for s in std], device=device)
         shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
     return scale, shift
+
+
+_kept_scale_and_shift = lru_cache(maxsize=256)(_scale_and_shift)
 
 
 def standardize(images: Tensor) -> Tensor:

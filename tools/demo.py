@@ -103,7 +103,7 @@ def _shard_digits(path: Path, format: Format, split: str) -> None:
 
 def _compile(data: Path, config: RunConfig) -> None:
     """Load one batch: what the loader compiles on a machine's first run must not count as waiting for data."""
-    views = build_method(config.method, config.model).views
+    views = build_method(config.method, config.model).inputs
     with open_shards(data) as shards, Loader(shards, views, config.batch_size, engine=config.loader.engine) as loader:
         next(iter(loader))
 

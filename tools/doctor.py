@@ -279,7 +279,7 @@ def timed(work: Callable[[], object], samples: int, device: torch.device, second
 
 def training_step(method: Method, config: RunConfig, device: torch.device) -> Callable[[Batch], None]:
     """One step of training as the loop takes it."""
-    optimizer = build_optimizer(method, config.optim, config.batch_size)
+    optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size)
     half = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
 
     def step(batch: Batch) -> None:

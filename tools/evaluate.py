@@ -24,10 +24,10 @@ from headrace.train.probes import (
     Features,
     extract_features,
     finetune_probe,
+    image_views,
     knn_probe,
     linear_probe,
     pixel_features,
-    probe_view,
 )
 
 ENCODERS = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
@@ -74,7 +74,7 @@ def evaluate(
             "instead, by variables of the environment or .netrc (docs/remote.md)"
         )
     config, trained = load_run(run)
-    probe_view(trained)  # whether it can be probed, before anything is computed
+    image_views(trained)  # whether it can be probed, before anything is computed
     untrained = build_method(config.method, config.model, seed=config.seed).eval()
     scores = {}
     with ExitStack() as stack:
@@ -114,15 +114,8 @@ def features(method: Method, shards: ShardSet, *, pixel_side: int | None = None)
     """float32 (n, D) and int64 (n,): what `method` makes of every sample, or its pixels at `pixel_side`."""
     if pixel_side is not None:
         return pixel_features(shards, pixel_side)
-    view = probe_view(method)
-    return extract_features(
-        method.to(device()).encode,
-        shards,
-        size=view.size,
-        normalize=view.normalize,
-        interpolation=view.interpolation,
-        device=device(),
-    )
+    image_views(method)
+    return extract_features(method.to(device()).encode, shards, method.probe_inputs, device=device())
 
 
 def _pixel_side(shards: ShardSet) -> int:

@@ -154,11 +154,11 @@ def training_charts(metrics: Mapping[str, Sequence[Record]]) -> str:
 def gallery(config: RunConfig, method: Method) -> Section:
     """Stored samples beside the views of the run's first epoch; empty for a method of clips or texts."""
     heading = "What the method sees"
-    if not isinstance(method.views, ViewSpec):
+    if not isinstance(method.inputs, ViewSpec):
         return Section(heading, "", "")
     try:
         with open_shards(config.data) as shards:
-            rows = augmented(shards, method.views, count=GALLERY_SAMPLES, seed=config.seed)
+            rows = augmented(shards, method.inputs, count=GALLERY_SAMPLES, seed=config.seed)
     except (ShardError, UserError, OSError) as error:
         return Section(heading, missing(config.data, error), "")
     samples = ""
@@ -184,7 +184,7 @@ def feature_map(method: Method, data: str, seed: int) -> Section:
     """t-SNE of the encoder's features of some labelled samples; empty where `data` has hardly any or the method is not
     one of images, a sentence where the data cannot be read."""
     heading = "Map of the features"
-    if not isinstance(method.views, ViewSpec):
+    if not isinstance(method.inputs, ViewSpec):
         return Section(heading, "", "")
     try:
         with open_shards(data) as shards:

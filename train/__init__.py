@@ -10,8 +10,8 @@ from headrace.train.config import (
     ScheduleConfig,
 )
 from headrace.train.errors import ConfigError, RunError
-from headrace.train.loop import RunResult, load_run, train
 from headrace.train.metrics import read_metrics
+from headrace.train.run import RunResult, load_run, train
 
 __all__ = [
     "CheckpointConfig",

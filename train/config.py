@@ -47,8 +47,19 @@ class OptimConfig:
     """Decay rates of AdamW's two moments."""
     trust: float = 0.001
     """LARS's trust coefficient (eta in its paper); biases and norms are not adapted."""
+    lr_in_momentum: bool = True
+    """Whether LARS multiplies the learning rate into its momentum, as SimCLR does; BYOL and Barlow Twins do not."""
+    clip: float = 0.0
+    """Largest norm of the gradient; larger ones are scaled down. 0 turns it off."""
+    clip_by: Literal["all", "tensor", "module"] = "all"
+    """Whose norm: of all gradients together, of each tensor by itself (DINO), or of each of the method's parts."""
+    accumulate: int = 1
+    """Parts in which each rank takes its share of a batch, one after the other, before one step of the optimiser along
+    their mean gradient. Losses that compare samples, and batch norms, see the samples of a part only."""
 
     def __post_init__(self) -> None:
+        _require(self.clip >= 0, "clip", self.clip, "at least 0")
+        _require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
@@ -64,6 +75,8 @@ class ScheduleConfig:
     """Length of the warm-up, in epochs; 0 turns it off."""
     final: float = 0.0
     """Learning rate at the end, as a share of the peak; 1 keeps it constant."""
+    final_weight_decay: float | None = None
+    """Weight decay at the end, reached on half a cosine over the whole run, as DINO's; null keeps it constant."""
 
     def __post_init__(self) -> None:
         _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "at least 0")

@@ -108,3 +108,13 @@ def distribute(method: Method, world: World, sync_batch_norm: bool) -> nn.Module
             raise ConfigError("sync_batch_norm: must be false for several ranks on the CPU, got True")
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
     return DistributedDataParallel(LossModule(method))
+
+
+@contextmanager
+def last_part(module: nn.Module, last: bool) -> Iterator[None]:
+    """Gradients of a step's parts are averaged over ranks once, behind the last of them."""
+    if last or not isinstance(module, DistributedDataParallel):
+        yield
+        return
+    with module.no_sync():
+        yield

@@ -1,361 +1,176 @@
-"""Training, top to bottom: build, resume, step, log, checkpoint, close. It knows no method by name."""
+"""The steps of a run, top to bottom. Nothing here knows a method or a modality by name."""
 
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from headrace.models import Method, build_method
-from headrace.models.layout import channels_last
+from headrace.models import Method
+from headrace.models.method import Context
+from headrace.models.parts.schedules import cosine
 from headrace.models.seeding import seeded
-from headrace.pipeline import Batch, Loader
-from headrace.pipeline.engines import DEVICE_ENGINES
+from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.transfer import DeviceBatches
-from headrace.shards import ShardSet, open_shards
-from headrace.shards.printing import printable
-from headrace.shards.remote import from_anywhere, has_secrets
-from headrace.train.checkpoint import (
-    checkpoint_name,
-    checkpoint_paths,
-    newest_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
+from headrace.train.checkpoint import save_checkpoint
 from headrace.train.config import RunConfig
-from headrace.train.distributed import World, distribute, join
-from headrace.train.errors import ConfigError, RunError
+from headrace.train.distributed import World, last_part
 from headrace.train.finite import FiniteState, gradient_norm
-from headrace.train.lock import one_writer
 from headrace.train.metrics import Meter, Record, RunLog, loader_figures
-from headrace.train.optim import build_optimizer, peak_lr, resume_optimizer, step_unless
-from headrace.train.precision import SAMPLES, choose_precision
+from headrace.train.optim import clip_gradients, drop_frozen, peak_lr, set_schedule, step_unless
 from headrace.train.schedule import warmup_cosine
-from headrace.train.stopping import Stop, Watch, stop_signals
+from headrace.train.stopping import Stop, Watch
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """What a call of `train` did."""
+@dataclass(kw_only=True)
+class Run:
+    """What the steps work with."""
 
-    out: Path
-    """The run's folder."""
-    checkpoint: Path
-    """The newest checkpoint."""
-    step: int
-    """Optimiser steps taken, counting those before a resume."""
-    total_steps: int
-    """Steps of the whole run."""
-    stopped_by: str | None
-    """Name of the signal that ended the run early, such as "SIGTERM"; None if it ran to its end."""
-    record: Record | None
-    """The last line of metrics that this call logged on rank 0."""
     config: RunConfig
-    """As resolved, with the precision that was chosen."""
-
-
-def train(
-    config: RunConfig,
-    *,
-    progress: bool = True,
-    on_step: Callable[[Record], None] | None = None,
-) -> RunResult:
-    """Train a method on a shard set, or go on with the run that `config.out` already holds.
-
-    A run that was killed at any moment and started again takes the same steps on the same views as one that was
-    not. On a CPU, with the same number of threads, it ends with the same bits. On CUDA some kernels add in an
-    order that changes from run to run, unless the caller asks torch for deterministic ones
-    (`torch.use_deterministic_algorithms`).
-
-    SIGINT and SIGTERM end the run after the step under way (with several ranks, after the next), with a checkpoint;
-    a second SIGINT interrupts at once.
-
-    Where the gradient is not finite the optimiser leaves the weights alone, and the run ends at its next line of
-    metrics or checkpoint, whichever comes first, without writing that checkpoint. So does one whose loss or weights
-    are not finite.
-
-    Args:
-        config: the run; `config.data` and `config.out` must be given.
-        progress: show a bar (on a terminal) or a line a record (elsewhere), on standard error.
-        on_step: called on rank 0 with each record that is logged; see `headrace.train.metrics.Record`.
-
-    Raises:
-        ConfigError: for settings that do not fit each other, the data, or the run that is already in `out`.
-        RunError: if another process writes to `out`, if loss, gradient or weights are not finite any more, or if no
-            checkpoint of the run is whole, or one cannot be written.
-        ShardError: for data that cannot be read.
-        OSError: if the disk cannot read a checkpoint.
-    """
-    config = RunConfig.from_dict(config.to_dict())  # fields may have been assigned since it was checked
-    for name in ("data", "out"):
-        if not getattr(config, name):
-            raise ConfigError(f"{name}: must be given")
-    if has_secrets(config.data):
-        raise ConfigError(
-            "data: a user, password or query in the URL would be kept in config.yaml and in every checkpoint; give "
-            "them to the store's own tools instead, by variables of the environment or .netrc (docs/remote.md)"
-        )
-    config = replace(config, data=from_anywhere(config.data))  # a run may be looked at from another folder
-    with join(config.device) as world, open_shards(config.data) as shards, stop_signals() as stop:
-        if config.batch_size % world.size:
-            raise ConfigError(f"batch_size: must be a multiple of the {world.size} ranks, got {config.batch_size}")
-        if config.batch_size > len(shards):
-            raise ConfigError(f"batch_size: must be at most {len(shards)}, the samples of {config.data}")
-        with one_writer(Path(config.out), world, _say):
-            return _train(config, world, shards, stop, progress, on_step)
-
-
-def _train(
-    config: RunConfig,
-    world: World,
-    shards: ShardSet,
-    stop: Stop,
-    progress: bool,
-    on_step: Callable[[Record], None] | None,
-) -> RunResult:
-    """`train`, with everything at hand that ends with it."""
-    out = Path(config.out)
-    state = newest_checkpoint(out / "checkpoints", warn=_say if world.rank == 0 else _silent)
-    first_step = state["step"] if state else 0
-    if world.max(first_step, -first_step) != [first_step, -first_step]:
-        raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
-    config = _continued(config, out, state)
-
-    method = build_method(config.method, config.model, seed=config.seed)
-    method = channels_last(method.to(world.device)).train()
-    if config.precision == "auto":
-        precision, reason = choose_precision(method, world, partial(_first_batch, config, method, shards, world))
-        config = replace(config, precision=precision)
-        if world.rank == 0 and progress:
-            _say(f"precision {precision}: {reason}")
-    module = distribute(method, world, config.sync_batch_norm)
-    optimizer = build_optimizer(method, config.optim, config.batch_size)
-    loader = _loader(config, method, shards, world, config.batch_size)
-    weights = FiniteState(method)
-    if state:
-        try:
-            loader.load_state_dict(state["loader"])
-        except ValueError as error:
-            raise ConfigError(f"data or loader: {error}, and {out} was started otherwise") from None
-        method.load_state_dict(state["model"])
-        resume_optimizer(optimizer, state["optimizer"])
-        if broken := weights.broken():
-            file = checkpoint_name(first_step)
-            raise RunError(f"{out}: {broken} is not finite in {file}; delete that checkpoint to go on from one before")
-    del state
-
-    total_steps = config.epochs * len(loader)
-    warmup_steps = round(config.schedule.warmup_epochs * len(loader))
-    lr = peak_lr(config.optim, config.batch_size)
+    """As resolved."""
+    world: World
+    method: Method
+    module: nn.Module
+    """From a batch to the method's losses, whose gradients are averaged over ranks."""
+    optimizer: torch.optim.Optimizer
+    loader: Loader
+    weights: FiniteState
+    first_step: int
+    """Steps that were taken before."""
+    whole_set: Callable[[ViewSpec], Iterator[Batch]]
+    """For `Context.batches`."""
     log: RunLog | None = None
-    if world.rank == 0:
-        config.save(out / "config.yaml")
-        log = RunLog(
-            out,
-            first_step=first_step,
-            total_steps=total_steps,
-            progress=progress,
-            tensorboard=config.log.tensorboard,
-            on_step=on_step,
-            bad_told=len(loader.bad),
-        )
-        if first_step:
-            done = "is finished" if first_step == total_steps else "resumes"
-            log.say(f"{out} {done}: step {first_step} of {total_steps}")
-        log.warn_of_cache(loader)
+    """On rank 0."""
 
+    @property
+    def total_steps(self) -> int:
+        """Of the whole run."""
+        return self.config.epochs * len(self.loader)
+
+    def context(self, step: int) -> Context:
+        """Where the run stands before `step`, from 0."""
+        return Context(
+            step=step,
+            epoch=step // len(self.loader),
+            steps_per_epoch=len(self.loader),
+            epochs=self.config.epochs,
+            batch_size=self.config.batch_size,
+            batches=self.whole_set,
+        )
+
+
+def take_steps(run: Run, stop: Stop) -> tuple[int, str | None, Record | None]:
+    """Train to the end of the run, or until a signal.
+
+    Returns:
+        Steps taken in all, the name of the signal that ended the run early, the last record.
+
+    Raises:
+        RunError: If loss, gradient or weights are not finite.
+    """
+    config, world, method, optimizer, loader, log = (
+        run.config, run.world, run.method, run.optimizer, run.loader, run.log
+    )  # fmt: skip
+    out = Path(config.out)
     batches = DeviceBatches(loader, world.device)
-    step, record, stopped_by = first_step, None, None
-    watch = Watch(world, stop)
+    watch, meter = Watch(world, stop), Meter()
     trained = [p for p in method.parameters() if p.requires_grad]
-    meter = Meter()
+    step, record, stopped_by = run.first_step, None, None
     counted = replace(loader.stats)
-    try:
-        while step < total_steps and not stopped_by:
-            for batch in meter.watch(batches, config.batch_size):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * warmup_cosine(
-                        step, total=total_steps, warmup=warmup_steps, final=config.schedule.final
-                    )
-                with seeded(config.seed, step, world.rank, device=world.device):
-                    with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                        terms = module(batch)
-                    optimizer.zero_grad(set_to_none=True)
-                    terms["loss"].backward()
-                norm = gradient_norm(trained)
-                step_unless(optimizer, watch.step(step + 1, terms["loss"], norm))
-                with torch.no_grad():
-                    method.after_step(step, total_steps)
-                step += 1
+    while step < run.total_steps and not stopped_by:
+        for batch in meter.watch(batches, config.batch_size):
+            context = run.context(step)
+            terms = _forward_backward(run, batch, context)
+            with torch.no_grad():
+                method.after_backward(context)
+            norm = gradient_norm(trained)
+            if config.optim.clip:
+                clip_gradients(method, config.optim.clip, config.optim.clip_by)
+            drop_frozen(optimizer, context.epoch)
+            step_unless(optimizer, watch.step(step + 1, terms["loss"], norm))
+            with torch.no_grad():
+                method.after_step(context)
+            step += 1
+            if log:
+                log.advance(step)
+
+            last = step == run.total_steps
+            signalled = watch.signal
+            log_now = last or step % config.log.every_steps == 0
+            save_now = last or (config.checkpoint.every_steps > 0 and step % config.checkpoint.every_steps == 0)
+            if not (log_now or save_now or signalled):
+                continue
+            # From here on the device is waited for.
+            watch.check(out)
+            scalars = _read({**terms, "grad_norm": norm}, world)
+            stopped_by = signal.Signals(signalled).name if signalled else None
+            if log_now:
+                record = {"step": step, "epoch": batch.epoch, **scalars, "lr": optimizer.param_groups[0]["lr"]}
+                record |= meter.read() | loader_figures(loader, counted)
+                meter.restart()
+                counted = replace(loader.stats)
                 if log:
-                    log.advance(step)
-
-                last = step == total_steps
-                signalled = watch.signal
-                log_now = last or step % config.log.every_steps == 0
-                save_now = last or (config.checkpoint.every_steps > 0 and step % config.checkpoint.every_steps == 0)
-                if not (log_now or save_now or signalled):
-                    continue
-                # From here on the device is waited for.
-                watch.check(out)
-                scalars = _read({**terms, "grad_norm": norm}, world)
-                stopped_by = signal.Signals(signalled).name if signalled else None
-                if log_now:
-                    record = {"step": step, "epoch": batch.epoch, **scalars, "lr": optimizer.param_groups[0]["lr"]}
-                    record |= meter.read() | loader_figures(loader, counted)
-                    meter.restart()
-                    counted = replace(loader.stats)
-                    if log:
-                        log.write(record)
-                        log.warn_of(loader)
-                if save_now or stopped_by:
-                    broken = weights.broken()
-                    if world.max(int(broken is not None)) != [0]:
-                        watch.refuse(broken or "a weight of another rank", step, out)
-                    if world.rank == 0:
-                        checkpoint = {
-                            "step": step,
-                            "config": config.to_dict(),
-                            "model": method.state_dict(),
-                            "optimizer": optimizer.state_dict(),
-                            "loader": batches.state_dict(),
-                        }
-                        save_checkpoint(out / "checkpoints", checkpoint, config.checkpoint.keep)
-                    world.max(0)  # nobody runs ahead, or leaves, before the file is there
-                if stopped_by or last:
-                    break
-        if log and stopped_by:
-            log.say(f"{stopped_by}: stopped at step {step} of {total_steps} with a checkpoint; run again to resume")
-    finally:
-        loader.close()
-        if log:
-            log.close()
-    return RunResult(
-        out=out,
-        checkpoint=checkpoint_paths(out / "checkpoints")[0],
-        step=step,
-        total_steps=total_steps,
-        stopped_by=stopped_by,
-        record=record,
-        config=config,
-    )
+                    log.write(record)
+                    log.warn_of(loader)
+            if save_now or stopped_by:
+                _save(run, step, batches, watch)
+            if stopped_by or last:
+                break
+    if log and stopped_by:
+        log.say(f"{stopped_by}: stopped at step {step} of {run.total_steps} with a checkpoint; run again to resume")
+    return step, stopped_by, record
 
 
-def load_run(path: str | Path) -> tuple[RunConfig, Method]:
-    """A run's config and its trained method, on the CPU and in evaluation mode.
-
-    Args:
-        path: a run's folder, for its newest readable checkpoint, or one checkpoint file.
-
-    Raises:
-        RunError: if there is no checkpoint, or none that is whole.
-        OSError: if the disk cannot read one.
-    """
-    path = Path(path)
-    state = read_checkpoint(path) if path.is_file() else newest_checkpoint(path / "checkpoints", warn=_say)
-    if state is None:
-        raise RunError(f"{path}: no checkpoint in it; train first")
-    config = _config_of(state, path)
-    method = build_method(config.method, config.model, seed=config.seed)
-    method.load_state_dict(state["model"])
-    return config, method.eval()
-
-
-def _loader(config: RunConfig, method: Method, shards: ShardSet, world: World, batch_size: int) -> Loader:
-    """This rank's share of global batches of `batch_size` samples."""
-    engine = config.loader.engine
-    try:
-        return Loader(
-            shards,
-            method.views,
-            batch_size,
-            engine=engine,
-            device=str(world.device) if engine in DEVICE_ENGINES else "cpu",
-            seed=config.seed,
-            rank=world.rank,
-            world_size=world.size,
-            threads=config.loader.threads,
-            prefetch=config.loader.prefetch,
-            order=config.loader.order,
-            window=config.loader.window,
-            lanes=config.loader.lanes,
-            on_error=config.loader.on_error,
-            max_bad=config.loader.max_bad,
-        )
-    except ImportError as error:
-        raise ConfigError(f"loader.engine: {error}") from None
+def _forward_backward(run: Run, batch: Batch, context: Context) -> dict[str, Tensor]:
+    """Hooks, schedules, and the gradient of one step; the method's scalars, means over the parts of the batch."""
+    config, method, world = run.config, run.method, run.world
+    step, total = context.step, context.total_steps
+    warmup = round(config.schedule.warmup_epochs * context.steps_per_epoch)
+    peak = peak_lr(config.optim, config.batch_size)
+    lr = peak * warmup_cosine(step, total=total, warmup=warmup, final=config.schedule.final)
+    decay, final_decay = config.optim.weight_decay, config.schedule.final_weight_decay
+    set_schedule(run.optimizer, lr, peak, decay if final_decay is None else cosine(decay, final_decay, step / total))
+    parts = batch.parts(config.optim.accumulate)
+    sums: dict[str, Tensor] = {}
+    with seeded(config.seed, step, world.rank, device=world.device):
+        with torch.no_grad():
+            if step % context.steps_per_epoch == 0:
+                method.on_epoch(context)
+            method.before_step(context)
+        run.optimizer.zero_grad(set_to_none=True)
+        for number, part in enumerate(parts):
+            with last_part(run.module, number == len(parts) - 1):
+                with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    terms = run.module(part)
+                (terms["loss"] / len(parts)).backward()
+            for name, term in terms.items():
+                sums[name] = term.detach() / len(parts) + sums.get(name, 0)
+    return sums
 
 
-def _first_batch(config: RunConfig, method: Method, shards: ShardSet, world: World) -> Batch:
-    """The first samples of the run, few of them."""
-    with _loader(config, method, shards, world, min(config.batch_size, SAMPLES * world.size)) as loader:
-        return next(iter(loader))
-
-
-def _continued(config: RunConfig, out: Path, state: dict[str, Any] | None) -> RunConfig:
-    """`config` with the precision that the run in `out` has already chosen.
-
-    A checkpoint holds the settings that it was made with. Where there is none yet, config.yaml does.
-
-    Raises:
-        ConfigError: if there is a checkpoint, and it was made with other settings that shape its weights.
-        RunError: if its settings are not of this version.
-    """
-    if state:
-        started = _config_of(state, out)
-    elif (out / "config.yaml").exists():
-        started = RunConfig.load(out / "config.yaml")
-    else:
-        return config
-    same = replace(config, precision=started.precision) if config.precision == "auto" else config
-    before, now = dict(_shaping(started.to_dict())), dict(_shaping(same.to_dict()))
-    changed = [key for key in before | now if before.get(key) != now.get(key)]
-    if not changed:
-        return same
-    if state:
-        key = changed[0]
-        raise ConfigError(
-            f"{key}: {out} was started with {before.get(key)!r}, not {now.get(key)!r}; "
-            "use the same value, or another out"
-        )
-    return config
-
-
-def _config_of(state: dict[str, Any], path: Path) -> RunConfig:
-    """The config in the checkpoint `state` that was read from `path`."""
-    try:
-        return RunConfig.from_dict(state["config"])
-    except ConfigError as error:
-        raise RunError(f"{path}: its config does not fit this version of headrace ({error})") from None
-
-
-def _shaping(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of the settings that must not change in mid-run."""
-    for key, value in values.items():
-        if prefix == "" and key in ("data", "out", "device", "loader", "checkpoint", "log"):
-            continue
-        if isinstance(value, dict):
-            yield from _shaping(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _save(run: Run, step: int, batches: DeviceBatches, watch: Watch) -> None:
+    """A checkpoint after `step` steps; RunError, and none, where a weight is not finite."""
+    out = Path(run.config.out)
+    broken = run.weights.broken()
+    if run.world.max(int(broken is not None)) != [0]:
+        watch.refuse(broken or "a weight of another rank", step, out)
+    if run.world.rank == 0:
+        checkpoint = {
+            "step": step,
+            "config": run.config.to_dict(),
+            "model": run.method.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "loader": batches.state_dict(),
+        }
+        save_checkpoint(out / "checkpoints", checkpoint, run.config.checkpoint.keep)
+    run.world.max(0)  # nobody runs ahead, or leaves, before the file is there
 
 
 def _read(terms: dict[str, Tensor], world: World) -> Record:
     """Scalars as numbers, their means over ranks."""
     values = world.mean(torch.stack([term.detach().float() for term in terms.values()])).tolist()
     return dict(zip(terms, values, strict=True))
-
-
-def _say(line: str) -> None:
-    print(printable(line, "\n"), file=sys.stderr)
-
-
-def _silent(line: str) -> None:
-    pass

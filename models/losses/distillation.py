@@ -36,7 +36,7 @@ def dino_loss(
     teacher: Sequence[Tensor],
     center: Tensor,
     student_temperature: float,
-    teacher_temperature: float,
+    teacher_temperature: float | Tensor,
 ) -> Tensor:
     """Cross entropy of a student's view under a teacher's, over all pairs of different views.
 
@@ -47,7 +47,8 @@ def dino_loss(
         student: V tensors (N, K), one a view; the first are the views that the teacher sees, in its order.
         teacher: tensors (N, K), at most V.
         center: (K,) or (1, K): c, taken off the teacher's outputs.
-        student_temperature, teacher_temperature: t_s and t_t, above 0.
+        student_temperature, teacher_temperature: t_s and t_t, above 0; a scalar tensor may change between steps of a
+            compiled loss.
 
     Returns:
         float32 scalar (float64 for float64).

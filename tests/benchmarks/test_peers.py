@@ -18,7 +18,7 @@ from headrace.benchmarks.forms import Forms
 from headrace.benchmarks.loader import WORKS, contestants
 from headrace.benchmarks.photographs import photographs_or_skip
 from headrace.benchmarks.step import CONFIGS
-from headrace.models.methods.simclr import simclr_views
+from headrace.models.methods.joint.simclr import simclr_views
 from headrace.pipeline import View
 
 PHOTOGRAPHS = 96

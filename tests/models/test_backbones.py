@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headrace.models import BackboneConfig, build_backbone
-from headrace.models.backbones import tiny_resnet
+from headrace.models.parts.backbones import tiny_resnet
 
 
 @pytest.mark.parametrize(

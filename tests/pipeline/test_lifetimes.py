@@ -35,7 +35,9 @@ def paths(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def check(paths: list[str], *engines: str) -> None:
     command = [sys.executable, "-m", "tests.pipeline.lifetimes", *paths, *engines]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    ended = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", timeout=280, cwd=Path(__file__).parents[2]
+    )
     found = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [(each["engine"], each["form"]) for each in found] == [
         (engine, form) for engine in engines for form in FORMS

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from headrace.models.methods.simclr import SimCLR
+from headrace.models.methods.joint.simclr import SimCLR
 from headrace.pipeline.engines.native import NativeEngine
 from headrace.shards import ShardSet
 from headrace.tools import doctor
@@ -99,7 +99,7 @@ def test_gains_are_medians_of_ratios_taken_in_turn() -> None:
 def test_smaller_and_raw_images_are_proposed_where_they_load_faster(photos: ShardSet) -> None:
     config = tiny_run(photos.path, "", "batch_size=8", "model.size=16", "loader.threads=2")
     proposals = list(
-        doctor.encoding_proposals(photos, SimCLR(config.model).views, config, torch.device("cpu"), SECONDS)
+        doctor.encoding_proposals(photos, SimCLR(config.model).inputs, config, torch.device("cpu"), SECONDS)
     )
     best = max(proposals, key=lambda proposal: proposal.gain)
     assert "--short-side 19" in best.setting

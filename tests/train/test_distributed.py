@@ -14,7 +14,7 @@ import torch
 import torch.multiprocessing as mp
 from tiny_runs import final_state, same_bits, tiny_run
 
-from headrace.models.methods.simclr import SimCLR
+from headrace.models.methods.joint.simclr import SimCLR
 from headrace.pipeline import Batch
 from headrace.shards import ShardSet
 from headrace.train import ConfigError, RunError, RunResult, read_metrics, train
@@ -56,7 +56,7 @@ def rank_main(rank: int, ports: list[int], data: str, out: str) -> None:
         run("refused", ports[1], "sync_batch_norm=true")
     not_finite_on_the_last_rank(rank, run, ports[3:5])
     told_to_stop_on_the_last_rank(rank, run, ports[5])
-    assert run("measured", ports[6], "precision=auto", "epochs=1").step == 4
+    assert run("measured", ports[6], "precision=auto", "epochs=1", "model.size=32").step == 4
     result = run("run", ports[2], "precision=auto")
     weights = dict(methods[0].named_parameters())
     torch.save({"seen": seen[-9:], "weights": weights, "step": result.step}, f"{out}/rank{rank}.pt")

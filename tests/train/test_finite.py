@@ -13,8 +13,9 @@ from tiny_runs import final_state, same_bits, tiny_run
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from headrace.models import METHODS, Method
-from headrace.models.methods.simclr import SimCLR
+from headrace.models import METHODS, Context, Method
+from headrace.models.method import kernels_and_vectors
+from headrace.models.methods.joint.simclr import SimCLR
 from headrace.pipeline import Batch
 from headrace.shards import ShardSet
 from headrace.train import OptimConfig, RunError, read_metrics, train
@@ -147,7 +148,7 @@ def test_an_optimiser_that_is_held_back_does_not_move(name: str) -> None:
     def run(*bad: float) -> tuple[list[Tensor], Any]:
         torch.manual_seed(0)
         module = nn.Linear(4, 3)
-        optimizer = build_optimizer(module, OptimConfig(name=name, lr=0.1), 256)  # type: ignore[arg-type]
+        optimizer = build_optimizer(kernels_and_vectors(module), OptimConfig(name=name, lr=0.1), 256)  # type: ignore[arg-type]
         gradients = iter([0.5, -1.0])
         for each in bad:
             value = torch.nan if each else next(gradients)
@@ -168,7 +169,7 @@ def test_an_optimiser_resumes_in_its_own_implementation() -> None:
         p.grad = torch.ones_like(p)
     before = torch.optim.AdamW([{"params": [module.weight]}, {"params": [module.bias]}], lr=0.1, foreach=True)
     before.step()
-    optimizer = build_optimizer(module, OptimConfig(), 256)
+    optimizer = build_optimizer(kernels_and_vectors(module), OptimConfig(), 256)
     resume_optimizer(optimizer, before.state_dict())
     assert [group["fused"] for group in optimizer.param_groups] == [True, True]
     step_unless(optimizer, torch.tensor(0.0))
@@ -187,7 +188,7 @@ class Follower(Method):
         super().__init__()
         self.config = config
         simclr = METHODS["simclr"].method(tiny_run("", "").model)
-        self.views, self.backbone, self.feature_dim = simclr.views, simclr.backbone, simclr.feature_dim
+        self.inputs, self.backbone, self.feature_dim = simclr.inputs, simclr.backbone, simclr.feature_dim
         self.average = nn.Linear(self.feature_dim, 2)
         self.head = nn.Linear(self.feature_dim, 2)
         self.average.requires_grad_(False)
@@ -195,7 +196,7 @@ class Follower(Method):
     def loss(self, batch: Batch) -> Terms:
         return {"loss": self.head(self.backbone(batch.normalized()[0])).square().mean()}
 
-    def after_step(self, step: int, total_steps: int) -> None:
+    def after_step(self, context: Context) -> None:
         assert not torch.is_grad_enabled()
         for slow, fast in zip(self.average.parameters(), self.head.parameters(), strict=True):
             slow.mul_(0.9).add_(0.1 * fast)

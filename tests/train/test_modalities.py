@@ -41,7 +41,7 @@ class Clips(Method):
         super().__init__()
         self.config = config
         clip = Clip(frames=4, strides=(1, 2), view=View(size=16))
-        self.views = ClipSpec.repeat(clip, 2, [TubeMask(grid=(2, 2), frames=2, ratio=0.5)])
+        self.inputs = ClipSpec.repeat(clip, 2, [TubeMask(grid=(2, 2), frames=2, ratio=0.5)])
         self.backbone = nn.Sequential(
             nn.Conv3d(3, 4, 3, stride=2, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Flatten(2), nn.Conv1d(4, 4, 1)
         )
@@ -60,7 +60,7 @@ class Words(Method):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.views = TextSpec(tokenizer=config.tokenizer, length=16, masks=(TokenMask(),))
+        self.inputs = TextSpec(tokenizer=config.tokenizer, length=16, masks=(TokenMask(),))
         self.backbone = nn.Embedding(1000, 8)
         self.head = nn.Linear(8, 1000)
         self.feature_dim = 8
@@ -81,7 +81,7 @@ class Pairs(Method):
         super().__init__()
         self.config = config
         text = TextSpec(tokenizer=config.tokenizer, length=16)
-        self.views = ViewSpec([View(size=16)], [RandomMask(grid=(2, 2), ratio=0.5)], text=text)
+        self.inputs = ViewSpec([View(size=16)], [RandomMask(grid=(2, 2), ratio=0.5)], text=text)
         self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.words = nn.Embedding(1000, 8)
         self.feature_dim = 8
@@ -95,7 +95,7 @@ class Pairs(Method):
 @pytest.fixture(autouse=True)
 def _methods(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, method in {"clips": Clips, "words": Words, "pairs": Pairs}.items():
-        monkeypatch.setitem(METHODS, name, MethodEntry(Config, method))
+        monkeypatch.setitem(METHODS, name, MethodEntry(Config, method, "pretext", "", ""))
 
 
 @pytest.fixture(scope="module")

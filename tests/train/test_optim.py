@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from headrace.models.method import kernels_and_vectors
 from headrace.train import OptimConfig
-from headrace.train.optim import LARS, build_optimizer, parameter_groups, peak_lr
+from headrace.train.optim import LARS, build_optimizer, peak_lr
 from headrace.train.schedule import warmup_cosine
 
 
@@ -55,7 +56,7 @@ def test_lars_is_the_formula_over_steps_with_changing_rates() -> None:
 
 def test_lars_neither_adapts_nor_decays_biases_and_norms() -> None:
     model = network()
-    optimizer = build_optimizer(model, OptimConfig(name="lars", lr=0.1, weight_decay=0.5), 256)
+    optimizer = build_optimizer(kernels_and_vectors(model), OptimConfig(name="lars", lr=0.1, weight_decay=0.5), 256)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in model.parameters():
         p.grad = torch.ones_like(p)
@@ -68,12 +69,12 @@ def test_lars_neither_adapts_nor_decays_biases_and_norms() -> None:
 def test_lars_state_survives_a_reload() -> None:
     model, twin = network(), network()
     config = OptimConfig(name="lars", lr=0.1)
-    optimizer = build_optimizer(model, config, 256)
+    optimizer = build_optimizer(kernels_and_vectors(model), config, 256)
     for p in model.parameters():
         p.grad = torch.full_like(p, 0.3)
     optimizer.step()
     twin.load_state_dict(model.state_dict())
-    reloaded = build_optimizer(twin, config, 256)
+    reloaded = build_optimizer(kernels_and_vectors(twin), config, 256)
     reloaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         q.grad = p.grad.clone() if p.grad is not None else None
@@ -85,16 +86,16 @@ def test_lars_state_survives_a_reload() -> None:
 def test_groups_hold_every_trainable_weight_once() -> None:
     model = network()
     model[0].bias.requires_grad_(False)
-    kernels, vectors = parameter_groups(model)
-    assert [tuple(p.shape) for p in kernels["params"]] == [(4, 3, 3, 3), (2, 4)]
-    assert [tuple(p.shape) for p in vectors["params"]] == [(4,), (4,), (2,)]
-    assert vectors["weight_decay"] == 0
+    kernels, vectors = kernels_and_vectors(model)
+    assert [tuple(p.shape) for p in kernels.params] == [(4, 3, 3, 3), (2, 4)]
+    assert [tuple(p.shape) for p in vectors.params] == [(4,), (4,), (2,)]
+    assert (kernels.decay_scale, vectors.decay_scale) == (1, 0)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD), ("lars", LARS)])
 def test_the_config_reaches_the_optimiser(name: str, kind: type) -> None:
     config = OptimConfig(name=name, lr=0.2, weight_decay=0.3, momentum=0.8, betas=(0.7, 0.6))  # type: ignore[arg-type]
-    optimizer = build_optimizer(network(), config, 512)
+    optimizer = build_optimizer(kernels_and_vectors(network()), config, 512)
     assert type(optimizer) is kind
     assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.2]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0]

@@ -16,8 +16,8 @@ from tiny_runs import tiny_run
 from torch import Tensor, nn
 
 from headrace.models import build_method
-from headrace.models.backbones import tiny_resnet
-from headrace.pipeline import Loader, Normalize, View, ViewSpec, center_view, plan
+from headrace.models.parts.backbones import tiny_resnet
+from headrace.pipeline import Batch, Loader, Normalize, View, ViewSpec, center_view, plan
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.evaluate import features
 from headrace.train import RunError
@@ -95,13 +95,9 @@ def test_linear_takes_constant_features_and_unseen_classes() -> None:
 
 @pytest.mark.parametrize("batch_size", [7, 64, 200, 500])
 def test_features_cover_every_sample_once_in_order(digits_webdataset: ShardSet, batch_size: int) -> None:
-    plain = Normalize(mean=(0, 0, 0), std=(1, 1, 1))
+    plain = center_view(28, Normalize(mean=(0, 0, 0), std=(1, 1, 1)))
     features, labels = extract_features(
-        lambda images: images.mean((1, 2, 3))[:, None],
-        digits_webdataset,
-        size=28,
-        normalize=plain,
-        batch_size=batch_size,
+        lambda batch: batch.normalized()[0].mean((1, 2, 3))[:, None], digits_webdataset, plain, batch_size=batch_size
     )
     stored = [digits_webdataset.read(i) for i in range(len(digits_webdataset))]
     assert features.dtype == np.float32
@@ -139,13 +135,13 @@ def test_features_are_taken_in_evaluation_mode(digits_webdataset: ShardSet) -> N
             super().__init__()
             self.network = network
 
-        def encode(self, images: Tensor) -> Tensor:
+        def encode(self, batch: Batch) -> Tensor:
             assert not torch.is_grad_enabled()
-            return self.network(images)  # type: ignore[no-any-return]
+            return self.network(batch.normalized()[0])  # type: ignore[no-any-return]
 
     owner = Owner().train()
-    by_seven, _ = extract_features(owner.encode, digits_webdataset, size=16, batch_size=7)
-    by_all, _ = extract_features(network, digits_webdataset, size=16, batch_size=200)
+    by_seven, _ = extract_features(owner.encode, digits_webdataset, center_view(16), batch_size=7)
+    by_all, _ = extract_features(owner.encode, digits_webdataset, center_view(16), batch_size=200)
     np.testing.assert_array_equal(by_seven, by_all)
     assert owner.training
     assert network.training
@@ -210,7 +206,9 @@ def test_probes_resize_as_the_method_does(digits_webdataset: ShardSet, monkeypat
 
 def test_features_that_are_not_finite_are_no_features(digits_webdataset: ShardSet) -> None:
     with pytest.raises(RunError, match="features of it are not finite, so that no probe means anything"):
-        extract_features(lambda images: images.mean((1, 2, 3))[:, None] / 0, digits_webdataset, size=8)
+        extract_features(
+            lambda batch: batch.normalized()[0].mean((1, 2, 3))[:, None] / 0, digits_webdataset, center_view(8)
+        )
 
 
 def test_layers_decay_towards_the_input() -> None:

@@ -22,13 +22,14 @@ import torch
 from tiny_runs import final_state, same_bits, tiny_run
 
 from headrace.models import METHODS, build_method
-from headrace.models.methods.simclr import SimCLR
+from headrace.models.methods.joint.simclr import SimCLR
 from headrace.pipeline import Batch, Normalize
 from headrace.shards import ShardError, ShardSet, open_shards, write_shards
 from headrace.train import ConfigError, RunConfig, RunError, load_run, read_metrics, train
 from headrace.train import loop as loop_module
 from headrace.train import metrics as metrics_module
 from headrace.train import precision as precision_module
+from headrace.train import run as run_module
 from headrace.train.distributed import World
 from headrace.train.metrics import Meter, Record
 from headrace.train.precision import choose_precision
@@ -237,7 +238,7 @@ def test_a_cache_that_the_order_is_too_large_for_is_warned_of_once(
     size = digits_webdataset.manifest.bytes
     for times, warned in ((0.5, True), (2.0, False)):
         options: dict[str, Any] = {"cache_dir": tmp_path / f"cache-{times}", "cache_bytes": int(times * size)}
-        monkeypatch.setattr(loop_module, "open_shards", partial(open_shards, **options, block_bytes=4096))
+        monkeypatch.setattr(run_module, "open_shards", partial(open_shards, **options, block_bytes=4096))
         capsys.readouterr()
         out = tmp_path / f"run-{times}"
         overrides = ("epochs=1", "batch_size=10", "loader.prefetch=1")
@@ -355,7 +356,7 @@ def test_the_precision_is_chosen_once(
     # as it finds the memory.
     overrides = ("precision=auto", "checkpoint.every_steps=0", "model.size=16")
     config = tiny_run(digits_webdataset.path, tmp_path, *overrides)
-    monkeypatch.setattr(loop_module, "choose_precision", lambda *_: ("bfloat16", "it was asked nicely"))
+    monkeypatch.setattr(run_module, "choose_precision", lambda *_: ("bfloat16", "it was asked nicely"))
 
     def crash(record: Record) -> None:
         raise Crash
@@ -364,7 +365,7 @@ def test_the_precision_is_chosen_once(
         train(config, on_step=crash)
     assert "precision bfloat16: it was asked nicely" in capsys.readouterr().err
     assert RunConfig.load(tmp_path / "config.yaml").precision == "bfloat16"
-    monkeypatch.setattr(loop_module, "choose_precision", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(run_module, "choose_precision", lambda *_: pytest.fail("measured again"))
     # Even without a checkpoint: a killed run must become the run that it would have been.
     assert train(config, progress=False).config.precision == "bfloat16"
     assert load_run(tmp_path)[0].precision == "bfloat16"

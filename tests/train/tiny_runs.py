@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from headrace.models import BackboneConfig
-from headrace.models.methods.simclr import SimCLRConfig
+from headrace.models.methods.joint.simclr import SimCLRConfig
 from headrace.train import CheckpointConfig, LogConfig, OptimConfig, RunConfig, ScheduleConfig
 from headrace.train.checkpoint import checkpoint_paths, read_checkpoint
 

@@ -1,6 +1,6 @@
 """How good features are, by the accuracy of simple classifiers on them."""
 
-from headrace.train.probes.features import Features, extract_features, image_views, pixel_features, probe_view
+from headrace.train.probes.features import Features, extract_features, image_views, pixel_features
 from headrace.train.probes.finetune import FinetuneConfig, finetune_probe
 from headrace.train.probes.knn import knn_probe
 from headrace.train.probes.linear import linear_probe
@@ -14,5 +14,4 @@ __all__ = [
     "knn_probe",
     "linear_probe",
     "pixel_features",
-    "probe_view",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from headrace.models import Method
-from headrace.pipeline import ClipSpec, Loader, Normalize, View, ViewSpec, center_view
+from headrace.models.method import Inputs
+from headrace.pipeline import Batch, ClipSpec, Loader, Normalize, ViewSpec, center_view
 from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
@@ -26,29 +26,18 @@ def image_views(method: Method) -> ViewSpec:
     Raises:
         RunError: for a method of clips or texts.
     """
-    if not isinstance(method.views, ViewSpec):
-        seen = "clips of videos" if isinstance(method.views, ClipSpec) else "texts"
+    if not isinstance(method.inputs, ViewSpec):
+        seen = "clips of videos" if isinstance(method.inputs, ClipSpec) else "texts"
         raise RunError(f"{type(method).__name__} encodes {seen}, and this works on single images only")
-    return method.views
-
-
-def probe_view(method: Method) -> View:
-    """What probes show of a method's first view: its size, normalisation and interpolation.
-
-    Raises:
-        RunError: for a method of clips or texts.
-    """
-    return image_views(method).views[0]
+    return method.inputs
 
 
 @torch.no_grad()
 def extract_features(
-    encode: Callable[[Tensor], Tensor],
+    encode: Callable[[Batch], Tensor],
     shards: ShardSet,
+    inputs: Inputs,
     *,
-    size: int,
-    normalize: Normalize | None = None,
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     threads: int | None = None,
@@ -56,11 +45,9 @@ def extract_features(
     """Features and labels of the n samples of `shards` that have a label, in stored order; -1 is none.
 
     Args:
-        encode: float32 (B, 3, size, size), normalised and on `device`, to (B, D). The method or module that it
-            belongs to is in evaluation mode for the time of the call, so that no batch shapes another's features.
-        size: side of the largest centred square after the resize, in pixels.
-        normalize: as the method was trained with; None takes ImageNet's.
-        interpolation: of the resize, likewise.
+        encode: a batch of `inputs` on `device` to (B, D). The method or module that it belongs to is in evaluation mode
+            for the time of the call, so that no batch shapes another's features.
+        inputs: what is shown of each sample; for a method its `probe_inputs`.
         batch_size: for speed alone.
         device: where `encode` computes.
         threads: that decode; None takes all cores.
@@ -74,14 +61,12 @@ def extract_features(
     """
     if "label" not in shards.fields:
         raise RunError(f"{shards.path}: has no label field, which probes need")
-    view = center_view(size, normalize, interpolation)
-    loader = Loader(shards, view, batch_size, shuffle=False, drop_last=False, threads=threads)
+    loader = Loader(shards, inputs, batch_size, shuffle=False, drop_last=False, threads=threads)
     features, labels = [], []
     with loader, _evaluating(encode):
         for batch in loader:
             assert batch.labels is not None
-            [images] = batch.to(device).normalized()
-            features.append(encode(images).float().cpu().numpy())
+            features.append(encode(batch.to(device)).float().cpu().numpy())
             if not np.isfinite(features[-1]).all():
                 raise RunError(f"{shards.path}: features of it are not finite, so that no probe means anything")
             labels.append(batch.labels.numpy())
@@ -100,14 +85,14 @@ def pixel_features(shards: ShardSet, size: int, *, threads: int | None = None) -
     """
     plain = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     pixels, labels = extract_features(
-        lambda images: images.flatten(1), shards, size=size, normalize=plain, threads=threads
+        lambda batch: batch.normalized()[0].flatten(1), shards, center_view(size, plain), threads=threads
     )
     red, green, blue = np.split(pixels, 3, axis=1)
     return (red if np.array_equal(red, green) and np.array_equal(red, blue) else pixels), labels
 
 
 @contextmanager
-def _evaluating(encode: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _evaluating(encode: Callable[[Batch], Tensor]) -> Iterator[None]:
     """Evaluation mode for the module that `encode` is or is a method of."""
     owner = getattr(encode, "__self__", encode)
     if not isinstance(owner, nn.Module) or not owner.training:

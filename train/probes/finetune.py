@@ -18,7 +18,7 @@ from headrace.pipeline import Loader, View, ViewSpec
 from headrace.pipeline.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
-from headrace.train.probes.features import extract_features, probe_view
+from headrace.train.probes.features import extract_features, image_views
 from headrace.train.schedule import warmup_cosine
 
 
@@ -68,7 +68,7 @@ def finetune_probe(
         ShardError: for a sample that cannot be decoded.
     """
     config = config or FinetuneConfig()
-    first = probe_view(method)
+    first = image_views(method).views[0]
     for shards in (train, test):
         if "label" not in shards.fields:
             raise RunError(f"{shards.path}: has no label field, which fine-tuning needs")
@@ -101,14 +101,9 @@ def finetune_probe(
                     loss.backward()
                 optimizer.step()
                 step += 1
+    network.eval()
     scores, labels = extract_features(
-        network,
-        test,
-        size=first.size,
-        normalize=first.normalize,
-        interpolation=first.interpolation,
-        device=device,
-        threads=threads,
+        lambda batch: network(batch.normalized()[0]), test, method.probe_inputs, device=device, threads=threads
     )
     return float((scores.argmax(1) == labels).mean())
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from headrace.models import BackboneConfig
-from headrace.models.backbones import tiny_resnet
-from headrace.models.methods.simclr import SimCLRConfig
+from headrace.models.methods.joint.simclr import SimCLRConfig
+from headrace.models.parts.backbones import tiny_resnet
 from headrace.pipeline import Normalize
 from headrace.train.config import CheckpointConfig, LogConfig, OptimConfig, RunConfig, ScheduleConfig
 

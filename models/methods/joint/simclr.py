@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from headrace.models.backbones import BackboneConfig, build_backbone
-from headrace.models.heads import projection_mlp
 from headrace.models.losses import nt_xent
 from headrace.models.method import Method
+from headrace.models.parts.backbones import BackboneConfig, build_backbone
+from headrace.models.parts.heads import projection_mlp
 from headrace.pipeline import Batch, Normalize, ViewSpec
 from headrace.pipeline.presets import PRESETS
 
@@ -87,11 +87,12 @@ class SimCLR(Method):
     """Backbone, projection head, NT-Xent. Probes see the backbone's output, without the head."""
 
     config: SimCLRConfig
+    inputs: ViewSpec
 
     def __init__(self, config: SimCLRConfig) -> None:
         super().__init__()
         self.config = config
-        self.views = simclr_views(config)
+        self.inputs = simclr_views(config)
         self.backbone, self.feature_dim = build_backbone(config.backbone)
         self.projector = projection_mlp(self.feature_dim, config.projection_hidden, config.projection_dim)
 

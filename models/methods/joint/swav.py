@@ -1,0 +1,172 @@
+"""SwAV: each view predicts which prototypes another view is assigned to (arXiv 2006.09882)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headrace.models.checks import require
+from headrace.models.losses import sinkhorn, swapped_prediction
+from headrace.models.method import Context, Method, ParameterGroup
+from headrace.models.parts.backbones import BackboneConfig, build_backbone
+from headrace.models.parts.collectives import rank, world_size
+from headrace.models.parts.heads import mlp
+from headrace.models.parts.multi_crop import by_resolution
+from headrace.models.parts.queue import Queue
+from headrace.pipeline import Batch, Normalize, View, ViewSpec
+
+RED_DEVIATION = 0.228
+"""What the authors' file has for 0.229."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwAVConfig:
+    """SwAV with the authors' values for ImageNet in batches of 4,096."""
+
+    size: int = 224
+    """Side of the two large views, in pixels."""
+    crop_scale: tuple[float, float] = (0.14, 1.0)
+    """Area of their crops as a share of the image."""
+    local_views: int = 6
+    """Small views."""
+    local_size: int = 96
+    """Their side, in pixels."""
+    local_scale: tuple[float, float] = (0.05, 0.14)
+    """Area of their crops."""
+    strength: float = 1.0
+    """Factor of the colour jitter's strengths (brightness, contrast and saturation 0.8, hue 0.2); 0 turns it off."""
+    grayscale: float = 0.2
+    """Probability of dropping the colour; 0 turns it off."""
+    blur: float = 0.5
+    """Probability of a Gaussian blur; 0 turns it off."""
+    normalize: Normalize = field(default_factory=lambda: Normalize(std=(RED_DEVIATION, 0.224, 0.225)))
+    """Mean and deviation that views are normalised with."""
+    hidden_dim: int = 2048
+    """Width of the projector's hidden layer."""
+    projection_dim: int = 128
+    """Its output dimension."""
+    prototypes: int = 3000
+    """K."""
+    frozen_epochs: int = 1
+    """Epochs at the beginning in which the prototypes are not trained."""
+    temperature: float = 0.1
+    """Of the predictions."""
+    epsilon: float = 0.05
+    """Sharpness of the assignments; smaller is sharper."""
+    sinkhorn_iterations: int = 3
+    """Of the assignments."""
+    queue: int = 0
+    """Earlier embeddings of each large view that take part in the assignments, over all ranks; 0 for none. The authors
+    take 3,840 for batches of 256, much smaller than K. A multiple of the global batch."""
+    queue_epoch: int = 15
+    """Epoch, from 0, at which the queue begins to fill."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The network that is kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "epsilon"):
+            require(getattr(self, name) > 0, self, name, "be above 0")
+        for name in ("hidden_dim", "projection_dim", "prototypes", "sinkhorn_iterations"):
+            require(getattr(self, name) >= 1, self, name, "be at least 1")
+        for name in ("local_views", "queue", "queue_epoch", "frozen_epochs", "strength"):
+            require(getattr(self, name) >= 0, self, name, "not be negative")
+        swav_views(self)  # its fields' limits are View's
+
+
+def swav_views(config: SwAVConfig) -> ViewSpec:
+    """Two large views and some small ones, all with SimCLR's colours. facebookresearch/swav at 06b1b7c,
+    src/multicropdataset.py and scripts/swav_800ep_pretrain.sh."""
+    s = config.strength
+    view = View(
+        size=config.size,
+        scale=config.crop_scale,
+        grayscale=config.grayscale,
+        blur=config.blur,
+        normalize=config.normalize,
+    )
+    if s > 0:
+        view = replace(view, jitter=0.8, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s)
+    # PIL's blur has no limit: thirteen taps hold one of 2 pixels to three deviations.
+    taps = min(13, config.local_size - 1 | 1)
+    local = replace(view, size=config.local_size, scale=config.local_scale, blur_kernel=taps)
+    return ViewSpec([view, view, *[local] * config.local_views])
+
+
+class SwAV(Method):
+    """Probes see the backbone's output, without projector and prototypes.
+
+    Followed: facebookresearch/swav at 06b1b7c, main_swav.py and src/resnet50.py. Views of one size pass the backbone
+    together, and all views the projector. A queue takes part in the assignments once it is full. It is kept on all
+    ranks, and each rank puts its own part of it before its batch.
+    """
+
+    config: SwAVConfig
+    inputs: ViewSpec
+
+    def __init__(self, config: SwAVConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.inputs = swav_views(config)
+        self.backbone, self.feature_dim = build_backbone(config.backbone)
+        dims = (self.feature_dim, config.hidden_dim, config.projection_dim)
+        self.projector = mlp(dims, bias=True, last_bias=True, last_norm="none")
+        self.prototypes = nn.Linear(config.projection_dim, config.prototypes, bias=False)
+        queues = 2 if config.queue else 0
+        self.queues = nn.ModuleList(Queue(config.queue, config.projection_dim, noise=False) for _ in range(queues))
+        self.queue_is_full = False
+        self.new_rows: list[list[Tensor]] = []  # of the step under way: embeddings of the large views
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """`"loss"` alone; see `headrace.models.losses.swapped_prediction`."""
+        views = batch.normalized()
+        z = F.normalize(self.projector(by_resolution(self.backbone, views)), dim=1)
+        scores = self.prototypes(z).chunk(len(views))  # V tensors (B, K)
+        large = z.detach().chunk(len(views))[:2]
+        targets = [self._assignments(score, view) for view, score in enumerate(scores[:2])]
+        self.new_rows.append(list(large))
+        return {"loss": swapped_prediction(scores, targets, self.config.temperature)}
+
+    @torch.no_grad()
+    def _assignments(self, scores: Tensor, view: int) -> Tensor:
+        """(B, K): soft assignments of the batch, to which the queue's rows add their weight."""
+        earlier = self._queued(view, len(scores))
+        joint = torch.cat([F.linear(earlier, self.prototypes.weight).to(scores.dtype), scores])
+        return sinkhorn(joint, self.config.epsilon, self.config.sinkhorn_iterations)[-len(scores) :]
+
+    def _queued(self, view: int, samples: int) -> Tensor:
+        """(Q, D): this rank's rows of a full queue; none before it is full."""
+        if not self.queue_is_full:
+            return self.prototypes.weight.new_zeros(0, self.config.projection_dim)
+        rows = self._queue(view).rows.view(-1, world_size(), samples, self.config.projection_dim)
+        return rows[:, rank()].flatten(0, 1)
+
+    def _queue(self, view: int) -> Queue:
+        queue = self.queues[view]
+        assert isinstance(queue, Queue)
+        return queue
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The prototypes wait for their first epochs to pass; LARC of the authors adapts and decays everything."""
+        prototypes = list(self.prototypes.parameters())
+        others = [p for name, p in self.named_parameters() if not name.startswith("prototypes.")]
+        return [
+            ParameterGroup(params=others),
+            ParameterGroup(params=prototypes, frozen_epochs=self.config.frozen_epochs),
+        ]
+
+    def before_step(self, context: Context) -> None:
+        """Prototypes have length 1."""
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+        steps = context.step - self.config.queue_epoch * context.steps_per_epoch
+        self.queue_is_full = 0 < self.config.queue <= steps * context.batch_size
+
+    def after_step(self, context: Context) -> None:
+        """The large views' embeddings enter the queues."""
+        if self.queues and context.epoch >= self.config.queue_epoch:
+            for rows in self.new_rows:
+                for view, of_view in enumerate(rows):
+                    self._queue(view).put(of_view)
+        self.new_rows = []

@@ -1,0 +1,52 @@
+"""Views that several methods share, as fields of their configs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from headrace.pipeline import Normalize, View, ViewSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class BYOLViews:
+    """BYOL's two augmentations, which differ in blur and solarisation; Barlow Twins, VICReg and MoCo v3 take them, too.
+
+    google-deepmind/deepmind-research at f5de0ed, byol/utils/augmentations.py and dataset.py. There crops are resized
+    without antialiasing, brightness is added, and blur and solarisation are as here.
+    """
+
+    size: int = 224
+    """Side of the square views, in pixels."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of the random crop as a share of the image."""
+    strength: float = 1.0
+    """Factor of the colour jitter's strengths (brightness and contrast 0.4, saturation 0.2, hue 0.1); 0 turns it
+    off."""
+    grayscale: float = 0.2
+    """Probability of dropping the colour; 0 turns it off."""
+    blur: tuple[float, float] = (1.0, 0.1)
+    """Probability of a Gaussian blur of the first and the second view; 0 turns it off."""
+    solarize: tuple[float, float] = (0.0, 0.2)
+    """Probability of solarisation, likewise."""
+    normalize: Normalize = field(default_factory=Normalize)
+    """Mean and deviation that views are normalised with."""
+
+    def __post_init__(self) -> None:
+        if self.strength < 0:
+            raise ValueError(f"{type(self).__name__}.strength must not be negative, got {self.strength}")
+        self.views()  # its fields' limits are View's
+
+    def views(self) -> ViewSpec:
+        """The two views."""
+        s = self.strength
+        view = View(
+            size=self.size,
+            scale=self.crop_scale,
+            interpolation="bicubic",
+            grayscale=self.grayscale,
+            normalize=self.normalize,
+        )
+        if s > 0:
+            view = replace(view, jitter=0.8, brightness=0.4 * s, contrast=0.4 * s, saturation=0.2 * s, hue=0.1 * s)
+        pairs = zip(self.blur, self.solarize, strict=True)
+        return ViewSpec([replace(view, blur=blur, solarize=solarize) for blur, solarize in pairs])

@@ -1,0 +1,20 @@
+"""Barlow Twins' groups of parameters."""
+
+from __future__ import annotations
+
+from headrace.train import OptimConfig
+from headrace.train.optim import build_optimizer, set_schedule
+from tests.models.tiny_methods import tiny
+
+
+def test_biases_and_norms_have_a_learning_rate_of_their_own() -> None:
+    """0.2 and 0.0048 in the authors' command for batches of 256, and no decay."""
+    method = tiny("barlow_twins")
+    config = OptimConfig(name="lars", lr=0.2, weight_decay=1e-6, lr_in_momentum=False)
+    optimizer = build_optimizer(method.parameter_groups(), config, 256)
+    set_schedule(optimizer, 0.1, 0.2, 1e-6)
+    kernels, vectors = optimizer.param_groups
+    assert (kernels["lr"], kernels["weight_decay"], kernels["adapt"]) == (0.1, 1e-6, True)
+    assert (round(vectors["lr"], 6), vectors["weight_decay"], vectors["adapt"]) == (0.0024, 0.0, False)
+    assert all(p.ndim > 1 for p in kernels["params"])
+    assert all(p.ndim == 1 for p in vectors["params"])

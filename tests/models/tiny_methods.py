@@ -1,0 +1,44 @@
+"""Every method so small that a step takes milliseconds, for 200 real digits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.models import BackboneConfig, Method, build_method
+from headrace.models.parts.backbones import tiny_resnet
+
+RESNET = tiny_resnet(width=8)
+VIT = BackboneConfig(
+    name="vit_tiny_patch16_224",
+    options={"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "dynamic_img_size": True},
+)
+# Views that leave more than one pixel in front of the last stride: else a gradient of oneDNN in bfloat16 is garbage.
+PLAIN: dict[str, Any] = {"size": 24, "strength": 0.5, "backbone": RESNET}
+
+TINY: dict[str, dict[str, Any]] = {
+    "simclr": {**PLAIN, "blur": 0.0, "projection_hidden": 32, "projection_dim": 16},
+    "moco_v2": {**PLAIN, "blur": 0.0, "projection_dim": 16, "queue": 40, "batch_norm_splits": 2},
+    "byol": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
+    "barlow_twins": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16, "over_ranks": "exact"},
+    "swav": {
+        **PLAIN, "blur": 0.0, "local_views": 2, "local_size": 16, "hidden_dim": 32, "projection_dim": 16,
+        "prototypes": 12, "queue": 40, "queue_epoch": 1,
+    },
+    "dino": {
+        **PLAIN, "size": 16, "local_views": 2, "local_size": 8, "prototypes": 24, "hidden_dim": 32,
+        "bottleneck_dim": 12,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "drop_path_rate": 0.1}),
+        "warmup_teacher_epochs": 2, "teacher_temperature": 0.07,
+    },
+    "mae": {
+        "size": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
+    "rotation": {"size": 16, "backbone": RESNET},
+}  # fmt: skip
+"""Fields of each method's config."""
+
+
+def tiny(name: str, seed: int = 0) -> Method:
+    """The method, in training mode."""
+    return build_method(name, seed=seed, **TINY[name]).train()

@@ -1,0 +1,299 @@
+"""A run from its config to its result: what is checked, built and resumed before the first step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from headrace.models import Method, build_method
+from headrace.models.layout import channels_last
+from headrace.pipeline import Batch, Loader, ViewSpec
+from headrace.pipeline.engines import DEVICE_ENGINES
+from headrace.shards import ShardSet, open_shards
+from headrace.shards.printing import printable
+from headrace.shards.remote import from_anywhere, has_secrets
+from headrace.train.checkpoint import (
+    checkpoint_name,
+    checkpoint_paths,
+    newest_checkpoint,
+    read_checkpoint,
+)
+from headrace.train.config import RunConfig
+from headrace.train.distributed import World, distribute, join
+from headrace.train.errors import ConfigError, RunError
+from headrace.train.finite import FiniteState
+from headrace.train.lock import one_writer
+from headrace.train.loop import Run, take_steps
+from headrace.train.metrics import Record, RunLog
+from headrace.train.optim import build_optimizer, resume_optimizer
+from headrace.train.precision import SAMPLES, choose_precision
+from headrace.train.stopping import stop_signals
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a call of `train` did."""
+
+    out: Path
+    """The run's folder."""
+    checkpoint: Path
+    """The newest checkpoint."""
+    step: int
+    """Optimiser steps taken, counting those before a resume."""
+    total_steps: int
+    """Steps of the whole run."""
+    stopped_by: str | None
+    """Name of the signal that ended the run early, such as "SIGTERM"; None if it ran to its end."""
+    record: Record | None
+    """The last line of metrics that this call logged on rank 0."""
+    config: RunConfig
+    """As resolved, with the precision that was chosen."""
+
+
+def train(
+    config: RunConfig,
+    *,
+    progress: bool = True,
+    on_step: Callable[[Record], None] | None = None,
+) -> RunResult:
+    """Train a method on a shard set, or go on with the run that `config.out` already holds.
+
+    A run that was killed at any moment and started again takes the same steps on the same views as one that was
+    not. On a CPU, with the same number of threads, it ends with the same bits. On CUDA some kernels add in an
+    order that changes from run to run, unless the caller asks torch for deterministic ones
+    (`torch.use_deterministic_algorithms`).
+
+    SIGINT and SIGTERM end the run after the step under way (with several ranks, after the next), with a checkpoint;
+    a second SIGINT interrupts at once.
+
+    Where the gradient is not finite the optimiser leaves the weights alone, and the run ends at its next line of
+    metrics or checkpoint, whichever comes first, without writing that checkpoint. So does one whose loss or weights
+    are not finite.
+
+    Args:
+        config: the run; `config.data` and `config.out` must be given.
+        progress: show a bar (on a terminal) or a line a record (elsewhere), on standard error.
+        on_step: called on rank 0 with each record that is logged; see `headrace.train.metrics.Record`.
+
+    Raises:
+        ConfigError: for settings that do not fit each other, the data, or the run that is already in `out`.
+        RunError: if another process writes to `out`, if loss, gradient or weights are not finite any more, or if no
+            checkpoint of the run is whole, or one cannot be written.
+        ShardError: for data that cannot be read.
+        OSError: if the disk cannot read a checkpoint.
+    """
+    config = RunConfig.from_dict(config.to_dict())  # fields may have been assigned since it was checked
+    for name in ("data", "out"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name}: must be given")
+    if has_secrets(config.data):
+        raise ConfigError(
+            "data: a user, password or query in the URL would be kept in config.yaml and in every checkpoint; give "
+            "them to the store's own tools instead, by variables of the environment or .netrc (docs/remote.md)"
+        )
+    config = replace(config, data=from_anywhere(config.data))  # a run may be looked at from another folder
+    with join(config.device) as world, open_shards(config.data) as shards, stop_signals() as stop:
+        if config.batch_size % world.size:
+            raise ConfigError(f"batch_size: must be a multiple of the {world.size} ranks, got {config.batch_size}")
+        if config.batch_size > len(shards):
+            raise ConfigError(f"batch_size: must be at most {len(shards)}, the samples of {config.data}")
+        with one_writer(Path(config.out), world, _say):
+            run = _start(config, world, shards, progress, on_step)
+            try:
+                step, stopped_by, record = take_steps(run, stop)
+            finally:
+                run.loader.close()
+                if run.log:
+                    run.log.close()
+    out = Path(config.out)
+    return RunResult(
+        out=out,
+        checkpoint=checkpoint_paths(out / "checkpoints")[0],
+        step=step,
+        total_steps=run.total_steps,
+        stopped_by=stopped_by,
+        record=record,
+        config=run.config,
+    )
+
+
+def _start(
+    config: RunConfig, world: World, shards: ShardSet, progress: bool, on_step: Callable[[Record], None] | None
+) -> Run:
+    """Everything that the steps need, as the newest checkpoint left it."""
+    out = Path(config.out)
+    state = newest_checkpoint(out / "checkpoints", warn=_say if world.rank == 0 else _silent)
+    first_step = state["step"] if state else 0
+    if world.max(first_step, -first_step) != [first_step, -first_step]:
+        raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
+    config = _continued(config, out, state)
+
+    method = build_method(config.method, config.model, seed=config.seed)
+    method = channels_last(method.to(world.device)).train()
+    if config.precision == "auto":
+        precision, reason = choose_precision(method, world, partial(_first_batch, config, method, shards, world))
+        config = replace(config, precision=precision)
+        if world.rank == 0 and progress:
+            _say(f"precision {precision}: {reason}")
+    module = distribute(method, world, config.sync_batch_norm)
+    optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size)
+    loader = _loader(config, method, shards, world, config.batch_size)
+    weights = FiniteState(method)
+    if state:
+        try:
+            loader.load_state_dict(state["loader"])
+        except ValueError as error:
+            raise ConfigError(f"data or loader: {error}, and {out} was started otherwise") from None
+        method.load_state_dict(state["model"])
+        resume_optimizer(optimizer, state["optimizer"])
+        if broken := weights.broken():
+            file = checkpoint_name(first_step)
+            raise RunError(f"{out}: {broken} is not finite in {file}; delete that checkpoint to go on from one before")
+
+    run = Run(
+        config=config,
+        world=world,
+        method=method,
+        module=module,
+        optimizer=optimizer,
+        loader=loader,
+        weights=weights,
+        first_step=first_step,
+        whole_set=partial(_whole_set, config, shards, world),
+    )
+    if world.rank == 0:
+        config.save(out / "config.yaml")
+        run.log = log = RunLog(
+            out,
+            first_step=first_step,
+            total_steps=run.total_steps,
+            progress=progress,
+            tensorboard=config.log.tensorboard,
+            on_step=on_step,
+            bad_told=len(loader.bad),
+        )
+        if first_step:
+            done = "is finished" if first_step == run.total_steps else "resumes"
+            log.say(f"{out} {done}: step {first_step} of {run.total_steps}")
+        log.warn_of_cache(loader)
+    return run
+
+
+def _whole_set(config: RunConfig, shards: ShardSet, world: World, views: ViewSpec) -> Iterator[Batch]:
+    """Every sample of the set in stored order, on this rank's device; for `Context.batches`."""
+    size = min(len(shards), max(1, config.batch_size // world.size))
+    threads, seed = config.loader.threads, config.seed
+    with Loader(shards, views, size, shuffle=False, drop_last=False, threads=threads, seed=seed) as loader:
+        for batch in loader:
+            yield batch.to(world.device)
+
+
+def load_run(path: str | Path) -> tuple[RunConfig, Method]:
+    """A run's config and its trained method, on the CPU and in evaluation mode.
+
+    Args:
+        path: a run's folder, for its newest readable checkpoint, or one checkpoint file.
+
+    Raises:
+        RunError: if there is no checkpoint, or none that is whole.
+        OSError: if the disk cannot read one.
+    """
+    path = Path(path)
+    state = read_checkpoint(path) if path.is_file() else newest_checkpoint(path / "checkpoints", warn=_say)
+    if state is None:
+        raise RunError(f"{path}: no checkpoint in it; train first")
+    config = _config_of(state, path)
+    method = build_method(config.method, config.model, seed=config.seed)
+    method.load_state_dict(state["model"])
+    return config, method.eval()
+
+
+def _loader(config: RunConfig, method: Method, shards: ShardSet, world: World, batch_size: int) -> Loader:
+    """This rank's share of global batches of `batch_size` samples."""
+    engine = config.loader.engine
+    try:
+        return Loader(
+            shards,
+            method.inputs,
+            batch_size,
+            engine=engine,
+            device=str(world.device) if engine in DEVICE_ENGINES else "cpu",
+            seed=config.seed,
+            rank=world.rank,
+            world_size=world.size,
+            threads=config.loader.threads,
+            prefetch=config.loader.prefetch,
+            order=config.loader.order,
+            window=config.loader.window,
+            lanes=config.loader.lanes,
+            on_error=config.loader.on_error,
+            max_bad=config.loader.max_bad,
+        )
+    except ImportError as error:
+        raise ConfigError(f"loader.engine: {error}") from None
+
+
+def _first_batch(config: RunConfig, method: Method, shards: ShardSet, world: World) -> Batch:
+    """The first samples of the run, few of them."""
+    with _loader(config, method, shards, world, min(config.batch_size, SAMPLES * world.size)) as loader:
+        return next(iter(loader))
+
+
+def _continued(config: RunConfig, out: Path, state: dict[str, Any] | None) -> RunConfig:
+    """`config` with the precision that the run in `out` has already chosen.
+
+    A checkpoint holds the settings that it was made with. Where there is none yet, config.yaml does.
+
+    Raises:
+        ConfigError: if there is a checkpoint, and it was made with other settings that shape its weights.
+        RunError: if its settings are not of this version.
+    """
+    if state:
+        started = _config_of(state, out)
+    elif (out / "config.yaml").exists():
+        started = RunConfig.load(out / "config.yaml")
+    else:
+        return config
+    same = replace(config, precision=started.precision) if config.precision == "auto" else config
+    before, now = dict(_shaping(started.to_dict())), dict(_shaping(same.to_dict()))
+    changed = [key for key in before | now if before.get(key) != now.get(key)]
+    if not changed:
+        return same
+    if state:
+        key = changed[0]
+        raise ConfigError(
+            f"{key}: {out} was started with {before.get(key)!r}, not {now.get(key)!r}; "
+            "use the same value, or another out"
+        )
+    return config
+
+
+def _config_of(state: dict[str, Any], path: Path) -> RunConfig:
+    """The config in the checkpoint `state` that was read from `path`."""
+    try:
+        return RunConfig.from_dict(state["config"])
+    except ConfigError as error:
+        raise RunError(f"{path}: its config does not fit this version of headrace ({error})") from None
+
+
+def _shaping(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of the settings that must not change in mid-run."""
+    for key, value in values.items():
+        if prefix == "" and key in ("data", "out", "device", "loader", "checkpoint", "log"):
+            continue
+        if isinstance(value, dict):
+            yield from _shaping(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _say(line: str) -> None:
+    print(printable(line, "\n"), file=sys.stderr)
+
+
+def _silent(line: str) -> None:
+    pass
