@@ -31,9 +31,9 @@ from headrace.benchmarks.peers.simplejpeg import decode_only
 from headrace.benchmarks.peers.webdataset import webdataset
 from headrace.benchmarks.runner import Comparison, Contestant, compare
 from headrace.pipeline import View, ViewSpec
-from headrace.pipeline.clip_presets import videomae
-from headrace.pipeline.masks import RandomMask
-from headrace.pipeline.presets import PRESETS
+from headrace.pipeline.clips.clip_presets import videomae
+from headrace.pipeline.images.masks import RandomMask
+from headrace.pipeline.images.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)

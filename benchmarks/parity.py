@@ -27,10 +27,10 @@ from headrace.benchmarks.machine import commit, machine, versions
 from headrace.benchmarks.photographs import with_bar
 from headrace.benchmarks.report import now
 from headrace.pipeline import Clip, ClipSpec, Loader, Normalize, PatchPair, Tiles, View, ViewSpec, plan
-from headrace.pipeline.decode import decode_image
 from headrace.pipeline.engines import CLIP_ENGINES, ENGINES, Engine, whole_batch_part
-from headrace.pipeline.presets import PRESETS
-from headrace.pipeline.views import Arranged
+from headrace.pipeline.images.decode import decode_image
+from headrace.pipeline.images.presets import PRESETS
+from headrace.pipeline.images.views import Arranged
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 
 REFERENCE = "torchvision"

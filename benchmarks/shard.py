@@ -35,8 +35,8 @@ from headrace.benchmarks.peers.writers import (
 )
 from headrace.benchmarks.photographs import QUALITY
 from headrace.benchmarks.runner import Comparison, Contestant, compare
-from headrace.shards.ffcv import MIN_SHARD_SIZE
-from headrace.tools.encode import Encode
+from headrace.shards.formats.ffcv import MIN_SHARD_SIZE
+from headrace.tools.conversion.encode import Encode
 
 TAR, TAR_SUMS, FFCV = "GNU tar", "GNU tar, sha256sum", "ffcv"
 

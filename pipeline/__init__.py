@@ -1,16 +1,16 @@
 """Batches: which samples (order), how they are augmented (plan), and the engines that turn both into pixels."""
 
 from headrace.pipeline.batch import Batch, DrawnViews
-from headrace.pipeline.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
+from headrace.pipeline.clips.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
+from headrace.pipeline.images.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeBlockMask, TubeMask
+from headrace.pipeline.images.plan import Plan, plan
+from headrace.pipeline.images.views import Normalize, PatchPair, Tiles, View, ViewSpec, center_view
 from headrace.pipeline.loader import Loader, LoaderStats
-from headrace.pipeline.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeBlockMask, TubeMask
-from headrace.pipeline.order import Order, order
-from headrace.pipeline.permutations import permutation_set
-from headrace.pipeline.plan import Plan, plan
-from headrace.pipeline.texts import Texts, TextSpec
-from headrace.pipeline.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
-from headrace.pipeline.views import Normalize, PatchPair, Tiles, View, ViewSpec, center_view
-from headrace.pipeline.window import WindowOrder
+from headrace.pipeline.order.order import Order, order
+from headrace.pipeline.order.permutations import permutation_set
+from headrace.pipeline.order.window import WindowOrder
+from headrace.pipeline.texts.texts import Texts, TextSpec
+from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
 
 __all__ = [
     "Batch",

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.pipeline.clips import DrawnClips
-from headrace.pipeline.colour import D65, XYZ_OF_RGB
-from headrace.pipeline.masks import Masks
-from headrace.pipeline.plan import Plan
-from headrace.pipeline.texts import Texts
-from headrace.pipeline.tokens import TokenMasks
-from headrace.pipeline.views import Normalize
+from headrace.pipeline.clips.clips import DrawnClips
+from headrace.pipeline.images.colour import D65, XYZ_OF_RGB
+from headrace.pipeline.images.masks import Masks
+from headrace.pipeline.images.plan import Plan
+from headrace.pipeline.images.views import Normalize
+from headrace.pipeline.texts.texts import Texts
+from headrace.pipeline.texts.tokens import TokenMasks
 
 
 class DrawnViews(NamedTuple):

@@ -18,20 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.batch import Drawn, drawn_views
-from headrace.pipeline.clips import ClipPlan, ClipSpec
-from headrace.pipeline.decode import memory_at
+from headrace.pipeline.clips.clips import ClipPlan, ClipSpec
 from headrace.pipeline.engines import CLIP_ENGINES, DEVICE_ENGINES, ENGINES, THREADED_ENGINES
 from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, whole_batch_part
 from headrace.pipeline.engines.clips import ClipEngine, Cut, StoredVideo, Video
-from headrace.pipeline.masks import MaskSpec
-from headrace.pipeline.plan import Plan, plan
+from headrace.pipeline.images.masks import MaskSpec
+from headrace.pipeline.images.plan import Plan, plan
+from headrace.pipeline.images.views import Normalize, ViewSpec
 from headrace.pipeline.rows import Rows
-from headrace.pipeline.texts import TextPlan, TextReader, Texts, TextSpec
-from headrace.pipeline.tokens import TokenMasks
-from headrace.pipeline.views import Normalize, ViewSpec
+from headrace.pipeline.texts.texts import TextPlan, TextReader, Texts, TextSpec
+from headrace.pipeline.texts.tokens import TokenMasks
 from headrace.shards import ShardError, ShardSet, Spans
-from headrace.shards.npy import parse_npy_header
+from headrace.shards.formats.npy import parse_npy_header
 
 AnyPlan = TypeVar("AnyPlan", bound=Rows)
 
@@ -171,7 +171,7 @@ class ClipFeed(Feed[ClipPlan]):
         self._encoded = shards.fields[name].kind == "video"
         if self._encoded:
             try:
-                import headrace.shards.video  # noqa: F401
+                import headrace.shards.formats.video  # noqa: F401
             except ImportError as error:
                 raise ImportError(f"encoded videos need PyAV: pip install headrace[video] ({error})") from error
 
@@ -232,7 +232,7 @@ class ClipFeed(Feed[ClipPlan]):
     def _open(self, spans: Spans, i: int) -> AbstractContextManager[Video]:
         data = memory_at(int(spans.address[i]), int(spans.size[i]))
         if self._encoded:
-            from headrace.shards.video import open_video  # needs an extra
+            from headrace.shards.formats.video import open_video  # needs an extra
 
             return open_video(bytes(data))
         if self.shards.manifest.format == "webdataset":

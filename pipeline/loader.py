@@ -15,18 +15,18 @@ import numpy as np
 import torch
 
 from headrace.pipeline.batch import Batch
-from headrace.pipeline.clips import ClipSpec
+from headrace.pipeline.clips.clips import ClipSpec
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
 from headrace.pipeline.feeds import DTYPES, Source, feed, part_of
-from headrace.pipeline.masks import draw_masks
+from headrace.pipeline.images.masks import draw_masks
+from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.memory import BufferPool
-from headrace.pipeline.mixing import Pairs, watch_mixing
-from headrace.pipeline.order import Order, epoch_batches, order
+from headrace.pipeline.order.mixing import Pairs, watch_mixing
+from headrace.pipeline.order.order import Order, epoch_batches, order
+from headrace.pipeline.order.window import LANES, WINDOW, WindowOrder, cache_needed
 from headrace.pipeline.rows import Rows
-from headrace.pipeline.texts import TextSpec
-from headrace.pipeline.views import ViewSpec
-from headrace.pipeline.window import LANES, WINDOW, WindowOrder, cache_needed
+from headrace.pipeline.texts.texts import TextSpec
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import is_machine_fault
 from headrace.shards.machine import cores
@@ -135,8 +135,8 @@ class Loader:
         rank, world_size: this process among those that share the global batch.
         shuffle: False keeps the stored order.
         order: "global" permutes the whole set; "window" reads shards in a random order and permutes within a window,
-            for sets that are slow to read at random (`headrace.pipeline.window`). None takes "window" for a remote
-            set, else "global"; a loader made with None takes over the order of the state that it loads.
+            for sets that are slow to read at random (`headrace.pipeline.order.window`). None takes "window" for a
+            remote set, else "global"; a loader made with None takes over the order of the state that it loads.
         window, lanes: of the order "window": samples over which it is random, and places of the set that are read
             at the same time.
         drop_last: leave out the last, smaller batch of an epoch.

@@ -9,8 +9,9 @@ with open_shards("digits") as shards:
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import IMAGE_ENCODINGS, JPG, PNG, RAW, Field
 from headrace.shards.manifest import Manifest
-from headrace.shards.shard_set import ShardSet, Spans, open_shards
-from headrace.shards.writer import ShardWriter, write_shards
+from headrace.shards.opening import open_shards
+from headrace.shards.shard_set import ShardSet, Spans
+from headrace.shards.writing.writer import ShardWriter, write_shards
 
 __all__ = [
     "IMAGE_ENCODINGS",

@@ -16,7 +16,7 @@ IMAGE_ENCODINGS = ("jpg", "raw", "png")
 JPG, RAW, PNG = range(3)
 VIDEO_ENCODINGS = ("mp4", "mov", "3gp", "webm", "mkv", "avi", "mpg", "ts", "flv", "wmv", "ogv")
 AUDIO_ENCODINGS = ("flac", "ogg", "opus", "wav", "mp3", "m4a", "aac", "aiff", "au", "wma", "weba", "mka")
-"""Types of file, by their usual extensions; `headrace.shards.media` tells them by their first bytes."""
+"""Types of file, by their usual extensions; `headrace.shards.formats.media` tells them by their first bytes."""
 ENCODINGS = {"image": IMAGE_ENCODINGS, "video": VIDEO_ENCODINGS, "audio": AUDIO_ENCODINGS}
 """What the samples of a field may be, for the kinds that have encodings. The index has codes for images only."""
 

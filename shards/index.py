@@ -36,9 +36,9 @@ import numpy.typing as npt
 from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import PNG, RAW, Field
+from headrace.shards.formats.npy import npy_header, parse_npy_header
 from headrace.shards.manifest import Manifest, Shard
 from headrace.shards.mapping import FileState, MappedFile, cannot_read
-from headrace.shards.npy import npy_header, parse_npy_header
 
 
 class Entry(NamedTuple):

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards import ffcv, webdataset
 from headrace.shards.errors import ClosedError, ShardError
 from headrace.shards.fields import Field
-from headrace.shards.foreign import how_to_name, scan_shards
-from headrace.shards.images import image_header
+from headrace.shards.formats import ffcv, webdataset
+from headrace.shards.formats.foreign import how_to_name, scan_shards
+from headrace.shards.formats.images import image_header
 from headrace.shards.index import IndexReader, OpenShard, entry_places, misplaced, misshaped
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from headrace.shards.mapping import MappedFile, cannot_read, leased
 from headrace.shards.opened import FEW, FewShards, ManyShards, OpenShards
-from headrace.shards.remote import RemoteFolder, is_remote, redact
-from headrace.shards.staging import displaced_name
+from headrace.shards.remote.remote import RemoteFolder, redact
+from headrace.shards.writing.staging import displaced_name
 
 
 class Spans(NamedTuple):
@@ -198,7 +198,7 @@ class ShardSet:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(self.path), self.check)
+        return _reopened, (str(self.path), self.check)
 
     def _open_files(self) -> OpenShards:
         files = self._files
@@ -279,40 +279,8 @@ def _unlock() -> None:
 os.register_at_fork(after_in_child=_unlock)
 
 
-def open_shards(
-    path: str | os.PathLike[str],
-    *,
-    check: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
-    cache_bytes: int | None = None,
-    block_bytes: int = 1 << 20,
-    storage_options: Mapping[str, Any] | None = None,
-) -> ShardSet:
-    """Open a shard set: a folder with manifest.json, here or remote, or what another program wrote.
-
-    Without a manifest, a folder of .tar or .beton files, or one such file, is scanned; its fields follow from
-    the extensions or from the .beton's own description, and it has no checksums. A remote set needs its manifest.
-
-    Args:
-        path: The folder, or one .tar or .beton file, or a URL such as s3://bucket/set.
-        check: Compare indexes, and every payload that `ShardSet.read` returns, with their checksums.
-        cache_dir: Where blocks of remote shards are kept, for later runs too; None is $HEADRACE_CACHE or, without it,
-            ~/.cache/headrace. Of processes that open a set at the same time each has its own cache there.
-        cache_bytes: Bytes of blocks kept for this set by this process; None is $HEADRACE_CACHE_BYTES or, without it,
-            16 GiB. Indexes come on top.
-        block_bytes: Size of a block; neighbouring ones are fetched together.
-        storage_options: Of `RemoteFolder`: fsspec's options for the protocol, and `retry`.
-
-    Raises:
-        ShardError: There is no set, it is damaged, or it has another version. Files of a wrong size are found
-            here (in a remote set when they are read), changed bytes by `check` and by `headrace verify`.
-            MachineError, one of these, where the system fails and nothing is known about the set.
-    """
-    if is_remote(path):
-        from headrace.shards.remote_set import open_remote
-
-        options = {"check": check, "cache_dir": cache_dir, "cache_bytes": cache_bytes, "block_bytes": block_bytes}
-        return open_remote(RemoteFolder(str(path), **(storage_options or {})), options)
+def open_folder(path: str | os.PathLike[str], *, check: bool = False) -> ShardSet:
+    """`headrace.shards.open_shards` for what lies on this machine."""
     folder = Path(path)
     if not _exists(folder):
         hint = how_to_name(os.fspath(path))
@@ -377,5 +345,5 @@ def _exists(path: Path) -> bool:
         raise cannot_read(path, error) from error
 
 
-def _reopen(path: str, check: bool) -> ShardSet:
-    return open_shards(path, check=check)
+def _reopened(path: str, check: bool) -> ShardSet:
+    return open_folder(path, check=check)

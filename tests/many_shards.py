@@ -8,9 +8,9 @@ import numpy as np
 
 from headrace.shards import Field, Manifest
 from headrace.shards.checksums import CURRENT
+from headrace.shards.formats.webdataset import TarShard, encode
 from headrace.shards.index import IndexBuilder, index_bytes
 from headrace.shards.manifest import MANIFEST_NAME, Shard, index_name, shard_name
-from headrace.shards.webdataset import TarShard, encode
 
 FIELDS = {"image": Field(kind="image", encoding="raw"), "label": Field(kind="int", classes=("a", "b"))}
 

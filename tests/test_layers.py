@@ -48,6 +48,109 @@ def violations(source: str, layer: str) -> list[str]:
     return found
 
 
+WINGS = {
+    "shards.formats": set(),
+    "shards.writing": {"shards.formats"},
+    "shards.remote": {"shards.writing"},
+    "pipeline.order": set(),
+    "pipeline.texts": set(),
+    "pipeline.jpeg": set(),
+    "pipeline.images": {"pipeline.order", "pipeline.texts"},
+    "pipeline.clips": {"pipeline.images", "pipeline.texts"},
+    "pipeline.engines": {"pipeline.clips", "pipeline.images", "pipeline.jpeg"},
+    "models.parts": set(),
+    "models.losses": {"models.parts"},
+    "models.methods": {"models.parts", "models.losses"},
+    "train.probes": set(),
+    "train.recipes": set(),
+    "tools.media": set(),
+    "tools.sources": {"tools.media"},
+    "tools.conversion": {"tools.media", "tools.sources"},
+    "tools.upkeep": {"tools.media"},
+    "tools.pictures": set(),
+    "tools.commands": {"tools.sources", "tools.conversion", "tools.upkeep", "tools.pictures"},
+}
+"""Which wing of a folder may import which other wing of it. All may import modules that lie in the folder itself."""
+
+
+def module_name(path: Path) -> str:
+    """shards/formats/npy.py is headrace.shards.formats.npy."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("headrace", *(parts[:-1] if parts[-1] == "__init__" else parts)))
+
+
+def imports_between(sources: dict[str, str]) -> dict[str, set[str]]:
+    """For each module, by its name, the others of `sources` that it imports anywhere in it."""
+    return {
+        module: {name for name in imported(ast.parse(source)) if name in sources and name != module}
+        for module, source in sources.items()
+    }
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """A module of each circle of imports, with the next one on it."""
+    found, done = [], set()
+
+    def visit(module: str, path: list[str]) -> None:
+        if module in path:
+            found.append(" -> ".join([*path[path.index(module) :], module]))
+        elif module not in done:
+            for other in sorted(graph[module]):
+                visit(other, [*path, module])
+            done.add(module)
+
+    for module in sorted(graph):
+        visit(module, [])
+    return found
+
+
+def wing(module: str) -> str:
+    """shards.formats of headrace.shards.formats.npy, "" of headrace.shards.index."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2]) if ".".join(parts[:2]) in WINGS else ""
+
+
+def strangers(graph: dict[str, set[str]]) -> list[str]:
+    """Imports between wings of one folder that `WINGS` does not allow."""
+    return [
+        f"{module} imports {other}"
+        for module, others in sorted(graph.items())
+        for other in sorted(others)
+        if wing(module)
+        and wing(other) not in {"", wing(module), *WINGS[wing(module)]}
+        and module.split(".")[1] == other.split(".")[1]
+    ]
+
+
+GRAPH = imports_between({module_name(path): path.read_text(encoding="utf-8") for path in FILES})
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    """Not even one that a function's own import leaves open until it is called."""
+    assert circles(GRAPH) == []
+
+
+def test_a_circle_is_seen() -> None:
+    sources = {"a": "import b", "b": "def f():\n    from c import g", "c": "import a", "d": "import a"}
+    assert circles(imports_between(sources)) == ["a -> b -> c -> a"]
+
+
+def test_wings_import_those_that_they_may() -> None:
+    assert strangers(GRAPH) == []
+    on_disk = {wing(module) for module in GRAPH} - {""}
+    assert on_disk == set(WINGS)
+
+
+def test_a_wing_that_imports_a_stranger_is_seen() -> None:
+    graph = {"headrace.shards.formats.npy": {"headrace.shards.writing.writer", "headrace.shards.index"}}
+    assert strangers(graph) == ["headrace.shards.formats.npy imports headrace.shards.writing.writer"]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_room_is_crowded(layer: str) -> None:
+    assert len(list((ROOT / layer).glob("*.py"))) <= 20
+
+
 def dotted(node: ast.expr) -> str:
     """`a.b.c` for an attribute chain, "" for anything else."""
     if isinstance(node, ast.Name):

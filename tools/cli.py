@@ -165,7 +165,7 @@ def sentence(error: Exception) -> str:
     """What to tell a person about `error`, on one line."""
     if isinstance(error, OSError) and error.filename is not None:
         return shown(f"{error.filename}: {(error.strerror or str(error)).lower()}")
-    from headrace.shards.remote import redact
+    from headrace.shards.remote.remote import redact
 
     words = shown(redact(" ".join(str(error).split())))
     if is_a(error, "UserError", "ShardError", "RunError", "ConfigError", "UsageError", "OSError"):

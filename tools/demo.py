@@ -12,13 +12,13 @@ from headrace.models import build_method
 from headrace.pipeline import Loader
 from headrace.shards import open_shards
 from headrace.shards.manifest import MANIFEST_NAME, Format
-from headrace.tools.convert import convert
+from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.evaluate import RESULTS, evaluate, save_results
+from headrace.tools.pictures.report import throughput, write_report
 from headrace.tools.progress import sample_bar, say
-from headrace.tools.report import throughput, write_report
 from headrace.tools.sources.mnist import BUNDLED
-from headrace.tools.verify import verify
+from headrace.tools.upkeep.verify import verify
 from headrace.train import ConfigError, RunConfig, read_metrics, train
 from headrace.train.recipes import simclr_digits
 

@@ -24,8 +24,8 @@ from headrace.models import Method, build_method
 from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.engines import DEVICE_ENGINES, StageTimes
 from headrace.shards import ShardSet, open_shards, write_shards
-from headrace.shards.remote import redact
-from headrace.tools.convert import convert
+from headrace.shards.remote.remote import redact
+from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.fields import image_field
 from headrace.tools.hardware import cores

@@ -16,7 +16,7 @@ from rich.table import Table
 from headrace.models import Method, build_method
 from headrace.pipeline import order
 from headrace.shards import ShardSet, open_shards
-from headrace.shards.remote import from_anywhere, has_secrets
+from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.tools.errors import UserError
 from headrace.tools.fields import image_field
 from headrace.train import load_run

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from headrace.shards.printing import printable
-from headrace.shards.remote import redact
+from headrace.shards.remote.remote import redact
 
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
 

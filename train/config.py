@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from headrace.models import METHODS
-from headrace.pipeline.window import LANES, WINDOW
+from headrace.pipeline.order.window import LANES, WINDOW
 from headrace.train.errors import ConfigError
 
 

@@ -23,7 +23,7 @@ method's other scalars (mean over ranks), `grad_norm` (Euclidean norm of the ste
 this rank's loop stood waiting for the loader: 0 when loading keeps up, towards 1 when it is all that counts),
 `decode_ms`, `augment_ms` and `plan_ms`: milliseconds of this rank's threads that a sample took in these stages of its
 loader, and `label_clumping` or, without labels, `shard_clumping`: pairs of samples of one label (of one shard) in this
-rank's batches, over as many as a uniform shuffle has in the mean (`headrace.pipeline.mixing`): 1.0 for a perfect
+rank's batches, over as many as a uniform shuffle has in the mean (`headrace.pipeline.order.mixing`): 1.0 for a perfect
 shuffle, more where samples of a kind come together. By shards, that is how the order "window" works and nothing to
 worry about, if the set was shuffled when it was written. Of a remote set also `cache_room`: bytes of its cache, over
 those with which shards are fetched about once an epoch; below 1.0 they are fetched several times."""

@@ -15,7 +15,7 @@ from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.printing import printable
-from headrace.shards.remote import from_anywhere, has_secrets
+from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.train.checkpoint import (
     checkpoint_name,
     checkpoint_paths,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from headrace.benchmarks.forms import CLASSES, write_beton
-from headrace.tools.encode import Encode
-from headrace.tools.pool import keep_freed_memory
+from headrace.tools.conversion.encode import Encode
+from headrace.tools.conversion.pool import keep_freed_memory
 
 
 def headrace_convert(
@@ -30,7 +30,7 @@ def headrace_convert(
     strict: bool = False,
 ) -> Iterator[range]:
     """`headrace shard folder`: looks at or decodes every image, checksums and syncs what it writes."""
-    from headrace.tools.convert import convert
+    from headrace.tools.conversion.convert import convert
 
     while True:
         result = convert(
@@ -129,7 +129,7 @@ def pixels_only(photographs: Sequence[Path], workers: int, out: Path) -> Iterato
 def write_pixels(photographs: Sequence[Path], out: Path) -> None:
     """Some photographs' pixels to a new file."""
     from headrace.pipeline.jpeg import decode_whole
-    from headrace.shards.images import image_header
+    from headrace.shards.formats.images import image_header
 
     keep_freed_memory()
     with out.open("wb", buffering=0) as file:

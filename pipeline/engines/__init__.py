@@ -6,7 +6,7 @@ from typing import Any
 
 from headrace.pipeline.engines.base import Engine, StageTimes, TwoStageEngine, WholeBatchEngine, whole_batch_part
 from headrace.pipeline.engines.native import NativeEngine
-from headrace.pipeline.views import PHOTOMETRIC, ViewSpec
+from headrace.pipeline.images.views import PHOTOMETRIC, ViewSpec
 from headrace.shards import ShardSet
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.pipeline.plan import Plan
+from headrace.pipeline.images.plan import Plan
 from headrace.shards import RAW, ShardError, ShardSet, Spans
 from headrace.shards.errors import is_machine_fault
 

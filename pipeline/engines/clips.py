@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.pipeline.clips import ClipPlan, ClipSpec
+from headrace.pipeline.clips.clips import ClipPlan, ClipSpec
 from headrace.pipeline.engines.base import Engine, TwoStageEngine, pixel_spans, whole_batch_part
-from headrace.pipeline.plan import Plan
+from headrace.pipeline.images.plan import Plan
 from headrace.shards import Spans
 
 MAX_CLIP = 1 << 31

@@ -20,13 +20,14 @@ import numpy as np
 import simplejpeg
 import torch
 
+from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.batch import normalize_images
-from headrace.pipeline.colour import LUMA
-from headrace.pipeline.decode import decode_image, memory_at
 from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine, of_sample, one_line, threads_of_torch
-from headrace.pipeline.noise import noise_planes
-from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
-from headrace.pipeline.views import Normalize, View, ViewSpec
+from headrace.pipeline.images.colour import LUMA
+from headrace.pipeline.images.decode import decode_image
+from headrace.pipeline.images.noise import noise_planes
+from headrace.pipeline.images.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from headrace.pipeline.images.views import Normalize, View, ViewSpec
 from headrace.shards import JPG, RAW, ShardError, ShardSet, Spans
 from headrace.shards.machine import cores
 

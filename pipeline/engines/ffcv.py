@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
-from headrace.pipeline.plan import Plan
-from headrace.pipeline.views import ViewSpec
+from headrace.pipeline.images.plan import Plan
+from headrace.pipeline.images.views import ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans
 from headrace.shards.machine import cores
 

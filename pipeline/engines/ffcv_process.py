@@ -28,8 +28,8 @@ import numpy as np
 from headrace.pipeline.engines.base import StageTimes, pixel_spans
 from headrace.pipeline.engines.ffcv import Bad, Done, Failed, Order, shared_views
 from headrace.pipeline.engines.native import NativeEngine
-from headrace.pipeline.plan import Plan
-from headrace.pipeline.views import ViewSpec
+from headrace.pipeline.images.plan import Plan
+from headrace.pipeline.images.views import ViewSpec
 from headrace.shards import ShardSet, open_shards
 
 _GLANCE_S = 1.0  # between two looks at whether the parent lives

@@ -10,10 +10,10 @@ import numpy as np
 from numba import types
 from numba.core import cgutils
 
-from headrace.pipeline.colour import D65, LUMA, XYZ_OF_RGB
 from headrace.pipeline.compiled import carray, inlined, intrinsic, kernel
-from headrace.pipeline.noise import four_gaussians
-from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from headrace.pipeline.images.colour import D65, LUMA, XYZ_OF_RGB
+from headrace.pipeline.images.noise import four_gaussians
+from headrace.pipeline.images.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 _LUMA_R, _LUMA_G, _LUMA_B = map(np.float32, LUMA)
 _ZERO, _ONE, _WHITE = np.float32(0.0), np.float32(1.0), np.float32(255.0)

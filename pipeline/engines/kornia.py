@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.pipeline.batch import rgb_to_lab, standardize
-from headrace.pipeline.colour import LUMA
 from headrace.pipeline.engines.base import Engine, TwoStageEngine, threads_of_torch
-from headrace.pipeline.noise import noise_planes
-from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
-from headrace.pipeline.views import View, ViewSpec
+from headrace.pipeline.images.colour import LUMA
+from headrace.pipeline.images.noise import noise_planes
+from headrace.pipeline.images.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from headrace.pipeline.images.views import View, ViewSpec
 
 # One row of parameters a sample. Up to three blends before the hue turns and three after it.
 _BLENDS = 6

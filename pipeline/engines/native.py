@@ -15,8 +15,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.compiled import carray, intrinsic, kernel
-from headrace.pipeline.decode import MAX_PIXELS, decode_image, decode_jpeg, memory_at
 from headrace.pipeline.engines.base import StageTimes, of_sample
 from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
 from headrace.pipeline.engines.kernels import (
@@ -35,9 +35,10 @@ from headrace.pipeline.engines.kernels import (
     turn,
 )
 from headrace.pipeline.engines.resize import crop_resize
+from headrace.pipeline.images.decode import MAX_PIXELS, decode_image, decode_jpeg
+from headrace.pipeline.images.plan import Plan
+from headrace.pipeline.images.views import View, ViewSpec
 from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch
-from headrace.pipeline.plan import Plan
-from headrace.pipeline.views import View, ViewSpec
 from headrace.shards import JPG, RAW, ShardSet, Spans
 
 _VIEW_LAYOUT = np.dtype(

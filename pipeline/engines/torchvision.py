@@ -14,12 +14,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.batch import normalize_images
-from headrace.pipeline.decode import decode_image, memory_at
 from headrace.pipeline.engines.base import StageTimes, of_sample, threads_of_torch
-from headrace.pipeline.noise import noise_planes
-from headrace.pipeline.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
-from headrace.pipeline.views import View, ViewSpec
+from headrace.pipeline.images.decode import decode_image
+from headrace.pipeline.images.noise import noise_planes
+from headrace.pipeline.images.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
+from headrace.pipeline.images.views import View, ViewSpec
 from headrace.shards import RAW, ShardSet, Spans
 
 _JITTER = {

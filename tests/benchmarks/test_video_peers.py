@@ -12,7 +12,7 @@ import torch
 from headrace.benchmarks.peers.video_dataset import Clips, chosen
 from headrace.benchmarks.videos import training_videos
 from headrace.pipeline import Clip
-from headrace.pipeline.clip_presets import videomae
+from headrace.pipeline.clips.clip_presets import videomae
 
 pytestmark = pytest.mark.peer("av")
 SMOKE_VIDEOS = 3
@@ -24,7 +24,7 @@ def videos() -> list[Path]:
 
 
 def test_training_videos_are_what_they_say(videos: list[Path]) -> None:
-    from headrace.tools.videos import probe_video
+    from headrace.tools.media.videos import probe_video
 
     for video in videos:
         info = probe_video(video.read_bytes())
@@ -34,7 +34,7 @@ def test_training_videos_are_what_they_say(videos: list[Path]) -> None:
 @pytest.mark.parametrize("peer", ["av", pytest.param("torchcodec", marks=pytest.mark.peer("torchcodec"))])
 def test_the_same_frames(peer: str, videos: list[Path]) -> None:
     from headrace.benchmarks.peers import pyav, torchcodec
-    from headrace.shards.video import open_video
+    from headrace.shards.formats.video import open_video
 
     decode = {"av": pyav.decode, "torchcodec": torchcodec.decode}[peer]
     for video, first in zip(videos, (0, 77, 189), strict=True):

@@ -9,8 +9,8 @@ import torch
 
 from headrace.pipeline import Batch, Loader, View, ViewSpec
 from headrace.pipeline.batch import normalize_images
+from headrace.pipeline.images.views import Normalize
 from headrace.pipeline.transfer import DeviceBatches
-from headrace.pipeline.views import Normalize
 from headrace.shards import ShardSet
 
 SPEC = ViewSpec([View(size=128)] * 2)

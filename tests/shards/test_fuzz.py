@@ -35,19 +35,19 @@ from PIL import Image
 
 from headrace.shards import Field, ShardError, open_shards, write_shards
 from headrace.shards.checksums import CURRENT
-from headrace.shards.ffcv import MIN_PAGE_SIZE, BetonShard, array_field, index_beton, read_beton
-from headrace.shards.ffcv import encode as encode_region
-from headrace.shards.images import image_header
+from headrace.shards.formats.ffcv import MIN_PAGE_SIZE, BetonShard, array_field, index_beton, read_beton
+from headrace.shards.formats.ffcv import encode as encode_region
+from headrace.shards.formats.images import image_header
+from headrace.shards.formats.npy import parse_npy, parse_npy_header
+from headrace.shards.formats.webdataset import BLOCK, scan_tar
 from headrace.shards.mapping import MappedFile
-from headrace.shards.npy import parse_npy, parse_npy_header
-from headrace.shards.webdataset import BLOCK, scan_tar
 from headrace.tools.errors import UserError
-from headrace.tools.images import MAX_PIXELS, check_decodes, check_structure, decode_rgb
+from headrace.tools.media.images import MAX_PIXELS, check_decodes, check_structure, decode_rgb
 from headrace.tools.sources.archives import ArchiveFile
 from headrace.tools.sources.archives import scan_tar as scan_archive
 from headrace.tools.sources.cifar10 import parse_batch
 from headrace.tools.sources.source import BadSample
-from headrace.tools.verify import verify
+from headrace.tools.upkeep.verify import verify
 
 MEMORY = 2 << 30
 """Bytes that a process may take beyond what it has after its imports; the largest image that is decoded takes 1 GB."""

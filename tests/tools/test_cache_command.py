@@ -9,7 +9,7 @@ import pytest
 from conftest import DIGIT_FIELDS, digit_samples
 
 from headrace.shards import open_shards, write_shards
-from headrace.shards.remote import RemoteFolder
+from headrace.shards.remote.remote import RemoteFolder
 from headrace.tools.cli import main
 
 

@@ -133,7 +133,7 @@ def test_sizes(text: str, size: int) -> None:
 
 
 def test_pictures_are_those_that_can_be_drawn() -> None:
-    from headrace.tools.show import PICTURES
+    from headrace.tools.pictures.show import PICTURES
 
     assert commands.arguments.PICTURES == PICTURES
 

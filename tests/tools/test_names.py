@@ -17,7 +17,7 @@ from rich.console import Console
 from headrace.shards import Field, write_shards
 from headrace.tools import progress
 from headrace.tools.cli import main
-from headrace.tools.inspect import inspect_shards
+from headrace.tools.upkeep.inspect import inspect_shards
 
 ESCAPES = "a\x1b]0;owned\x07\x1b[31m"
 CAFE = os.fsdecode(b"caf\xe9")

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from headrace.models import METHODS, Method, MethodEntry, build_method
 from headrace.models.layout import channels_last
 from headrace.pipeline import Batch, Clip, ClipSpec, MaskedTokens, TextSpec, TokenMask, TubeMask, View, ViewSpec
-from headrace.pipeline.masks import RandomMask
+from headrace.pipeline.images.masks import RandomMask
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.doctor import diagnose
 from headrace.tools.evaluate import evaluate
-from headrace.tools.report import write_report
+from headrace.tools.pictures.report import write_report
 from headrace.train import RunConfig, RunError, load_run, read_metrics, train
 from headrace.train.probes import finetune_probe
 from tests import texts

@@ -21,9 +21,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from headrace.shards.cache_slots import is_used, remove_slot, slots
-    from headrace.shards.remote import redact
-    from headrace.shards.remote_set import cache_folder
+    from headrace.shards.remote.cache_slots import is_used, remove_slot, slots
+    from headrace.shards.remote.remote import redact
+    from headrace.shards.remote.remote_set import cache_folder
     from headrace.tools.progress import tell
 
     remove = args.what == "rm"

@@ -23,10 +23,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from headrace.shards.remote import redact
+    from headrace.shards.remote.remote import redact
     from headrace.tools.doctor import diagnose, draw, waterfall
+    from headrace.tools.pictures.show import save
     from headrace.tools.progress import say, show, tell
-    from headrace.tools.show import save
 
     if not 0 < args.seconds < 1e6:
         raise UsageError(f"--seconds must be positive, got {args.seconds}")

@@ -32,8 +32,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from headrace.shards import open_shards
-    from headrace.tools.inspect import contact_sheet, inspect_shards
     from headrace.tools.progress import tell
+    from headrace.tools.upkeep.inspect import contact_sheet, inspect_shards
 
     if args.duplicates is not None:
         inspect_duplicates(args)
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
 def inspect_duplicates(args: argparse.Namespace) -> None:
     """`inspect DIR --duplicates [OTHER]`."""
     from headrace.shards import open_shards
-    from headrace.tools.duplicates import DISTANCE, find_duplicates, pair_sheet, write_pairs
     from headrace.tools.progress import sample_bar, tell
+    from headrace.tools.upkeep.duplicates import DISTANCE, find_duplicates, pair_sheet, write_pairs
 
     with ExitStack() as opened:
         paths = [args.dir, args.duplicates] if args.duplicates else [args.dir]

@@ -13,8 +13,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from headrace.tools.pictures.report import write_report
     from headrace.tools.progress import tell
-    from headrace.tools.report import write_report
 
     tell(write_report(args.run_folder))
 

@@ -69,8 +69,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from headrace.shards.remote import redact
-    from headrace.tools.convert import Status, convert
+    from headrace.shards.remote.remote import redact
+    from headrace.tools.conversion.convert import Status, convert
     from headrace.tools.progress import sample_bar, say, tell
     from headrace.tools.sources import SOURCES, counted
 
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """UsageError for options that do not go together."""
-    from headrace.shards.ffcv import MIN_SHARD_SIZE
+    from headrace.shards.formats.ffcv import MIN_SHARD_SIZE
 
     if args.encode == "frames" and args.short_side is None:
         raise UsageError("--encode frames needs --short-side, the side of the stored squares in pixels")

@@ -45,9 +45,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from headrace.models import build_method
-    from headrace.pipeline.presets import PRESETS
+    from headrace.pipeline.images.presets import PRESETS
+    from headrace.tools.pictures.show import show
     from headrace.tools.progress import tell
-    from headrace.tools.show import show
     from headrace.train.probes import image_views
 
     options = {"count": args.samples, "seed": args.seed, "epoch": args.epoch}
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_texts(args: argparse.Namespace, options: Mapping[str, int]) -> None:
+    from headrace.tools.pictures.show_texts import show_texts, text_spec
     from headrace.tools.progress import show
-    from headrace.tools.show_texts import show_texts, text_spec
 
     if args.tokenizer is None:
         raise UsageError("texts need a --tokenizer, a tokenizer.json")
@@ -83,9 +83,9 @@ def print_texts(args: argparse.Namespace, options: Mapping[str, int]) -> None:
 
 
 def show_preset_clips(args: argparse.Namespace, options: Mapping[str, int]) -> None:
-    from headrace.pipeline.clip_presets import CLIP_PRESETS
+    from headrace.pipeline.clips.clip_presets import CLIP_PRESETS
+    from headrace.tools.pictures.show_clips import show_clips
     from headrace.tools.progress import tell
-    from headrace.tools.show_clips import show_clips
 
     if args.preset is None:
         raise UsageError(f"clips need a --preset (known: {', '.join(CLIP_PRESETS)})")

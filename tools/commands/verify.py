@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headrace.tools.commands.arguments import Command, UsageError, positive, print_json
 
 if TYPE_CHECKING:
-    from headrace.tools.verify import VerifyReport
+    from headrace.tools.upkeep.verify import VerifyReport
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """`run`; MachineError where nothing is known because the machine fails."""
-    from headrace.shards.remote import is_remote, redact
+    from headrace.shards.remote.remote import is_remote, redact
     from headrace.tools.progress import sample_bar, tell
-    from headrace.tools.verify import verify
+    from headrace.tools.upkeep.verify import verify
 
     if (args.dry_run or args.drop_missing) and not args.repair:
         raise UsageError("--dry-run and --drop-missing say how to --repair")
@@ -71,7 +71,7 @@ def check(args: argparse.Namespace) -> int:
 def compare_sets(args: argparse.Namespace) -> int:
     """`verify DIR OTHER`."""
     from headrace.tools.progress import sample_bar, tell
-    from headrace.tools.verify import compare, open_checked
+    from headrace.tools.upkeep.verify import compare, open_checked
 
     bar = sample_bar(f"comparing {args.dir} and {args.other}")
     with open_checked(args.dir) as one, open_checked(args.other) as other, bar as progress:
@@ -85,9 +85,9 @@ def compare_sets(args: argparse.Namespace) -> int:
 
 def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
     """`verify DIR --repair` of a set in which something was found."""
-    from headrace.shards.remote import redact
+    from headrace.shards.remote.remote import redact
     from headrace.tools.progress import say, tell
-    from headrace.tools.repair import plan_repair, repair
+    from headrace.tools.upkeep.repair import plan_repair, repair
 
     say(str(report))
     plan = plan_repair(args.dir, report, workers=args.workers)

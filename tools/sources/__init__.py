@@ -2,7 +2,7 @@
 
 import os
 
-from headrace.shards.remote import is_remote
+from headrace.shards.remote.remote import is_remote
 from headrace.tools.errors import UserError
 from headrace.tools.sources import cifar10, coco, folder, imagenet, mnist, shards, video
 from headrace.tools.sources.folder import counted

@@ -24,7 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headrace.shards.webdataset import (
+from headrace.shards.formats.webdataset import (
     BLOCK,
     FILES,
     LINK,

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards import Field
-from headrace.shards.values import json_bytes
+from headrace.shards.formats.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import ArchiveFile, check_size, read_file, read_zip, zip_entries
 from headrace.tools.sources.fingerprint import Fingerprint

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from headrace.shards import Field, ShardError
 from headrace.shards.fields import KEY_BYTES, check_key
-from headrace.shards.foreign import EXTENSION_KINDS
-from headrace.shards.values import json_bytes
+from headrace.shards.formats.foreign import EXTENSION_KINDS
+from headrace.shards.formats.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import MAX_PICTURE, read_file
 from headrace.tools.sources.fingerprint import Fingerprint
@@ -73,7 +73,7 @@ def read(src: Path, split: str | None) -> SourceData:
     left out. Without subfolders there is no label. Hidden files are left out, links are followed.
 
     Fields:
-        image, video or audio: The file. Videos and sounds are checked as `headrace.tools.videos` does.
+        image, video or audio: The file. Videos and sounds are checked as `headrace.tools.media.videos` does.
         label: Of the folder, or of the file's .cls: a number, or the name of a class where there are folders.
         text: The .txt beside the file, UTF-8.
         json: The .json beside the file.
@@ -326,9 +326,9 @@ def media_check(kind: str) -> Callable[[bytes], Any]:
 
 
 def video_tools() -> Any:
-    """`headrace.tools.videos`; UserError where PyAV is not installed."""
+    """`headrace.tools.media.videos`; UserError where PyAV is not installed."""
     try:
-        from headrace.tools import videos
+        from headrace.tools.media import videos
     except ImportError as error:
         raise UserError(f"videos and sounds need PyAV: pip install 'headrace[video]' ({error})") from error
     return videos

@@ -1,4 +1,4 @@
-"""What every source of raw data hands to `headrace.tools.convert`."""
+"""What every source of raw data hands to `headrace.tools.conversion.convert`."""
 
 from __future__ import annotations
 

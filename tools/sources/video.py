@@ -41,7 +41,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from headrace.shards import Field
-from headrace.shards.values import json_bytes
+from headrace.shards.formats.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.folder import (

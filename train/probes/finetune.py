@@ -15,7 +15,7 @@ from headrace.models import Method
 from headrace.models.layout import channels_last
 from headrace.models.seeding import seeded
 from headrace.pipeline import Loader, View, ViewSpec
-from headrace.pipeline.mixing import NO_LABEL
+from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 from headrace.train.probes.features import extract_features, image_views

@@ -13,7 +13,7 @@ from headrace.models.method import Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.heads import projection_mlp
 from headrace.pipeline import Batch, Normalize, ViewSpec
-from headrace.pipeline.presets import PRESETS
+from headrace.pipeline.images.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from headrace.models.parts.masked_vit import (
     patchify,
 )
 from headrace.pipeline import Batch, Normalize, RandomMask, View, ViewSpec
-from headrace.pipeline.masks import PatchMasks
+from headrace.pipeline.images.masks import PatchMasks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from headrace.models import Context
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.parts.schedules import cosine
 from headrace.pipeline import Batch, Loader
-from headrace.pipeline.presets import PRESETS
+from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
 from tests.models.tiny_methods import tiny
 

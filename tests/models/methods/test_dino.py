@@ -12,7 +12,7 @@ from headrace.models import Context
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.parts.heads import DINOHead
 from headrace.pipeline import Batch, Loader
-from headrace.pipeline.presets import PRESETS
+from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, clip_gradients, drop_frozen

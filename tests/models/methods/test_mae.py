@@ -13,7 +13,7 @@ from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.parts.masked_vit import encode_visible, patchify, unpatchify
 from headrace.models.parts.positions import sine_cosine
 from headrace.pipeline import Batch, Loader
-from headrace.pipeline.presets import PRESETS
+from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
 from tests.conftest import require_peer
 from tests.models.tiny_methods import tiny

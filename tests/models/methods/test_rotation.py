@@ -11,7 +11,7 @@ import torch
 from headrace.models import build_method
 from headrace.models.methods.pretext.rotation import RotationConfig
 from headrace.pipeline import Loader
-from headrace.pipeline.presets import PRESETS
+from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
 from tests.models.tiny_methods import RESNET, tiny
 

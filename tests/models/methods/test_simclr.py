@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.models.methods.joint.simclr import SimCLRConfig, simclr_views
-from headrace.pipeline.presets import PRESETS
+from headrace.pipeline.images.presets import PRESETS
 from tests.models.tiny_methods import tiny
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from headrace.models import Context
 from headrace.models.methods.joint.swav import SwAVConfig, swav_views
 from headrace.pipeline import Batch, Loader
-from headrace.pipeline.presets import PRESETS
+from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, drop_frozen
