@@ -23,6 +23,9 @@ from headrace.models import METHODS
 from headrace.pipeline.order.window import LANES, WINDOW
 from headrace.train.errors import ConfigError
 
+OWN = "own"
+"""Stands in `RunConfig.method` for a method that is none of `METHODS`; `train` is given it."""
+
 
 def _require(good: bool, name: str, value: object, rule: str) -> None:
     if not good:
@@ -148,9 +151,10 @@ class RunConfig:
     """Everything that defines a run. The same config, started again, resumes it."""
 
     method: str = "simclr"
-    """A name in `headrace.models.METHODS`."""
+    """A name in `headrace.models.METHODS`, or "own" for a method of yours, which `train` is given beside the config."""
     model: Any = None
-    """The method's own config (for "simclr" a SimCLRConfig); null takes the paper's values."""
+    """The method's own config (for "simclr" a SimCLRConfig); null takes the paper's values. Of a method of yours
+    `train` writes down its class and the fields of its config here, so that a run goes on with the same only."""
     data: str = ""
     """Folder of the shard set to train on."""
     out: str = ""
@@ -180,11 +184,16 @@ class RunConfig:
     """Metrics."""
 
     def __post_init__(self) -> None:
-        if self.model is None:
-            self.model = _method_config(self.method)()
-        if not isinstance(self.model, _method_config(self.method)):
-            wanted = _method_config(self.method).__name__
-            raise ConfigError(f"model: {self.method} is configured by {wanted}, got {type(self.model).__name__}")
+        if self.method == OWN:
+            if not isinstance(self.model, dict | None):
+                raise ConfigError(f"model: is filled in by train() for a method of yours, got {self.model!r}")
+        else:
+            wanted = _method_config(self.method)
+            if self.model is None:
+                self.model = wanted()
+            if not isinstance(self.model, wanted):
+                got = type(self.model).__name__
+                raise ConfigError(f"model: {self.method} is configured by {wanted.__name__}, got {got}")
         _require(self.epochs > 0, "epochs", self.epochs, "above 0")
         _require(self.batch_size > 1, "batch_size", self.batch_size, "above 1")
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
@@ -247,7 +256,10 @@ class RunConfig:
         os.replace(aside, path)
 
 
-def _method_config(method: object) -> type[Any]:
+def _method_config(method: object) -> Any:
+    """The type of `RunConfig.model`."""
+    if method == OWN:
+        return dict[str, Any] | None
     if not isinstance(method, str) or method not in METHODS:
         raise ConfigError(f"method: unknown method {method!r}{_nearest(str(method), list(METHODS))}")
     return METHODS[method].config
@@ -378,7 +390,7 @@ def _split_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key.replace("-", "_"), text
 
 
-def _override(values: dict[str, Any], key: str, text: str, model: type[Any]) -> None:
+def _override(values: dict[str, Any], key: str, text: str, model: Any) -> None:
     """Set the dotted `key` of the nested `values` to what `text` means for the field's type."""
     cls: type[Any] = RunConfig
     *groups, last = key.split(".")
@@ -400,7 +412,7 @@ def _override(values: dict[str, Any], key: str, text: str, model: type[Any]) -> 
         cls = hint  # type: ignore[assignment]
 
 
-def _dotted_keys(cls: type[Any], model: type[Any], prefix: str = "") -> Iterator[str]:
+def _dotted_keys(cls: type[Any], model: Any, prefix: str = "") -> Iterator[str]:
     for name, hint in (get_type_hints(cls) | ({"model": model} if cls is RunConfig else {})).items():
         if is_dataclass(hint) and isinstance(hint, type):
             yield from _dotted_keys(hint, model, f"{prefix}{name}.")
@@ -433,6 +445,26 @@ def _parse(text: str, key: str) -> Any:
         return _yaml(text)
     except yaml.YAMLError:
         raise ConfigError(f"{key}: not a YAML value: {text!r}") from None
+
+
+def recorded(config: object) -> dict[str, Any]:
+    """The fields of a method's own config, if it is a dataclass, as YAML and checkpoints take them.
+
+    Raises:
+        ConfigError: for a value that they do not take.
+    """
+    plain: dict[str, Any] = _plain(asdict(config)) if is_dataclass(config) and not isinstance(config, type) else {}
+    _require_plain(plain, "model")
+    return plain
+
+
+def _require_plain(value: object, key: str) -> None:
+    if isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _require_plain(item, f"{key}.{name}")
+    elif type(value) not in _TYPE_WORDS:
+        kind = type(value).__name__
+        raise ConfigError(f"{key}: a {kind} cannot be written in a config; numbers, texts and lists of them can")
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from headrace.models import Method, build_method
 from headrace.models.layout import channels_last
+from headrace.models.seeding import seeded
 from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.shards import ShardSet, open_shards
@@ -22,7 +23,7 @@ from headrace.train.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
 )
-from headrace.train.config import RunConfig
+from headrace.train.config import OWN, RunConfig, recorded
 from headrace.train.distributed import World, distribute, join
 from headrace.train.errors import ConfigError, RunError
 from headrace.train.finite import FiniteState
@@ -57,6 +58,7 @@ class RunResult:
 def train(
     config: RunConfig,
     *,
+    method: Callable[[], Method] | None = None,
     progress: bool = True,
     on_step: Callable[[Record], None] | None = None,
 ) -> RunResult:
@@ -76,6 +78,10 @@ def train(
 
     Args:
         config: the run; `config.data` and `config.out` must be given.
+        method: makes a method of yours, where `config.method` is "own", such as `lambda: MyMethod(MyConfig())`. It is
+            called once a call, with torch's default generator seeded from `config.seed`, so that weights are a function
+            of that. The run goes on by the same call; with another class, or other fields of its `config`, it is
+            refused.
         progress: show a bar (on a terminal) or a line a record (elsewhere), on standard error.
         on_step: called on rank 0 with each record that is logged; see `headrace.train.metrics.Record`.
 
@@ -102,7 +108,7 @@ def train(
         if config.batch_size > len(shards):
             raise ConfigError(f"batch_size: must be at most {len(shards)}, the samples of {config.data}")
         with one_writer(Path(config.out), world, _say):
-            run = _start(config, world, shards, progress, on_step)
+            run = _start(config, method, world, shards, progress, on_step)
             try:
                 step, stopped_by, record = take_steps(run, stop)
             finally:
@@ -122,7 +128,12 @@ def train(
 
 
 def _start(
-    config: RunConfig, world: World, shards: ShardSet, progress: bool, on_step: Callable[[Record], None] | None
+    config: RunConfig,
+    make: Callable[[], Method] | None,
+    world: World,
+    shards: ShardSet,
+    progress: bool,
+    on_step: Callable[[Record], None] | None,
 ) -> Run:
     """Everything that the steps need, as the newest checkpoint left it."""
     out = Path(config.out)
@@ -130,9 +141,8 @@ def _start(
     first_step = state["step"] if state else 0
     if world.max(first_step, -first_step) != [first_step, -first_step]:
         raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
+    config, method = _built(config, make)
     config = _continued(config, out, state)
-
-    method = build_method(config.method, config.model, seed=config.seed)
     method = channels_last(method.to(world.device)).train()
     if config.precision == "auto":
         precision, reason = choose_precision(method, world, partial(_first_batch, config, method, shards, world))
@@ -148,7 +158,7 @@ def _start(
             loader.load_state_dict(state["loader"])
         except ValueError as error:
             raise ConfigError(f"data or loader: {error}, and {out} was started otherwise") from None
-        method.load_state_dict(state["model"])
+        _load_weights(method, state, out)
         resume_optimizer(optimizer, state["optimizer"])
         if broken := weights.broken():
             file = checkpoint_name(first_step)
@@ -192,13 +202,15 @@ def _whole_set(config: RunConfig, shards: ShardSet, world: World, views: ViewSpe
             yield batch.to(world.device)
 
 
-def load_run(path: str | Path) -> tuple[RunConfig, Method]:
+def load_run(path: str | Path, *, method: Callable[[], Method] | None = None) -> tuple[RunConfig, Method]:
     """A run's config and its trained method, on the CPU and in evaluation mode.
 
     Args:
         path: a run's folder, for its newest readable checkpoint, or one checkpoint file.
+        method: makes the method of a run that was trained with one of yours; see `train`.
 
     Raises:
+        ConfigError: if the run's method is one of yours and `method` is missing or makes another, or the reverse.
         RunError: if there is no checkpoint, or none that is whole.
         OSError: if the disk cannot read one.
     """
@@ -207,9 +219,49 @@ def load_run(path: str | Path) -> tuple[RunConfig, Method]:
     if state is None:
         raise RunError(f"{path}: no checkpoint in it; train first")
     config = _config_of(state, path)
-    method = build_method(config.method, config.model, seed=config.seed)
-    method.load_state_dict(state["model"])
-    return config, method.eval()
+    config, built = _built(config, method, path)
+    _load_weights(built, state, path)
+    return config, built.eval()
+
+
+def _built(config: RunConfig, make: Callable[[], Method] | None, run: Path | None = None) -> tuple[RunConfig, Method]:
+    """The method of `config` with its first weights, and the config with what `make` made.
+
+    Args:
+        config: where `method` is "own" and `run` is given, `model` must be what `make` makes.
+        make: for a method that is none of `METHODS`.
+        run: where `config` was read from.
+
+    Raises:
+        ConfigError: if `make` and `config.method` do not fit each other.
+    """
+    where = f"{run}: " if run else ""
+    if make is None:
+        if config.method == OWN:
+            raise ConfigError(f"{where}method: this is one of yours; train and load_run must be given what makes it")
+        return config, build_method(config.method, config.model, seed=config.seed)
+    if config.method != OWN:
+        raise ConfigError(f"{where}method: must be 'own' where a method is given, got {config.method!r}")
+    with seeded(config.seed):
+        method = make()
+    if not isinstance(method, Method):
+        raise ConfigError(f"{where}method: must make a headrace.models.Method, made {type(method).__name__}")
+    made = {"class": type(method).__qualname__, "config": recorded(getattr(method, "config", None))}
+    if run and config.model != made:
+        raise ConfigError(f"{where}model: was trained with {config.model}, given is {made}")
+    return replace(config, model=made), method
+
+
+def _load_weights(method: Method, state: dict[str, Any], path: Path) -> None:
+    """Take over the checkpoint's weights.
+
+    Raises:
+        ConfigError: if they are those of another network.
+    """
+    try:
+        method.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: its weights are of another network: {' '.join(str(error).split())}") from None
 
 
 def _loader(config: RunConfig, method: Method, shards: ShardSet, world: World, batch_size: int) -> Loader:

@@ -1,6 +1,19 @@
 """What each command of `headrace` takes and does. They import when they run, so that help comes at once."""
 
-from headrace.tools.commands import bench, cache, demo, doctor, evaluate, inspect, report, shard, show, train, verify
+from headrace.tools.commands import (
+    bench,
+    cache,
+    demo,
+    doctor,
+    evaluate,
+    inspect,
+    methods,
+    report,
+    shard,
+    show,
+    train,
+    verify,
+)
 from headrace.tools.commands.arguments import Command, nearest
 
 COMMANDS: tuple[Command, ...] = (
@@ -10,6 +23,7 @@ COMMANDS: tuple[Command, ...] = (
     inspect.COMMAND,
     show.COMMAND,
     doctor.COMMAND,
+    methods.COMMAND,
     train.COMMAND,
     evaluate.COMMAND,
     bench.COMMAND,

@@ -1,0 +1,283 @@
+"""What there is to train, in words: `headrace methods`, and the page docs/methods.md."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from headrace.models import METHODS, MethodEntry, build_method
+from headrace.models.method import Inputs
+from headrace.pipeline import Clip, ClipSpec, TextSpec, View
+from headrace.pipeline.images.views import PHOTOMETRIC
+from headrace.train.recipes import RECIPES
+
+WIDTH = 110
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigField:
+    """A key of a method's configuration, behind `--model.`."""
+
+    key: str
+    """Dotted where a field is a dataclass itself."""
+    type: str
+    default: str
+    doc: str
+
+
+def inputs_of(name: str) -> Inputs:
+    """What the method `name` asks for with its defaults. Its networks are laid out, not made."""
+    with torch.device("meta"):
+        return build_method(name).inputs
+
+
+def recipes_of(name: str) -> list[str]:
+    """Names of the recipes that train the method `name`."""
+    return [recipe for recipe, config in RECIPES.items() if config().method == name]
+
+
+def summary(name: str) -> dict[str, Any]:
+    """A line of the table, as `--json` prints it."""
+    return {
+        "name": name,
+        "family": METHODS[name].family,
+        "inputs": in_words(inputs_of(name)),
+        "paper": METHODS[name].paper,
+        "recipes": recipes_of(name),
+    }
+
+
+def in_full(name: str) -> dict[str, Any]:
+    """All that is known of a method: `summary` and more."""
+    entry = METHODS[name]
+    return summary(name) | {
+        "title": entry.title,
+        "followed": entry.followed,
+        "deviates": entry.deviates,
+        "config": [vars(field) for field in config_fields(entry.config())],
+    }
+
+
+def table() -> Table:
+    """Every method, for a terminal."""
+    made = Table("method", "family", "inputs", "paper", "recipes")
+    for name in METHODS:
+        found = summary(name)
+        made.add_row(name, found["family"], found["inputs"], found["paper"], ", ".join(found["recipes"]))
+    return made
+
+
+def text(name: str) -> str:
+    """A method in full, for a terminal."""
+    entry, inputs = METHODS[name], inputs_of(name)
+    told = {
+        "family": entry.family,
+        "paper": f"https://arxiv.org/abs/{entry.paper}",
+        "followed": entry.followed,
+        "deviates": entry.deviates or "in nothing that is known",
+        "recipes": ", ".join(recipes_of(name)) or "none",
+        "inputs": in_words(inputs),
+    }
+    lines = [f"{name}: {entry.title}", "", *_columns(told.items(), indent=0), "", *drawn(inputs)]
+    lines += ["", f"configuration: headrace train {name} --model.KEY VALUE", ""]
+    for field in config_fields(entry.config()):
+        lines += _wrapped(f"{field.key}: {field.type} = {field.default}", "  ", "    ")
+        lines += _wrapped(field.doc, "      ")
+    return "\n".join(lines)
+
+
+def markdown() -> str:
+    """docs/methods.md."""
+    lines = [
+        "# Methods",
+        "",
+        "Generated from `headrace.models.METHODS` by `headrace methods --markdown > docs/methods.md`.",
+        "`headrace methods NAME` says more of one: its views, and every key of its configuration with its default.",
+        "[How to add one](adding_a_method.md).",
+        "",
+        *_wrapped(attribute_docs(MethodEntry)["family"][1], ""),
+        "",
+        "| method | family | inputs | paper | numbers and algorithm from | what deviates, and why |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, entry in METHODS.items():
+        title = re.sub(r" \(arXiv [^)]*\)", "", entry.title).removesuffix(".")
+        paper = f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})"
+        cells = f"`{name}`<br>{title}", entry.family, in_words(inputs_of(name)), paper, entry.followed, entry.deviates
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+# Inputs
+
+
+def in_words(inputs: Inputs) -> str:
+    """Such as "2 views of 224", "2 of 224 + 8 of 96" or "1 view of 224, random mask"."""
+    if isinstance(inputs, TextSpec):
+        return ", ".join([f"text of {inputs.length} tokens", *_mask_words(inputs.masks)])
+    if isinstance(inputs, ClipSpec):
+        what, kinds = "clip", [f"{clip.frames} frames of {clip.view.size}" for clip in inputs.clips]
+    else:
+        what, kinds = "view", [str(view.size) for view in inputs.views]
+    groups = [(len(list(same)), kind) for kind, same in groupby(kinds)]
+    if len(groups) == 1:
+        ((number, kind),) = groups
+        words = f"{number} {what}{'s' * (number > 1)} of {kind}"
+    else:
+        words = " + ".join(f"{number} of {kind}" for number, kind in groups)
+    parts = [words, *_mask_words(inputs.masks)]
+    if not isinstance(inputs, ClipSpec) and len(kinds) > 1 and len(set(inputs.draws)) == 1:
+        parts.append("of one draw")
+    return ", ".join(parts) + (f" + {in_words(inputs.text)}" if inputs.text else "")
+
+
+def drawn(inputs: Inputs) -> list[str]:
+    """The views, clips, masks and texts of a method, an operation a line."""
+    lines: list[str] = []
+    if isinstance(inputs, TextSpec):
+        lines += ["text", *_columns(_settings(inputs), indent=2)]
+    else:
+        each: Sequence[View | Clip] = inputs.clips if isinstance(inputs, ClipSpec) else inputs.views
+        what = "clip" if isinstance(inputs, ClipSpec) else "view"
+        first = 1
+        for part, same in groupby(each):
+            last = first + len(list(same)) - 1
+            lines.append(f"{what} {first}" if first == last else f"{what}s {first} to {last}")
+            lines += _columns(operations(part), indent=2)
+            first = last + 1
+        if not isinstance(inputs, ClipSpec):
+            shared = [(view, draw) for view, draw in enumerate(inputs.draws) if view != draw]
+            lines += [f"view {view + 1} takes the draws of view {draw + 1}" for view, draw in shared]
+        for mask in inputs.masks:
+            lines += [_words(mask), *_columns(_settings(mask), indent=2)]
+        if inputs.text:
+            lines += drawn(inputs.text)
+    return lines
+
+
+def operations(part: View | Clip) -> Iterator[tuple[str, str]]:
+    """Each operation of a view or clip that is on, and how, in the order in which they apply."""
+    if isinstance(part, Clip):
+        yield from ((key, value) for key, value in _settings(part) if key != "view")
+        yield from operations(part.view)
+        return
+    view = part
+    if view.scale == view.ratio == (1.0, 1.0):
+        crop = "the largest centred square"
+    else:
+        crop = f"{_range(view.scale)} of the area, width to height {_range(view.ratio)}"
+    yield "crop", f"{crop}, resized to {view.size} pixels, {view.interpolation}"
+    strengths = (f"{name} {getattr(view, name):.3g}" for name in ("brightness", "contrast", "saturation", "hue"))
+    how = {
+        "jitter": ", ".join(strengths),
+        "blur": f"deviation {_range(view.blur_sigma)} pixels, {view.blur_taps} taps",
+        "solarize": f"from level {view.solarize_threshold}",
+        "erase": f"{_range(view.erase_scale)} of the area, height to width {_range(view.erase_ratio)}",
+    }
+    if view.flip:
+        yield "flip", f"probability {view.flip:.3g}"
+    if view.turns != (0,):
+        yield "turn", f"{' or '.join(map(str, view.turns))} quarters, counter-clockwise"
+    for name in PHOTOMETRIC:
+        if probability := getattr(view, name):
+            yield name, f"probability {probability:.3g}" + (f": {how[name]}" if name in how else "")
+    yield "normalize", ", ".join(f"{key} {value}" for key, value in _settings(view.normalize))
+
+
+def _range(bounds: tuple[float, float]) -> str:
+    low, high = bounds
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _mask_words(masks: tuple[Any, ...]) -> list[str]:
+    """Such as ["tube block masks"] for two of a kind."""
+    groups = ((words, len(list(same))) for words, same in groupby(map(_words, masks)))
+    return [f"{words}s" if number > 1 else words for words, number in groups]
+
+
+def _words(value: object) -> str:
+    """ "random mask" for a RandomMask."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(value).__name__).lower()
+
+
+def _settings(value: Any) -> Iterator[tuple[str, str]]:
+    """Names and values of a dataclass's fields."""
+    for field in fields(value):
+        yield field.name, _short(getattr(value, field.name))
+
+
+# Configurations
+
+
+def config_fields(config: Any, prefix: str = "") -> Iterator[ConfigField]:
+    """Each field of a dataclass, inherited ones and those of dataclasses in it included; defaults are `config`'s."""
+    docs = attribute_docs(type(config))
+    for field in fields(config):
+        value = getattr(config, field.name)
+        kind, doc = docs[field.name]
+        yield ConfigField(key=prefix + field.name, type=kind, default=_short(value), doc=doc)
+        if is_dataclass(value):
+            yield from config_fields(value, f"{prefix}{field.name}.")
+
+
+def attribute_docs(cls: type[Any]) -> dict[str, tuple[str, str]]:
+    """For each annotated attribute of a class or its bases: its type, and the text below it in the source."""
+    found: dict[str, tuple[str, str]] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__ in ("builtins", "typing") or not hasattr(base, "__annotations__"):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for node, below in zip(tree.body, [*tree.body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                doc = ""
+                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                    doc = " ".join(str(below.value.value).split())
+                found[node.target.id] = ast.unparse(node.annotation), doc
+    return found
+
+
+def _short(value: Any) -> str:
+    """As Python writes it; of a dataclass only what is not its default, of a float six digits."""
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = [field.name for field in fields(value) if getattr(value, field.name) != _default(field)]
+        return f"{type(value).__name__}({', '.join(f'{name}={_short(getattr(value, name))}' for name in changed)})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))}{',' * (len(value) == 1)})"
+    return f"{value:.6g}" if isinstance(value, float) and not value.is_integer() else repr(value)
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+# Lines
+
+
+def _columns(rows: Iterable[tuple[str, str]], indent: int) -> list[str]:
+    """A word and what it is, a line each."""
+    lines = []
+    for key, value in rows:
+        start = f"{' ' * indent}{key:<13} "
+        lines += _wrapped(value, start, " " * len(start))
+    return lines
+
+
+def _wrapped(words: str, first: str, rest: str | None = None) -> list[str]:
+    return textwrap.wrap(
+        words,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=first if rest is None else rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
