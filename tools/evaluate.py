@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from headrace.models import Method, build_method
+from headrace.models import Method
 from headrace.pipeline import order
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import from_anywhere, has_secrets
@@ -29,6 +29,7 @@ from headrace.train.probes import (
     linear_probe,
     pixel_features,
 )
+from headrace.train.run import first_weights
 
 ENCODERS = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
 FROZEN_PROBES: Mapping[str, Callable[..., float]] = {"knn": knn_probe, "linear": linear_probe}
@@ -50,6 +51,7 @@ def evaluate(
     *,
     probes: Sequence[str] = tuple(FROZEN_PROBES),
     encoders: Sequence[str] = tuple(ENCODERS),
+    method: Callable[[], Method] | None = None,
 ) -> Scores:
     """Probe the newest checkpoint of `run`, and keep the scores in its results.json beside those of earlier calls.
 
@@ -59,8 +61,10 @@ def evaluate(
         test: labelled shard set that scores them; None holds a fifth of `data` out for that, always the same.
         probes: keys of PROBES. "finetune" trains the encoder too, so raw pixels have none, and it needs `test`.
         encoders: keys of ENCODERS.
+        method: makes the method of a run that was trained with one of yours; see `headrace.train.train`.
 
     Raises:
+        ConfigError: as `headrace.train.load_run`.
         RunError: if the run has no checkpoint, is one of clips or texts, or a shard set has no labels.
         UserError: for fine-tuning without `test`, and in one of several processes of torchrun, which would all do the
             same.
@@ -73,9 +77,9 @@ def evaluate(
             f"a user, password or query in a URL would be kept in {RESULTS}; give them to the store's own tools "
             "instead, by variables of the environment or .netrc (docs/remote.md)"
         )
-    config, trained = load_run(run)
+    config, trained = load_run(run, method=method)
     image_views(trained)  # whether it can be probed, before anything is computed
-    untrained = build_method(config.method, config.model, seed=config.seed).eval()
+    untrained = first_weights(config, method)[1].eval()
     scores = {}
     with ExitStack() as stack:
         learn = stack.enter_context(open_shards(data))
@@ -83,12 +87,12 @@ def evaluate(
         for shards in (learn, *([score] if score else [])):
             image_field(shards)
         for encoder in encoders:
-            method = trained if encoder == "trained" else untrained
-            scores[encoder] = _frozen(method, encoder, learn, score, [p for p in probes if p in FROZEN_PROBES])
+            probed = trained if encoder == "trained" else untrained
+            scores[encoder] = _frozen(probed, encoder, learn, score, [p for p in probes if p in FROZEN_PROBES])
             if "finetune" in probes and encoder != "pixels":
                 if score is None:
                     raise UserError("fine-tuning is scored on a test set: name one with --test")
-                scores[encoder]["finetune"] = finetune_probe(method, learn, score, device=device())
+                scores[encoder]["finetune"] = finetune_probe(probed, learn, score, device=device())
     _keep(run, data, test, scores)
     return scores
 

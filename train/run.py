@@ -141,7 +141,7 @@ def _start(
     first_step = state["step"] if state else 0
     if world.max(first_step, -first_step) != [first_step, -first_step]:
         raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
-    config, method = _built(config, make)
+    config, method = first_weights(config, make)
     config = _continued(config, out, state)
     method = channels_last(method.to(world.device)).train()
     if config.precision == "auto":
@@ -219,12 +219,14 @@ def load_run(path: str | Path, *, method: Callable[[], Method] | None = None) ->
     if state is None:
         raise RunError(f"{path}: no checkpoint in it; train first")
     config = _config_of(state, path)
-    config, built = _built(config, method, path)
+    config, built = first_weights(config, method, path)
     _load_weights(built, state, path)
     return config, built.eval()
 
 
-def _built(config: RunConfig, make: Callable[[], Method] | None, run: Path | None = None) -> tuple[RunConfig, Method]:
+def first_weights(
+    config: RunConfig, make: Callable[[], Method] | None, run: Path | None = None
+) -> tuple[RunConfig, Method]:
     """The method of `config` with its first weights, and the config with what `make` made.
 
     Args:

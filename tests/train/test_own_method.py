@@ -21,7 +21,7 @@ from headrace.train.config import OWN
 from tests.train.tiny_runs import final_state, same_bits
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding_a_method.md"
-THE_CLASS, THE_RUN, THE_FEATURES = re.findall(
+THE_CLASS, THE_RUN, THE_FEATURES, THE_SCORES = re.findall(
     r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
 )
 
@@ -40,12 +40,14 @@ def test_the_page_runs_as_it_stands(
     (tmp_path / "shards").mkdir()
     os.symlink(digits_webdataset.path, tmp_path / "shards" / "train")
     assert THE_RUN.count("epochs=100,") == 1
-    defined = ran(THE_CLASS + THE_RUN.replace("epochs=100,", "epochs=1,") + THE_FEATURES, tmp_path)
+    defined = ran(THE_CLASS + THE_RUN.replace("epochs=100,", "epochs=1,") + THE_FEATURES + THE_SCORES, tmp_path)
     assert defined["result"].step == 2
     assert defined["features"].shape == (200, 32)
     assert defined["features"].isfinite().all()
+    assert list(defined["scores"]) == ["pixels", "random", "trained"]
+    assert all(list(scores) == ["knn", "linear"] for scores in defined["scores"].values())
     assert [record["step"] for record in read_metrics(tmp_path / "runs" / "follow")] == [1, 2]
-    assert all(-1 <= record["loss"] <= 1 < 1 + record["spread"] for record in read_metrics("runs/follow"))
+    assert all(0 < record["loss"] < 2 and record["spread"] > 0 for record in read_metrics("runs/follow"))
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +112,15 @@ def test_its_settings_are_kept_and_others_refused(config: RunConfig, tmp_path: P
     with pytest.raises(ConfigError, match=r"model.class: .* was started with 'Follow', not .*Other'"):
         train(once, method=lambda: Other(page["FollowConfig"](momentum=0.9)), progress=False)
 
-    def wider() -> Method:
+    def larger() -> Method:
         method: Any = make(momentum=0.9)()
-        method.backbone, method.slow = page["Network"](20), page["Network"](20).requires_grad_(False)
+        method.backbone.more = torch.nn.Linear(1, 1)
         return method  # type: ignore[no-any-return]
 
-    with pytest.raises(ConfigError, match=r"run: its weights are of another network: .*size mismatch"):
-        train(once, method=wider, progress=False)
+    with pytest.raises(ConfigError, match=r"run: its weights are of another network: .*Missing key.*more.weight"):
+        train(once, method=larger, progress=False)
     with pytest.raises(ConfigError, match="run: its weights are of another network"):
-        load_run(tmp_path / "run", method=wider)
+        load_run(tmp_path / "run", method=larger)
     with pytest.raises(ConfigError, match="run: model: was trained with "):
         load_run(tmp_path / "run", method=make())
     with pytest.raises(ConfigError, match="run: method: this is one of yours"):
