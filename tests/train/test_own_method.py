@@ -46,8 +46,10 @@ def test_the_page_runs_as_it_stands(
     assert defined["features"].isfinite().all()
     assert list(defined["scores"]) == ["pixels", "random", "trained"]
     assert all(list(scores) == ["knn", "linear"] for scores in defined["scores"].values())
-    assert [record["step"] for record in read_metrics(tmp_path / "runs" / "follow")] == [1, 2]
-    assert all(0 < record["loss"] < 2 and record["spread"] > 0 for record in read_metrics("runs/follow"))
+    (record,) = read_metrics(tmp_path / "runs" / "follow")
+    assert record["step"] == 2
+    assert 0 < record["loss"] < 2
+    assert record["spread"] > 0
 
 
 @pytest.fixture(scope="module")
