@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import clips
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ from headrace.pipeline.clips.clips import DrawnClips
 from headrace.pipeline.engines import DEVICE_ENGINES
 from headrace.pipeline.engines.torchvision import apply_view
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
+from tests import clips
 
 pytestmark = pytest.mark.peer("av")
 
