@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
+from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
@@ -92,6 +93,16 @@ METHODS: dict[str, MethodEntry] = {
         "2006.09882",
         "facebookresearch/swav at 06b1b7c: main_swav.py, src/resnet50.py, src/multicropdataset.py",
         "queues are gathered over ranks, of which each takes its own part, so that a run goes on with other ranks",
+    ),
+    "deepcluster": MethodEntry(
+        DeepClusterConfig,
+        DeepCluster,
+        "joint",
+        "1807.05520",
+        "facebookresearch/deepcluster at 2d1927e: main.py, clustering.py, util.py, models/vgg16.py",
+        "samples are weighed by the inverse of their cluster's size instead of drawn by it, which is equal in "
+        "expectation; VGG-16, as timm has no AlexNet; features of the whole centred square, not of its inner 7/8; "
+        "scikit-learn's k-means, which moves an empty cluster to the farthest point instead of splitting a large one",
     ),
     "dino": MethodEntry(
         DINOConfig,

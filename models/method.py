@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,9 +27,15 @@ class Context:
     """Epochs of the whole run."""
     batch_size: int
     """Samples of a step, over all ranks."""
+    seed: int = 0
+    """Of the run. What a hook draws from it is the same on all ranks."""
+    samples: int = 0
+    """Of the whole training set."""
     batches: Callable[[ViewSpec], Iterator[Batch]] | None = None
-    """Every sample of the training set once, on this rank's device, in the order of the set: this rank's share of it.
-    For methods that look at the whole set between epochs."""
+    """Every sample of the training set once, on this rank's device, in the order of the set; each rank gets all of
+    them. For methods that look at the whole set between epochs."""
+    forget: Callable[[Sequence[nn.Parameter]], None] | None = None
+    """Drops what the optimiser remembers of parameters that a hook has drawn anew."""
 
     @property
     def total_steps(self) -> int:
@@ -55,6 +61,8 @@ class ParameterGroup:
     """Whether LARS scales the step to the size of the weights."""
     constant_lr: bool = False
     """Keep the peak learning rate for the whole run, as SimSiam's predictor does."""
+    momentum_scale: float = 1.0
+    """Factor of the momentum, which is AdamW's first beta; 0 for none."""
     frozen_epochs: int = 0
     """Epochs at the beginning in which the gradient is dropped, after it was clipped."""
 

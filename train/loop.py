@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,8 +59,16 @@ class Run:
             steps_per_epoch=len(self.loader),
             epochs=self.config.epochs,
             batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            samples=len(self.loader.shards),
             batches=self.whole_set,
+            forget=self.forget,
         )
+
+    def forget(self, parameters: Sequence[nn.Parameter]) -> None:
+        """For `Context.forget`."""
+        for parameter in parameters:
+            self.optimizer.state.pop(parameter, None)
 
 
 def take_steps(run: Run, stop: Stop) -> tuple[int, str | None, Record | None]:

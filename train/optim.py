@@ -97,12 +97,16 @@ def peak_lr(config: OptimConfig, batch_size: int) -> float:
 def build_optimizer(groups: Sequence[ParameterGroup], config: OptimConfig, batch_size: int) -> torch.optim.Optimizer:
     """The optimiser that `config` names, over a method's parameter groups; one that `step_unless` can hold back.
 
-    Each group keeps what the method said of it: `lr_scale`, `decay_scale`, `constant_lr`, `frozen_epochs`.
+    Each group keeps what the method said of it: its scales, `constant_lr`, `frozen_epochs`.
     """
     params: list[dict[str, Any]] = [{name: getattr(group, name) for name in _GROUP} for group in groups]
     lr, weight_decay = peak_lr(config, batch_size), config.weight_decay
     for group in params:
         group["weight_decay"] = weight_decay * group["decay_scale"]
+        if config.name == "adamw":
+            group["betas"] = (config.betas[0] * group["momentum_scale"], config.betas[1])
+        else:
+            group["momentum"] = config.momentum * group["momentum_scale"]
     if config.name == "adamw":
         return torch.optim.AdamW(params, lr=lr, betas=config.betas, weight_decay=weight_decay, fused=True)
     if config.name == "sgd":

@@ -196,8 +196,10 @@ def _start(
 def _whole_set(config: RunConfig, shards: ShardSet, world: World, views: ViewSpec) -> Iterator[Batch]:
     """Every sample of the set in stored order, on this rank's device; for `Context.batches`."""
     size = min(len(shards), max(1, config.batch_size // world.size))
-    threads, seed = config.loader.threads, config.seed
-    with Loader(shards, views, size, shuffle=False, drop_last=False, threads=threads, seed=seed) as loader:
+    with Loader(
+        shards, views, size, shuffle=False, drop_last=False, threads=config.loader.threads, seed=config.seed,
+        on_error=config.loader.on_error, max_bad=config.loader.max_bad,
+    ) as loader:  # fmt: skip
         for batch in loader:
             yield batch.to(world.device)
 

@@ -57,7 +57,8 @@ def tiny_resnet(*, width: int = 16, stem_stride: int = 2) -> BackboneConfig:
 
 
 def build_backbone(config: BackboneConfig) -> tuple[nn.Module, int]:
-    """The network with random weights, and the dimension D of its output: float32 (B, 3, H, W) to (B, D).
+    """The network with random weights, and the dimension D of its output: float32 (B, 3, H, W), or as many channels as
+    the option `in_chans` says, to (B, D).
 
     Raises:
         ValueError: if the model refuses `options`, or has no stem that "small" could replace.
@@ -78,6 +79,7 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, int]:
 
 def _small_stem(resnet: Any, stride: int) -> None:
     width = resnet.bn1.num_features  # also where timm's "deep" stem narrows it
-    resnet.conv1 = nn.Conv2d(3, width, 3, stride=stride, padding=1, bias=False)
+    channels = next(layer.in_channels for layer in resnet.conv1.modules() if isinstance(layer, nn.Conv2d))
+    resnet.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
     resnet.maxpool = nn.Identity()

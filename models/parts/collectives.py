@@ -75,6 +75,15 @@ def total(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def from_first(x: Tensor) -> Tensor:
+    """Rank 0's `x`, which has the same shape and dtype on every rank, without gradient."""
+    result = x.detach().clone(memory_format=torch.contiguous_format)
+    if world_size() > 1:
+        dist.broadcast(result, 0)
+    return result
+
+
+@torch.no_grad()
 def mean_over_ranks(x: Tensor) -> Tensor:
     """The mean over ranks, without gradient."""
     return total(x) / world_size()

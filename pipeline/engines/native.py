@@ -38,7 +38,7 @@ from headrace.pipeline.engines.resize import crop_resize
 from headrace.pipeline.images.decode import MAX_PIXELS, decode_image, decode_jpeg
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import View, ViewSpec
-from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch
+from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch, room_for
 from headrace.shards import JPG, RAW, ShardSet, Spans
 
 _VIEW_LAYOUT = np.dtype(
@@ -141,11 +141,14 @@ class NativeEngine:
 
     def _scratch(self, spans: Spans) -> _Scratch:
         """This thread's working memory, at least as large as these samples need."""
-        compressed = (spans.encoding == JPG) & (spans.height.astype(np.int64) * spans.width <= MAX_PIXELS)
+        height, width = spans.height.astype(np.int64), spans.width.astype(np.int64)
+        compressed = (spans.encoding == JPG) & (height * width <= MAX_PIXELS)
+        # Of each the most that one picture needs: a wide one beside a tall one does not make a large one.
         need = (
-            int(spans.height.max()),
-            int(spans.height.max(initial=0, where=compressed)),
-            int(spans.width.max(initial=0, where=compressed)),
+            int(height.max()),
+            int((height * width).max(initial=0, where=compressed)),
+            int(room_for(height, width).max(initial=0, where=compressed)),
+            int(width.max(initial=0, where=compressed)),
             int(spans.size.max(initial=0, where=compressed)),
         )
         scratch: _Scratch | None = getattr(self._local, "scratch", None)
@@ -176,12 +179,12 @@ class _Scratch:
     """Memory of one thread, reused from sample to sample."""
 
     def __init__(self, capacity: tuple[int, ...], size: int) -> None:
-        rows, height, width, file_size = self.capacity = capacity
+        rows, pixels, samples, width, file_size = self.capacity = capacity
         self.rows = np.empty((rows + 1, size), np.uint32)
         self.canvas = np.empty(3 * size * size, np.uint8)
         self.plane = np.empty(size * max(size, COLUMNS), np.int16)
-        self.jpeg = jpeg_scratch(height, width, file_size)
-        self.image = np.empty(3 * height * width, np.uint8)
+        self.jpeg = jpeg_scratch(samples, width, file_size)
+        self.image = np.empty(3 * pixels, np.uint8)
         self.kept: np.ndarray | None = None  # pixels that a library decoded, alive until the next ones
 
 

@@ -13,7 +13,7 @@ reading stops after the region's last row.
 """
 
 from headrace.pipeline.jpeg.region import decode_region
-from headrace.pipeline.jpeg.scratch import DAMAGED, DECODED, UNSUPPORTED, JpegScratch, jpeg_scratch
+from headrace.pipeline.jpeg.scratch import DAMAGED, DECODED, UNSUPPORTED, JpegScratch, jpeg_scratch, room_for
 from headrace.pipeline.jpeg.whole import decode_whole, transcode
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "decode_region",
     "decode_whole",
     "jpeg_scratch",
+    "room_for",
     "transcode",
 ]

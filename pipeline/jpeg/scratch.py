@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,9 +77,19 @@ class JpegScratch(NamedTuple):
     """uint8 (3 * STEP,): the last pixels of a row."""
 
 
-def jpeg_scratch(height: int, width: int, size: int) -> JpegScratch:
-    """Working memory for images of up to `height` x `width` pixels and `size` bytes."""
-    aligned = width + 64
+MARGIN = 64
+"""Samples by which a plane may be wider and higher than its image, so that it holds whole MCUs."""
+
+
+def room_for(height: Any, width: Any) -> Any:
+    """Samples of a plane that an image needs, for numbers or arrays of them."""
+    return (height + MARGIN) * (width + MARGIN)
+
+
+def jpeg_scratch(samples: int, width: int, size: int) -> JpegScratch:
+    """Working memory for images of which each has up to `width` columns and `size` bytes and needs up to `samples`, see
+    `room_for`: a tall one and a wide one together need no more than either."""
+    aligned = width + MARGIN
     return JpegScratch(
         tables=np.zeros(8, _HUFFMAN_TABLE),
         quantum=np.zeros((4, 64), np.int16),
@@ -91,7 +101,7 @@ def jpeg_scratch(height: int, width: int, size: int) -> JpegScratch:
         blocks=np.zeros((MOST_BLOCKS // 2, 8, 2, 8), np.int16),
         coded=np.zeros(MOST_BLOCKS, np.int64),
         places=np.zeros((MOST_BLOCKS, 5), np.int64),
-        planes=np.empty(3 * aligned * (height + 64), np.uint8),
+        planes=np.empty(3 * samples, np.uint8),
         chroma=np.empty((2, aligned), np.int16),
         upsampled=np.empty((2, 2 * aligned), np.uint8),
         pixels=np.empty(3 * STEP, np.uint8),

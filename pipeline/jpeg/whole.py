@@ -11,7 +11,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from headrace.pipeline.jpeg.region import decode_region
-from headrace.pipeline.jpeg.scratch import DECODED, JpegScratch, jpeg_scratch
+from headrace.pipeline.jpeg.scratch import DECODED, JpegScratch, jpeg_scratch, room_for
 from headrace.pipeline.jpeg.transcode import Quality, TranscodeScratch, transcode_scan, transcode_scratch
 
 MAX_PIXELS = 1 << 24
@@ -27,13 +27,11 @@ class _Memory(threading.local):
     out = np.empty(0, np.uint8)
 
     def of(self, *needed: int) -> JpegScratch:
-        """For an image of `height`, `width` and `size` bytes."""
+        """For what `jpeg_scratch` needs for an image."""
         if self.scratch is None or any(need > had for need, had in zip(needed, self.capacity, strict=True)):
-            height, width, size = (max(pair) for pair in zip(needed, self.capacity, strict=True))
-            if height * width > MAX_PIXELS:  # a tall one after a wide one
-                height, width, size = needed
-            self.capacity = height, width, size
-            self.scratch = jpeg_scratch(height, width, size)
+            samples, width, size = (max(pair) for pair in zip(needed, self.capacity, strict=True))
+            self.capacity = samples, width, size
+            self.scratch = jpeg_scratch(samples, width, size)
         return self.scratch
 
     def to_write(self, size: int) -> tuple[TranscodeScratch, npt.NDArray[np.uint8]]:
@@ -54,7 +52,7 @@ def decode_whole(data: bytes, height: int, width: int) -> npt.NDArray[np.uint8] 
     if height * width > MAX_PIXELS:
         return None
     image = np.empty((height, width, 3), np.uint8)
-    scratch = _memory.of(height, width, len(data))
+    scratch = _memory.of(room_for(height, width), width, len(data))
     status = decode_region(np.frombuffer(data, np.uint8), 0, 0, height, width, scratch, image)
     return image if status == DECODED else None
 
@@ -68,7 +66,7 @@ def transcode(data: bytes, height: int, width: int, quality: int) -> bytes | Non
     if height * width > MAX_PIXELS:
         return None
     header, frame, tables = written_as(quality)
-    scratch = _memory.of(height, width, len(data))
+    scratch = _memory.of(room_for(height, width), width, len(data))
     # What is written may be larger where the quality is higher; beyond this it is not worth having.
     own, out = _memory.to_write(4 * len(data) + (1 << 16))
     status, size = transcode_scan(np.frombuffer(data, np.uint8), height, width, tables, scratch, own, out)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equal_work import Look, look
 from PIL import Image, ImageFilter
 
 from headrace.benchmarks.command import Options
@@ -20,6 +19,7 @@ from headrace.benchmarks.photographs import photographs_or_skip
 from headrace.benchmarks.step import CONFIGS
 from headrace.models.methods.joint.simclr import simclr_views
 from headrace.pipeline import View
+from tests.benchmarks.equal_work import Look, look
 
 PHOTOGRAPHS = 96
 SAMPLES = 192

@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import fakes
 import pytest
 import torch
 
@@ -31,6 +30,7 @@ from headrace.benchmarks.runner import (
     compare,
     measure,
 )
+from tests.benchmarks import fakes
 
 ONE_CORE = [min(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else [0]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

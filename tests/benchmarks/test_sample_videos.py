@@ -7,12 +7,12 @@ import sys
 import zipfile
 from pathlib import Path
 
-import clips
 import pytest
 
 from headrace.benchmarks import videos as module
 from headrace.benchmarks.errors import SourceMissing
 from headrace.benchmarks.videos import FOLDER, NAMES, sample_videos
+from tests import clips
 
 
 def fake_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...] = NAMES) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import clips
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from headrace.benchmarks.peers.video_dataset import Clips, chosen
 from headrace.benchmarks.videos import training_videos
 from headrace.pipeline import Clip
 from headrace.pipeline.clips.clip_presets import videomae
+from tests import clips
 
 pytestmark = pytest.mark.peer("av")
 SMOKE_VIDEOS = 3

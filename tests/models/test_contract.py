@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.models import METHODS, Context, Method, build_method
 from headrace.models.seeding import seeded
-from headrace.pipeline import Batch, Loader
+from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.batch import _kept_scale_and_shift
 from headrace.shards import ShardSet, open_shards
 from headrace.train import CheckpointConfig, LogConfig, OptimConfig, RunConfig, ScheduleConfig, train
@@ -41,16 +41,38 @@ def batches(name: str, digits_webdataset: ShardSet) -> list[Batch]:
         return list(loader)
 
 
-def context(step: int) -> Context:
-    return Context(step=step, epoch=step // STEPS, steps_per_epoch=STEPS, epochs=3, batch_size=SAMPLES)
+def context(step: int, shards: ShardSet | None = None) -> Context:
+    """Hooks that look at the whole set need `shards`."""
+    place = {"step": step, "epoch": step // STEPS, "steps_per_epoch": STEPS, "epochs": 3, "batch_size": SAMPLES}
+    if shards is None:
+        return Context(**place)
+
+    def batches(views: ViewSpec) -> Iterator[Batch]:
+        with Loader(shards, views, SAMPLES, shuffle=False, drop_last=False, threads=1) as loader:
+            yield from loader
+
+    return Context(**place, samples=len(shards), batches=batches)
 
 
-def steps(method: Method, batches: list[Batch], number: int, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
-    """Losses of training as the loop trains; gradients are there while the caller looks at one."""
+def steps(
+    method: Method,
+    shards: ShardSet,
+    batches: list[Batch],
+    number: int,
+    dtype: torch.dtype = torch.float32,
+    epoch: int = STEPS,
+) -> Iterator[Tensor]:
+    """Losses of training as the loop trains; gradients are there while the caller looks at one.
+
+    Args:
+        epoch: steps from one call of `on_epoch` to the next.
+    """
     optimizer = torch.optim.AdamW([p for group in method.parameter_groups() for p in group.params], lr=3e-3)
     for step in range(number):
         with seeded(0, step):
             with torch.no_grad():
+                if step % epoch == 0:
+                    method.on_epoch(context(step, shards))
                 method.before_step(context(step))
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
                 terms = method.loss(batches[step % len(batches)])
@@ -67,10 +89,10 @@ def test_every_method_has_a_tiny_form() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_trains(name: str, batches: list[Batch], dtype: torch.dtype) -> None:
+def test_it_trains(name: str, digits_webdataset: ShardSet, batches: list[Batch], dtype: torch.dtype) -> None:
     method = tiny(name)
     before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
-    for loss in steps(method, batches, 7, dtype):
+    for loss in steps(method, digits_webdataset, batches, 7, dtype):
         assert loss.shape == ()
         assert loss.dtype == torch.float32
         assert loss.isfinite()
@@ -84,11 +106,13 @@ def test_it_trains(name: str, batches: list[Batch], dtype: torch.dtype) -> None:
     assert moved
 
 
-def test_the_loss_falls_on_a_batch_that_comes_again(name: str, batches: list[Batch]) -> None:
-    """DINO's teacher and centre stand still for it: what they ask becomes harder as they move."""
+def test_the_loss_falls_on_a_batch_that_comes_again(
+    name: str, digits_webdataset: ShardSet, batches: list[Batch]
+) -> None:
+    """In one epoch. DINO's teacher and centre stand still for it: what they ask becomes harder as they move."""
     still = {"dino": {"momentum": 1.0, "center_momentum": 1.0}}.get(name, {})
     method = build_method(name, **{**TINY[name], **still}).train()
-    losses = [loss.item() for loss in steps(method, batches[:1], 40)]
+    losses = [loss.item() for loss in steps(method, digits_webdataset, batches[:1], 40, epoch=40)]
     assert sum(losses[-5:]) / 5 < 0.95 * sum(losses[1:6]) / 5
 
 
@@ -105,10 +129,12 @@ def test_parameter_groups_hold_every_trainable_parameter_once(name: str) -> None
     assert set(grouped) == {id(p) for p in method.parameters() if p.requires_grad}
 
 
-def test_the_same_seed_gives_the_same_loss(name: str, batches: list[Batch]) -> None:
-    first, second = (torch.stack(list(steps(tiny(name), batches, 3))) for _ in range(2))
+def test_the_same_seed_gives_the_same_loss(name: str, digits_webdataset: ShardSet, batches: list[Batch]) -> None:
+    first, second, other = (
+        torch.stack(list(steps(tiny(name, seed=seed), digits_webdataset, batches, 3))) for seed in (0, 0, 1)
+    )
     assert torch.equal(first, second)
-    assert not torch.equal(first, torch.stack(list(steps(tiny(name, seed=1), batches, 3))))
+    assert not torch.equal(first, other)
 
 
 def test_features_do_not_depend_on_the_rest_of_the_batch(name: str, digits_webdataset: ShardSet) -> None:
@@ -163,10 +189,11 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(name: str, digits_webdata
 # Two ranks
 
 
-def loss_and_gradients(method: Method, module: nn.Module, batch: Batch) -> dict[str, Any]:
+def loss_and_gradients(method: Method, module: nn.Module, shards: ShardSet, batch: Batch) -> dict[str, Any]:
     """In evaluation mode: statistics of batches differ between ranks, and dropped paths are drawn by each."""
     method.eval()
     with torch.no_grad():
+        method.on_epoch(context(0, shards))
         method.before_step(context(0))
     loss = module(batch)["loss"]
     loss.backward()
@@ -179,8 +206,8 @@ def of_rank(rank: int, path: str) -> dict[str, Any]:
         method = tiny(name)
         options: dict[str, Any] = {"rank": rank, "world_size": 2, "threads": 1}
         with open_shards(path) as shards, Loader(shards, method.inputs, 8, **options) as loader:
-            batch = next(iter(loader))
-        found[name] = loss_and_gradients(method, DistributedDataParallel(LossModule(method)), batch)
+            module = DistributedDataParallel(LossModule(method))
+            found[name] = loss_and_gradients(method, module, shards, next(iter(loader)))
     return found
 
 
@@ -194,7 +221,7 @@ def test_two_ranks_have_the_loss_and_the_gradients_of_one(
 ) -> None:
     method = tiny(name)
     with Loader(digits_webdataset, method.inputs, 8, threads=1) as loader:
-        whole = loss_and_gradients(method, LossModule(method), next(iter(loader)))
+        whole = loss_and_gradients(method, LossModule(method), digits_webdataset, next(iter(loader)))
     losses = torch.stack([rank[name]["loss"] for rank in ranks])
     torch.testing.assert_close(losses.mean(), whole.pop("loss"), rtol=1e-4, atol=1e-5)
     for rank in ranks:

@@ -24,6 +24,7 @@ TINY: dict[str, dict[str, Any]] = {
         **PLAIN, "blur": 0.0, "local_views": 2, "local_size": 16, "hidden_dim": 32, "projection_dim": 16,
         "prototypes": 12, "queue": 40, "queue_epoch": 1,
     },
+    "deepcluster": {"size": 24, "clusters": 8, "pca_dim": 16, "backbone": RESNET},
     "dino": {
         **PLAIN, "size": 16, "local_views": 2, "local_size": 8, "prototypes": 24, "hidden_dim": 32,
         "bottleneck_dim": 12,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from plain import philox, unit
 
 from headrace.pipeline import SpanMask, TokenMask
+from tests.pipeline.plain import philox, unit
 
 CHOOSE, REPLACE, NOISE, REST = 1, 2, 3, 4
 

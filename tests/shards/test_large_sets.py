@@ -33,7 +33,7 @@ def write_many(path: Path, shards: int) -> None:
         ]
         write_shards(path.with_name(f"{path.name}-{number}"), samples, FIELDS)
         source = path.with_name(f"{path.name}-{number}")
-        sources.append((source, json.loads((source / "manifest.json").read_text())))
+        sources.append((source, json.loads((source / "manifest.json").read_text(encoding="utf-8"))))
     path.mkdir()
     entries = []
     for number in range(shards):
@@ -47,7 +47,7 @@ def write_many(path: Path, shards: int) -> None:
             link(source / old, f"{path}/{new}")
     document = {**sources[0][1], "shards": entries}
     document |= {count: sum(entry[count] for entry in entries) for count in ("samples", "bytes")}
-    (path / "manifest.json").write_text(json.dumps(document))
+    (path / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def link(source: Path, place: str) -> None:
@@ -89,7 +89,7 @@ def test_a_set_opens_and_reads_with_few_descriptors(shards: int, tmp_path: Path)
     try:
         write_many(path, shards)
         command = [sys.executable, "-c", READS, str(path), str(shards)]
-        ended = subprocess.run(command, capture_output=True, text=True)
+        ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
         assert ended.returncode == 0, ended.stderr
         assert int(ended.stdout) < 600 << 20
     finally:

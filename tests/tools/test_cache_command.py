@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import DIGIT_FIELDS, digit_samples
 
 from headrace.shards import open_shards, write_shards
 from headrace.shards.remote.remote import RemoteFolder
 from headrace.tools.cli import main
+from tests.conftest import DIGIT_FIELDS, digit_samples
 
 
 @pytest.fixture

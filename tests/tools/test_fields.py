@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import digit_samples
 
 from headrace.pipeline import Loader, View, ViewSpec
 from headrace.shards import Field, ShardSet, open_shards, write_shards
@@ -18,6 +17,7 @@ from headrace.tools.evaluate import _pixel_side
 from headrace.tools.fields import image_field
 from headrace.tools.pictures.show import augmented, pixels
 from headrace.train.probes import pixel_features
+from tests.conftest import digit_samples
 
 SPEC = ViewSpec([View(size=16)])
 

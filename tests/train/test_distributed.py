@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from tiny_runs import final_state, same_bits, tiny_run
 
 from headrace.models.methods.joint.simclr import SimCLR
 from headrace.pipeline import Batch
@@ -20,6 +19,7 @@ from headrace.shards import ShardSet
 from headrace.train import ConfigError, RunError, RunResult, read_metrics, train
 from headrace.train.checkpoint import checkpoint_paths
 from headrace.train.metrics import Record
+from tests.train.tiny_runs import final_state, same_bits, tiny_run
 
 RANKS = 2
 Terms = dict[str, torch.Tensor]

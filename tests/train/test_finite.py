@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import final_state, same_bits, tiny_run
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -22,6 +21,7 @@ from headrace.train import OptimConfig, RunError, read_metrics, train
 from headrace.train.checkpoint import checkpoint_paths, read_checkpoint
 from headrace.train.finite import FiniteState, gradient_norm
 from headrace.train.optim import build_optimizer, resume_optimizer, step_unless
+from tests.train.tiny_runs import final_state, same_bits, tiny_run
 
 Terms = dict[str, Tensor]
 

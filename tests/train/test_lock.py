@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import final_state, tiny_run
 
 from headrace.shards import ShardSet
 from headrace.tools.evaluate import _keep, read_results
@@ -25,6 +24,7 @@ from headrace.train import RunError, load_run, read_metrics, train
 from headrace.train import lock as lock_module
 from headrace.train.distributed import World
 from headrace.train.lock import NAME, Holder, one_writer
+from tests.train.tiny_runs import final_state, tiny_run
 
 ALONE = World(0, 1, torch.device("cpu"))
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import final_state, tiny_run
 from torch import Tensor, nn
 
 from headrace.models import METHODS, Method, MethodEntry, build_method
@@ -24,6 +23,7 @@ from headrace.tools.pictures.report import write_report
 from headrace.train import RunConfig, RunError, load_run, read_metrics, train
 from headrace.train.probes import finetune_probe
 from tests import texts
+from tests.train.tiny_runs import final_state, tiny_run
 
 Terms = dict[str, Tensor]
 SAMPLES, BATCH = 24, 6

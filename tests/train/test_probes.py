@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import digit_samples
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from tiny_runs import tiny_run
 from torch import Tensor, nn
 
 from headrace.models import build_method
@@ -32,6 +30,8 @@ from headrace.train.probes import (
 from headrace.train.probes import features as features_module
 from headrace.train.probes import finetune as finetune_module
 from headrace.train.probes.finetune import _groups, cropped
+from tests.conftest import digit_samples
+from tests.train.tiny_runs import tiny_run
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

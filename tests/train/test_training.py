@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import final_state, same_bits, tiny_run
 
 from headrace.models import METHODS, build_method
 from headrace.models.methods.joint.simclr import SimCLR
@@ -33,6 +32,7 @@ from headrace.train import run as run_module
 from headrace.train.distributed import World
 from headrace.train.metrics import Meter, Record
 from headrace.train.precision import choose_precision
+from tests.train.tiny_runs import final_state, same_bits, tiny_run
 
 STEPS = 12
 

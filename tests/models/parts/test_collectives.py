@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headrace.models.parts.collectives import (
+    from_first,
     gather,
     gathered,
     mean_over_ranks,
@@ -36,7 +37,12 @@ def of_rank(rank: int, ranks: int) -> dict[str, Any]:
     local = numbers(rank).requires_grad_()
     (summed_with_local_gradient(local) * factor).sum().backward()
     kept = numbers(rank)
-    results = {"gathered": gathered(kept), "total": total(kept), "mean": mean_over_ranks(kept)}
+    results = {
+        "gathered": gathered(kept),
+        "total": total(kept),
+        "mean": mean_over_ranks(kept),
+        "first": from_first(kept),
+    }
     turned = torch.arange(6.0).reshape(2, 3).T + rank  # not contiguous
     return {
         "gather": gather(x).detach(), "x": x.grad, "other": other.grad, "y": y.grad, "of_y": of_y.grad,
@@ -58,6 +64,7 @@ def test_values_and_gradients(ranks: int, tmp_path_factory: pytest.TempPathFacto
         torch.testing.assert_close(result["x"], torch.stack(weights).sum(dim=0)[N * rank : N * rank + N])
         torch.testing.assert_close(result["other"], weights[rank])
         torch.testing.assert_close(result["summed"], whole)
+        assert torch.equal(result["first"], numbers(0))
         torch.testing.assert_close(result["y"], torch.stack(factors).sum(dim=0))
         torch.testing.assert_close(result["of_y"], factors[rank])
         torch.testing.assert_close(result["local_sum"], whole)

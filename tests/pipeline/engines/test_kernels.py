@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from plain import philox, unit
 from scipy.stats import kstest
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode
@@ -17,6 +16,7 @@ from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
 from headrace.pipeline.engines.resize import crop_resize
 from headrace.pipeline.images.noise import noise_planes
 from tests.pipeline.colour import lab_of
+from tests.pipeline.plain import philox, unit
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[1][20:395, 60:560])
 SIZE = 96

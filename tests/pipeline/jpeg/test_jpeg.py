@@ -9,7 +9,7 @@ import simplejpeg
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from headrace.pipeline.jpeg import DAMAGED, DECODED, UNSUPPORTED, decode_region, jpeg_scratch
+from headrace.pipeline.jpeg import DAMAGED, DECODED, UNSUPPORTED, decode_region, jpeg_scratch, room_for
 
 CHINA, FLOWER = (np.ascontiguousarray(image) for image in load_sample_images().images)
 NOISE = np.random.default_rng(0).integers(0, 256, (75, 93, 3), dtype=np.uint8)
@@ -27,7 +27,7 @@ def decode(
 ) -> tuple[int, np.ndarray]:
     """Status and image; pixels outside of the region stay 77."""
     image = np.full((height, width, 3), 77, np.uint8)
-    scratch = jpeg_scratch(height, width, len(data))
+    scratch = jpeg_scratch(room_for(height, width), width, len(data))
     status = decode_region(np.frombuffer(data, np.uint8), *(region or (0, 0, height, width)), scratch, image)
     return status, image
 

@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch
+from headrace.pipeline import View, ViewSpec
+from headrace.pipeline.engines.native import NativeEngine
+from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch, room_for
 from headrace.pipeline.jpeg.transcode import transcode_scan, transcode_scratch
 from headrace.pipeline.jpeg.whole import written_as
+from headrace.shards import JPG, ShardSet, Spans
 
 PICTURES = load_sample_images().images
 MARGIN, UNTOUCHED = 4096, 0xA5
@@ -69,7 +72,7 @@ def test_nothing_is_written_beside_the_memory_that_is_given() -> None:
     decoded = transcoded = 0
     for _ in range(600):
         data, height, width = some_jpeg(draw)
-        scratch_type = type(scratch := jpeg_scratch(height, width, len(data)))
+        scratch_type = type(scratch := jpeg_scratch(room_for(height, width), width, len(data)))
         (image, *arrays), memory = guarded([np.empty((height, width, 3), np.uint8), *scratch])
         scratch = scratch_type(*arrays)
         top, left = int(draw.integers(height)), int(draw.integers(width))
@@ -84,3 +87,13 @@ def test_nothing_is_written_beside_the_memory_that_is_given() -> None:
         assert touched([*memory, *own_memory]) == []
     assert decoded > 200
     assert transcoded > 50
+
+
+def test_a_tall_and_a_wide_picture_need_no_square(digits_webdataset: ShardSet) -> None:
+    engine = NativeEngine(digits_webdataset, "image", ViewSpec([View(size=8)]))
+    sides = np.array([20_000, 500], np.int32)
+    spans = Spans(np.zeros(2, np.int64), np.full(2, 1000), sides, sides[::-1].copy(), np.full(2, JPG, np.uint8))
+    scratch = engine._scratch(spans)
+    held = sum(array.nbytes for array in (*scratch.jpeg, scratch.image))
+    assert held < 7 * 20_000 * 600
+    assert engine._scratch(spans) is scratch

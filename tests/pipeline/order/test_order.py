@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import peak_bytes
 from scipy.stats import chisquare, spearmanr
 
 from headrace.pipeline.order.order import epoch_batches, order, rank_share
+from tests.pipeline.memory import peak_bytes
 
 
 @given(seed=st.integers(-(2**63), 2**63), epoch=st.integers(0, 2**40), n=st.integers(0, 3000))

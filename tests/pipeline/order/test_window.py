@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import peak_bytes
-from plain import WORD, philox
 from scipy.stats import chisquare
 
 from headrace.pipeline import WindowOrder
 from headrace.pipeline.order.order import rounds_for
+from tests.pipeline.memory import peak_bytes
+from tests.pipeline.plain import WORD, philox
 
 
 def plain_permutation(n: int, rounds: int, seed: int, stream: str, epoch: int, block: int, number: int) -> list[int]:

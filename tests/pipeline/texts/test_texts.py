@@ -14,10 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import digit_samples
-from plain import philox, unit
 from scipy.stats import binomtest, chisquare
-from token_loops import Draw, bert, t5_noise, t5_sentinels
 
 from headrace.pipeline import (
     Batch,
@@ -38,6 +35,9 @@ from headrace.pipeline.transfer import DeviceBatches
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
 from headrace.tools.conversion.convert import convert
 from tests import texts
+from tests.conftest import digit_samples
+from tests.pipeline.plain import philox, unit
+from tests.pipeline.token_loops import Draw, bert, t5_noise, t5_sentinels
 from tests.shards.remote_servers import folder_server
 from tests.tools.sources.test_coco_source import caption, write_zips
 

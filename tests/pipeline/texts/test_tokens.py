@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
-from token_loops import Draw, bert, t5_noise, t5_sentinels
 
 from headrace.pipeline import SpanMask, TokenMask
+from tests.pipeline.token_loops import Draw, bert, t5_noise, t5_sentinels
 
 SEED, EPOCH, NUMBER = 11, 3, 2
 CLS, SEP, PAD, MASK = 101, 102, 0, 103

@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import clips
 import numpy as np
 import pytest
 
@@ -20,6 +19,7 @@ from headrace.shards.formats.values import settled
 from headrace.shards.formats.webdataset import extension, scan_tar, stored_encoding
 from headrace.shards.manifest import Format
 from headrace.shards.mapping import MappedFile
+from tests import clips
 
 pytestmark = pytest.mark.peer("av")
 

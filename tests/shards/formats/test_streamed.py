@@ -6,11 +6,11 @@ import io
 import struct
 from typing import Any
 
-import clips
 import pytest
 
 from headrace.shards.formats.containers import check_whole, sized
 from headrace.tools.media.videos import probe_audio, probe_video
+from tests import clips
 
 pytestmark = pytest.mark.peer("av")
 

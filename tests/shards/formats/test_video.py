@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import clips
 import numpy as np
 import pytest
+
+from tests import clips
 
 pytestmark = pytest.mark.peer("av")
 

@@ -20,7 +20,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from remote_servers import (
+
+from headrace.shards import ShardError
+from headrace.shards.errors import MachineError, RemoteError
+from headrace.shards.remote.remote import RemoteFolder, Retry, Unchanging, is_remote
+from headrace.shards.remote.stores import PART_BYTES, Changed, Version
+from tests.shards.remote_servers import (
     DateHandler,
     EtagHandler,
     Faults,
@@ -32,11 +37,6 @@ from remote_servers import (
     folder_server,
     serving,
 )
-
-from headrace.shards import ShardError
-from headrace.shards.errors import MachineError, RemoteError
-from headrace.shards.remote.remote import RemoteFolder, Retry, Unchanging, is_remote
-from headrace.shards.remote.stores import PART_BYTES, Changed, Version
 
 SECRET = "wJalrXUtnFEMI"
 QUICK = Retry(tries=5, pause_s=0.01, timeout_s=0.5)

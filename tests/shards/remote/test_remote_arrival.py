@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DIGIT_FIELDS, digit_samples
-from remote_servers import EtagHandler, Faults, RangeHandler, faulty, folder_server
 
 from headrace.pipeline import Loader, View, ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans, open_shards, write_shards
@@ -27,6 +25,8 @@ from headrace.shards.manifest import Shard, index_name, shard_name
 from headrace.shards.remote.cache_slots import Slot, disk_bytes, slots, trim
 from headrace.shards.remote.remote import RemoteFolder, Retry
 from headrace.shards.remote.remote_set import cache_capacity
+from tests.conftest import DIGIT_FIELDS, digit_samples
+from tests.shards.remote_servers import EtagHandler, Faults, RangeHandler, faulty, folder_server
 
 pytestmark = pytest.mark.peer("aiohttp")
 

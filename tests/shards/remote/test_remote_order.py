@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DIGIT_FIELDS, digit_samples
-from remote_servers import Faults, ProxyHandler, RangeHandler, serving
 
 from headrace.pipeline import Loader, center_view
 from headrace.shards import ShardSet, open_shards, write_shards
+from tests.conftest import DIGIT_FIELDS, digit_samples
+from tests.shards.remote_servers import Faults, ProxyHandler, RangeHandler, serving
 
 BLOCK = 16384
 BATCH = 16

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DIGIT_FIELDS, digit_samples
-from remote_servers import folder_server
 
 from headrace.shards import open_shards, write_shards
 from headrace.shards.remote.remote import RemoteFolder, Retry, has_secrets, redact
 from headrace.shards.remote.remote_set import cache_name
 from headrace.tools.cli import FAILED, USAGE, main
+from tests.conftest import DIGIT_FIELDS, digit_samples
+from tests.shards.remote_servers import folder_server
 
 USER, PASSWORD, TOKEN = "alice-of-the-lab", "hunter2secret", "sv2022tokentoken"
 SECRETS = (USER, PASSWORD, TOKEN)

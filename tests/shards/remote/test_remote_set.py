@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from remote_servers import Faults, RangeHandler, WholeHandler, faulty, folder_server
 
 from headrace.pipeline import Loader, View, ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans, open_shards
@@ -31,6 +30,7 @@ from headrace.shards.errors import MachineError
 from headrace.shards.remote.block_cache import BlockCache
 from headrace.shards.remote.remote import RemoteFolder, Retry
 from headrace.shards.remote.remote_set import RemoteShardSet
+from tests.shards.remote_servers import Faults, RangeHandler, WholeHandler, faulty, folder_server
 
 pytestmark = pytest.mark.peer("aiohttp")
 

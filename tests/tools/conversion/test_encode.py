@@ -169,11 +169,11 @@ def test_the_real_webdataset_splits_the_shards_over_nodes(
 @pytest.mark.peer("av")
 @pytest.mark.peer("ffcv")
 def test_the_real_ffcv_reads_stacks_of_frames(tmp_path: Path) -> None:
-    import clips
     from ffcv.fields.decoders import NDArrayDecoder
     from ffcv.loader import Loader, OrderOption
 
     from headrace.tools.media.videos import decode_clip
+    from tests import clips
 
     videos = {f"class-{i % 2}/{i}": clips.video("mp4", first=5 * i, count=24) for i in range(4)}
     for name, data in videos.items():

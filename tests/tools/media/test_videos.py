@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-import clips
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +17,7 @@ from PIL import Image
 from headrace.benchmarks.videos import NAMES, sample_videos
 from headrace.shards import Field
 from headrace.tools.conversion.encode import EncodeSettings
+from tests import clips
 
 pytestmark = pytest.mark.peer("av")
 

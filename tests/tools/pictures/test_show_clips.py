@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import clips
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +16,7 @@ from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.cli import main
 from headrace.tools.errors import UserError
 from headrace.tools.pictures.show_clips import clips_of, show_clips, strip
+from tests import clips
 
 pytestmark = pytest.mark.peer("av")
 

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import clips
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +20,7 @@ from headrace.shards import Field, open_shards
 from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.sources import SOURCES, BadSample, SourceData
+from tests import clips
 
 
 def png(level: int = 0) -> bytes:

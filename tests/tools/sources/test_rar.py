@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rars
-from conftest import require_program
 from test_video_source import listed, refused, ucf_tree, write_tree, write_zip
 
 from headrace.tools.conversion.convert import convert
@@ -18,6 +16,8 @@ from headrace.tools.errors import UserError
 from headrace.tools.sources import SOURCES, BadSample
 from headrace.tools.sources.rar import RarArchive
 from headrace.tools.sources.trees import Tree
+from tests import rars
+from tests.conftest import require_program
 
 pytestmark = pytest.mark.peer("rarfile")
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rars
-from conftest import require_program
 from PIL import Image
 
 from headrace.shards.errors import MachineError, is_machine_fault
 from headrace.tools.errors import UserError
 from headrace.tools.sources import SOURCES, BadSample, SourceData
 from headrace.tools.sources.rar import RarArchive
+from tests import rars
+from tests.conftest import require_program
 from tests.failing_disk import FailingDisk
 
 pytestmark = [pytest.mark.peer("av"), pytest.mark.peer("rarfile")]

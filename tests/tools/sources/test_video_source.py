@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import clips
 import numpy as np
 import pytest
 
@@ -23,6 +22,7 @@ from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.sources import SOURCES, BadSample, SourceData
 from headrace.tools.upkeep.verify import verify
+from tests import clips
 
 pytestmark = pytest.mark.peer("av")
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import clips
 import numpy as np
 import pytest
 import xxhash
@@ -22,6 +21,7 @@ from headrace.tools.cli import main
 from headrace.tools.errors import UserError
 from headrace.tools.upkeep.repair import RepairReport, plan_repair, repair
 from headrace.tools.upkeep.verify import compare, verify
+from tests import clips
 
 FORMATS = ("webdataset", "ffcv")
 FIELDS = {

@@ -8,7 +8,6 @@ import re
 import shutil
 from pathlib import Path
 
-import clips
 import numpy as np
 import pytest
 import xxhash
@@ -20,6 +19,7 @@ from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.upkeep.inspect import contact_sheet, inspect_shards
 from headrace.tools.upkeep.verify import compare, verify
+from tests import clips
 
 
 @pytest.fixture(params=["photos", "photos_ffcv", "digits_webdataset", "digits_ffcv"])

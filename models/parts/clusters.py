@@ -1,0 +1,69 @@
+"""Groups of features that look alike."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+THREADS = 2
+"""Of scikit-learn's k-means. More add up a centre's samples in an order that changes from run to run."""
+NO_VARIANCE = 1e-10
+"""Share of the largest variance below which a direction is rounding noise: blown up, it would rule the distances."""
+
+
+@torch.no_grad()
+def whiten(features: Sequence[Tensor], dims: int) -> Tensor:
+    """The principal components of features, each scaled to variance 1.
+
+    Args:
+        features: parts (n, D) of the N features.
+        dims: components to keep, those with the largest variance; at most D.
+
+    Returns:
+        float32 (N, dims) with mean 0. Components along which the features do not vary are 0.
+    """
+    count = sum(len(part) for part in features)
+    mean = torch.stack([part.double().sum(dim=0) for part in features]).sum(dim=0) / count
+    covariance = features[0].new_zeros(len(mean), len(mean), dtype=torch.float64)
+    for part in features:
+        centred = part.double() - mean
+        covariance.addmm_(centred.T, centred, alpha=1 / count)
+    variances, directions = torch.linalg.eigh(covariance)  # ascending
+    variances, directions = variances[-dims:], directions[:, -dims:]
+    scale = torch.where(variances > NO_VARIANCE * variances[-1], variances.rsqrt(), 0.0)
+    return torch.cat([((part.double() - mean) @ (directions * scale)).float() for part in features])
+
+
+def unit_whitened(features: Sequence[Tensor], dims: int) -> Tensor:
+    """`whiten`, and then every sample at length 1: float32 (N, dims).
+
+    Source: facebookresearch/deepcluster at 2d1927e, clustering.py, preprocess_features.
+    """
+    return F.normalize(whiten(features, dims), dim=1)
+
+
+def kmeans(points: Tensor, clusters: int, *, iterations: int, seed: int) -> Tensor:
+    """The cluster of each point, by Lloyd's algorithm from `clusters` random points.
+
+    A cluster that runs empty goes on from the point that is farthest from its centre; where there are fewer distinct
+    points than clusters some stay empty. The same arguments give the same clusters.
+
+    Args:
+        points: (N, D), N at least `clusters`.
+        iterations: at most.
+        seed: for the points that it starts from, below 2**32.
+
+    Returns:
+        int64 (N,), on the CPU.
+    """
+    algorithm = KMeans(clusters, init="random", n_init=1, max_iter=iterations, tol=0.0, random_state=seed)
+    with threadpool_limits(THREADS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer distinct points than clusters
+        return torch.from_numpy(algorithm.fit_predict(points.cpu().numpy())).long()

@@ -1,0 +1,83 @@
+"""Whitening, k-means and Sobel's filters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from headrace.models.parts.clusters import THREADS, kmeans, unit_whitened, whiten
+from headrace.models.parts.sobel import Sobel
+
+
+def correlated(samples: int = 300, dims: int = 12) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(samples, dims, generator=generator) @ torch.randn(dims, dims, generator=generator)
+    return mixed + 5 * torch.randn(dims, generator=generator)
+
+
+def test_whitened_features_have_mean_0_and_identity_covariance() -> None:
+    points = whiten(correlated().split(70), 8)
+    assert points.dtype == torch.float32
+    torch.testing.assert_close(points.mean(dim=0), torch.zeros(8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(points.T @ points / len(points), torch.eye(8), rtol=0, atol=1e-4)
+
+
+def test_whitening_is_scikit_learns_but_for_signs_and_order() -> None:
+    features = correlated()
+    theirs = torch.from_numpy(PCA(8, whiten=True).fit_transform(features.double().numpy())).float()
+    theirs = theirs * (len(features) / (len(features) - 1)) ** 0.5  # they divide by N - 1
+    torch.testing.assert_close(whiten([features], 8).flip(1).abs(), theirs.abs(), rtol=1e-3, atol=1e-3)
+
+
+def test_directions_without_variance_are_0() -> None:
+    features = correlated(dims=4) @ torch.randn(4, 12, generator=torch.Generator().manual_seed(1))
+    points = whiten([features], 8)
+    variances = points.square().mean(dim=0)
+    torch.testing.assert_close(variances, torch.tensor([0.0] * 4 + [1.0] * 4), rtol=0, atol=1e-3)
+    assert torch.equal(whiten([torch.ones(5, 3)], 2), torch.zeros(5, 2))
+    assert unit_whitened([torch.ones(5, 3)], 2).isfinite().all()
+
+
+def test_lengths_are_1() -> None:
+    torch.testing.assert_close(unit_whitened([correlated()], 8).norm(dim=1), torch.ones(300))
+
+
+def test_kmeans_finds_what_is_far_apart_whatever_the_order() -> None:
+    generator = torch.Generator().manual_seed(2)
+    truth = torch.randint(0, 2, (100,), generator=generator)
+    points = torch.randn(100, 4, generator=generator) + 100 * truth[:, None]
+    found = kmeans(points, 2, iterations=20, seed=3)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, truth) or torch.equal(found, 1 - truth)
+
+
+def test_kmeans_is_a_function_of_its_seed() -> None:
+    points = correlated(256 * (THREADS + 3))  # 256 points are a thread's chunk
+    first, second, other = (kmeans(points, 20, iterations=5, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.filterwarnings("error")
+def test_clusters_without_points_are_left_empty() -> None:
+    points = torch.eye(3).repeat(4, 1)
+    found = kmeans(points, 5, iterations=20, seed=0)
+    assert len(found.unique()) == 3
+    assert torch.equal(found[:3].repeat(4), found)
+
+
+def test_sobel_is_the_authors_two_convolutions() -> None:
+    """facebookresearch/deepcluster at 2d1927e, models/alexnet.py."""
+    grey, slopes = nn.Conv2d(3, 1, 1), nn.Conv2d(1, 2, 3, padding=1)
+    with torch.no_grad():
+        grey.weight.fill_(1 / 3)
+        slopes.weight[0, 0].copy_(torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]]))
+        slopes.weight[1, 0].copy_(torch.tensor([[1, 2, 1], [0, 0, 0], [-1, -2, -1]]))
+        for layer in (grey, slopes):
+            assert layer.bias is not None
+            layer.bias.zero_()
+        x = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(Sobel()(x), slopes(grey(x)), rtol=1e-5, atol=1e-5)
+    assert not list(Sobel().parameters())
