@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headrace.models.checks import require
 from headrace.models.losses import dino_loss
+from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.collectives import mean_over_ranks
@@ -55,7 +56,7 @@ class DINOConfig(BYOLViews):
     warmup_teacher_temperature: float = 0.04
     """Of the teacher's at the beginning."""
     warmup_teacher_epochs: int = 0
-    """Epochs on a line between the two; published ViTs take 30."""
+    """Epochs on a line between the two, ends included; published ViTs take 30."""
     momentum: float = 0.996
     """Of the teacher at the beginning; it rises to 1 on a cosine. The authors advise 0.9995 for batches of 256."""
     center_momentum: float = 0.9
@@ -142,7 +143,7 @@ class DINO(Method):
         student = self.student_head(by_resolution(self.student, views)).chunk(len(views))
         with torch.no_grad():
             teacher = self.head(by_resolution(self.backbone, views[:2]))
-            self.new_centers.append(teacher.float().mean(dim=0, keepdim=True))
+            self.new_centers.append(widened(teacher).mean(dim=0, keepdim=True))
         return {
             "loss": dino_loss(
                 student, teacher.chunk(2), self.center, self.config.student_temperature, self.teacher_temperature
@@ -162,9 +163,10 @@ class DINO(Method):
         ]
 
     def before_step(self, context: Context) -> None:
-        """The teacher's temperature is one of the epoch."""
+        """The teacher's temperature is one of the epoch; the last one of the warm-up has the final one already."""
         c = self.config
-        progress = context.epoch / c.warmup_teacher_epochs if c.warmup_teacher_epochs else 1.0
+        warming = context.epoch < c.warmup_teacher_epochs
+        progress = context.epoch / max(1, c.warmup_teacher_epochs - 1) if warming else 1.0
         self.teacher_temperature.fill_(linear(c.warmup_teacher_temperature, c.teacher_temperature, progress))
 
     def after_step(self, context: Context) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import queue_info_nce
+from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.momentum import follow, slow_copy
@@ -101,7 +102,7 @@ class MoCoV2(Method):
         with torch.no_grad():
             images, order = shuffled(second)
             key = unshuffled(self.slow_projector(self.slow_backbone(images)), order)
-            key = F.normalize(key.float(), dim=1)
+            key = F.normalize(widened(key), dim=1)
         self.new_keys.append(key)
         return {"loss": queue_info_nce(query, key, self.queue.rows, self.config.temperature)}
 

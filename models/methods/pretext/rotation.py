@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headrace.models.losses.precision import widened
 from headrace.models.method import Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.pipeline import Batch, Normalize, View, ViewSpec
@@ -53,7 +54,7 @@ class Rotation(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"`: the cross entropy of the number of turns; `"accuracy"`: the share that is right."""
         views = batch.normalized()
-        logits = self.classifier(self.backbone(torch.cat(views))).float()
+        logits = widened(self.classifier(self.backbone(torch.cat(views))))
         assert batch.drawn is not None
         turns = batch.drawn.turns.T.flatten()  # type: ignore[union-attr]
         return {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from headrace.models import Context
+from headrace.models import Context, build_method
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.parts.heads import DINOHead
 from headrace.pipeline import Batch, Loader
@@ -16,7 +17,7 @@ from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, clip_gradients, drop_frozen
-from tests.models.tiny_methods import tiny
+from tests.models.tiny_methods import TINY, tiny
 
 
 def batch_of(method: Any, shards: ShardSet) -> Batch:
@@ -114,11 +115,13 @@ def test_clipping_over_all_and_over_parts() -> None:
         torch.testing.assert_close(gradient, given[name] * 0.5 / norm(given), rtol=1e-4, atol=1e-6)
 
 
-def test_the_teachers_temperature_warms_up_by_epochs() -> None:
-    method: Any = tiny("dino")
+@pytest.mark.parametrize("epochs", [0, 1, 2, 4])
+def test_the_teachers_temperature_warms_up_by_epochs(epochs: int) -> None:
+    """The authors' line is numpy's: its last epoch has the final temperature."""
+    method: Any = build_method("dino", **{**TINY["dino"], "warmup_teacher_epochs": epochs})
     found = []
-    for step in range(0, 8, 2):
+    for step in range(0, 10, 2):
         with torch.no_grad():
             method.before_step(context(step))
-        found.append(round(float(method.teacher_temperature), 4))
-    assert found == [0.04, 0.055, 0.07, 0.07]
+        found.append(float(method.teacher_temperature))
+    assert found == pytest.approx([*np.linspace(0.04, 0.07, epochs), *[0.07] * (5 - epochs)])

@@ -1,0 +1,292 @@
+"""Plain training loops, by hand, around the parts of lightly and of `transformers`, from the weights of our methods.
+
+Each yields the loss of every step. Where a definition of theirs is not the authors', which ours follow, a comment that
+begins with "Difference" says so, and the loop takes the authors'.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headrace.models.parts.backbones import build_backbone
+from headrace.models.seeding import seeded
+from headrace.pipeline import Batch
+from tests.models.methods.test_mae import converted, hugging
+
+STEPS_PER_EPOCH, EPOCHS = 5, 4
+LR, MOMENTUM, DECAY = {"sgd": 0.01, "adamw": 0.001}, 0.9, 0.01
+
+Loop = Callable[[Any, list[Batch]], Iterator[Tensor]]
+"""From a method as it was built, which it does not change, and float64 batches, to the loss of each."""
+
+
+def carry(ours: nn.Module, theirs: nn.Module) -> None:
+    """Our weights and buffers into their module, which has them in the same order under other names."""
+    state, other = ours.state_dict(), theirs.double().state_dict()
+    theirs.load_state_dict(dict(zip(other, state.values(), strict=True)))
+
+
+def optimizer_of(
+    *modules: nn.Module, name: str = "sgd", decay_vectors: bool = False, vector_lr: float = 1.0
+) -> torch.optim.Optimizer:
+    """torch's SGD or AdamW over what is trained."""
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    kernels = {"params": [p for p in trained if p.ndim > 1]}
+    vectors = {"params": [p for p in trained if p.ndim <= 1], "lr": LR[name] * vector_lr}
+    vectors["weight_decay"] = DECAY if decay_vectors else 0.0
+    if name == "adamw":
+        return torch.optim.AdamW([kernels, vectors], lr=LR[name], weight_decay=DECAY)
+    return torch.optim.SGD([kernels, vectors], lr=LR[name], momentum=MOMENTUM, weight_decay=DECAY)
+
+
+def step_by(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+    """One step; the loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach().squeeze()
+
+
+def simclr(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+
+    backbone = copy.deepcopy(method.backbone)
+    head = SimCLRProjectionHead(method.feature_dim, method.config.projection_hidden, method.config.projection_dim)
+    carry(method.projector, head)
+    # Difference: the last batch norm of google-research/simclr does not shift.
+    head.layers[-1].bias.requires_grad_(False)
+    criterion = NTXentLoss(temperature=method.config.temperature)  # the mean over 2N views, as ours
+    optimizer = optimizer_of(backbone, head)
+    for batch in batches:
+        # Difference: lightly's example passes each view alone; the authors' batch norms see both.
+        first, second = head(backbone(torch.cat(batch.views))).chunk(2)
+        yield step_by(optimizer, criterion(first, second))
+
+
+def with_lightlys_split_norms(module: nn.Module, splits: int) -> nn.Module:
+    """`module` with lightly's batch norms of parts in the place of all `BatchNorm2d`, freshly built."""
+    from lightly.models.batchnorm import SplitBatchNorm
+
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, SplitBatchNorm(child.num_features, splits))
+        else:
+            with_lightlys_split_norms(child, splits)
+    return module.double()
+
+
+def moco_v2(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import MoCoProjectionHead
+    from lightly.models.utils import batch_shuffle, batch_unshuffle, update_momentum
+
+    config, dim = method.config, method.feature_dim
+    splits = config.batch_norm_splits
+    backbone, slow_backbone = (
+        with_lightlys_split_norms(build_backbone(config.backbone)[0], splits).train() for _ in range(2)
+    )
+    head, slow_head = (MoCoProjectionHead(dim, dim, config.projection_dim).double() for _ in range(2))
+    pairs = [
+        (method.backbone, backbone), (method.slow_backbone, slow_backbone),
+        (method.projector, head), (method.slow_projector, slow_head),
+    ]  # fmt: skip
+    for (
+        ours,
+        theirs,
+    ) in pairs:  # lightly's running statistics, which are of each part, stay as they are: nothing uses them
+        with torch.no_grad():
+            for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+                other.copy_(mine)
+
+    def by_parts(network: nn.Module, images: Tensor) -> Tensor:
+        """Difference: the parts of lightly's norm take every second image, ours (as devices do) neighbours."""
+        n = len(images)
+        order = torch.arange(n).view(splits, n // splits).T.flatten()
+        return network(images[order])[torch.argsort(order)]
+
+    criterion = NTXentLoss(temperature=config.temperature, memory_bank_size=(config.queue, config.projection_dim))
+    # Difference: both queues begin with directions drawn at random; the same ones here.
+    criterion.double().memory_bank.bank.copy_(method.queue.rows)
+    optimizer = optimizer_of(backbone, head, decay_vectors=True)
+    for step, batch in enumerate(batches):
+        first, second = batch.views
+        update_momentum(backbone, slow_backbone, config.momentum)  # before the keys, as the authors do
+        update_momentum(head, slow_head, config.momentum)
+        query = head(by_parts(backbone, first))
+        with seeded(0, step), torch.no_grad():
+            images, shuffle = batch_shuffle(second)
+            key = batch_unshuffle(slow_head(by_parts(slow_backbone, images)), shuffle)
+        yield step_by(optimizer, criterion(query, key))
+
+
+def byol(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import NegativeCosineSimilarity
+    from lightly.models.modules.heads import ProjectionHead
+    from lightly.models.utils import update_momentum
+    from lightly.utils.scheduler import cosine_schedule
+
+    def head_like(ours: nn.Module, dim: int) -> nn.Module:
+        """Difference: lightly's heads have a bias in the second layer, the authors' in the first."""
+        hidden, out = method.config.hidden_dim, method.config.projection_dim
+        head = ProjectionHead(
+            [(dim, hidden, nn.BatchNorm1d(hidden), nn.ReLU(), True), (hidden, out, None, None, False)]
+        )
+        carry(ours, head)
+        return head
+
+    backbone, slow_backbone = copy.deepcopy(method.backbone), copy.deepcopy(method.slow_backbone)
+    head, slow_head = (head_like(ours, method.feature_dim) for ours in (method.projector, method.slow_projector))
+    predictor = head_like(method.predictor, method.config.projection_dim)
+    criterion = NegativeCosineSimilarity()
+    optimizer = optimizer_of(backbone, head, predictor)
+    for step, batch in enumerate(batches):
+        predictions = [predictor(head(backbone(view))) for view in batch.views]
+        with torch.no_grad():
+            targets = [slow_head(slow_backbone(view)) for view in batch.views]
+        # Difference: lightly has the mean of the two -cos; the authors the sum of two 2 - 2 cos.
+        mean = 0.5 * (criterion(predictions[0], targets[1]) + criterion(predictions[1], targets[0]))
+        yield step_by(optimizer, 4 + 4 * mean)
+        # Difference: lightly's momentum is 1 at the last step, the authors' would be at the step behind it. Lightly's
+        # example moves the slow network before the keys, the authors' code behind the optimiser's step.
+        momentum = cosine_schedule(step, EPOCHS * STEPS_PER_EPOCH + 1, method.config.momentum, 1.0)
+        update_momentum(backbone, slow_backbone, momentum)
+        update_momentum(head, slow_head, momentum)
+
+
+def barlow_twins(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import BarlowTwinsLoss
+    from lightly.models.modules.heads import ProjectionHead
+
+    hidden, out = method.config.hidden_dim, method.config.projection_dim
+    backbone = copy.deepcopy(method.backbone)
+    # Difference: lightly's projector has a bias in its last layer, the authors' has none.
+    head = ProjectionHead(
+        [
+            (method.feature_dim, hidden, nn.BatchNorm1d(hidden), nn.ReLU()),
+            (hidden, hidden, nn.BatchNorm1d(hidden), nn.ReLU()),
+            (hidden, out, None, None, False),
+        ]
+    )
+    carry(method.projector, head)
+    criterion = BarlowTwinsLoss(lambda_param=method.config.lambd)  # lightly's default is 0.005, the authors' 0.0051
+    optimizer = optimizer_of(backbone, head, vector_lr=method.config.vector_lr)
+    for batch in batches:
+        first, second = (head(backbone(view)) for view in batch.views)
+        yield step_by(optimizer, criterion(first, second))
+
+
+def swav(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import SwaVLoss
+    from lightly.loss.memory_bank import MemoryBankModule
+    from lightly.models.modules import SwaVPrototypes
+    from lightly.models.modules.heads import ProjectionHead
+
+    config, hidden, out = method.config, method.config.hidden_dim, method.config.projection_dim
+    backbone = copy.deepcopy(method.backbone)
+    # Difference: lightly's first layer has no bias in front of batch norm, the authors' has one.
+    head = ProjectionHead(
+        [(method.feature_dim, hidden, nn.BatchNorm1d(hidden), nn.ReLU(), True), (hidden, out, None, None)]
+    )
+    carry(method.projector, head)
+    frozen = config.frozen_epochs * STEPS_PER_EPOCH
+    prototypes = SwaVPrototypes(out, config.prototypes, n_steps_frozen_prototypes=frozen)
+    prototypes.heads[0].register_parameter("bias", None)  # Difference: the authors' have none.
+    carry(method.prototypes, prototypes)
+    banks = [MemoryBankModule((config.queue, out), feature_dim_first=False).double() for _ in range(2)]
+    criterion = SwaVLoss(config.temperature, config.sinkhorn_iterations, config.epsilon)
+    optimizer = optimizer_of(backbone, head, prototypes, decay_vectors=True)
+    kept = 0
+    for step, batch in enumerate(batches):
+        prototypes.normalize()
+        # Difference: lightly's example passes each view alone; the authors' batch norms see all of one size in the
+        # backbone, and all in the projector.
+        features = torch.cat([backbone(torch.cat(batch.views[:2])), backbone(torch.cat(batch.views[2:]))])
+        z = F.normalize(head(features), dim=1)
+        scores = prototypes(z, step).chunk(len(batch.views))
+        # Difference: lightly's queue fills from the first step on; the authors' from its epoch on, and takes part when
+        # it is full.
+        earlier = None
+        if step >= config.queue_epoch * STEPS_PER_EPOCH:
+            with torch.no_grad():
+                rows = [bank(x, update=True)[1] for bank, x in zip(banks, z.detach().chunk(len(scores)), strict=False)]
+                if kept >= config.queue:
+                    earlier = [prototypes(x, step) for x in rows]
+            kept += len(batch)
+        yield step_by(optimizer, criterion(list(scores[:2]), list(scores[2:]), earlier))
+
+
+def dino(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import DINOLoss
+    from lightly.models.modules import DINOProjectionHead
+    from lightly.models.utils import update_momentum
+    from lightly.utils.scheduler import cosine_schedule
+
+    config = method.config
+    student, teacher = copy.deepcopy(method.student), copy.deepcopy(method.backbone)
+    head, slow_head = (
+        DINOProjectionHead(
+            method.feature_dim, config.hidden_dim, config.bottleneck_dim, config.prototypes,
+            freeze_last_layer=config.frozen_epochs, norm_last_layer=config.norm_last_layer,
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    carry(method.student_head, head)
+    carry(method.head, slow_head)
+    criterion = DINOLoss(
+        config.prototypes, config.warmup_teacher_temperature, config.teacher_temperature, config.warmup_teacher_epochs,
+        config.student_temperature, config.center_momentum,
+    ).double()  # fmt: skip
+    optimizer = optimizer_of(student, head, name="adamw")
+    for step, batch in enumerate(batches):
+        large, small = torch.cat(batch.views[:2]), torch.cat(batch.views[2:])
+        epoch = step // STEPS_PER_EPOCH
+        with torch.no_grad():
+            targets = slow_head(teacher(large)).chunk(2)
+        with seeded(0, step):  # which paths are dropped
+            # Difference: lightly's example passes each view alone; the authors those of one size together.
+            scores = torch.cat([head(student(large)), head(student(small))]).chunk(len(batch.views))
+        loss = criterion(list(targets), list(scores), epoch=epoch)
+        optimizer.zero_grad()
+        loss.backward()
+        head.cancel_last_layer_gradients(epoch)
+        optimizer.step()
+        yield loss.detach()
+        # Difference: lightly's momentum is 1 at the last step, the authors' would be at the step behind it. Lightly's
+        # example moves the teacher before the loss, the authors' code behind the optimiser's step.
+        momentum = cosine_schedule(step, EPOCHS * STEPS_PER_EPOCH + 1, config.momentum, 1.0)
+        update_momentum(student, teacher, momentum)
+        update_momentum(head, slow_head, momentum)
+
+
+def mae(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    model = ViTMAEForPreTraining(hugging(ViTMAEConfig)).double().train()
+    model.load_state_dict(converted(method))
+    optimizer = optimizer_of(model, name="adamw")
+    for batch in batches:
+        (images,), (masks,) = batch.views, batch.masks
+        visible: Tensor = masks.visible  # type: ignore[union-attr]
+        # `transformers` draws noise and shows the patches with the least of it, in its order.
+        ranks = torch.linspace(0, 0.5, visible.shape[1]).expand(visible.shape)
+        noise = torch.ones(len(batch), 16).scatter(1, visible, ranks)
+        yield step_by(optimizer, model(images, noise=noise).loss)
+
+
+LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
+    "simclr": ("lightly", "sgd", simclr),
+    "moco_v2": ("lightly", "sgd", moco_v2),
+    "byol": ("lightly", "sgd", byol),
+    "swav": ("lightly", "sgd", swav),
+    "barlow_twins": ("lightly", "sgd", barlow_twins),
+    "dino": ("lightly", "adamw", dino),
+    "mae": ("transformers", "adamw", mae),
+}
+"""By our method's name: whose parts, the optimiser, and the loop."""
