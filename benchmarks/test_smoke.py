@@ -141,6 +141,43 @@ def test_step(tmp_path: Path) -> None:
         assert each["rounds"][0]["samples"] % SMOKE_BATCH == 0
 
 
+def test_methods(tmp_path: Path) -> None:
+    """Every method trains a little, and so does its peer where lightly is installed."""
+    from headrace.benchmarks.methods import main
+    from headrace.benchmarks.peers.lightly_methods import PEERS
+    from headrace.models import METHODS
+
+    figures = tmp_path / "figures.json"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["--smoke", "--out", str(tmp_path), "--json", str(figures)]) == 0
+    report = json.loads(figures.read_text(encoding="utf-8"))
+    assert [(row["method"], row["probe"]) for row in report["rows"]] == [
+        (name, probe) for name in METHODS for probe in ("knn", "linear")
+    ]
+    for row in report["rows"]:
+        assert row["data"] == "digits"
+        assert row["seeds"] == [0]
+        assert all(0 <= row[each] <= 1 for each in ("score", "untrained", "input"))
+        assert row["samples_per_s"] > 0
+        has_peer = row["method"] in PEERS and (os.environ.get("HEADRACE_REQUIRE_PEERS") == "1" or installed("lightly"))
+        assert (row["peer"] is not None) == (row["peer_samples_per_s"] is not None) == has_peer
+    (markdown,) = tmp_path.glob("methods_*.md")
+    assert markdown.read_text(encoding="utf-8").strip() == printed.getvalue().strip()
+    assert all(markdown.read_text(encoding="utf-8").count(f"| {name} |") == 2 for name in METHODS)
+    with Image.open(markdown.with_suffix(".png")) as picture:
+        picture.load()
+
+
+def test_methods_refuses_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+    from headrace.benchmarks.methods import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["--smoke", "--only", "simclr,simcler"])
+    assert stopped.value.code == 2
+    assert "'simcler' is no method; known: simclr, " in capsys.readouterr().err
+
+
 def test_parity(tmp_path: Path) -> None:
     photographs_or_skip(SMOKE_PHOTOGRAPHS)
     command = [sys.executable, "-m", "headrace.benchmarks.parity", "--smoke", "--out", str(tmp_path)]

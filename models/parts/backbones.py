@@ -56,6 +56,12 @@ def tiny_resnet(*, width: int = 16, stem_stride: int = 2) -> BackboneConfig:
     return BackboneConfig(name="resnet18", stem="small", stem_stride=stem_stride, feature_norm=True, options=options)
 
 
+def tiny_vit(*, width: int = 96, depth: int = 4, patch: int = 4) -> BackboneConfig:
+    """A ViT for demos on small pictures, with `width` features and `width` / 32 attention heads."""
+    options = {"patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": max(1, width // 32)}
+    return BackboneConfig(name="vit_tiny_patch16_224", options=options)
+
+
 def build_backbone(config: BackboneConfig) -> tuple[nn.Module, int]:
     """The network with random weights, and the dimension D of its output: float32 (B, 3, H, W), or as many channels as
     the option `in_chans` says, to (B, D).

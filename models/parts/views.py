@@ -19,6 +19,8 @@ class BYOLViews:
     """Side of the square views, in pixels."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Area of the random crop as a share of the image."""
+    flip: float = 0.5
+    """Probability of a horizontal flip; 0 turns it off."""
     strength: float = 1.0
     """Factor of the colour jitter's strengths (brightness and contrast 0.4, saturation 0.2, hue 0.1); 0 turns it
     off."""
@@ -43,6 +45,7 @@ class BYOLViews:
             size=self.size,
             scale=self.crop_scale,
             interpolation="bicubic",
+            flip=self.flip,
             grayscale=self.grayscale,
             normalize=self.normalize,
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from headrace.models import build_method
-from headrace.train import RunConfig
+from headrace.models import METHODS, build_method
+from headrace.shards import Field, write_shards
+from headrace.tools.sources.mnist import digits
+from headrace.train import RunConfig, train
 from headrace.train.optim import peak_lr
-from headrace.train.recipes import RECIPES, simclr_cifar10, simclr_digits, simclr_imagenet
+from headrace.train.recipes import RECIPES, simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -39,5 +42,42 @@ def test_cifar10_has_lightlys_values() -> None:
     assert (config.model.backbone.stem, config.model.interpolation) == ("small", "bilinear")
 
 
-def test_digits_are_never_mirrored() -> None:
-    assert simclr_digits().model.flip == 0.0
+def test_small_is_digits_under_a_general_name() -> None:
+    assert simclr_small() == simclr_digits()
+
+
+def test_every_method_has_a_small_recipe() -> None:
+    assert {f"{name}_small" for name in METHODS} == {name for name in RECIPES if name.endswith("_small")}
+    assert all(RECIPES[f"{name}_small"]().method == name for name in METHODS)
+    assert len({(config.epochs, config.batch_size) for config in (RECIPES[f"{name}_small"]() for name in METHODS)}) == 1
+
+
+@pytest.fixture(scope="module")
+def some_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 real ones."""
+    path = tmp_path_factory.mktemp("digits") / "set"
+    pixels, labels = digits()
+    samples = (
+        {"__key__": str(i), "image": np.repeat(pixels[i, :, :, None], 3, axis=2), "label": int(labels[i])}
+        for i in range(0, 4992, 78)
+    )
+    write_shards(path, samples, {"image": Field(kind="image", encoding="raw"), "label": Field(kind="int")})
+    return path
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_small_recipe_takes_its_first_steps(name: str, some_digits: Path, tmp_path: Path) -> None:
+    config = RECIPES[f"{name}_small"](data=str(some_digits), out=str(tmp_path / "run"))
+    changes = ["epochs=2", "batch_size=32", "precision=float32", "log.tensorboard=false", "log.every_steps=1"]
+    losses: list[float] = []
+    result = train(config.with_overrides(changes), progress=False, on_step=lambda record: losses.append(record["loss"]))
+    assert result.step == 4
+    assert np.isfinite(losses).all()
+    assert len(set(losses)) == 4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_small_pictures_are_never_mirrored(name: str) -> None:
+    config = RECIPES[f"{name}_small"]()
+    views = build_method(config.method, config.model).inputs.views  # type: ignore[union-attr]
+    assert all(view.flip == 0.0 for view in views)

@@ -10,14 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from headrace.tools.commands.arguments import Command, one_of
+from headrace.tools.errors import UserError
 
-BENCHMARKS = ("loader", "shard", "step", "parity", "scaling")
+BENCHMARKS = ("loader", "shard", "step", "methods", "parity", "scaling")
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(BENCHMARKS)
     parser.add_argument("what", metavar="WHAT", type=one_of(*BENCHMARKS, "all"), help=f"{names} or all")
     parser.add_argument("--smoke", action="store_true", help="little data and one short round: only sees that all runs")
+    parser.add_argument("--only", metavar="NAME,...", help="which methods; for WHAT methods alone")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of tables and plots (default: benchmarks/results)"
     )
@@ -27,6 +29,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.only and args.what != "methods":
+        raise UserError(f"--only names methods, and {args.what} has none: write headrace bench methods --only ...")
     names = BENCHMARKS if args.what == "all" else (args.what,)
     figures = {}
     with TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -35,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
             # A process of its own: benchmarks use everything, and nothing imports them.
             command = [sys.executable, "-m", f"headrace.benchmarks.{name}", "--json", str(file)]
             command += ["--smoke"] * args.smoke + (["--out", str(args.out)] if args.out else [])
+            command += ["--only", args.only] if args.only else []
             code = subprocess.run(command).returncode
             if code:
                 return code

@@ -5,13 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headrace.train.config import RunConfig
-from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet
+from headrace.train.recipes.joint import barlow_twins_small, byol_small, dino_small, moco_v2_small, swav_small
+from headrace.train.recipes.masked import mae_small
+from headrace.train.recipes.pretext import rotation_small
+from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
 
-__all__ = ["RECIPES", "simclr_cifar10", "simclr_digits", "simclr_imagenet"]
+__all__ = [
+    "RECIPES",
+    "barlow_twins_small",
+    "byol_small",
+    "dino_small",
+    "mae_small",
+    "moco_v2_small",
+    "rotation_small",
+    "simclr_cifar10",
+    "simclr_digits",
+    "simclr_imagenet",
+    "simclr_small",
+    "swav_small",
+]
 
 RECIPES: dict[str, Callable[..., RunConfig]] = {
+    "simclr_small": simclr_small,
     "simclr_digits": simclr_digits,
     "simclr_cifar10": simclr_cifar10,
     "simclr_imagenet": simclr_imagenet,
+    "moco_v2_small": moco_v2_small,
+    "byol_small": byol_small,
+    "barlow_twins_small": barlow_twins_small,
+    "swav_small": swav_small,
+    "dino_small": dino_small,
+    "mae_small": mae_small,
+    "rotation_small": rotation_small,
 }
 """Every recipe by the name that the command line uses; each takes `data` and `out`."""

@@ -97,3 +97,8 @@ def simclr_digits(*, data: str = "", out: str = "") -> RunConfig:
         checkpoint=CheckpointConfig(every_steps=200),
         log=LogConfig(every_steps=10),
     )
+
+
+def simclr_small(*, data: str = "", out: str = "") -> RunConfig:
+    """The settings of `simclr_digits`, which fit small pictures of any kind."""
+    return simclr_digits(data=data, out=out)

@@ -28,6 +28,8 @@ class MoCoV2Config:
     """Side of the square views, in pixels."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Area of the random crop as a share of the image."""
+    flip: float = 0.5
+    """Probability of a horizontal flip; 0 turns it off."""
     strength: float = 1.0
     """Factor of the colour jitter's strengths (brightness, contrast and saturation 0.4, hue 0.1); 0 turns it off."""
     grayscale: float = 0.2
@@ -63,7 +65,13 @@ class MoCoV2Config:
 def moco_v2_views(config: MoCoV2Config) -> ViewSpec:
     """Two draws of one augmentation. facebookresearch/moco, main_moco.py with --aug-plus."""
     s = config.strength
-    view = View(size=config.size, scale=config.crop_scale, grayscale=config.grayscale, normalize=config.normalize)
+    view = View(
+        size=config.size,
+        scale=config.crop_scale,
+        flip=config.flip,
+        grayscale=config.grayscale,
+        normalize=config.normalize,
+    )
     if s > 0:
         view = replace(view, jitter=0.8, brightness=0.4 * s, contrast=0.4 * s, saturation=0.4 * s, hue=0.1 * s)
     return ViewSpec.repeat(replace(view, blur=config.blur), 2)

@@ -36,6 +36,8 @@ class SwAVConfig:
     """Their side, in pixels."""
     local_scale: tuple[float, float] = (0.05, 0.14)
     """Area of their crops."""
+    flip: float = 0.5
+    """Probability of a horizontal flip; 0 turns it off."""
     strength: float = 1.0
     """Factor of the colour jitter's strengths (brightness, contrast and saturation 0.8, hue 0.2); 0 turns it off."""
     grayscale: float = 0.2
@@ -83,6 +85,7 @@ def swav_views(config: SwAVConfig) -> ViewSpec:
     view = View(
         size=config.size,
         scale=config.crop_scale,
+        flip=config.flip,
         grayscale=config.grayscale,
         blur=config.blur,
         normalize=config.normalize,

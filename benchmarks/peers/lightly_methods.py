@@ -1,0 +1,236 @@
+"""Methods put together from lightly's parts, as its examples do it, for batches of Headrace's loader.
+
+lightly-ai/lightly, examples/pytorch: one file a method. Backbone, dimensions, temperatures and momentum come from
+the config of Headrace's method.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headrace.models import Context, Method, ParameterGroup
+from headrace.models.method import kernels_and_vectors
+from headrace.models.parts.backbones import build_backbone
+from headrace.models.seeding import seeded
+from headrace.pipeline import Batch
+
+
+class Peer(nn.Module):
+    """One method with lightly's heads and loss.
+
+    Args:
+        method: Headrace's, whose config and dimension of features count.
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.config: Any = method.config
+        self.dim = method.feature_dim
+        self.backbone, _ = build_backbone(self.config.backbone)
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        """Of normalised views (B, 3, H, W)."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """As Headrace's method has it, so that the optimisers do the same."""
+        return kernels_and_vectors(self)
+
+    def after_backward(self, context: Context) -> None:
+        """Between the backward pass and the optimiser's step."""
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Features (B, D) for probes."""
+        (view,) = batch.normalized()
+        features: Tensor = self.backbone(view)
+        return features
+
+
+def _all_in_one(peer: Peer) -> list[ParameterGroup]:
+    return [ParameterGroup(params=[p for p in peer.parameters() if p.requires_grad])]
+
+
+class SimCLRPeer(Peer):
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules.heads import SimCLRProjectionHead
+
+        c = self.config
+        self.head = SimCLRProjectionHead(self.dim, c.projection_hidden, c.projection_dim)
+        self.criterion = NTXentLoss(temperature=c.temperature)
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        first, second = (self.head(self.backbone(view)) for view in views)
+        return self.criterion(first, second)
+
+
+class MoCoV2Peer(Peer):
+    """Without parts of a batch for batch norm, which lightly does not have."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules.heads import MoCoProjectionHead
+
+        c = self.config
+        self.head = MoCoProjectionHead(self.dim, self.dim, c.projection_dim)
+        self.slow = copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False)
+        self.criterion = NTXentLoss(temperature=c.temperature, memory_bank_size=(c.queue, c.projection_dim))
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        from lightly.models.utils import batch_shuffle, batch_unshuffle, update_momentum
+
+        update_momentum(self.backbone, self.slow[0], self.config.momentum)
+        update_momentum(self.head, self.slow[1], self.config.momentum)
+        query = self.head(self.backbone(views[0]))
+        with torch.no_grad():
+            images, order = batch_shuffle(views[1])
+            key = batch_unshuffle(self.slow[1](self.slow[0](images)), order)
+        return self.criterion(query, key)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return _all_in_one(self)
+
+
+class BYOLPeer(Peer):
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import NegativeCosineSimilarity
+        from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
+
+        c = self.config
+        self.head = BYOLProjectionHead(self.dim, c.hidden_dim, c.projection_dim)
+        self.predictor = BYOLPredictionHead(c.projection_dim, c.hidden_dim, c.projection_dim)
+        self.slow = copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False)
+        self.criterion = NegativeCosineSimilarity()
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        from lightly.models.utils import update_momentum
+        from lightly.utils.scheduler import cosine_schedule
+
+        momentum = cosine_schedule(context.step, context.total_steps, self.config.momentum, 1.0)
+        update_momentum(self.backbone, self.slow[0], momentum)
+        update_momentum(self.head, self.slow[1], momentum)
+        predictions = [self.predictor(self.head(self.backbone(view))) for view in views]
+        with torch.no_grad():
+            targets = [self.slow[1](self.slow[0](view)) for view in views]
+        both = self.criterion(predictions[0], targets[1]) + self.criterion(predictions[1], targets[0])
+        return both / 2
+
+
+class BarlowTwinsPeer(Peer):
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import BarlowTwinsLoss
+        from lightly.models.modules.heads import BarlowTwinsProjectionHead
+
+        c = self.config
+        self.head = BarlowTwinsProjectionHead(self.dim, c.hidden_dim, c.projection_dim)
+        self.criterion = BarlowTwinsLoss(lambda_param=c.lambd)
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        first, second = (self.head(self.backbone(view)) for view in views)
+        return self.criterion(first, second)
+
+
+class SwAVPeer(Peer):
+    """Without a queue."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import SwaVLoss
+        from lightly.models.modules.heads import SwaVProjectionHead, SwaVPrototypes
+
+        c = self.config
+        self.head = SwaVProjectionHead(self.dim, c.hidden_dim, c.projection_dim)
+        self.prototypes = SwaVPrototypes(c.projection_dim, c.prototypes)
+        self.criterion = SwaVLoss(
+            temperature=c.temperature, sinkhorn_iterations=c.sinkhorn_iterations, sinkhorn_epsilon=c.epsilon
+        )
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        self.prototypes.normalize()
+        scores = [
+            self.prototypes(nn.functional.normalize(self.head(self.backbone(view)), dim=1, p=2)) for view in views
+        ]
+        return self.criterion(scores[:2], scores[2:]).squeeze()
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return _all_in_one(self)
+
+    def after_backward(self, context: Context) -> None:
+        if context.epoch < self.config.frozen_epochs:
+            for parameter in self.prototypes.parameters():
+                parameter.grad = None
+
+
+class DINOPeer(Peer):
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import DINOLoss
+
+        c = self.config
+        self.student, self.student_head = copy.deepcopy(self.backbone), self._head()
+        self.head = self._head()
+        self.head.load_state_dict(self.student_head.state_dict())
+        self.backbone.requires_grad_(False)
+        self.head.requires_grad_(False)
+        self.criterion = DINOLoss(
+            output_dim=c.prototypes,
+            warmup_teacher_temp=c.warmup_teacher_temperature,
+            teacher_temp=c.teacher_temperature,
+            warmup_teacher_temp_epochs=c.warmup_teacher_epochs,
+            student_temp=c.student_temperature,
+            center_momentum=c.center_momentum,
+        )
+
+    def _head(self) -> Any:
+        from lightly.models.modules.heads import DINOProjectionHead
+
+        c = self.config
+        return DINOProjectionHead(
+            self.dim,
+            c.hidden_dim,
+            c.bottleneck_dim,
+            c.prototypes,
+            freeze_last_layer=c.frozen_epochs,
+            norm_last_layer=c.norm_last_layer,
+        )
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        from lightly.models.utils import update_momentum
+        from lightly.utils.scheduler import cosine_schedule
+
+        momentum = cosine_schedule(context.step, context.total_steps, self.config.momentum, 1.0)
+        update_momentum(self.student, self.backbone, momentum)
+        update_momentum(self.student_head, self.head, momentum)
+        with torch.no_grad():
+            teacher = [self.head(self.backbone(view)) for view in views[:2]]
+        student = [self.student_head(self.student(view)) for view in views]
+        return self.criterion(teacher, student, epoch=context.epoch)
+
+    def after_backward(self, context: Context) -> None:
+        self.student_head.cancel_last_layer_gradients(context.epoch)
+
+
+PEERS: dict[str, Callable[[Method], Peer]] = {
+    "simclr": SimCLRPeer,
+    "moco_v2": MoCoV2Peer,
+    "byol": BYOLPeer,
+    "barlow_twins": BarlowTwinsPeer,
+    "swav": SwAVPeer,
+    "dino": DINOPeer,
+}
+"""By the name of Headrace's method."""
+
+
+def build_peer(name: str, method: Method, *, seed: int) -> Peer:
+    """The peer of `method`, in training mode; its backbone begins with the same weights."""
+    with seeded(seed):
+        return PEERS[name](method).train()

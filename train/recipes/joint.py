@@ -1,0 +1,104 @@
+"""Methods whose views agree, on small pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
+from headrace.models.methods.joint.byol import BYOLConfig
+from headrace.models.methods.joint.dino import DINOConfig
+from headrace.models.methods.joint.moco import MoCoV2Config
+from headrace.models.methods.joint.swav import SwAVConfig
+from headrace.models.parts.backbones import tiny_resnet
+from headrace.train.config import OptimConfig, RunConfig
+from headrace.train.recipes.small import small_run, small_views
+
+
+def moco_v2_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet and a queue of 1,024 keys, a fraction of some thousands of samples.
+
+    The slow encoder follows with 0.99, for a run of a thousand steps is over before 0.999 has moved it. Batch norms see
+    32 samples each, in the place of several devices.
+    """
+    model = MoCoV2Config(
+        **small_views(),
+        strength=0.5,
+        grayscale=0.0,
+        temperature=0.2,
+        momentum=0.99,
+        queue=1024,
+        projection_dim=64,
+        batch_norm_splits=4,
+        backbone=tiny_resnet(),
+    )
+    return small_run("moco_v2", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def byol_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet; the slow network begins at 0.97, as the authors have it for their shortest runs. Solarisation,
+    which turns strokes into ground, is off."""
+    model = BYOLConfig(
+        **small_views(),
+        **_byol_colours(),
+        momentum=0.97,
+        hidden_dim=256,
+        projection_dim=64,
+        backbone=tiny_resnet(),
+    )
+    return small_run("byol", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def barlow_twins_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet and 256 outputs, of which a batch of 128 can tell the correlations. One learning rate for all
+    weights, as AdamW needs no other for vectors."""
+    model = BarlowTwinsConfig(
+        **small_views(),
+        **_byol_colours(),
+        hidden_dim=256,
+        projection_dim=256,
+        lambd=0.01,
+        vector_lr=1.0,
+        backbone=tiny_resnet(),
+    )
+    return small_run("barlow_twins", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def swav_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet and 64 prototypes: fewer than a batch has samples, so that no queue is needed. No small views, for
+    a quarter of a digit does not say which it is."""
+    model = SwAVConfig(
+        **small_views(),
+        local_views=0,
+        strength=0.5,
+        grayscale=0.0,
+        hidden_dim=256,
+        projection_dim=64,
+        prototypes=64,
+        temperature=0.2,
+        backbone=tiny_resnet(),
+    )
+    return small_run("swav", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def dino_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet, which needs less data than a ViT, and 256 prototypes. The teacher begins at 0.95, for a run of a
+    thousand steps, and both are softer than the authors'. No small views, as in `swav_small`."""
+    model = DINOConfig(
+        **small_views(),
+        **_byol_colours(),
+        local_views=0,
+        prototypes=256,
+        hidden_dim=256,
+        bottleneck_dim=64,
+        momentum=0.95,
+        student_temperature=0.2,
+        teacher_temperature=0.07,
+        warmup_teacher_temperature=0.07,
+        backbone=tiny_resnet(),
+    )
+    return small_run("dino", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def _byol_colours() -> dict[str, Any]:
+    """Fields of BYOLViews."""
+    return {"strength": 0.5, "grayscale": 0.0, "blur": (0.5, 0.5), "solarize": (0.0, 0.0)}
