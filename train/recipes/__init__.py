@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headrace.train.config import RunConfig
-from headrace.train.recipes.joint import barlow_twins_small, byol_small, dino_small, moco_v2_small, swav_small
+from headrace.train.recipes.joint import (
+    barlow_twins_small,
+    byol_small,
+    deepcluster_small,
+    dino_small,
+    moco_v2_small,
+    swav_small,
+)
 from headrace.train.recipes.masked import mae_small
 from headrace.train.recipes.pretext import rotation_small
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
@@ -14,6 +21,7 @@ __all__ = [
     "RECIPES",
     "barlow_twins_small",
     "byol_small",
+    "deepcluster_small",
     "dino_small",
     "mae_small",
     "moco_v2_small",
@@ -34,6 +42,7 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "byol_small": byol_small,
     "barlow_twins_small": barlow_twins_small,
     "swav_small": swav_small,
+    "deepcluster_small": deepcluster_small,
     "dino_small": dino_small,
     "mae_small": mae_small,
     "rotation_small": rotation_small,
