@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headrace import shards, tools
 from headrace.benchmarks.photographs import debian_package
-from headrace.shards import Field, open_shards
+from headrace.shards import Field, formats, open_shards
+from headrace.tools import media
 from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
 from headrace.tools.sources import SOURCES, BadSample, SourceData
@@ -284,7 +284,7 @@ def test_real_stamps_with_captions_and_sounds(tmp_path: Path) -> None:
 
 def test_without_pyav_there_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    for package, name in ((tools, "videos"), (shards, "video")):
+    for package, name in ((media, "videos"), (formats, "video")):
         monkeypatch.delitem(sys.modules, f"{package.__name__}.{name}", raising=False)
         monkeypatch.delattr(package, name, raising=False)
     write_tree(tmp_path, {"a.mp4": b"", "b.txt": b""})
