@@ -8,13 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from headrace.models.methods.joint.simclr import SimCLR
 from headrace.pipeline.engines.native import NativeEngine
-from headrace.shards import ShardSet
+from headrace.shards import RAW, ShardSet
 from headrace.tools import doctor
 from headrace.tools.cli import main
 from headrace.tools.doctor import Proposal, diagnose, gain_of
@@ -96,15 +97,28 @@ def test_gains_are_medians_of_ratios_taken_in_turn() -> None:
     assert calls == ["usual", "other"] * 3
 
 
-def test_smaller_and_raw_images_are_proposed_where_they_load_faster(photos: ShardSet) -> None:
+def test_smaller_and_raw_images_are_proposed_where_they_load_faster(
+    photos: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading takes as long as there are pixels, and four times as long where they are decoded."""
+
+    def loading(part: ShardSet, *_: Any) -> SimpleNamespace:
+        spans = part.places("image", np.arange(len(part)))
+        pixels = spans.height.astype(np.int64) * spans.width
+        return SimpleNamespace(rate=1 / float((pixels * np.where(spans.encoding == RAW, 1, 4)).mean()))
+
+    monkeypatch.setattr(doctor, "loading", loading)
     config = tiny_run(photos.path, "", "batch_size=8", "model.size=16", "loader.threads=2")
     proposals = list(
         doctor.encoding_proposals(photos, SimCLR(config.model).inputs, config, torch.device("cpu"), SECONDS)
     )
-    best = max(proposals, key=lambda proposal: proposal.gain)
-    assert "--short-side 19" in best.setting
-    assert best.gain > 2
-    assert not best.config, "the shards have to change, no key does it"
+    raw, smaller, both = sorted(proposals, key=lambda proposal: proposal.gain)
+    assert "--encode raw (" in raw.setting
+    assert raw.gain == pytest.approx(4)
+    assert "ffcv --short-side 19" in smaller.setting
+    assert "--encode raw --short-side 19" in both.setting
+    assert both.gain == pytest.approx(4 * smaller.gain)
+    assert not both.config, "the shards have to change, no key does it"
 
 
 def test_the_command(
