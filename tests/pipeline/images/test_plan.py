@@ -157,6 +157,40 @@ def test_draws_never_move(more: dict) -> None:
     assert few.describe(1, 0) == {"crop": (4, 0, 28, 24), "blur": 0.979}
 
 
+EVERYTHING = replace(
+    SIMCLR, turns=(0, 1, 3), project=0.3, drop_channels=0.4, erase=0.6, flip=0.4, blur_sigma=(0.3, 1.1), ratio=(0.5, 1.7)
+)
+STILL = View(size=8, flip=0.0)
+MANY = {
+    "everything": ViewSpec([EVERYTHING, replace(EVERYTHING, size=17, scale=(0.3, 0.4), jitter=1.0, hue=0.0)]),
+    "rotations": ViewSpec.rotations(EVERYTHING),
+    "shared": ViewSpec([SIMCLR, EVERYTHING, replace(SIMCLR, size=16, erase=1.0)], draws=[0, 1, 0]),
+    "tiles": ViewSpec([EVERYTHING, Tiles(view=replace(EVERYTHING, flip=0.0, turns=(0,)), permutations=60)]),
+    "pairs": ViewSpec([PatchPair(view=replace(SIMCLR, flip=0.0)), PatchPair(view=STILL, scale=(0.9, 1.0), jitter=0.5)]),
+}
+COLUMNS = (
+    "crop flip turns jitter_order jitter_factor project kept noise grayscale blur_sigma solarize erase arrangement"
+).split()
+FROZEN_PLANS = {
+    "everything": "70b0973481de95c3",
+    "rotations": "ee44750575a28ff7",
+    "shared": "b60df26805a1bcac",
+    "tiles": "98eaa2eeea707128",
+    "pairs": "3e7fc82c257a0aec",
+}
+"""SHA-256 of all columns of 300 samples, as they were drawn when each column was an array of its own."""
+
+
+@pytest.mark.parametrize("spec", MANY)
+def test_all_columns_of_many_specifications_stay(spec: str) -> None:
+    random = np.random.default_rng(5)
+    drawn = plan(MANY[spec], 9, 2, random.integers(0, 1 << 40, 300), random.integers(1, 600, (300, 2)))
+    digest = sha256()
+    for name in COLUMNS:
+        digest.update(np.ascontiguousarray(getattr(drawn, name)).tobytes())
+    assert digest.hexdigest()[:16] == FROZEN_PLANS[spec]
+
+
 def test_each_channel_is_kept_as_often_and_each_view_has_its_noise() -> None:
     drawn = draw(ViewSpec([replace(SIMCLR, drop_channels=1.0)] * 2), np.arange(9000))
     for v in range(2):
@@ -213,7 +247,6 @@ def test_views_that_share_draws_differ_in_their_settings_alone() -> None:
     assert np.all(rotations.jitter_factor == rotations.jitter_factor[:, :1])
 
 
-STILL = View(size=8, flip=0.0)
 SIZES = [(1, 1), (2, 3), (7, 5), (1, 500), (32, 32), (256, 341), (375, 500)]
 
 
