@@ -26,7 +26,8 @@ from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, whole_bat
 from headrace.pipeline.engines.clips import ClipEngine, Cut, StoredVideo, Video
 from headrace.pipeline.images.masks import MaskSpec
 from headrace.pipeline.images.plan import Plan, plan
-from headrace.pipeline.images.views import Normalize, ViewSpec
+from headrace.pipeline.images.view import Normalize
+from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.rows import Rows
 from headrace.pipeline.texts.texts import TextPlan, TextReader, Texts, TextSpec
 from headrace.pipeline.texts.tokens import TokenMasks
