@@ -10,7 +10,7 @@ from typing import Any
 
 from headrace.pipeline.clips.clips import Clip, ClipSpec
 from headrace.pipeline.images.masks import TubeBlockMask, TubeMask
-from headrace.pipeline.images.views import View
+from headrace.pipeline.images.view import View
 
 PATCH = 16
 """Pixels of a patch's side, of the encoders that masks are for."""

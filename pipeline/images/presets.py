@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from headrace.pipeline.images.masks import BlockMask, ContextMask, RandomMask, RegionMask
-from headrace.pipeline.images.views import IMAGENET_STD, Normalize, PatchPair, Tiles, View, ViewSpec
+from headrace.pipeline.images.view import IMAGENET_STD, Normalize, View
+from headrace.pipeline.images.views import PatchPair, Tiles, ViewSpec
 
 _SIMCLR_COLOUR: dict[str, Any] = {
     "jitter": 0.8,
