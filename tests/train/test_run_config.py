@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 import headrace.train.config as config_module
 from headrace.models import METHODS
 from headrace.train import ConfigError, RunConfig
+from headrace.train.plain import build, to_plain
 
 CONFIGS = [c for _, c in inspect.getmembers(config_module, inspect.isclass) if c.__module__ == config_module.__name__]
 CONFIGS = [c for c in CONFIGS if c.__name__.endswith("Config")]
@@ -204,8 +205,8 @@ class Unwritable:
 def test_every_kind_of_field_survives_a_trip_through_plain_values(values: dict[str, Any]) -> None:
     """As what it was: a union is any of its kinds, and not only the first."""
     whole = Everything(**values)
-    plain = yaml.safe_dump(config_module._plain(asdict(whole)))
-    read = config_module._build(Everything, yaml.safe_load(plain), "")
+    plain = yaml.safe_dump(to_plain(whole))
+    read = build(Everything, yaml.safe_load(plain))
     assert read == whole
     for name in values:
         assert type(getattr(read, name)) is type(getattr(whole, name))
@@ -224,28 +225,27 @@ def test_every_kind_of_field_survives_a_trip_through_plain_values(values: dict[s
         ({"text": 3}, "text: must be a text, got 3"),
         (
             {"mask": {"ratio": 0.1}},
-            "mask: may be Few, Many; give more keys, so that it is one of them, got {'ratio': 0.1}",
+            "mask: may be Few or Many; say which with class: Few, got {'ratio': 0.1}",
         ),
     ],
     ids=str,
 )
 def test_what_fits_no_kind_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config_module._build(Everything, values, "")
+        build(Everything, values)
     assert str(caught.value) == message
 
 
 def test_a_field_that_no_text_can_fill_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^flags: of the type set, which cannot be written in a config$"):
-        config_module._build(Unwritable, {"flags": [1]}, "")
+        build(Unwritable, {"flags": [1]})
 
 
 def test_a_union_of_mappings_goes_by_its_keys() -> None:
-    build = config_module._build
-    assert build(Everything, {"mask": {"smallest": 3}}, "").mask == Many(smallest=3)
-    assert build(Everything, {"mask": {"grid": [1, 2]}}, "").mask == Few(grid=(1, 2))
+    assert build(Everything, {"mask": {"smallest": 3}}).mask == Many(smallest=3)
+    assert build(Everything, {"mask": {"grid": [1, 2]}}).mask == Few(grid=(1, 2))
     with pytest.raises(ConfigError, match=r"mask: fits none of 2 kinds: mask\.small: unknown key"):
-        build(Everything, {"mask": {"small": 3}}, "")
+        build(Everything, {"mask": {"small": 3}})
 
 
 @pytest.mark.parametrize(("override", "value"), [("text=12", "12"), ("text=null", None), ("text=true", "true")])
