@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from headrace.train.errors import ConfigError
-from headrace.train.plain import arguments, dotted_keys, nearest, read_yaml
+from headrace.train.plain import arguments, nearest, read_yaml
 
 
 def split_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -63,8 +63,17 @@ def override(values: dict[str, Any], key: str, text: str, cls: type[Any], **hint
 
 def _known(known: dict[str, Any], name: str, key: str, cls: type[Any], hints: dict[str, Any]) -> Any:
     if name not in known:
-        raise ConfigError(f"{key}: unknown key{nearest(key, list(dotted_keys(cls, **hints)))}")
+        raise ConfigError(f"{key}: unknown key{nearest(key, list(_dotted_keys(arguments(cls) | hints)))}")
     return known[name]
+
+
+def _dotted_keys(known: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, hint in known.items():
+        classes = [option for option in _options(hint) if is_dataclass(option)]
+        if not classes:
+            yield prefix + name
+        for each in classes:
+            yield from _dotted_keys(arguments(each), f"{prefix}{name}.")  # type: ignore[arg-type]
 
 
 def _below(hint: Any, name: str) -> dict[str, Any]:

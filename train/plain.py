@@ -12,7 +12,7 @@ import difflib
 import inspect
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -195,15 +195,6 @@ def require_plain(value: object, key: str) -> None:
     elif type(value) not in _WORDS:
         kind = type(value).__name__
         raise ConfigError(f"{key}: a {kind} cannot be written in a config; numbers, texts and lists of them can")
-
-
-def dotted_keys(cls: type[Any], prefix: str = "", **hints: Any) -> Iterator[str]:
-    """Every key of a dataclass and of the dataclasses in it; `hints` are types that it leaves open."""
-    for name, hint in (arguments(cls) | hints).items():
-        if _is_class(hint):
-            yield from dotted_keys(hint, f"{prefix}{name}.")
-        else:
-            yield prefix + name
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
