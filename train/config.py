@@ -1,7 +1,7 @@
 """A run in one object: every setting, whether it came from a recipe, a YAML file or the command line.
 
-Configs are plain dataclasses, and `RunConfig.from_dict` builds them strictly (`headrace.train.plain`). The resolved
-config is saved with the run.
+Configs are plain dataclasses, and `RunConfig.from_dict` builds them strictly (`headrace.train.settings.plain`). The
+resolved config is saved with the run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import yaml
 from headrace.models import METHODS
 from headrace.pipeline.order.window import LANES, WINDOW
 from headrace.train.errors import ConfigError
-from headrace.train.overrides import override, split_arguments
-from headrace.train.plain import build, nearest, read_yaml, require_plain, to_plain
+from headrace.train.settings.overrides import override, split_arguments
+from headrace.train.settings.plain import build, nearest, read_yaml, require_plain, to_plain
 
 OWN = "own"
 """Stands in `RunConfig.method` for a method that is none of `METHODS`; `train` is given it."""
@@ -30,19 +30,22 @@ def _require(good: bool, name: str, value: object, rule: str) -> None:
 
 
 @dataclass(kw_only=True)
-class OptimConfig:
-    """How weights move."""
+class PlayerConfig:
+    """How the weights of one player move."""
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
-    """AdamW, SGD with momentum, or LARS (arXiv 1708.03888)."""
+    name: Literal["adamw", "sgd", "lars", "muon"] = "adamw"
+    """AdamW, SGD with momentum, LARS (arXiv 1708.03888), or Muon (arXiv 2502.16982) for matrices, the weights of two
+    dimensions, and AdamW for all others: convolutions, biases, norms, and tables of embeddings. Muon's steps have the
+    size of AdamW's, so that one `lr` and one `weight_decay` serve both."""
     lr: float = 1e-3
     """Peak learning rate."""
     scale_lr: bool = False
     """Whether the peak is `lr` times `batch_size` / 256, the linear scaling rule of large batches."""
     weight_decay: float = 1e-4
-    """Decoupled for AdamW, added to the gradient for SGD and LARS; biases and norms are left out. 0 turns it off."""
+    """Decoupled for AdamW and Muon, added to the gradient for SGD and LARS; biases and norms are left out. 0 turns it
+    off."""
     momentum: float = 0.9
-    """Of SGD and LARS; 0 turns it off."""
+    """Of SGD, LARS and Muon; 0 turns it off."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
     trust: float = 0.001
@@ -53,18 +56,30 @@ class OptimConfig:
     """Largest norm of the gradient; larger ones are scaled down. 0 turns it off."""
     clip_by: Literal["all", "tensor", "module"] = "all"
     """Whose norm: of all gradients together, of each tensor by itself (DINO), or of each of the method's parts."""
-    accumulate: int = 1
-    """Parts in which each rank takes its share of a batch, one after the other, before one step of the optimiser along
-    their mean gradient. Losses that compare samples, and batch norms, see the samples of a part only."""
 
     def __post_init__(self) -> None:
         _require(self.clip >= 0, "clip", self.clip, "at least 0")
-        _require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "in [0, 1)")
         _require(self.trust > 0, "trust", self.trust, "above 0")
+
+
+@dataclass(kw_only=True)
+class OptimConfig(PlayerConfig):
+    """How weights move: all of them, but for those of a second player that `players` names."""
+
+    accumulate: int = 1
+    """Parts in which each rank takes its share of a batch, one after the other, before one step of the optimiser along
+    their mean gradient. Losses that compare samples, and batch norms, see the samples of a part only."""
+    players: dict[str, PlayerConfig] = field(default_factory=dict)
+    """Optimisers of a method's other players by name, such as a discriminator's; a player that is not here moves as the
+    others do. The warm-up and the cosine of `schedule` are theirs too, `final_weight_decay` is not."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
 
 
 @dataclass(kw_only=True)

@@ -21,7 +21,7 @@ from headrace.train.config import RunConfig
 from headrace.train.distributed import World, last_part
 from headrace.train.finite import FiniteState, gradient_norm
 from headrace.train.metrics import Meter, Record, RunLog, loader_figures
-from headrace.train.optim import clip_gradients, drop_frozen, peak_lr, set_schedule, step_unless
+from headrace.train.optim import clip_players, drop_frozen, peak_lr, set_schedule, step_unless
 from headrace.train.schedule import warmup_cosine
 from headrace.train.stopping import Stop, Watch
 
@@ -96,8 +96,7 @@ def take_steps(run: Run, stop: Stop) -> tuple[int, str | None, Record | None]:
             with torch.no_grad():
                 method.after_backward(context)
             norm = gradient_norm(trained)
-            if config.optim.clip:
-                clip_gradients(method, config.optim.clip, config.optim.clip_by)
+            clip_players(method, optimizer, config.optim)
             drop_frozen(optimizer, context.epoch)
             step_unless(optimizer, watch.step(step + 1, terms["loss"], norm))
             with torch.no_grad():

@@ -30,7 +30,7 @@ from headrace.train.finite import FiniteState
 from headrace.train.lock import one_writer
 from headrace.train.loop import Run, take_steps
 from headrace.train.metrics import Record, RunLog
-from headrace.train.optim import build_optimizer, resume_optimizer
+from headrace.train.optim import build_optimizer, embedding_tables, resume_optimizer
 from headrace.train.precision import SAMPLES, choose_precision
 from headrace.train.stopping import stop_signals
 
@@ -150,7 +150,8 @@ def _start(
         if world.rank == 0 and progress:
             _say(f"precision {precision}: {reason}")
     module = distribute(method, world, config.sync_batch_norm)
-    optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size)
+    tables = embedding_tables(method)
+    optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size, tables=tables)
     loader = _loader(config, method, shards, world, config.batch_size)
     weights = FiniteState(method)
     if state:

@@ -141,7 +141,7 @@ def test_the_norm_is_that_of_all_gradients() -> None:
     assert gradient_norm(module.parameters()).isnan()
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars", "muon"])
 def test_an_optimiser_that_is_held_back_does_not_move(name: str) -> None:
     """Neither weights nor moments nor counts: two steps with a bad one between them are two steps."""
 
@@ -222,7 +222,7 @@ class Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "muon"])
 def test_steps_between_log_lines_read_nothing_from_the_device(
     digits_webdataset: ShardSet, tmp_path: Path, optimizer: str
 ) -> None:

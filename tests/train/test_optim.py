@@ -12,7 +12,8 @@ from torch import nn
 
 from headrace.models.method import kernels_and_vectors
 from headrace.train import OptimConfig
-from headrace.train.optim import LARS, build_optimizer, peak_lr
+from headrace.train.optim import build_optimizer, peak_lr
+from headrace.train.optimizers import LARS
 from headrace.train.schedule import warmup_cosine
 
 

@@ -14,8 +14,8 @@ from headrace.pipeline import Normalize, View, ViewSpec
 from headrace.pipeline.images.masks import RandomMask
 from headrace.pipeline.images.views import Tiles
 from headrace.train import ConfigError
-from headrace.train.overrides import override
-from headrace.train.plain import build, read_yaml, to_plain
+from headrace.train.settings.overrides import override
+from headrace.train.settings.plain import build, read_yaml, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)

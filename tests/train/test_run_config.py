@@ -18,7 +18,7 @@ CONFIGS = [c for c in CONFIGS if c.__name__.endswith("Config")]
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.__name__)
 def test_every_field_is_documented_and_keyword_only(config: type) -> None:
-    source = inspect.getsource(config)
+    source = "".join(inspect.getsource(each) for each in config.__mro__ if each in CONFIGS)
     for each in fields(config):
         assert each.kw_only, each.name
         declaration = source.index(f"    {each.name}:")
@@ -37,10 +37,12 @@ def test_every_field_is_documented_and_keyword_only(config: type) -> None:
         ("optim.lr=fast", "optim.lr: must be a number, got 'fast'"),
         ("optim.lr=-1", "optim.lr: must be above 0, got -1.0"),
         ("optim.lr=true", "optim.lr: must be a number, got True"),
-        ("optim.name=adam", "optim.name: must be one of adamw, sgd, lars, got 'adam'"),
+        ("optim.name=adam", "optim.name: must be one of adamw, sgd, lars, muon, got 'adam'"),
         ("optim.betas=[0.9]", "optim.betas: must be a list of 2, got [0.9]"),
         ("optim.betas=[0.9, x]", "optim.betas[1]: must be a number, got 'x'"),
         ("optim.betas=[0.9, 1]", "optim.betas: must be in [0, 1), got (0.9, 1.0)"),
+        ("optim.players.critic.lr=0", "optim.players.critic.lr: must be above 0, got 0.0"),
+        ("optim.players.critic.rl=0", "optim.players.critic.rl: unknown key; did you mean optim.players.critic.lr?"),
         ("epochs=1.5", "epochs: must be an integer, got 1.5"),
         ("epochs=true", "epochs: must be an integer, got True"),
         ("epochs=[", "epochs: not a YAML value: '['"),

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from headrace.train.errors import ConfigError
-from headrace.train.plain import arguments, nearest, read_yaml
+from headrace.train.settings.plain import arguments, nearest, read_yaml
 
 
 def split_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -44,27 +44,26 @@ def override(values: dict[str, Any], key: str, text: str, cls: type[Any], **hint
     """
     *groups, last = names = key.split(".")
     known = arguments(cls) | hints
-    for depth, name in enumerate(groups, start=1):
-        below = _below(_known(known, name, key, cls, hints), names[depth])
+    every = list(_dotted_keys(known))
+    for depth, name in enumerate(names):
+        if name not in known:
+            beside = [".".join([*names[:depth], other]) for other in known] if depth else []
+            raise ConfigError(f"{key}: unknown key{nearest(key, list(dict.fromkeys([*beside, *every])))}")
+        if depth == len(groups):
+            break
+        below = _below(known[name], names[depth + 1])
         if not below:
-            raise ConfigError(f"{key}: {'.'.join(groups[:depth])} has no keys of its own")
+            raise ConfigError(f"{key}: {'.'.join(names[: depth + 1])} has no keys of its own")
         if not isinstance(values.get(name), dict):
             values[name] = {}
         values = values[name]
-        if below == {names[depth]: Any}:  # free-form from here on
-            values[".".join(names[depth:])] = _parse(text, key)
+        if below == {names[depth + 1]: Any}:  # free-form from here on
+            values[".".join(names[depth + 1 :])] = _parse(text, key)
             return
         known = below
-    hint = _known(known, last, key, cls, hints)
-    nullable = types.NoneType in get_args(hint)
-    as_it_is = _is_text(hint) and not (nullable and text in ("null", "~", ""))
+    nullable = types.NoneType in get_args(known[last])
+    as_it_is = _is_text(known[last]) and not (nullable and text in ("null", "~", ""))
     values[last] = text if as_it_is else _parse(text, key)
-
-
-def _known(known: dict[str, Any], name: str, key: str, cls: type[Any], hints: dict[str, Any]) -> Any:
-    if name not in known:
-        raise ConfigError(f"{key}: unknown key{nearest(key, list(_dotted_keys(arguments(cls) | hints)))}")
-    return known[name]
 
 
 def _dotted_keys(known: dict[str, Any], prefix: str = "") -> Iterator[str]:
