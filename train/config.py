@@ -179,9 +179,10 @@ class RunConfig:
     """Of the weights, the order, the augmentations and the dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; "auto" takes CUDA where there is some."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the forward pass; weights and optimiser stay float32. "auto" takes bfloat16 where it is faster: measured on
-    a CPU, assumed on a GPU that supports it. A resumed run keeps what it chose."""
+    a CPU, assumed on a GPU that supports it. A resumed run keeps what it chose. "float16" scales the loss, and leaves
+    out the steps in which the gradient overflows."""
     sync_batch_norm: bool = False
     """Whether batch norm takes its statistics over all ranks (CUDA only); off, each rank uses its own samples."""
     optim: OptimConfig = field(default_factory=OptimConfig)

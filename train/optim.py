@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headrace.models.method import ParameterGroup
 from headrace.train.config import OptimConfig, PlayerConfig
 from headrace.train.errors import ConfigError
-from headrace.train.optimizers import LARS, Muon, Several
+from headrace.train.optimizers import LARS, SGD, Muon, Several
 
 
 def peak_lr(config: PlayerConfig, batch_size: int) -> float:
@@ -77,7 +77,7 @@ def _optimizers(
     if config.name == "adamw":
         return [torch.optim.AdamW(groups, lr=lr, betas=config.betas, weight_decay=weight_decay, fused=True)]
     if config.name == "sgd":
-        return [torch.optim.SGD(groups, lr=lr, momentum=config.momentum, weight_decay=weight_decay, fused=True)]
+        return [SGD(groups, lr=lr, momentum=config.momentum, weight_decay=weight_decay, fused=True)]
     if config.name == "muon":
         left = {id(table) for table in tables}
         matrices, others = (

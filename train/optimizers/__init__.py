@@ -3,5 +3,6 @@
 from headrace.train.optimizers.lars import LARS
 from headrace.train.optimizers.muon import Muon
 from headrace.train.optimizers.several import Several
+from headrace.train.optimizers.sgd import SGD
 
-__all__ = ["LARS", "Muon", "Several"]
+__all__ = ["LARS", "SGD", "Muon", "Several"]
