@@ -62,6 +62,10 @@ class ParameterGroup:
     """Factor of the momentum, which is AdamW's first beta; 0 for none."""
     frozen_epochs: int = 0
     """Epochs at the beginning in which the gradient is dropped, after it was clipped."""
+    player: str = ""
+    """Whose they are. "" for the network that is trained; another name, such as "discriminator", for one with a goal of
+    its own, which has an optimiser of its own (`optim.players` in the run's configuration) and is clipped by itself.
+    There is one loss, so `loss` adds up the players' and detaches in each what is not the player's."""
 
 
 class Method(nn.Module):
