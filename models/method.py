@@ -86,6 +86,8 @@ class Method(nn.Module):
     """The network that is kept after training."""
     feature_dim: int
     """D."""
+    keeps_samples: bool = False
+    """Whether `loss` looks up what the method keeps of each training sample, so that it has none for other samples."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The training loss of one batch.

@@ -131,6 +131,52 @@ class LoaderConfig:
         _require(self.window >= self.lanes, "window", self.window, f"at least lanes, {self.lanes}")
 
 
+Score = Literal["loss", "knn", "linear"]
+"""What an evaluation measures: the held-out loss, and the accuracies of probes."""
+
+
+@dataclass(kw_only=True)
+class ProbeConfig:
+    """Evaluations while the run goes on. Its weights are the same with and without them, bit for bit."""
+
+    every: int = 0
+    """Epochs between evaluations; the last epoch of the run is evaluated too. 0 turns them off."""
+    protocols: tuple[Literal["knn", "linear"], ...] = ("knn",)
+    """Probes of the frozen encoder. They learn from `data` and are scored on `validation` or, without it, on a fifth of
+    `data` that they do not learn from; both need labels. [] for none."""
+    samples: int | None = None
+    """Samples of `data`, drawn at random but always the same, that are shown to probes at most; null takes all."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, "every", self.every, "at least 0")
+        _require(len(set(self.protocols)) == len(self.protocols), "protocols", self.protocols, "different ones")
+        _require(self.samples is None or self.samples > 1, "samples", self.samples, "above 1 or null")
+
+
+@dataclass(kw_only=True)
+class StopConfig:
+    """What ends a run before its last epoch."""
+
+    on: Score | None = None
+    """Score of the evaluations whose standstill ends the run: the held-out loss, which is to fall, or the accuracy of a
+    probe, which is to rise. null turns early stopping off."""
+    patience: int = 10
+    """Evaluations without a better score, after which the run ends."""
+    min_change: float = 0.0
+    """By how much a score must be better than the best to count, in its own unit: 0.001 is a tenth of a percent of
+    accuracy. 0 counts anything."""
+    min_epochs: int = 0
+    """Epochs before which the run does not stop early."""
+    hours: float | None = None
+    """Wall time after which the run ends with a checkpoint, to be gone on with by the next start; null for no limit."""
+
+    def __post_init__(self) -> None:
+        _require(self.patience >= 1, "patience", self.patience, "at least 1")
+        _require(self.min_change >= 0, "min_change", self.min_change, "at least 0")
+        _require(self.min_epochs >= 0, "min_epochs", self.min_epochs, "at least 0")
+        _require(self.hours is None or self.hours > 0, "hours", self.hours, "above 0 or null")
+
+
 @dataclass(kw_only=True)
 class CheckpointConfig:
     """What is kept for resuming and for probes."""
@@ -139,6 +185,8 @@ class CheckpointConfig:
     """Steps between checkpoints; 0 writes one at the end of the run and when it is interrupted, no others."""
     keep: int = 2
     """How many of the newest checkpoints stay on disk; at least 2, so that a damaged one has a predecessor."""
+    best: Score | None = None
+    """Score by which the best evaluated state is kept as best.pt beside them; null keeps none."""
 
     def __post_init__(self) -> None:
         _require(self.every_steps >= 0, "every_steps", self.every_steps, "at least 0")
@@ -169,6 +217,9 @@ class RunConfig:
     `train` writes down its class and the fields of its config here, so that a run goes on with the same only."""
     data: str = ""
     """Folder of the shard set to train on."""
+    validation: str = ""
+    """Folder of a shard set that is not trained on, for evaluations: the method's loss on it, and the scores of probes;
+    "" for none."""
     out: str = ""
     """Folder of the run; created where it is missing."""
     epochs: int = 100
@@ -195,6 +246,10 @@ class RunConfig:
     """Checkpoints."""
     log: LogConfig = field(default_factory=LogConfig)
     """Metrics."""
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """Evaluations."""
+    stop: StopConfig = field(default_factory=StopConfig)
+    """Early stopping."""
 
     def __post_init__(self) -> None:
         if self.method == OWN:
@@ -210,6 +265,20 @@ class RunConfig:
         _require(self.epochs > 0, "epochs", self.epochs, "above 0")
         _require(self.batch_size > 1, "batch_size", self.batch_size, "above 1")
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        if self.validation and not self.probe.every:
+            raise ConfigError("validation: is looked at every probe.every epochs, which is 0")
+        for name, score in (("stop.on", self.stop.on), ("checkpoint.best", self.checkpoint.best)):
+            self._require_measured(name, score)
+
+    def _require_measured(self, name: str, score: Score | None) -> None:
+        """ConfigError where no evaluation measures what the field `name` is about."""
+        if score is None:
+            return
+        _require(self.probe.every > 0, name, score, "null where probe.every is 0")
+        if score == "loss":
+            _require(bool(self.validation), name, score, "knn, linear or null without a validation set")
+        else:
+            _require(score in self.probe.protocols, name, score, "among probe.protocols")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, as YAML and checkpoints take them; `from_dict` turns it back."""

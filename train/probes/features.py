@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from headrace.models import Method
 from headrace.pipeline import Batch, ClipSpec, Inputs, Loader, Normalize, ViewSpec, center_view
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
-from headrace.train.errors import RunError
+from headrace.train.errors import NotFiniteError, RunError
 
 Features = tuple[np.ndarray, np.ndarray]
 """float32 (n, D) features and int64 (n,) labels."""
@@ -40,6 +41,7 @@ def extract_features(
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     threads: int | None = None,
+    samples: int | None = None,
 ) -> Features:
     """Features and labels of the n samples of `shards` that have a label, in stored order; -1 is none.
 
@@ -50,28 +52,33 @@ def extract_features(
         batch_size: for speed alone.
         device: where `encode` computes.
         threads: that decode; None takes all cores.
+        samples: looks at so many samples at most, drawn at random but always the same; None looks at all.
 
     Returns:
         float32 (n, D) and int64 (n,).
 
     Raises:
-        RunError: if the shard set has no labels, no sample has one, or features are not finite.
+        RunError: if the shard set has no labels, or no sample has one.
+        NotFiniteError: if features are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     if "label" not in shards.fields:
         raise RunError(f"{shards.path}: has no label field, which probes need")
-    loader = Loader(shards, inputs, batch_size, shuffle=False, drop_last=False, threads=threads)
-    features, labels = [], []
+    wanted = len(shards) if samples is None else min(samples, len(shards))
+    loader = Loader(shards, inputs, batch_size, shuffle=wanted < len(shards), drop_last=False, threads=threads)
+    features, labels, index = [], [], []
     with loader, _evaluating(encode):
-        for batch in loader:
+        for batch in islice(loader, -(-wanted // batch_size)):
             assert batch.labels is not None
             features.append(encode(batch.to(device)).float().cpu().numpy())
             if not np.isfinite(features[-1]).all():
-                raise RunError(f"{shards.path}: features of it are not finite, so that no probe means anything")
+                raise NotFiniteError(f"{shards.path}: features of it are not finite, so that no probe means anything")
             labels.append(batch.labels.numpy())
-    found = np.concatenate(labels)
-    known = found != NO_LABEL
-    if not known.any():
+            index.append(batch.index.numpy())
+    found = np.concatenate(labels)[:wanted]
+    known = np.argsort(np.concatenate(index)[:wanted])
+    known = known[found[known] != NO_LABEL]
+    if not len(known):
         raise RunError(f"{shards.path}: every label is {NO_LABEL}, which stands for none, and probes need some")
     return np.concatenate(features)[known], found[known]
 
