@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, ClipSpec, TextSpec, View, ViewSpec, center_view
+from headrace.pipeline import Batch, ClipSpec, TextSpec, ViewSpec
 
 Inputs = ViewSpec | ClipSpec | TextSpec
 """What a loader delivers of each sample."""
@@ -96,13 +96,11 @@ class Method(nn.Module):
 
     @property
     def probe_inputs(self) -> Inputs:
-        """What a probe shows `encode`: by default the first view's largest centred square, resized and normalised as
-        in training, without augmentation."""
-        if not isinstance(self.inputs, ViewSpec):
+        """What a probe shows `encode`: by default the plain form of `inputs`, as `ViewSpec.plain` has it: the first view
+        or clip without augmentation and masks."""
+        if isinstance(self.inputs, TextSpec):
             raise NotImplementedError(f"{type(self).__name__} must say with which inputs it is probed")
-        view: View = self.inputs.views[0]
-        plain = center_view(view.size, view.normalize)
-        return ViewSpec([replace(plain.views[0], interpolation=view.interpolation)])
+        return self.inputs.plain()
 
     def encode(self, batch: Batch) -> Tensor:
         """Features (B, D) of what `probe_inputs` asks for. Call it in evaluation mode; a sample's features do not
