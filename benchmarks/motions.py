@@ -58,7 +58,9 @@ def shrunk(path: Path) -> Tensor:
 def window(motion: str, random: np.random.Generator, height: int, width: int) -> Tensor:
     """float32 (T, 2, 3): for every frame the matrix that takes places of the window, -1 to 1, to pixels of a picture,
     (column, row)."""
-    speed = {name: float(random.uniform(*limits)) for name, limits in (("shift", SHIFT), ("zoom", ZOOM), ("turn", TURN))}
+    speed = {
+        name: float(random.uniform(*limits)) for name, limits in (("shift", SHIFT), ("zoom", ZOOM), ("turn", TURN))
+    }
     steps = np.arange(FRAMES) - (FRAMES - 1) / 2
     scale, angle = np.ones(FRAMES), np.zeros(FRAMES)
     shift = np.zeros((2, FRAMES))

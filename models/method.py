@@ -8,10 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, ClipSpec, TextSpec, ViewSpec
-
-Inputs = ViewSpec | ClipSpec | TextSpec
-"""What a loader delivers of each sample."""
+from headrace.pipeline import Batch, Inputs, ViewSpec
+from headrace.pipeline.streams import spec_of, streams_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +94,10 @@ class Method(nn.Module):
 
     @property
     def probe_inputs(self) -> Inputs:
-        """What a probe shows `encode`: by default the plain form of `inputs`, as `ViewSpec.plain` has it: the first view
-        or clip without augmentation and masks."""
-        if isinstance(self.inputs, TextSpec):
-            raise NotImplementedError(f"{type(self).__name__} must say with which inputs it is probed")
-        return self.inputs.plain()
+        """What a probe shows `encode`: by default the plain form of what `loss` sees, the first stream where there are
+        several, without augmentation and masks: `ViewSpec.plain`, `ClipSpec.plain`, `TextSpec.plain`."""
+        first = next(iter(streams_of(self.inputs).values()))
+        return spec_of(first).plain()
 
     def encode(self, batch: Batch) -> Tensor:
         """Features (B, D) of what `probe_inputs` asks for. Call it in evaluation mode; a sample's features do not

@@ -23,8 +23,8 @@ def unpatchify(patches: Tensor, patch: int, rows: int) -> Tensor:
 
 
 def patchify_clips(clips: Tensor, tubelet: int, patch: int) -> Tensor:
-    """(B, C, T, H, W) to (B, L, tubelet * patch * patch * C): cubes of `tubelet` frames time by time, row by row; in a cube
-    pixels likewise, channels fastest."""
+    """(B, C, T, H, W) to (B, L, tubelet * patch * patch * C): cubes of `tubelet` frames time by time, row by row; in a
+    cube pixels likewise, channels fastest."""
     b, c, t, h, w = clips.shape
     grid = clips.reshape(b, c, t // tubelet, tubelet, h // patch, patch, w // patch, patch)
     length = (t // tubelet) * (h // patch) * (w // patch)
@@ -119,12 +119,15 @@ class MaskedDecoder(nn.Module):
         """(B, prefix + M, in_dim) of prefix and visible patches, and the patches' numbers (B, M), to (B, L, numbers)
         for every patch, or (B, K, numbers) for those whose numbers are `wanted` (B, K)."""
         tokens = self.embed(encoded)
+        whole = torch.cat([tokens[:, : self.prefix], self.all_tokens(tokens, visible)], dim=1)
+        patches = self.blocks(whole)[:, self.prefix :]
+        return self.predict(self.norm(patches if wanted is None else take(patches, wanted)))
+
+    def all_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """(B, L, dim) with positions: of each patch its own token out of (B, prefix + M, dim), or else the mask's."""
         b, length, dim = len(tokens), len(self.positions), tokens.shape[2]
         whole = self.mask_token.expand(b, length, dim).to(tokens.dtype)
-        seen = tokens[:, self.prefix :]
-        whole = whole.scatter(1, visible[:, :, None].expand(-1, -1, dim), seen) + self.positions
-        whole = self.blocks(torch.cat([tokens[:, : self.prefix], whole], dim=1))[:, self.prefix :]
-        return self.predict(self.norm(whole if wanted is None else take(whole, wanted)))
+        return whole.scatter(1, visible[:, :, None].expand(-1, -1, dim), tokens[:, self.prefix :]) + self.positions
 
 
 def hidden_of(visible: Tensor, length: int) -> Tensor:

@@ -97,7 +97,9 @@ def build_video_vit(config: BackboneConfig, *, size: int, frames: int, tubelet: 
         raise ValueError(f"a video ViT is one of timm's ViTs, {config.name} is not one")
     patch = embed.patch_size[0]
     if size % patch or frames % tubelet:
-        raise ValueError(f"clips of {frames} frames of {size} pixels are no whole cubes of {tubelet} x {patch} x {patch}")
+        raise ValueError(
+            f"clips of {frames} frames of {size} pixels are no whole cubes of {tubelet} x {patch} x {patch}"
+        )
     del vit.pos_embed
     vit.register_buffer("pos_embed", sine_cosine_line(embed.num_patches, dim)[None], persistent=False)
     return vit, dim

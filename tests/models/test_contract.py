@@ -115,9 +115,7 @@ def test_it_trains(name: str, shards: ShardSet, batches: list[Batch], dtype: tor
     assert moved
 
 
-def test_the_loss_falls_on_a_batch_that_comes_again(
-    name: str, shards: ShardSet, batches: list[Batch]
-) -> None:
+def test_the_loss_falls_on_a_batch_that_comes_again(name: str, shards: ShardSet, batches: list[Batch]) -> None:
     """In one epoch. DINO's teacher and centre stand still for it: what they ask becomes harder as they move."""
     still = {"dino": {"momentum": 1.0, "center_momentum": 1.0}}.get(name, {})
     method = build_method(name, **{**TINY[name], **still}).train()
@@ -139,9 +137,7 @@ def test_parameter_groups_hold_every_trainable_parameter_once(name: str) -> None
 
 
 def test_the_same_seed_gives_the_same_loss(name: str, shards: ShardSet, batches: list[Batch]) -> None:
-    first, second, other = (
-        torch.stack(list(steps(tiny(name, seed=seed), shards, batches, 3))) for seed in (0, 0, 1)
-    )
+    first, second, other = (torch.stack(list(steps(tiny(name, seed=seed), shards, batches, 3))) for seed in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 

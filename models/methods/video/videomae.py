@@ -1,4 +1,4 @@
-"""VideoMAE: see a tenth of a clip, the same places in every frame, fill in the pixels of the rest (arXiv 2203.12602)."""
+"""VideoMAE: see a tenth of the places of a clip, the same in all frames, fill in the others (arXiv 2203.12602)."""
 
 from __future__ import annotations
 

@@ -307,7 +307,9 @@ def test_with_the_same_weights_it_is_transformers_with_all_gradients(normalize: 
     expected = {name: parameter.grad for name, parameter in judge.named_parameters()}
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 # Pictures
