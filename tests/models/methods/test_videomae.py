@@ -36,7 +36,8 @@ def batch(clips_webdataset: ShardSet) -> Batch:
 
 def doubled(batch: Batch) -> Batch:
     """With normalised views in float64."""
-    return replace(batch, views=[view.double().contiguous() for view in batch.normalized()])
+    views = replace(batch.lone, views=[view.double().contiguous() for view in batch.normalized()])
+    return replace(batch, streams={"clip": views})
 
 
 def hidden(batch: Batch) -> Tensor:
@@ -82,7 +83,8 @@ def test_cubes_run_through_time_then_rows_with_channels_fastest_and_come_back() 
 
 def test_hidden_pixels_do_not_reach_the_encoder(batch: Batch) -> None:
     method: Any = tiny("videomae").eval()
-    (clip,), (masks,) = batch.normalized(), batch.masks
+    (clip,), (masks,) = doubled(batch).views, batch.masks
+    method.double()
     cubes = patchify_clips(clip, 2, 4)
     noise = torch.where(hidden(batch)[:, :, None], torch.randn_like(cubes), cubes)
     changed = unpatchify_clips(noise, 2, 4, (2, 4))
@@ -111,7 +113,7 @@ def test_probes_are_shown_the_middle_of_the_video() -> None:
 
 
 def test_each_channel_of_a_cube_is_normalised_by_itself() -> None:
-    """A brighter red changes nothing; were all channels taken together, it would. The 1e-6 is added to the deviation."""
+    """A brighter red changes nothing; were all channels taken together, it would. The 1e-6 goes to the deviation."""
     cubes = patchify_clips(clips(), 2, 4)
     brighter = cubes.unflatten(-1, (-1, 3)) + torch.tensor([0.5, 0.0, 0.0])
     torch.testing.assert_close(normalize_channels(brighter.flatten(-2), 3), normalize_channels(cubes, 3))
@@ -307,9 +309,7 @@ def test_with_the_same_weights_it_is_transformers_with_all_gradients(normalize: 
     expected = {name: parameter.grad for name, parameter in judge.named_parameters()}
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(
-            found[name], gradient, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}"
-        )
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
 # Pictures
