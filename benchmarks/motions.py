@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from headrace.benchmarks.errors import BenchmarkError
-from headrace.benchmarks.photographs import wallpapers
+from headrace.benchmarks.errors import BenchmarkError, SourceMissing
+from headrace.benchmarks.photographs import PACKAGES, wallpapers
 from headrace.shards import Field, write_shards
 
 MOTIONS = ("left", "right", "up", "down", "nearer", "farther", "clockwise", "counter-clockwise")
@@ -34,8 +34,17 @@ SIDE = 36
 """Of a frame, in pixels."""
 SHORT_SIDE = 320
 """To which wallpapers are shrunk, in pixels."""
-TEST_SHARE = 5
-"""Every so many-th wallpaper is for tests."""
+PICTURES = {
+    "train": (
+        "Aqua", "Blinds", "Dune", "Elephants", "FreshFlower", "Garden", "GreenMeadow", "LadyBird", "RainDrops", "Storm",
+        "Autumn", "BytheWater", "ColorfulCups", "Kite", "SafeLanding", "Shell",
+    ),
+    "test": ("TwoWings", "Wood", "YellowFlower", "FallenLeaf", "OneStandsOut", "Path"),
+}  # fmt: skip
+"""Wallpapers by name, those with texture."""
+TEXTURE = 3.0
+"""Levels by which pixels of a frame differ from their neighbours on average, at least, so that there is motion to see;
+else another place is drawn."""
 COUNTS = {"train": 2400, "test": 800}
 
 SHIFT = (0.5, 2.0)
@@ -95,14 +104,29 @@ def motion_clips(split: Literal["train", "test"], count: int) -> Iterator[dict[s
     Raises:
         SourceMissing: if the wallpapers cannot be had.
     """
-    sources = [path for i, path in enumerate(wallpapers()) if (i % TEST_SHARE == 0) == (split == "test")]
-    pictures = [shrunk(path) for path in sources]
+    pictures = [shrunk(path) for path in sources(split)]
     for number in range(count):
         label = number % len(MOTIONS)
         random = np.random.Generator(np.random.Philox([("train", "test").index(split), number]))
-        picture = pictures[int(random.integers(len(pictures)))]
-        frames = shot(picture, window(MOTIONS[label], random, *picture.shape[1:]))
+        frames = np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8)
+        while texture(frames[FRAMES // 2]) < TEXTURE:
+            picture = pictures[int(random.integers(len(pictures)))]
+            frames = shot(picture, window(MOTIONS[label], random, *picture.shape[1:]))
         yield {"__key__": f"{number:06d}", "frames": frames, "label": label}
+
+
+def sources(split: Literal["train", "test"]) -> list[Path]:
+    """The wallpapers of a split, one file each."""
+    found = {path.parents[2].name if path.parents[1].name == "contents" else path.stem: path for path in wallpapers()}
+    absent = [name for name in PICTURES[split] if name not in found]
+    if absent:
+        raise SourceMissing(f"no wallpaper called {absent[0]} in {', '.join(PACKAGES)}")
+    return [found[name] for name in PICTURES[split]]
+
+
+def texture(frame: np.ndarray) -> float:
+    """Mean difference of neighbours in a frame (H, W, 3), in levels, the smaller of along rows and along columns."""
+    return min(float(np.abs(np.diff(frame.astype(np.float32), axis=axis)).mean()) for axis in (0, 1))
 
 
 def write_motions(folder: Path, counts: dict[str, int]) -> None:

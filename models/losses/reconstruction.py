@@ -49,8 +49,8 @@ def masked_patch_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = 
 
     Args:
         prediction, target: (N, L, P).
-        mask: bool (N, L), True where a patch was hidden from the encoder, the same number in each sample; None where all
-            of these were.
+        mask: bool (N, L), True where a patch was hidden from the encoder, the same number in each sample; None where
+            all of these were.
 
     Returns:
         float32 scalar (float64 for float64).

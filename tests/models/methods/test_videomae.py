@@ -255,8 +255,8 @@ def judge_of(method: VideoMAE, normalize: bool) -> Any:
         )
     )  # fmt: skip
     judge.decoder.norm.eps = 1e-6  # as the authors', where theirs has torch's 1e-5
-    judge.load_state_dict(renamed(dict(method.state_dict())))
-    return judge.double().train()
+    judge.double().load_state_dict(renamed(dict(method.state_dict())))
+    return judge.train()
 
 
 def renamed(found: dict[str, Tensor]) -> dict[str, Tensor]:
