@@ -16,7 +16,8 @@ from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.parts.masked_vit import encode_visible, patchify_clips, unpatchify_clips
 from headrace.models.parts.positions import sine_cosine_line
 from headrace.models.parts.video_vit import build_video_vit
-from headrace.pipeline import Batch, Clip, ClipSpec, Loader, TubeMask, View
+from headrace.pipeline import Batch, Clip, ClipSpec, Loader, Normalize, TubeMask, View
+from headrace.pipeline.images.views import IMAGENET_MEAN, IMAGENET_STD
 from headrace.shards import ShardSet
 from headrace.train.optim import peak_lr
 from headrace.train.recipes import videomae_k400
@@ -144,8 +145,6 @@ def test_unnormalised_targets_are_levels_from_0_to_1(batch: Batch) -> None:
 
 
 def test_targets_must_be_pixels() -> None:
-    from headrace.pipeline import Normalize
-
     with pytest.raises(ValueError, match=r"VideoMAEConfig.normalize must leave RGB"):
         VideoMAEConfig(normalize=Normalize.lab())
     with pytest.raises(ValueError, match=r"VideoMAEConfig.frames must be a multiple of tubelet_size, got 5"):
@@ -241,6 +240,13 @@ def test_networks_for_images_load_and_see_a_still_clip_as_they_saw_the_picture()
 # Beside transformers
 
 
+AS_FLOAT32 = Normalize(
+    mean=tuple(torch.tensor(IMAGENET_MEAN).tolist()),  # type: ignore[arg-type]
+    std=tuple(torch.tensor(IMAGENET_STD).tolist()),  # type: ignore[arg-type]
+)
+"""As `transformers` rounds them."""
+
+
 def judge_of(method: VideoMAE, normalize: bool) -> Any:
     """Their model with the method's weights, in float64."""
     from transformers import VideoMAEConfig as JudgeConfig
@@ -293,7 +299,8 @@ def renamed(found: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("normalize", [True, False])
 def test_with_the_same_weights_it_is_transformers_with_all_gradients(normalize: bool, batch: Batch) -> None:
     require_peer("transformers")
-    method: Any = build_method("videomae", **{**TINY["videomae"], "normalize_targets": normalize}).double().train()
+    changes = {"normalize_targets": normalize, "normalize": AS_FLOAT32}
+    method: Any = build_method("videomae", **{**TINY["videomae"], **changes}).double().train()
     with torch.no_grad():  # biases that are not zero
         for parameter in method.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
