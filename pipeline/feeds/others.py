@@ -63,8 +63,8 @@ class Partners:
         assert self._labels is not None
         first, count = self._first[ids], self._count[ids]
         place = first + (unit * (count - 1)).astype(np.int64)
-        other = self._sorted[place + (place >= self._place[ids])]
-        return np.where((count > 1) & (self._labels[ids] != NO_LABEL), other, ids)
+        place += (count > 1) & (place >= self._place[ids])
+        return np.where(self._labels[ids] == NO_LABEL, ids, self._sorted[place])
 
     def told(self, ids: np.ndarray, weight: np.ndarray) -> Others:
         """What a batch says of other samples `ids`."""
