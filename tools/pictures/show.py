@@ -1,0 +1,82 @@
+"""Pictures of what a method will see: stored samples beside each of its streams, with the numbers that made them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from headrace.pipeline import ClipSpec, Inputs, Spec, TextSpec, streams_of
+from headrace.pipeline.streams import spec_of
+from headrace.shards import ShardSet, open_shards
+from headrace.shards.remote.remote import redact
+from headrace.tools.errors import UserError
+from headrace.tools.pictures.canvas import check_request, save
+from headrace.tools.pictures.delivered import Delivered, delivered
+from headrace.tools.pictures.show_clips import clips_of, draw_clips
+from headrace.tools.pictures.show_views import draw_masks, draw_tiles, draw_views, views_of
+
+PICTURED = {"views": draw_views, "masks": draw_masks, "tiles": draw_tiles}
+"""What can be drawn of images."""
+
+
+def shown(inputs: Inputs) -> dict[str, list[str]]:
+    """What there is to show, and in which streams, such as `{"views": ["image"], "masks": ["image"]}`."""
+    found: dict[str, list[str]] = {}
+    for name, stream in streams_of(inputs).items():
+        for what in _kinds(spec_of(stream)):
+            found.setdefault(what, []).append(name)
+    return found
+
+
+def _kinds(spec: Spec) -> list[str]:
+    if isinstance(spec, TextSpec):
+        return ["texts"]
+    if isinstance(spec, ClipSpec):
+        return ["clips", *["masks"] * bool(spec.masks)]
+    return ["views", *["masks"] * bool(spec.masks), *["tiles"] * bool(spec.arranged)]
+
+
+def show(
+    what: str,
+    path: str | os.PathLike[str],
+    inputs: Inputs,
+    out: Path,
+    *,
+    count: int = 6,
+    seed: int = 0,
+    epoch: int = 0,
+) -> list[Path]:
+    """Draw `count` samples into the picture `out`, or where several streams have what is asked for, a picture each.
+
+    Args:
+        what: "views", "masks", "tiles" or "clips".
+
+    Returns:
+        The files; of several streams `out` with the stream's name behind its own.
+
+    Raises:
+        UserError: if the name of `out` is no picture's, `count` is not positive, or there is nothing of `what` to draw
+            in `inputs` or in the set.
+        ShardError: if the shard set at `path` cannot be read.
+    """
+    check_request(out, count)
+    names = shown(inputs).get(what, [])
+    if not names:
+        raise UserError(f"there are no {what}; there are {' and '.join(shown(inputs))}")
+    title = f"{os.path.basename(redact(os.fspath(path)))}, seed {seed}, epoch {epoch}"
+    lone = len(names) == 1
+    files = []
+    with open_shards(path) as shards:
+        found = delivered(shards, inputs, count=count, seed=seed, epoch=epoch)
+        for name in names:
+            files.append(out if lone else out.with_stem(f"{out.stem}_{name}"))
+            save(_figure(what, shards, found[name], title if lone else f"{title}, {name}"), files[-1])
+    return files
+
+
+def _figure(what: str, shards: ShardSet, one: Delivered, title: str) -> Figure:
+    if isinstance(one.spec, ClipSpec):
+        return draw_clips(clips_of(one, masks=what == "masks"), title)
+    return PICTURED[what](views_of(shards, one), one.spec, title)
