@@ -32,10 +32,10 @@ class ConfigField:
     doc: str
 
 
-def inputs_of(name: str) -> Inputs:
-    """What the method `name` asks for with its defaults. Its networks are laid out, not made."""
+def inputs_of(name: str, config: Any = None) -> Inputs:
+    """What the method `name` asks for, with its defaults or with `config`. Its networks are laid out, not made."""
     with torch.device("meta"):
-        return build_method(name).inputs
+        return build_method(name, config).inputs
 
 
 def recipes_of(name: str) -> list[str]:
