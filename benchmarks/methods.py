@@ -101,7 +101,7 @@ class Bench:
             method = build_method(name, recipe.model)
             self.suited[name] = tuple(data for data, learning in SETS.items() if learning.suits(method))
             if not self.suited[name]:
-                self.missing[name] = "no set suits it yet"
+                self.missing[name] = "no set suits it"
 
     def write_sets(self) -> None:
         """Those of the sets that some method is trained on and that can be had."""
