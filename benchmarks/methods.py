@@ -3,10 +3,10 @@
     python -m headrace.benchmarks.methods [--only NAME,...] [--data SET,...] [--part scores|speed] [--seeds N]
                                           [--epochs N] [--smoke] [--json FILE] [--out DIR]
 
-Every method trains on the same real sets for the same number of samples, with its recipe `NAME_small`. Probes learn
-from the training samples and are scored on others. Where lightly has the method, its parts train in a plain loop, fed
-by Headrace's loader: the same views, batches, steps, optimiser and schedule, the same backbone with the same first
-weights.
+Every method trains on the same real set for the same number of samples, with its recipe `NAME_small`: images on
+digits, and, where `--data` asks for them, on emoji and stamps, which are fetched. Probes learn from the training
+samples and are scored on others. Where lightly has the method, its parts train in a plain loop, fed by Headrace's
+loader: the same views, batches, steps, optimiser and schedule, the same backbone with the same first weights.
 
 Scores may be computed on a busy machine. Samples a second want a quiet one: they are measured after them, in short
 trainings of ours and lightly's in turn. Each training that has ended is kept in the cache folder, as `trials.jsonl` and
@@ -62,7 +62,8 @@ class Asked:
     """What the command line asks for."""
 
     methods: tuple[str, ...]
-    sets: tuple[str, ...]
+    sets: tuple[str, ...] | None
+    """Every method is trained on those that suit it; None takes the first one that does."""
     parts: tuple[str, ...]
     """Of PARTS, which are to be measured; what was measured before is shown of both."""
     seeds: range
@@ -99,21 +100,24 @@ class Bench:
         for name in self.asked.methods:
             recipe = RECIPES[f"{name}_small"]()
             method = build_method(name, recipe.model)
-            self.suited[name] = tuple(data for data, learning in SETS.items() if learning.suits(method))
-            if not self.suited[name]:
+            suited = tuple(data for data, learning in SETS.items() if learning.suits(method))
+            if not suited:
                 self.missing[name] = "no set suits it"
+            sets = self.asked.sets
+            self.suited[name] = suited[:1] if sets is None else tuple(data for data in suited if data in sets)
 
     def write_sets(self) -> None:
-        """Those of the sets that some method is trained on and that can be had."""
-        for data in self.asked.sets:
-            if any(data in suited for suited in self.suited.values()):
-                self.progress(f"{data}: sharding")
-                try:
-                    SETS[data].write(self.folder / data, self.asked.smoke)
-                except SourceMissing as error:
-                    self.missing[data] = str(error)
-                else:
-                    self.contents[data] = content(self.folder / data)
+        """Those that some method is trained on and that can be had."""
+        for data in SETS:
+            if not any(data in suited for suited in self.suited.values()):
+                continue
+            self.progress(f"{data}: sharding")
+            try:
+                SETS[data].write(self.folder / data, self.asked.smoke)
+            except SourceMissing as error:
+                self.missing[data] = str(error)
+            else:
+                self.contents[data] = content(self.folder / data)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Sets and methods, of each a row by every probe."""
@@ -154,7 +158,7 @@ class Bench:
         return self.trials.found[digest]
 
     def speed(self, name: str, *, measure: bool) -> Speed | None:
-        """That of a method on the first of its sets; None where it is not kept, and not to be measured."""
+        """That of a method on its first set that can be had; None where it is not kept, and not to be measured."""
         data = next((data for data in self.contents if data in self.suited[name]), None)
         if data is None:
             return None
@@ -217,7 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="What each method's small recipe learns, beside its input, the untrained encoder and lightly.",
     )
     parser.add_argument("--only", metavar="NAME,...", help="methods to train (default: all)")
-    parser.add_argument("--data", metavar="SET,...", help=f"of {', '.join(SETS)} (default: all)")
+    parser.add_argument(
+        "--data", metavar="SET,...", help=f"of {', '.join(SETS)} (default: for each method the first that suits it)"
+    )
     parser.add_argument("--part", choices=PARTS, help="scores, or samples a second; the default is both, in this order")
     parser.add_argument("--seeds", type=int, help=f"trainings of each method (default {SEEDS})")
     parser.add_argument("--epochs", type=int, help="of each training (default: by the set)")
@@ -226,9 +232,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default benchmarks/results)")
     options = parser.parse_args(arguments)
 
-    def named(flag: str, known: Sequence[str]) -> tuple[str, ...]:
+    def named(flag: str, known: Sequence[str]) -> tuple[str, ...] | None:
         given = getattr(options, flag)
-        names = tuple(given.split(",")) if given else tuple(known)
+        if given is None:
+            return None
+        names = tuple(given.split(","))
         for name in names:
             if name not in known:
                 parser.error(f"--{flag}: {name!r} is not known; known: {', '.join(known)}")
@@ -238,8 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, flag) is not None and getattr(options, flag) <= 0:
             parser.error(f"--{flag} must be positive, got {getattr(options, flag)}")
     asked = Asked(
-        methods=named("only", list(METHODS)),
-        sets=named("data", list(SETS)[: 1 if options.smoke else None]),
+        methods=named("only", list(METHODS)) or tuple(METHODS),
+        sets=named("data", list(SETS)),
         parts=(options.part,) if options.part else PARTS,
         seeds=range(options.seeds or (1 if options.smoke else SEEDS)),
         epochs=options.epochs or (1 if options.smoke else None),

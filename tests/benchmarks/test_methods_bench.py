@@ -15,7 +15,7 @@ from headrace.benchmarks.learning.table import Row
 from headrace.benchmarks.methods import PARTS, Asked, Bench, measure
 from headrace.train import RunConfig
 
-ASKED = Asked(methods=("simclr", "mae"), sets=("digits",), parts=PARTS, seeds=range(2), epochs=None, smoke=True)
+ASKED = Asked(methods=("simclr", "mae"), sets=None, parts=PARTS, seeds=range(2), epochs=None, smoke=True)
 
 
 @pytest.fixture
@@ -118,3 +118,16 @@ def test_what_cannot_be_had_or_suits_nothing_is_said(
     bench, written = run(ASKED, tmp_path / "b", tmp_path)
     assert bench.missing == {"simclr": "no set suits it", "mae": "no set suits it"}
     assert written == [[]]
+
+
+def test_a_method_is_trained_on_the_first_set_that_suits_it_or_on_those_that_are_asked_for(
+    trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = methods.SETS["digits"]
+    texts = replace(digits, suits=lambda method: False)
+    monkeypatch.setattr(methods, "SETS", {"texts": texts, "digits": digits, "more": digits})
+    bench, _ = run(ASKED, tmp_path / "a", tmp_path)
+    assert bench.pairs() == [("digits", "simclr"), ("digits", "mae")]
+    bench, _ = run(replace(ASKED, methods=("mae",), sets=("more", "digits", "texts")), tmp_path / "b", tmp_path)
+    assert bench.pairs() == [("digits", "mae"), ("more", "mae")]
+    assert trained.count("mae 0 ours") == 2  # on the digits they were there
