@@ -49,7 +49,7 @@ def test_small_is_digits_under_a_general_name() -> None:
 def test_every_method_has_a_small_recipe() -> None:
     assert {f"{name}_small" for name in METHODS} == {name for name in RECIPES if name.endswith("_small")}
     assert all(RECIPES[f"{name}_small"]().method == name for name in METHODS)
-    assert len({(config.epochs, config.batch_size) for config in (RECIPES[f"{name}_small"]() for name in METHODS)}) == 1
+    assert len({RECIPES[f"{name}_small"]().epochs for name in METHODS}) == 1  # so that all see as many samples
 
 
 @pytest.fixture(scope="module")
