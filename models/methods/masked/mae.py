@@ -61,7 +61,7 @@ class MAEConfig:
 
 
 class MAE(Method):
-    """Probes see the class token of a whole view.
+    """Probes see the class token of a whole view, or what else the backbone makes of its tokens.
 
     Followed: facebookresearch/mae at efb2a80, models_mae.py and main_pretrain.py. Which patches are hidden comes with
     the batch.
