@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from headrace.train.config import OWN, RunConfig, recorded
 from headrace.train.distributed import World, distribute, join
 from headrace.train.errors import ConfigError, RunError
 from headrace.train.finite import FiniteState
+from headrace.train.initialize import initialize
 from headrace.train.lock import one_writer
 from headrace.train.loop import Run, take_steps
 from headrace.train.metrics import Record, RunLog
@@ -102,7 +104,13 @@ def train(
             "them to the store's own tools instead, by variables of the environment or .netrc (docs/remote.md)"
         )
     config = replace(config, data=from_anywhere(config.data))  # a run may be looked at from another folder
-    with join(config.device) as world, open_shards(config.data) as shards, stop_signals() as stop:
+    if config.init:
+        config = replace(config, init=os.path.abspath(config.init))
+    with (
+        join(config.device, config.distributed.timeout_s) as world,
+        open_shards(config.data) as shards,
+        stop_signals() as stop,
+    ):
         if config.batch_size % world.size:
             raise ConfigError(f"batch_size: must be a multiple of the {world.size} ranks, got {config.batch_size}")
         if config.batch_size > len(shards):
@@ -143,6 +151,10 @@ def _start(
         raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
     config, method = first_weights(config, make)
     config = _continued(config, out, state)
+    if config.init and not state:
+        line = initialize(method, Path(config.init))
+        if world.rank == 0:
+            _say(line)
     method = channels_last(method.to(world.device)).train()
     if config.precision == "auto":
         precision, reason = choose_precision(method, world, partial(_first_batch, config, method, shards, world))
@@ -343,7 +355,7 @@ def _config_of(state: dict[str, Any], path: Path) -> RunConfig:
 def _shaping(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of the settings that must not change in mid-run."""
     for key, value in values.items():
-        if prefix == "" and key in ("data", "out", "device", "loader", "checkpoint", "log"):
+        if prefix == "" and key in ("data", "out", "device", "loader", "checkpoint", "log", "distributed"):
             continue
         if isinstance(value, dict):
             yield from _shaping(value, f"{prefix}{key}.")
