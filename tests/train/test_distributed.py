@@ -146,6 +146,6 @@ def test_a_rank_that_waits_in_vain_gives_up(monkeypatch: pytest.MonkeyPatch) -> 
     place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_ports(1)[0]}
     for name, value in place.items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(torch.distributed.DistError, match="[Tt]imed out"), join("cpu", 1.0):
+    with pytest.raises(torch.distributed.DistError, match=r"[Tt]imed out"), join("cpu", 1.0):
         pass
     assert not torch.distributed.is_initialized()
