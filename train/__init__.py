@@ -3,9 +3,11 @@
 from headrace.train.checkpoint import checkpoint_paths
 from headrace.train.config import (
     CheckpointConfig,
+    DistributedConfig,
     LoaderConfig,
     LogConfig,
     OptimConfig,
+    PlayerConfig,
     RunConfig,
     ScheduleConfig,
 )
@@ -16,9 +18,11 @@ from headrace.train.run import RunResult, load_run, train
 __all__ = [
     "CheckpointConfig",
     "ConfigError",
+    "DistributedConfig",
     "LoaderConfig",
     "LogConfig",
     "OptimConfig",
+    "PlayerConfig",
     "RunConfig",
     "RunError",
     "RunResult",
