@@ -335,6 +335,7 @@ def _loader(
             world_size=world.size,
             threads=config.loader.threads,
             prefetch=config.loader.prefetch,
+            epochs=config.epochs,
             order=config.loader.order,
             window=config.loader.window,
             lanes=config.loader.lanes,
