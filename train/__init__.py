@@ -6,25 +6,31 @@ from headrace.train.config import (
     LoaderConfig,
     LogConfig,
     OptimConfig,
+    ProbeConfig,
     RunConfig,
     ScheduleConfig,
+    StopConfig,
 )
 from headrace.train.errors import ConfigError, RunError
-from headrace.train.metrics import read_metrics
+from headrace.train.metrics import Ending, read_ending, read_metrics
 from headrace.train.run import RunResult, load_run, train
 
 __all__ = [
     "CheckpointConfig",
     "ConfigError",
+    "Ending",
     "LoaderConfig",
     "LogConfig",
     "OptimConfig",
+    "ProbeConfig",
     "RunConfig",
     "RunError",
     "RunResult",
     "ScheduleConfig",
+    "StopConfig",
     "checkpoint_paths",
     "load_run",
+    "read_ending",
     "read_metrics",
     "train",
 ]
