@@ -10,7 +10,6 @@ from typing import Literal
 from headrace.pipeline.images.masks import MaskSpec
 from headrace.pipeline.images.view import Normalize, View
 from headrace.pipeline.order.permutations import MOST_TILES
-from headrace.pipeline.texts.texts import TextSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ class ViewSpec:
             that of an earlier view that takes its own. Views that share draws and settings are the same crop, flip
             and colours, and differ in what their other settings make of it, such as `size` or `turns`. The boxes of
             `Tiles` and `PatchPair` go by the draws of their first view.
-        text: see below.
+        field: see below.
     """
 
     views: tuple[View, ...]
@@ -124,8 +123,8 @@ class ViewSpec:
     """The number of the view whose draws each view takes."""
     arranged: tuple[tuple[int, Arranged], ...]
     """The number of the first view and the description of each `Tiles` and `PatchPair`."""
-    text: TextSpec | None
-    """What `Batch.texts` and `Batch.token_masks` hold of the text beside each image; None for nothing."""
+    field: str | None
+    """Name of the image field in the shard set; None takes "image" or else the only one."""
 
     def __init__(
         self,
@@ -133,7 +132,7 @@ class ViewSpec:
         masks: Sequence[MaskSpec] = (),
         draws: Sequence[int] | None = None,
         *,
-        text: TextSpec | None = None,
+        field: str | None = None,
     ) -> None:
         if not views:
             raise ValueError("ViewSpec needs at least one view")
@@ -159,7 +158,7 @@ class ViewSpec:
         object.__setattr__(self, "masks", tuple(masks))
         object.__setattr__(self, "draws", taken)
         object.__setattr__(self, "arranged", tuple(arranged))
-        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "field", field)
 
     def __len__(self) -> int:
         return len(self.views)
@@ -173,6 +172,12 @@ class ViewSpec:
     def rotations(view: View) -> ViewSpec:
         """One draw of a view, turned by 0, 1, 2 and 3 quarters: four views. RotNet (1803.07728)."""
         return ViewSpec([replace(view, turns=(turns,)) for turns in range(4)], draws=[0] * 4)
+
+    def plain(self) -> ViewSpec:
+        """What probes are shown: the largest centred square, resized and normalised as the first view is. Nothing is
+        drawn, nothing is masked."""
+        first = self.views[0]
+        return ViewSpec(center_view(first.size, first.normalize, first.interpolation).views, field=self.field)
 
 
 def center_view(
