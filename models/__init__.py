@@ -17,6 +17,7 @@ from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
+from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
 
@@ -131,6 +132,16 @@ METHODS: dict[str, MethodEntry] = {
         "1803.07728",
         "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
         "a ResNet-50 in the place of their AlexNet, which timm has not",
+    ),
+    "videomae": MethodEntry(
+        VideoMAEConfig,
+        VideoMAE,
+        "video",
+        "2203.12602",
+        "MCG-NJU/VideoMAE at 14ef8d8: modeling_pretrain.py, modeling_finetune.py, engine_for_pretraining.py, "
+        "masking_generator.py, optim_factory.py, transforms.py, scripts",
+        "crops of any side and place, where theirs have ten shapes and thirteen places; features are the mean of the "
+        "tokens behind the last norm, which their fine-tuning replaces by a new one behind the mean",
     ),
 }
 """Every method by the name that the command line uses."""

@@ -79,4 +79,5 @@ def show(
 def _figure(what: str, shards: ShardSet, one: Delivered, title: str) -> Figure:
     if isinstance(one.spec, ClipSpec):
         return draw_clips(clips_of(one, masks=what == "masks"), title)
+    assert isinstance(one.spec, ViewSpec)
     return PICTURED[what](views_of(shards, one), one.spec, title)
