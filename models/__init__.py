@@ -17,6 +17,7 @@ from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
+from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
 
@@ -39,8 +40,8 @@ class MethodEntry(NamedTuple):
     """Keyword-only dataclass; its defaults are the authors' values."""
     method: type[Method]
     """Built from an instance of `config`."""
-    family: Literal["joint", "masked", "pretext"]
-    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself."""
+    family: Literal["joint", "masked", "pretext", "sound"]
+    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; sound: of sounds."""
     paper: str
     """arXiv number."""
     followed: str
@@ -125,6 +126,18 @@ METHODS: dict[str, MethodEntry] = {
         "1803.07728",
         "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
         "a ResNet-50 in the place of their AlexNet, which timm has not",
+    ),
+    "masked_spectrogram": MethodEntry(
+        MaskedSpectrogramConfig,
+        MaskedSpectrogram,
+        "sound",
+        "2207.06405",
+        "facebookresearch/AudioMAE at bd60e29: models_mae.py, models_vit.py, dataset.py, main_pretrain.py, "
+        "submit_pretrain_audioset2M.sh, timm_patch/swin_transformer.py",
+        "positions are those of (time, band): their code takes the grid's sides the wrong way round, so that neighbours "
+        "in time do not have neighbouring positions; gains are drawn uniformly in dB, with the deviation of their "
+        "Beta(10, 10) + 0.5; their roll of the wave, which by a mistake never rolls, is left out; the temperatures of "
+        "the decoder's attention are learnt by their logarithm",
     ),
 }
 """Every method by the name that the command line uses."""

@@ -9,6 +9,8 @@ from headrace.pipeline.loader import Loader, LoaderStats
 from headrace.pipeline.order.order import Order, order
 from headrace.pipeline.order.permutations import permutation_set
 from headrace.pipeline.order.window import WindowOrder
+from headrace.pipeline.sounds.mel import Mel
+from headrace.pipeline.sounds.sounds import DrawnSounds, Sound, SoundPlan, SoundSpec
 from headrace.pipeline.texts.texts import Texts, TextSpec
 from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
 
@@ -21,16 +23,21 @@ __all__ = [
     "ContextMask",
     "CorruptedSpans",
     "DrawnClips",
+    "DrawnSounds",
     "DrawnViews",
     "Loader",
     "LoaderStats",
     "MaskedTokens",
+    "Mel",
     "Normalize",
     "Order",
     "PatchPair",
     "Plan",
     "RandomMask",
     "RegionMask",
+    "Sound",
+    "SoundPlan",
+    "SoundSpec",
     "SpanMask",
     "TextSpec",
     "Texts",

@@ -83,10 +83,15 @@ class MaskedDecoder(nn.Module):
         """(B, 1 + M, in_dim) of class token and visible patches, and their numbers (B, M), to (B, L, numbers) for every
         patch."""
         tokens = self.embed(encoded)
+        whole = self.all_tokens(tokens, visible)
+        return self.predict(self.norm(self.blocks(torch.cat([tokens[:, :1], whole], dim=1)))[:, 1:])
+
+    def all_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """(B, L, dim) with positions: of each patch its token, (B, 1 + M, dim) of class token and visible patches, or the
+        mask's."""
         b, length, dim = len(tokens), len(self.positions), tokens.shape[2]
         whole = self.mask_token.expand(b, length, dim).to(tokens.dtype)
-        whole = whole.scatter(1, visible[:, :, None].expand(-1, -1, dim), tokens[:, 1:]) + self.positions
-        return self.predict(self.norm(self.blocks(torch.cat([tokens[:, :1], whole], dim=1)))[:, 1:])
+        return whole.scatter(1, visible[:, :, None].expand(-1, -1, dim), tokens[:, 1:]) + self.positions
 
 
 def mae_initialization(*modules: nn.Module) -> None:
