@@ -1,6 +1,6 @@
 """Batches: which samples (order), how they are augmented (plan), and the engines that turn both into pixels."""
 
-from headrace.pipeline.batch import Batch, DrawnViews
+from headrace.pipeline.batch import Batch, DrawnViews, Others, Views
 from headrace.pipeline.clips.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
 from headrace.pipeline.images.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeBlockMask, TubeMask
 from headrace.pipeline.images.plan import Plan, plan
@@ -10,7 +10,8 @@ from headrace.pipeline.order.order import Order, order
 from headrace.pipeline.order.permutations import permutation_set
 from headrace.pipeline.order.window import WindowOrder
 from headrace.pipeline.sounds.mel import Mel
-from headrace.pipeline.sounds.sounds import DrawnSounds, Sound, SoundPlan, SoundSpec
+from headrace.pipeline.sounds.sounds import DrawnSounds, Sound, SoundPlan, Sounds, SoundSpec
+from headrace.pipeline.streams import Inputs, Mixed, Other, Spec, streams_of
 from headrace.pipeline.texts.texts import Texts, TextSpec
 from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
 
@@ -25,12 +26,16 @@ __all__ = [
     "DrawnClips",
     "DrawnSounds",
     "DrawnViews",
+    "Inputs",
     "Loader",
     "LoaderStats",
     "MaskedTokens",
     "Mel",
+    "Mixed",
     "Normalize",
     "Order",
+    "Other",
+    "Others",
     "PatchPair",
     "Plan",
     "RandomMask",
@@ -38,7 +43,9 @@ __all__ = [
     "Sound",
     "SoundPlan",
     "SoundSpec",
+    "Sounds",
     "SpanMask",
+    "Spec",
     "TextSpec",
     "Texts",
     "Tiles",
@@ -47,10 +54,12 @@ __all__ = [
     "TubeMask",
     "View",
     "ViewSpec",
+    "Views",
     "WindowOrder",
     "center_view",
     "clip_plan",
     "order",
     "permutation_set",
     "plan",
+    "streams_of",
 ]

@@ -1,4 +1,4 @@
-"""The loader: shards and a specification of views, clips or texts in, batches out, resumable at every step."""
+"""The loader: shards and streams of views, clips or texts in, batches out, resumable at every step."""
 
 from __future__ import annotations
 
@@ -15,18 +15,14 @@ import numpy as np
 import torch
 
 from headrace.pipeline.batch import Batch
-from headrace.pipeline.clips.clips import ClipSpec
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
-from headrace.pipeline.feeds import DTYPES, Source, feed, part_of
-from headrace.pipeline.images.masks import draw_masks
-from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.feeds import DTYPES, Source, StreamPlans, StreamsFeed, part_of
 from headrace.pipeline.memory import BufferPool
 from headrace.pipeline.order.mixing import Pairs, watch_mixing
 from headrace.pipeline.order.order import Order, epoch_batches, order
 from headrace.pipeline.order.window import LANES, WINDOW, WindowOrder, cache_needed
-from headrace.pipeline.rows import Rows
-from headrace.pipeline.texts.texts import TextSpec
+from headrace.pipeline.streams import Inputs
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import is_machine_fault
 from headrace.shards.machine import cores
@@ -68,7 +64,7 @@ class _Pending:
     """A batch under way."""
 
     ids: np.ndarray
-    plan: Rows
+    plan: StreamPlans
     buffers: list[torch.Tensor]
     parts: list[tuple[slice, Future[StageTimes]]]
     """Rows, and who renders them."""
@@ -121,9 +117,9 @@ class Loader:
     `torch.utils.data.DataLoader` may not, since every worker would deliver every batch.
 
     Args:
-        shards: an open shard set with an image, a video or a text field.
-        views: what each sample becomes: views of an image or clips of a video, perhaps with the text beside it, or
-            text alone.
+        shards: an open shard set.
+        inputs: what each sample becomes: views of an image, clips of a video, tokens of a text, or several of these by
+            name.
         batch_size: of the global batch; this rank loads its contiguous share. Shares are equal where the number of
             ranks divides the batch, else they differ by a sample; without `drop_last` those of the last batch may, and
             some of them be empty. Code that gathers over ranks must put up with that, or choose a batch size and
@@ -144,9 +140,7 @@ class Loader:
         prefetch: batches under way ahead of the consumer, at least 1.
         dtype: "uint8" levels (a quarter of the bytes; `Batch.normalized` does the rest on the device) or
             "float32", normalised by the engine.
-        image_field, video_field, label_field: names in the shard set. None takes "image" or else the only image field.
-            The video field holds files or arrays of frames, uint8 (T, H, W, 3); None takes "video" or else "frames".
-            Labels are left out where the set has none.
+        label_field: name in the shard set. Labels are left out where it has none.
         on_error: what happens to a sample that cannot be decoded. "error" ends the iteration with its name;
             "substitute" puts another sample in its place, drawn from (seed, epoch, sample), so that the same batches
             come again; "skip" makes the batch smaller, which several ranks could not do alike.
@@ -164,7 +158,7 @@ class Loader:
     def __init__(
         self,
         shards: ShardSet,
-        views: ViewSpec | ClipSpec | TextSpec,
+        inputs: Inputs,
         batch_size: int,
         *,
         engine: str = "native",
@@ -180,8 +174,6 @@ class Loader:
         threads: int | None = None,
         prefetch: int = 2,
         dtype: Literal["uint8", "float32"] = "uint8",
-        image_field: str | None = None,
-        video_field: str | None = None,
         label_field: str = "label",
         on_error: OnError = "error",
         max_bad: int = 100,
@@ -210,7 +202,7 @@ class Loader:
         if drop_last and len(shards) < batch_size:
             raise ValueError(f"{len(shards)} samples do not fill one batch of {batch_size}; use a smaller one")
         self.shards = shards
-        self.views = views
+        self.inputs = inputs
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -229,9 +221,9 @@ class Loader:
         self._prefetch = prefetch
         self._labels = shards.ints(label_field) if label_field in shards.fields else None
         self._mixing = watch_mixing(shards.shard_samples, self._labels)
-        source = Source(shards, image_field, video_field, engine, device, self._threads, dtype)
-        self._feed: Any = feed(views, source)
-        self._pool = BufferPool(self._feed.buffer_dtype, prefetch + 3)
+        source = Source(shards, engine, device, self._threads, dtype)
+        self._feed = StreamsFeed(inputs, source, self._labels)
+        self._pool = BufferPool(prefetch + 3)
         self._on_error = on_error
         self._faults = FaultLog(max_bad)
         self._position = 0
@@ -397,7 +389,7 @@ class Loader:
         ids = self._order.share(begin, end, self._rank, self._world_size)
         spans, arrived = self._feed.request(self.seed, epoch, ids)
         drawn = self._feed.plan(self.seed, epoch, ids, spans)
-        buffers = [self._pool.take(shape) for shape in self._feed.shapes(len(ids))]
+        buffers = [self._pool.take(*buffer) for buffer in self._feed.buffers(len(ids))]
         arrays = [buffer.numpy() for buffer in buffers]
         render = self._feed.render
         # Four parts a thread even out slow samples.
@@ -432,8 +424,8 @@ class Loader:
         finishing = perf_counter()
         # Whole buffers are lent, so that they are of use for the next batches; skipped samples leave room at the end.
         lent = [self._pool.lend(buffer)[: len(pending.ids)] for buffer in pending.buffers]
-        views = self._feed.finish(pending.plan, lent)
-        texts, token_masks = self._feed.texts(self.seed, epoch, pending.ids, pending.plan)
+        labels = None if self._labels is None else torch.from_numpy(self._labels[pending.ids])
+        batch = self._feed.deliver(self.seed, epoch, pending.ids, pending.plan, lent, labels)
         self.stats.augment_s += perf_counter() - finishing
         self.stats.samples += len(pending.ids)
         if self._mixing is not None:
@@ -441,17 +433,7 @@ class Loader:
             self.stats.pairs += pairs.found
             self.stats.pairs_expected += pairs.expected
             self.stats.pairs_variance += pairs.variance
-        return Batch(
-            views=views,
-            index=torch.from_numpy(pending.ids),
-            labels=None if self._labels is None else torch.from_numpy(self._labels[pending.ids]),
-            epoch=epoch,
-            normalize=self._feed.normalize,
-            masks=draw_masks(self._feed.masks, self.seed, epoch, pending.ids),
-            drawn=self._feed.drawn(pending.plan),
-            texts=texts,
-            token_masks=token_masks,
-        )
+        return batch
 
     def _mend(self, epoch: int, pending: _Pending, rows: slice) -> list[int]:
         """Render rows one by one, with substitutes for the bad ones, or give the rows to leave out."""

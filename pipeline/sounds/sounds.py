@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from headrace.pipeline.checks import check
-from headrace.pipeline.images.masks import MaskSpec
+from headrace.pipeline.images.masks import Masks, MaskSpec
+from headrace.pipeline.part import Part
 from headrace.pipeline.random import draw_units, key_word
 from headrace.pipeline.rows import Rows
 from headrace.pipeline.sounds.mel import Mel
@@ -65,10 +67,6 @@ class Sound:
         """Of one crop as it is delivered: (samples,), or (1, frames, bins)."""
         return (self.samples,) if self.mel is None else (1, self.mel.frames(self.samples), self.mel.bins)
 
-    def plain(self) -> Sound:
-        """The same without what is drawn: a probe's."""
-        return replace(self, place="center" if self.place == "random" else self.place, gain=(0.0, 0.0))
-
 
 @dataclass(frozen=True)
 class SoundSpec:
@@ -96,6 +94,13 @@ class SoundSpec:
         """`times` independent draws of one sound."""
         return SoundSpec([sound] * times, masks)
 
+    def plain(self) -> SoundSpec:
+        """What probes are shown: the first crop at its own loudness, from the middle of the sound where its place is drawn.
+        Nothing is drawn, nothing is masked."""
+        first = self.sounds[0]
+        place = "center" if first.place == "random" else first.place
+        return SoundSpec([replace(first, place=place, gain=(0.0, 0.0))], field=self.field)
+
 
 class DrawnSounds(NamedTuple):
     """How the crops of a batch were cut."""
@@ -106,6 +111,20 @@ class DrawnSounds(NamedTuple):
     """int64 (B, K): samples of the crop that are sound; fewer than it has where the sound is shorter."""
     gain: Tensor
     """float32 (B, K), in dB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sounds(Part):
+    """The crops of a batch of sounds, and the masks that go with them."""
+
+    waves: list[Tensor]
+    """float32 (B, samples) of each `Sound` without a spectrogram, in their order."""
+    mels: list[Tensor]
+    """float32 (B, 1, frames, bins) of each with one, likewise."""
+    masks: list[Masks] = dataclass_field(default_factory=list)
+    """One for each of the specification's masks, a row a sample."""
+    drawn: DrawnSounds
+    """How they were cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
