@@ -134,10 +134,9 @@ METHODS: dict[str, MethodEntry] = {
         "2207.06405",
         "facebookresearch/AudioMAE at bd60e29: models_mae.py, models_vit.py, dataset.py, main_pretrain.py, "
         "submit_pretrain_audioset2M.sh, timm_patch/swin_transformer.py",
-        "positions are those of (time, band): their code takes the grid's sides the wrong way round, so that neighbours "
-        "in time do not have neighbouring positions; gains are drawn uniformly in dB, with the deviation of their "
-        "Beta(10, 10) + 0.5; their roll of the wave, which by a mistake never rolls, is left out; the temperatures of "
-        "the decoder's attention are learnt by their logarithm",
+        "positions are those of (time, band), where their code takes the grid's sides the wrong way round; gains are "
+        "drawn uniformly in dB, with the deviation of their Beta(10, 10) + 0.5; their roll of the wave, which by a "
+        "mistake never rolls, is left out; the temperatures of the decoder's attention are learnt by their logarithm",
     ),
 }
 """Every method by the name that the command line uses."""

@@ -87,8 +87,8 @@ class MaskedDecoder(nn.Module):
         return self.predict(self.norm(self.blocks(torch.cat([tokens[:, :1], whole], dim=1)))[:, 1:])
 
     def all_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """(B, L, dim) with positions: of each patch its token, (B, 1 + M, dim) of class token and visible patches, or the
-        mask's."""
+        """(B, L, dim) with positions: of each patch its own token, out of those (B, 1 + M, dim) of class token and
+        visible patches, or else the mask's."""
         b, length, dim = len(tokens), len(self.positions), tokens.shape[2]
         whole = self.mask_token.expand(b, length, dim).to(tokens.dtype)
         return whole.scatter(1, visible[:, :, None].expand(-1, -1, dim), tokens[:, 1:]) + self.positions

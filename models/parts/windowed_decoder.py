@@ -39,7 +39,9 @@ class WindowedDecoder(MaskedDecoder):
     ) -> None:
         super().__init__(in_dim, grid, dim=dim, depth=0, heads=heads, numbers=numbers)
         if any(side % part for side, part in zip(grid, window, strict=True)):
-            raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches has no whole windows of {window[0]} x {window[1]}")
+            raise ValueError(
+                f"a grid of {grid[0]} x {grid[1]} patches has no whole windows of {window[0]} x {window[1]}"
+            )
         self.grid = grid
         self.blocks = nn.Sequential(*(_block(dim, heads, grid, window, bool(i % 2)) for i in range(depth)))
 
@@ -60,5 +62,3 @@ def _block(dim: int, heads: int, grid: tuple[int, int], window: tuple[int, int],
     nn.init.zeros_(attention.logit_scale)
     attention.meta_mlp.drop1.p = attention.meta_mlp.drop2.p = 0.1
     return block
-
-

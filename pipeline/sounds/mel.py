@@ -64,7 +64,9 @@ class Mel:
         check(self.low >= 0, self, "low", self.low, "at least 0")
         check(self.high is None or self.high > self.low, self, "high", self.high, f"above {self.low}, or None")
         check(self.scale in ("htk", "slaney"), self, "scale", self.scale, "htk or slaney")
-        check(self.scale == "htk" or self.definition == "librosa", self, "scale", self.scale, "htk in Kaldi's definition")
+        check(
+            self.scale == "htk" or self.definition == "librosa", self, "scale", self.scale, "htk in Kaldi's definition"
+        )
         check(self.log in ("ln", "db"), self, "log", self.log, "ln or db")
         check(self.floor > 0, self, "floor", self.floor, "above 0")
         check(self.std > 0, self, "std", self.std, "above 0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,8 @@ MAX_RATE = 384_000
 """Of a file: a filter has a row of taps for each phase, as many as the higher rate has in the worst case."""
 
 
-def resampled_length(samples: int, rate: int, wanted: int) -> int:
-    """Samples of a whole sound at the rate `wanted`."""
+def resampled_length(samples: Any, rate: Any, wanted: int) -> Any:
+    """Samples of a whole sound at the rate `wanted`; of several, if these are arrays of int64."""
     return -(-samples * wanted // rate)
 
 

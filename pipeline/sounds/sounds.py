@@ -7,8 +7,7 @@ the whole sound at the rate that is asked for. Letters: B samples, K sounds of e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -95,8 +94,8 @@ class SoundSpec:
         return SoundSpec([sound] * times, masks)
 
     def plain(self) -> SoundSpec:
-        """What probes are shown: the first crop at its own loudness, from the middle of the sound where its place is drawn.
-        Nothing is drawn, nothing is masked."""
+        """What probes are shown: the first crop at its own loudness, from the middle of the sound where its place is
+        drawn in training. Nothing is drawn, nothing is masked."""
         first = self.sounds[0]
         place = "center" if first.place == "random" else first.place
         return SoundSpec([replace(first, place=place, gain=(0.0, 0.0))], field=self.field)
@@ -121,7 +120,7 @@ class Sounds(Part):
     """float32 (B, samples) of each `Sound` without a spectrogram, in their order."""
     mels: list[Tensor]
     """float32 (B, 1, frames, bins) of each with one, likewise."""
-    masks: list[Masks] = dataclass_field(default_factory=list)
+    masks: list[Masks] = field(default_factory=list)
     """One for each of the specification's masks, a row a sample."""
     drawn: DrawnSounds
     """How they were cut."""
@@ -163,9 +162,7 @@ class SoundPlan(Rows):
         ids = np.ascontiguousarray(sample_ids, np.int64)
         for k, sound in enumerate(spec.sounds):
             units = draw_units(seed, _STREAM, np.uint64(k << _STEP | _BLOCK_PLACE), epoch, ids)
-            whole = np.array(
-                [resampled_length(n, rate, sound.rate) for n, rate in zip(lengths.tolist(), rates.tolist(), strict=True)]
-            )
+            whole = resampled_length(lengths, rates, sound.rate)
             free = np.maximum(whole - sound.samples, 0)
             if sound.place == "random":
                 self.start[:, k] = units[:, 0] * (free + 1)

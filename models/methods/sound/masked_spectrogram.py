@@ -87,7 +87,8 @@ class MaskedSpectrogram(Method):
         self.patch = int(vit.patch_embed.patch_size[0])
         if any(side % self.patch for side in shape):
             raise ValueError(
-                f"MaskedSpectrogramConfig.frames and mel.bins must be multiples of the patches' {self.patch}, got {shape}"
+                "MaskedSpectrogramConfig.frames and mel.bins must be multiples of the backbone's patches of "
+                f"{self.patch}, got {shape}"
             )
         fixed_positions(vit)
         grid = vit.patch_embed.grid_size
