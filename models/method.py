@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, Inputs, View, ViewSpec, center_view
+from headrace.pipeline import Batch, Inputs, SoundSpec, View, ViewSpec, center_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,8 @@ class Method(nn.Module):
     def probe_inputs(self) -> Inputs:
         """What a probe shows `encode`: by default the first view's largest centred square, resized and normalised as
         in training, without augmentation."""
+        if isinstance(self.inputs, SoundSpec):
+            return self.inputs.plain()
         if not isinstance(self.inputs, ViewSpec):
             raise NotImplementedError(f"{type(self).__name__} must say with which inputs it is probed")
         view: View = self.inputs.views[0]
