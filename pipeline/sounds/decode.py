@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from headrace.pipeline.sounds.resample import MAX_RATE, needed, resample
-from headrace.pipeline.sounds.sounds import Sound
+from headrace.pipeline.sounds.sounds import MAX_SAMPLES, Sound
 from headrace.shards.formats.containers import check_whole, sized
 
 try:
@@ -20,9 +20,10 @@ except ImportError as error:
 
 ENCODINGS = ("flac", "ogg", "opus", "wav", "mp3", "aiff", "au")
 """Types of `headrace.shards.fields.AUDIO_ENCODINGS` that libsndfile reads."""
+SEEKING = ("flac", "wav", "aiff", "au")
+"""Those in which it finds every place exactly, however often it is sent to one; of others the whole is decoded."""
 MAX_DECODED = 1 << 27
 """Numbers, of all channels, that are decoded at once: a small file can claim to be silent for years."""
-BLOCK = 1 << 16
 
 
 class OpenSound:
@@ -30,9 +31,10 @@ class OpenSound:
 
     Args:
         file: at its beginning.
+        seeks: whether parts of it are read; else all of it is, now.
     """
 
-    def __init__(self, file: soundfile.SoundFile) -> None:
+    def __init__(self, file: soundfile.SoundFile, seeks: bool) -> None:
         self.rate = int(file.samplerate)
         """Samples a second."""
         self.length = int(file.frames)
@@ -41,12 +43,12 @@ class OpenSound:
         self._whole: np.ndarray | None = None
         if not 1 <= self.rate <= MAX_RATE:
             raise ValueError(f"{self.rate} samples a second, expected 1 to {MAX_RATE:,}")
-        # Streams that were written into a pipe do not know their length.
-        if not file.seekable() or self.length > MAX_DECODED:
-            self._whole = np.concatenate(list(self._rest()))
-            self.length = len(self._whole)
-        if not self.length:
+        if self.length < 1:
             raise ValueError("holds no sound")
+        if self.length > MAX_SAMPLES:
+            raise ValueError("does not say how long it is, as one written into a pipe")
+        if not seeks or not file.seekable():
+            self._whole = self._decoded(self.length)
 
     def read(self, first: int, count: int) -> np.ndarray:
         """float32 (count,): some samples, the mean of the channels.
@@ -55,29 +57,20 @@ class OpenSound:
             ValueError: where they do not decode, or are no numbers.
         """
         if self._whole is not None:
-            wave = self._whole[first : first + count]
-        else:
-            if count * self._file.channels > MAX_DECODED:
-                raise ValueError(f"{count:,} samples are needed of it, more than {MAX_DECODED:,} of all channels")
-            self._file.seek(first)
-            wave = _mono(self._file.read(count, dtype="float32", always_2d=True))
-        if len(wave) < count:
-            raise ValueError(f"says that it has {self.length:,} samples, and {first + len(wave):,} decode")
-        if not np.isfinite(wave).all():
-            raise ValueError("has samples that are not finite")
-        return wave
+            return self._whole[first : first + count]
+        self._file.seek(first)
+        return self._decoded(count)
 
-    def _rest(self) -> Iterator[np.ndarray]:
-        """What is left of a file of unknown length."""
-        found = 0
-        while True:
-            block = self._file.read(BLOCK, dtype="float32", always_2d=True)
-            found += block.size
-            if found > MAX_DECODED:
-                raise ValueError(f"more than {MAX_DECODED:,} samples of all channels")
-            yield _mono(block)
-            if len(block) < BLOCK:
-                return
+    def _decoded(self, count: int) -> np.ndarray:
+        """The next samples."""
+        if count * self._file.channels > MAX_DECODED:
+            raise ValueError(f"{count:,} samples are needed of it, more than {MAX_DECODED:,} of all channels")
+        samples = self._file.read(count, dtype="float32", always_2d=True)
+        if len(samples) < count:
+            raise ValueError(f"damaged: {len(samples):,} of {count:,} samples decode")
+        if not np.isfinite(samples).all():
+            raise ValueError("has samples that are not finite")
+        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
     def crop(self, sound: Sound, start: int, length: int, gain: float) -> np.ndarray:
         """One crop as it is delivered, float32 of `Sound.shape`; see `DrawnSounds`."""
@@ -104,14 +97,10 @@ def open_sound(data: bytes) -> Iterator[OpenSound]:
         raise ValueError(f"files of the type {found} are not read; use {', '.join(ENCODINGS)}")
     try:
         with soundfile.SoundFile(io.BytesIO(sized(found, data))) as file:
-            yield OpenSound(file)
+            yield OpenSound(file, found in SEEKING)
     except soundfile.SoundFileError as error:
-        raise ValueError(getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")) from error
-
-
-def _mono(samples: np.ndarray) -> np.ndarray:
-    """float32 (n,) of (n, channels)."""
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+        reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
+        raise ValueError(f"damaged (libsndfile says {reason!r})") from error
 
 
 def _padded(wave: np.ndarray, samples: int) -> np.ndarray:

@@ -22,8 +22,10 @@ from headrace.pipeline.rows import Rows
 from headrace.pipeline.sounds.mel import Mel
 from headrace.pipeline.sounds.resample import MAX_RATE, resampled_length
 
-MAX_SAMPLES = 1 << 26
-"""Of one crop: an hour at 16 kHz."""
+MAX_CROP = 1 << 26
+"""Samples of one crop: an hour at 16 kHz."""
+MAX_SAMPLES = 1 << 36
+"""Of a channel of a file: two weeks at 48 kHz."""
 
 _STREAM = key_word(0x736F6E64)  # the word "sond"
 # Counter blocks of four random words; a new draw takes a new block, so that old draws never move.
@@ -49,7 +51,7 @@ class Sound:
     """Spectrogram in the place of the wave; None for the wave."""
 
     def __post_init__(self) -> None:
-        check(1 <= self.samples <= MAX_SAMPLES, self, "samples", self.samples, f"1 to {MAX_SAMPLES}")
+        check(1 <= self.samples <= MAX_CROP, self, "samples", self.samples, f"1 to {MAX_CROP}")
         check(1 <= self.rate <= MAX_RATE, self, "rate", self.rate, f"1 to {MAX_RATE}")
         places = ("random", "center", "start")
         check(self.place in places, self, "place", self.place, "random, center or start")
