@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Literal
 
@@ -68,21 +68,30 @@ class _Pending:
     buffers: list[torch.Tensor]
     parts: list[tuple[slice, Future[StageTimes]]]
     """Rows, and who renders them."""
+    seed: int
+    epoch: int
+    begin: int
+    """Position in the epoch of the first sample."""
     end: int
-    """Position in the epoch after this batch."""
+    """Position after the last."""
+    is_last: bool
+    """Of its epoch."""
 
 
 class _Iteration:
     """One walk through an epoch: the batches under way, and whether it is over.
 
     Args:
+        under_way: that an earlier walk began for this one.
         patient: whether to wait, at its end, for what runs. Nothing that threads read or write goes while they do, so
             that it is no need, and one that waits for a store may take long.
     """
 
-    def __init__(self, patient: bool) -> None:
+    def __init__(self, patient: bool, under_way: Iterable[_Pending] = ()) -> None:
         self._patient = patient
-        self.under_way: deque[_Pending] = deque()
+        self.under_way: deque[_Pending] = deque(under_way)
+        self.over = False
+        """The epoch came to its end; what is under way is of the next."""
         self._ended = ""
         self._process = os.getpid()
 
@@ -96,6 +105,17 @@ class _Iteration:
         running = [part for part in parts if not part.cancel()]
         if self._patient:
             wait(running)
+
+    def hand_over(self, seed: int, epoch: int, position: int) -> list[_Pending]:
+        """What is under way, if that is what comes at this place."""
+        if not self.over or not self.under_way or self._process != os.getpid():
+            return []
+        first = self.under_way[0]
+        if (first.seed, first.epoch, first.begin) != (seed, epoch, position):
+            return []
+        begun = list(self.under_way)
+        self.under_way.clear()
+        return begun
 
     def check(self) -> None:
         """RuntimeError where it is over."""
@@ -138,6 +158,8 @@ class Loader:
         drop_last: leave out the last, smaller batch of an epoch.
         threads: that decode and augment; None takes all cores this process may use.
         prefetch: batches under way ahead of the consumer, at least 1.
+        epochs: of the run. Before the last of them the loader begins the next epoch's first batches while it delivers
+            the last ones, so that the consumer does not wait where an epoch begins.
         dtype: "uint8" levels (a quarter of the bytes; `Batch.normalized` does the rest on the device) or
             "float32", normalised by the engine.
         label_field: name in the shard set. Labels are left out where it has none.
@@ -173,6 +195,7 @@ class Loader:
         drop_last: bool = True,
         threads: int | None = None,
         prefetch: int = 2,
+        epochs: int = 1,
         dtype: Literal["uint8", "float32"] = "uint8",
         label_field: str = "label",
         on_error: OnError = "error",
@@ -187,6 +210,8 @@ class Loader:
             raise ValueError(f"a global batch of {batch_size} cannot be shared by {world_size} ranks")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
+        if epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {epochs}")
         if prefetch < 1:
             raise ValueError(f"prefetch must be at least 1, got {prefetch}")
         if threads is not None and threads < 1:
@@ -219,6 +244,7 @@ class Loader:
         self._drop_last = drop_last
         self._threads = threads or cores()
         self._prefetch = prefetch
+        self._epochs = epochs
         self._labels = shards.ints(label_field) if label_field in shards.fields else None
         self._mixing = watch_mixing(shards.shard_samples, self._labels)
         source = Source(shards, engine, device, self._threads, dtype)
@@ -264,10 +290,11 @@ class Loader:
                 "its batches: iterate the Loader itself"
             )
         self._settle()
+        begun = self._iteration.hand_over(self.seed, self.epoch, self._position)
         self._iteration.end("another one was made")
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="headrace-loader")
-        self._iteration = _Iteration(not self.shards.remote)
+        self._iteration = _Iteration(not self.shards.remote, begun)
         return self._batches(self._iteration)
 
     def _settle(self) -> None:
@@ -279,38 +306,51 @@ class Loader:
 
     def _batches(self, iteration: _Iteration) -> Iterator[Batch]:
         iteration.check()
-        epoch, position = self.epoch, self._position
-        end = len(self.shards)
-        if self._drop_last:
-            end -= (end - position) % self.batch_size
-        under_way = iteration.under_way
+        epoch, under_way = self.epoch, iteration.under_way
+        coming = self._coming(*((under_way[-1].epoch, under_way[-1].end) if under_way else (epoch, self._position)))
         try:
-            while under_way or position < end:
+            while True:
                 started = perf_counter()
-                while position < end and len(under_way) <= self._prefetch:
-                    stop = min(position + self.batch_size, end)
-                    under_way.append(self._start(epoch, position, stop))
-                    position = stop
-                yield self._next(iteration, epoch, end, started)
+                while len(under_way) <= self._prefetch and (place := next(coming, None)):
+                    under_way.append(self._start(*place))
+                if not under_way or under_way[0].epoch != epoch:
+                    break
+                yield self._next(iteration, started)
                 iteration.check()
+            iteration.over = True
             if self.epoch == epoch:  # nothing was left, as after a resume with a larger batch
                 self.epoch, self._position = epoch + 1, 0
         finally:
-            iteration.end("it was left")
+            if not iteration.over:
+                iteration.end("it was left")
 
-    def _next(self, iteration: _Iteration, epoch: int, end: int, started: float) -> Batch:
+    def _coming(self, epoch: int, position: int) -> Iterator[tuple[int, int, int, bool]]:
+        """Epoch, begin and end of each batch from a place on, and whether it is its epoch's last: of this epoch, and of
+        those that come after it in the run."""
+        while True:
+            end = len(self.shards)
+            if self._drop_last:
+                end -= (end - position) % self.batch_size
+            for begin in range(position, end, self.batch_size):
+                stop = min(begin + self.batch_size, end)
+                yield epoch, begin, stop, stop == end
+            epoch, position = epoch + 1, 0
+            if epoch >= self._epochs:
+                return
+
+    def _next(self, iteration: _Iteration, started: float) -> Batch:
         """The batch that was begun first. It is under way until it is finished: where a part of it fails, the others
         are still at work."""
         pending = iteration.under_way[0]
         try:
-            batch = self._finish(epoch, pending)
+            batch = self._finish(pending)
         except CancelledError:  # by another thread
             iteration.check()
             raise
         iteration.check()
         iteration.under_way.popleft()
         # The state already points behind this batch: whoever holds it has consumed it.
-        self.epoch, self._position = (epoch, pending.end) if pending.end < end else (epoch + 1, 0)
+        self.epoch, self._position = (pending.epoch + 1, 0) if pending.is_last else (pending.epoch, pending.end)
         self.stats.waited_s += perf_counter() - started
         return batch
 
@@ -380,7 +420,7 @@ class Loader:
             return WindowOrder(self.seed, epoch, self.shards.shard_samples, self._window, self._lanes)
         return order(self.seed, epoch, len(self.shards), self._shuffle)
 
-    def _start(self, epoch: int, begin: int, end: int) -> _Pending:
+    def _start(self, epoch: int, begin: int, end: int, is_last: bool) -> _Pending:
         """Plan a batch and hand it to the threads."""
         assert self._executor is not None
         started = perf_counter()
@@ -402,10 +442,11 @@ class Loader:
             cut = [array[part] for array in arrays]
             parts.append((part, self._executor.submit(_when_here, arrived, render, ids[part], some, drawn[part], cut)))
         self.stats.plan_s += perf_counter() - started
-        return _Pending(ids, drawn, buffers, parts, end)
+        return _Pending(ids, drawn, buffers, parts, self.seed, epoch, begin, end, is_last)
 
-    def _finish(self, epoch: int, pending: _Pending) -> Batch:
+    def _finish(self, pending: _Pending) -> Batch:
         """Wait for a batch and wrap its memory."""
+        epoch = pending.epoch
         skipped: list[int] = []
         for rows, part in pending.parts:
             try:
@@ -473,7 +514,7 @@ class Loader:
             raise ShardError(f"a whole batch of {len(rows)} samples is bad; the last: {self.bad[int(pending.ids[-1])]}")
         for buffer in pending.buffers:
             buffer[: len(kept)] = buffer[torch.from_numpy(kept)]
-        return _Pending(pending.ids[kept], pending.plan[kept], pending.buffers, [], pending.end)
+        return replace(pending, ids=pending.ids[kept], plan=pending.plan[kept], parts=[])
 
 
 def _when_here(

@@ -63,8 +63,8 @@ class Partners:
         assert self._labels is not None
         first, count = self._first[ids], self._count[ids]
         place = first + (unit * (count - 1)).astype(np.int64)
-        other = self._sorted[place + (place >= self._place[ids])]
-        return np.where((count > 1) & (self._labels[ids] != NO_LABEL), other, ids)
+        place += (count > 1) & (place >= self._place[ids])
+        return np.where(self._labels[ids] == NO_LABEL, ids, self._sorted[place])
 
     def told(self, ids: np.ndarray, weight: np.ndarray) -> Others:
         """What a batch says of other samples `ids`."""
@@ -202,7 +202,8 @@ class MixedFeed(Feed[MixedPlan]):
         seed = stream_seed(seed, self._number)
         own = self._inner.deliver(seed, epoch, ids, plan.own, buffers[:half])
         other = self._inner.deliver(seed, epoch, plan.others, plan.other, buffers[half:])
-        assert isinstance(own, Views) and isinstance(other, Views)
+        assert isinstance(own, Views)
+        assert isinstance(other, Views)
         weight = torch.from_numpy(plan.weight)
         return replace(own, views=[mix(a, b, weight) for a, b in zip(own.views, other.views, strict=True)])
 
