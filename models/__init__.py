@@ -18,6 +18,7 @@ from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
+from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
 
@@ -40,8 +41,9 @@ class MethodEntry(NamedTuple):
     """Keyword-only dataclass; its defaults are the authors' values."""
     method: type[Method]
     """Built from an instance of `config`."""
-    family: Literal["joint", "masked", "pretext", "sound"]
-    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; sound: of sounds."""
+    family: Literal["joint", "masked", "pretext", "video", "sound"]
+    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; video: of clips; sound:
+    of sounds."""
     paper: str
     """arXiv number."""
     followed: str
@@ -126,6 +128,16 @@ METHODS: dict[str, MethodEntry] = {
         "1803.07728",
         "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
         "a ResNet-50 in the place of their AlexNet, which timm has not",
+    ),
+    "videomae": MethodEntry(
+        VideoMAEConfig,
+        VideoMAE,
+        "video",
+        "2203.12602",
+        "MCG-NJU/VideoMAE at 14ef8d8: modeling_pretrain.py, modeling_finetune.py, engine_for_pretraining.py, "
+        "masking_generator.py, optim_factory.py, transforms.py, scripts",
+        "crops of any side and place, where theirs have ten shapes and thirteen places; features are the mean of the "
+        "tokens behind the last norm, which their fine-tuning replaces by a new one behind the mean",
     ),
     "masked_spectrogram": MethodEntry(
         MaskedSpectrogramConfig,

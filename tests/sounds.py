@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from headrace.shards import Field
-from tests.conftest import require_peer
 
 PITCHES = (220.0, 330.0, 495.0, 742.5)
 """In Hz; a note's label is its place here."""
@@ -36,7 +35,8 @@ def note(number: int, rate: int, channels: int = 1) -> np.ndarray:
 
 def encoded(wave: np.ndarray, rate: int, kind: str, subtype: str | None = None) -> bytes:
     """A file of (samples, channels) or (samples,)."""
-    soundfile = require_peer("soundfile")
+    import soundfile
+
     stream = io.BytesIO()
     soundfile.write(stream, wave, rate, format=kind.upper(), subtype=subtype)
     return stream.getvalue()

@@ -6,9 +6,11 @@ from functools import partial
 from typing import Any
 
 from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from headrace.models.parts.masked_vit import MaskedDecoder
+from headrace.models.parts.masked_vit import MaskedDecoder, take
+from headrace.models.parts.positions import sine_cosine
 
 
 class WindowedDecoder(MaskedDecoder):
@@ -37,7 +39,16 @@ class WindowedDecoder(MaskedDecoder):
         heads: int,
         numbers: int,
     ) -> None:
-        super().__init__(in_dim, grid, dim=dim, depth=0, heads=heads, numbers=numbers)
+        super().__init__(
+            in_dim,
+            sine_cosine(*grid, dim),
+            depth=0,
+            heads=heads,
+            numbers=numbers,
+            prefix=1,
+            embed_bias=True,
+            attention=Attention,
+        )
         if any(side % part for side, part in zip(grid, window, strict=True)):
             raise ValueError(
                 f"a grid of {grid[0]} x {grid[1]} patches has no whole windows of {window[0]} x {window[1]}"
@@ -45,11 +56,12 @@ class WindowedDecoder(MaskedDecoder):
         self.grid = grid
         self.blocks = nn.Sequential(*(_block(dim, heads, grid, window, bool(i % 2)) for i in range(depth)))
 
-    def forward(self, encoded: Tensor, visible: Tensor) -> Tensor:
+    def forward(self, encoded: Tensor, visible: Tensor, wanted: Tensor | None = None) -> Tensor:
         """As `MaskedDecoder`'s; the class token ends here."""
         whole = self.all_tokens(self.embed(encoded), visible)
         grid = self.blocks(whole.unflatten(1, self.grid))  # (B, rows, columns, D)
-        return self.predict(self.norm(grid.flatten(1, 2)))
+        patches = grid.flatten(1, 2)
+        return self.predict(self.norm(patches if wanted is None else take(patches, wanted)))
 
 
 def _block(dim: int, heads: int, grid: tuple[int, int], window: tuple[int, int], shifted: bool) -> nn.Module:

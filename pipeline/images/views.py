@@ -322,6 +322,12 @@ class ViewSpec:
         """One draw of a view, turned by 0, 1, 2 and 3 quarters: four views. RotNet (1803.07728)."""
         return ViewSpec([replace(view, turns=(turns,)) for turns in range(4)], draws=[0] * 4)
 
+    def plain(self) -> ViewSpec:
+        """What probes are shown: the largest centred square, resized and normalised as the first view is. Nothing is
+        drawn, nothing is masked."""
+        first = self.views[0]
+        return ViewSpec(center_view(first.size, first.normalize, first.interpolation).views, field=self.field)
+
 
 def center_view(
     size: int,

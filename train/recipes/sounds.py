@@ -30,7 +30,8 @@ def masked_spectrogram_audioset(*, data: str = "", out: str = "") -> RunConfig:
 
 def masked_spectrogram_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ViT on a second of sound at 8 kHz, 96 frames of 64 bands in 96 patches of 8 x 8, of which 24 are seen, and
-    a decoder of one block with attention among all. The mean and twice the deviation are those of spoken words on the telephone."""
+    a decoder of one block with attention among all. The mean and twice the deviation are those of words spoken on
+    the telephone."""
     model = MaskedSpectrogramConfig(
         rate=8000,
         frames=96,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from headrace.models.checks import require
@@ -17,9 +17,11 @@ from headrace.models.parts.masked_vit import (
     MaskedDecoder,
     encode_visible,
     fixed_positions,
+    hidden_of,
     mae_initialization,
     patchify,
 )
+from headrace.models.parts.positions import sine_cosine
 from headrace.models.parts.windowed_decoder import WindowedDecoder
 from headrace.pipeline import Batch, Mel, RandomMask, Sound, SoundSpec
 
@@ -92,11 +94,18 @@ class MaskedSpectrogram(Method):
             )
         fixed_positions(vit)
         grid = vit.patch_embed.grid_size
-        sizes = {"dim": config.decoder_dim, "depth": config.decoder_depth, "heads": config.decoder_heads}
-        self.decoder = (
-            MaskedDecoder(self.feature_dim, grid, **sizes, numbers=self.patch**2)
+        sizes = {"depth": config.decoder_depth, "heads": config.decoder_heads, "numbers": self.patch**2}
+        self.decoder: MaskedDecoder = (
+            MaskedDecoder(
+                self.feature_dim,
+                sine_cosine(*grid, config.decoder_dim),
+                **sizes,
+                prefix=1,
+                embed_bias=True,
+                attention=Attention,
+            )
             if config.decoder_window is None
-            else WindowedDecoder(self.feature_dim, grid, config.decoder_window, **sizes, numbers=self.patch**2)
+            else WindowedDecoder(self.feature_dim, grid, config.decoder_window, dim=config.decoder_dim, **sizes)
         )
         mae_initialization(vit, self.decoder)
         nn.init.xavier_uniform_(vit.patch_embed.proj.weight.data.flatten(1))
@@ -119,8 +128,7 @@ class MaskedSpectrogram(Method):
         target = patchify(mels, self.patch)
         if self.config.normalize_targets:
             target = normalize_patches(target)
-        hidden = torch.ones(target.shape[:2], dtype=torch.bool, device=target.device)
-        hidden.scatter_(1, masks.visible, False)
+        hidden = hidden_of(masks.visible, target.shape[1])
         return {"loss": masked_patch_loss(prediction, target, hidden)}
 
     def encode(self, batch: Batch) -> Tensor:

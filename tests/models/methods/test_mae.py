@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from headrace.models import BackboneConfig, build_method
+from headrace.models.losses import masked_patch_loss, normalize_patches
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.parts.masked_vit import encode_visible, patchify, unpatchify
 from headrace.models.parts.positions import sine_cosine
-from headrace.pipeline import Batch, Loader
+from headrace.pipeline import Batch, Loader, Normalize
 from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
 from tests.conftest import require_peer
-from tests.models.tiny_methods import tiny
+from tests.models.tiny_methods import TINY, tiny
 
 
 def batch_of(method: Any, shards: ShardSet) -> Batch:
@@ -46,8 +47,6 @@ def test_a_decoder_that_says_zero_has_the_variance_of_normalised_patches() -> No
     with torch.no_grad():
         method.decoder.predict.weight.zero_()
         method.decoder.predict.bias.zero_()
-    from headrace.models.losses import masked_patch_loss, normalize_patches
-
     target = normalize_patches(patchify(torch.randn(4, 3, 32, 32), 16))
     loss = masked_patch_loss(torch.zeros_like(target), target, torch.ones(4, 4, dtype=torch.bool))
     assert loss.item() == pytest.approx(767 / 768, abs=1e-5)
@@ -57,7 +56,8 @@ def test_hidden_pixels_do_not_reach_the_encoder(digits_webdataset: ShardSet) -> 
     method: Any = tiny("mae").eval()
     batch = batch_of(method, digits_webdataset)
     (images,), (masks,) = batch.normalized(), batch.masks
-    hidden = torch.ones(8, 16, dtype=torch.bool).scatter(1, masks.visible, False)
+    images = images.contiguous()  # as `changed` is: convolutions may round otherwise
+    hidden = torch.ones(8, 16, dtype=torch.bool).scatter(1, masks.visible, False)  # type: ignore[union-attr]
     patches = patchify(images, 4)
     noise = torch.where(hidden[:, :, None], torch.randn_like(patches), patches)
     changed = unpatchify(noise, 4, 4)
@@ -154,3 +154,36 @@ def test_tokens_decay_and_positions_are_left_alone() -> None:
     assert any(p is method.backbone.cls_token for p in kernels.params)
     assert any(p is method.decoder.mask_token for p in kernels.params)
     assert all(p is not method.backbone.pos_embed for group in (kernels, vectors) for p in group.params)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pictures_are_the_view_without_and_with_what_was_hidden(normalize: bool, digits_webdataset: ShardSet) -> None:
+    method: Any = build_method("mae", **{**TINY["mae"], "normalize_targets": normalize}).eval()
+    batch = batch_of(method, digits_webdataset)
+    shown = method.pictures(batch)
+    assert list(shown) == ["input", "masked", "reconstruction"]
+    for picture in shown.values():
+        assert picture.shape == (8, 3, 16, 16)
+        assert picture.dtype == torch.float32
+        assert 0 <= picture.min() <= picture.max() <= 1
+    torch.testing.assert_close(shown["input"], batch.views[0].float() / 255, rtol=0, atol=1e-6)
+    hidden = torch.ones(8, 16, dtype=torch.bool).scatter(1, batch.masks[0].visible, False)  # type: ignore[union-attr]
+    places = hidden.unflatten(1, (4, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
+    assert (shown["masked"][places] == 0.5).all()
+    for name in ("masked", "reconstruction"):
+        assert torch.equal(shown[name][~places], shown["input"][~places])
+    assert not torch.equal(shown["reconstruction"][places], shown["input"][places])
+
+
+def test_a_perfect_prediction_is_the_picture(digits_webdataset: ShardSet) -> None:
+    method: Any = tiny("mae").eval()
+    batch = batch_of(method, digits_webdataset)
+    target = normalize_patches(patchify(batch.normalized()[0], 4))
+    method.decoder.forward = lambda encoded, visible: target
+    shown = method.pictures(batch)
+    torch.testing.assert_close(shown["reconstruction"], shown["input"], rtol=0, atol=2e-3)  # the target's 1e-6
+
+
+def test_there_are_no_pictures_of_other_colours(digits_webdataset: ShardSet) -> None:
+    method: Any = build_method("mae", **TINY["mae"], normalize=Normalize.lab())
+    assert method.pictures(batch_of(method, digits_webdataset)) == {}
