@@ -64,7 +64,12 @@ def tiny_vit(
     Args:
         pool: what is kept of a picture behind the last norm, the class token or the mean of the patches.
     """
-    options = {"patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": max(1, width // 32)}
+    options: dict[str, Any] = {
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": max(1, width // 32),
+    }
     if pool == "avg":
         options |= {"global_pool": "avg", "fc_norm": False}  # else timm moves the norm behind the mean
     return BackboneConfig(name="vit_tiny_patch16_224", options=options)
