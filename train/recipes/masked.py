@@ -11,9 +11,10 @@ from headrace.train.recipes.small import small_run, small_views
 def mae_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ViT on 36 patches of 4 x 4 pixels, of which 14 are seen, and a decoder of one block.
 
-    Pixels are compared as they are: within a patch of a plain ground there is nothing to normalise by. Small batches
-    make more steps of as many samples, which a ViT needs before it fills in more than a mean picture. Probes see the
-    mean of the patches: the class token, on which no loss acts, holds less of the picture after so few.
+    Pixels are compared as they are: within a patch of a plain ground there is nothing to normalise by. Small
+    batches make more steps of as many samples, which a ViT needs before it fills in more than a mean picture.
+    Probes see the mean of the patches: the class token, on which no loss acts, holds less of the picture after so
+    few.
     """
     model = MAEConfig(
         **small_views(),
