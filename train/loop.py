@@ -24,6 +24,7 @@ from headrace.train.finite import FiniteState, gradient_norm
 from headrace.train.metrics import Ending, Meter, Record, RunLog, loader_figures
 from headrace.train.optim import clip_players, drop_frozen, peak_lr, set_schedule, step_unless
 from headrace.train.precision import Precision
+from headrace.train.schedule import warmup_cosine
 from headrace.train.stopping import Stop, Watch, interrupted
 
 

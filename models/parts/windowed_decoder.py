@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from timm.layers.attention import Attention
 from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
-from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from headrace.models.parts.masked_vit import MaskedDecoder, take

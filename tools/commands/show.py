@@ -26,7 +26,7 @@ OF_TOKENIZER = "--mask", "--length", "--field"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    kinds = "views", "masks", "tiles", "clips", "texts"
+    kinds = "views", "masks", "tiles", "clips", "sounds", "texts"
     parser.add_argument("what", metavar="WHAT", type=one_of(*kinds), help=f"what to show: {', '.join(kinds)}")
     parser.add_argument("dir", metavar="DIR", help="folder or URL of a shard set")
     whose = parser.add_mutually_exclusive_group()
@@ -124,9 +124,10 @@ COMMAND = Command(
     "show",
     "draw what a method will see",
     """\
-Draws stored samples beside what a method gets, each with its numbers: the augmented views, the masks over views or
-clips, the tiles of a puzzle in their order, or clips. Texts are printed with their masked tokens. Any configuration key
-can be set as --key value, as for train; with a run's folder as --method it is what that run sees.
+Draws stored samples beside what a method gets, each with its numbers: the augmented views, the masks over views,
+clips or spectrograms, the tiles of a puzzle in their order, clips, or sounds. Texts are printed with their masked
+tokens. Any configuration key can be set as --key value, as for train; with a run's folder as --method it is what
+that run sees.
 
   headrace show views shards/train --method simclr --out views.png
   headrace show views shards/train --method simclr --model.size 96 --model.strength 0.5 --out views.png

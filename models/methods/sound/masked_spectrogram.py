@@ -1,4 +1,4 @@
-"""Masked spectrograms: see a fifth of a sound's patches, fill in the others (Audio-MAE, arXiv 2207.06405)."""
+"""Masked spectrograms: see a fifth of a sound's patches, fill in the others, Audio-MAE (arXiv 2207.06405)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from timm.models.vision_transformer import Attention
+from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from headrace.models.checks import require
@@ -98,7 +98,7 @@ class MaskedSpectrogram(Method):
         self.decoder: MaskedDecoder = (
             MaskedDecoder(
                 self.feature_dim,
-                sine_cosine(*grid, config.decoder_dim),
+                sine_cosine(grid[0], grid[1], config.decoder_dim),
                 **sizes,
                 prefix=1,
                 embed_bias=True,
