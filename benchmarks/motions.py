@@ -71,7 +71,8 @@ def window(motion: str, random: np.random.Generator, height: int, width: int) ->
         name: float(random.uniform(*limits)) for name, limits in (("shift", SHIFT), ("zoom", ZOOM), ("turn", TURN))
     }
     steps = np.arange(FRAMES) - (FRAMES - 1) / 2
-    scale, angle = np.ones(FRAMES), np.zeros(FRAMES)
+    scale: np.ndarray = np.ones(FRAMES)
+    angle: np.ndarray = np.zeros(FRAMES)
     shift = np.zeros((2, FRAMES))
     way = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}
     if motion in way:

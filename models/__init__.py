@@ -41,9 +41,9 @@ class MethodEntry(NamedTuple):
     """Keyword-only dataclass; its defaults are the authors' values."""
     method: type[Method]
     """Built from an instance of `config`."""
-    family: Literal["joint", "masked", "pretext", "video", "sound"]
-    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; video: of clips; sound:
-    of sounds."""
+    family: Literal["joint", "masked", "pretext", "video", "text", "sound", "pairs"]
+    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; these three of images.
+    video, text, sound: methods of these. pairs: of an image with its text, sound, depth or points."""
     paper: str
     """arXiv number."""
     followed: str
@@ -64,7 +64,8 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2002.05709",
         "google-research/simclr: tf2/objective.py, model.py, lars_optimizer.py, data_util.py",
-        "the loss is the mean over 2N views, half of the code's; views are normalised",
+        "the loss is the mean over 2N views, half of the code's; views are normalised; torchvision's crop and colours, "
+        "resized with antialiasing",
     ),
     "moco_v2": MethodEntry(
         MoCoV2Config,
@@ -72,6 +73,7 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2003.04297",
         "facebookresearch/moco at 4397a04: moco/builder.py, main_moco.py",
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "byol": MethodEntry(
         BYOLConfig,
@@ -87,7 +89,8 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2103.03230",
         "facebookresearch/barlowtwins at 8e8d284: main.py",
-        "the norm before the correlation keeps no running statistics, which nothing would use",
+        "the norm before the correlation keeps no running statistics, which nothing would use; a Gaussian blur in the "
+        "place of PIL's box filters",
     ),
     "swav": MethodEntry(
         SwAVConfig,
@@ -95,7 +98,8 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2006.09882",
         "facebookresearch/swav at 06b1b7c: main_swav.py, src/resnet50.py, src/multicropdataset.py",
-        "queues are gathered over ranks, of which each takes its own part, so that a run goes on with other ranks",
+        "queues are gathered over ranks, of which each takes its own part, so that a run goes on with other ranks; "
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "deepcluster": MethodEntry(
         DeepClusterConfig,
@@ -113,6 +117,7 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2104.14294",
         "facebookresearch/dino at 7c446df: main_dino.py, utils.py, vision_transformer.py",
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "mae": MethodEntry(
         MAEConfig,

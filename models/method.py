@@ -63,6 +63,10 @@ class ParameterGroup:
     """Factor of the momentum, which is AdamW's first beta; 0 for none."""
     frozen_epochs: int = 0
     """Epochs at the beginning in which the gradient is dropped, after it was clipped."""
+    player: str = ""
+    """Whose they are. "" for the network that is trained; another name, such as "discriminator", for one with a goal of
+    its own, which has an optimiser of its own (`optim.players` in the run's configuration) and is clipped by itself.
+    There is one loss, so `loss` adds up the players' and detaches in each what is not the player's."""
 
 
 class Method(nn.Module):
@@ -83,6 +87,8 @@ class Method(nn.Module):
     """The network that is kept after training."""
     feature_dim: int
     """D."""
+    keeps_samples: bool = False
+    """Whether `loss` looks up what the method keeps of each training sample, so that it has none for other samples."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The training loss of one batch.

@@ -14,28 +14,27 @@ import torch
 from rich.table import Table
 
 from headrace.models import Method
-from headrace.pipeline import ClipSpec, ViewSpec, order
+from headrace.pipeline import ClipSpec, SoundSpec, ViewSpec
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.tools.errors import UserError
 from headrace.tools.fields import image_field
 from headrace.train import RunError, load_run
 from headrace.train.probes import (
+    FROZEN_PROBES,
     Features,
+    band_features,
     extract_features,
     finetune_probe,
+    frozen_scores,
     image_views,
-    knn_probe,
-    linear_probe,
     pixel_features,
 )
 from headrace.train.run import first_weights
 
 ENCODERS = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
-FROZEN_PROBES: Mapping[str, Callable[..., float]] = {"knn": knn_probe, "linear": linear_probe}
 PROBES = {"knn": "k-NN", "linear": "linear", "finetune": "fine-tuned"}
 RESULTS = "results.json"
-HELD_OUT = 0.2  # share of the samples that scores, where there is no test set
 PIXEL_SIDE = 32  # raw pixels are compared at this size at most: a linear probe of larger ones fills the memory
 CLIP_SIDE = 16  # likewise, of every frame
 
@@ -104,15 +103,12 @@ def _frozen(
     """Accuracy of the probes that leave the encoder as it is."""
     if not probes:
         return {}
+    if encoder == "pixels" and isinstance(shown := method.probe_inputs, SoundSpec):
+        heard = None if score is None else band_features(score, shown)
+        return frozen_scores(probes, band_features(learn, shown), heard, device=device())
     side = _pixel_side(method, learn) if encoder == "pixels" else None
-    x, y = features(method, learn, pixel_side=side)
-    if score is not None:
-        test_x, test_y = features(method, score, pixel_side=side)
-    else:
-        mixed = order(0, 0, len(y))[:]
-        held = round(len(y) * HELD_OUT)
-        test_x, test_y, x, y = x[mixed[:held]], y[mixed[:held]], x[mixed[held:]], y[mixed[held:]]
-    return {probe: FROZEN_PROBES[probe](x, y, test_x, test_y, device=device()) for probe in probes}
+    test = None if score is None else features(method, score, pixel_side=side)
+    return frozen_scores(probes, features(method, learn, pixel_side=side), test, device=device())
 
 
 def features(method: Method, shards: ShardSet, *, pixel_side: int | None = None) -> Features:

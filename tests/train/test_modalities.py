@@ -72,7 +72,6 @@ class Words(Method):
     def loss(self, batch: Batch) -> Terms:
         [masked] = batch.masks
         assert isinstance(masked, MaskedTokens)
-        assert batch.views == []
         guess = self.head(self.backbone(masked.tokens).mean(1))
         return {"loss": nn.functional.cross_entropy(guess, batch["text"].tokens[:, 1])}
 
