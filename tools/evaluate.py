@@ -14,7 +14,7 @@ import torch
 from rich.table import Table
 
 from headrace.models import Method
-from headrace.pipeline import ClipSpec, ViewSpec
+from headrace.pipeline import ClipSpec, SoundSpec, ViewSpec
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.tools.errors import UserError
@@ -23,6 +23,7 @@ from headrace.train import RunError, load_run
 from headrace.train.probes import (
     FROZEN_PROBES,
     Features,
+    band_features,
     extract_features,
     finetune_probe,
     frozen_scores,
@@ -102,6 +103,9 @@ def _frozen(
     """Accuracy of the probes that leave the encoder as it is."""
     if not probes:
         return {}
+    if encoder == "pixels" and isinstance(shown := method.probe_inputs, SoundSpec):
+        heard = None if score is None else band_features(score, shown)
+        return frozen_scores(probes, band_features(learn, shown), heard, device=device())
     side = _pixel_side(method, learn) if encoder == "pixels" else None
     test = None if score is None else features(method, score, pixel_side=side)
     return frozen_scores(probes, features(method, learn, pixel_side=side), test, device=device())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.models import Method
-from headrace.pipeline import Batch, ClipSpec, Inputs, Loader, Normalize, ViewSpec, center_view
+from headrace.pipeline import Batch, ClipSpec, Inputs, Loader, Mel, Normalize, SoundSpec, ViewSpec, center_view
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import NotFiniteError, RunError
@@ -28,7 +28,7 @@ def image_views(method: Method) -> ViewSpec:
         RunError: for a method of clips or texts.
     """
     if not isinstance(method.inputs, ViewSpec):
-        seen = "clips of videos" if isinstance(method.inputs, ClipSpec) else "texts"
+        seen = {ClipSpec: "clips of videos", SoundSpec: "sounds"}.get(type(method.inputs), "texts")
         raise RunError(f"{type(method).__name__} encodes {seen}, and this works on single images only")
     return method.inputs
 
@@ -108,6 +108,26 @@ def pixel_features(
     pixels, labels = extract_features(lambda batch: batch.normalized()[0].flatten(1), shards, inputs, threads=threads)
     red, green, blue = np.split(pixels, 3, axis=1)
     return (red if np.array_equal(red, green) and np.array_equal(red, blue) else pixels), labels
+
+
+def band_features(shards: ShardSet, sounds: SoundSpec, *, threads: int | None = None) -> Features:
+    """Mean and deviation over time of each band of a log-mel spectrogram: what any encoder of sounds has to beat.
+
+    Args:
+        sounds: which crop, and of which spectrogram; one of a wave has that of `Mel`'s defaults.
+
+    Returns:
+        float32 (n, 2 bands) and int64 (n,).
+    """
+    first = sounds.plain().sounds[0]
+    heard = SoundSpec([replace(first, mel=first.mel or Mel())], field=sounds.field)
+
+    def statistics(batch: Batch) -> Tensor:
+        (mels,) = batch["sound"].mels
+        deviation, mean = torch.std_mean(mels[:, 0], dim=1, correction=0)
+        return torch.cat([mean, deviation], dim=1)
+
+    return extract_features(statistics, shards, heard, threads=threads)
 
 
 @contextmanager
