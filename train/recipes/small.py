@@ -20,12 +20,16 @@ class SmallViews(TypedDict):
     normalize: Normalize
 
 
-def small_views() -> SmallViews:
+def small_views(*, smallest_crop: float = 0.5) -> SmallViews:
     """Views of 24 pixels that take at least half of the picture and do not mirror it: digits and signs have a left and
-    a right. The mean and deviation are those of light strokes on black."""
+    a right. The mean and deviation are those of light strokes on black.
+
+    Args:
+        smallest_crop: share of the picture.
+    """
     return {
         "size": 24,
-        "crop_scale": (0.5, 1.0),
+        "crop_scale": (smallest_crop, 1.0),
         "flip": 0.0,
         "normalize": Normalize(mean=(0.13, 0.13, 0.13), std=(0.31, 0.31, 0.31)),
     }
