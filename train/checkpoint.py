@@ -24,6 +24,7 @@ FORMAT = 1
 #   model      state_dict of the method
 #   optimizer  state_dict of the optimiser
 #   loader     state_dict of the loader
+#   precision  state of float16's loss scale; empty otherwise, and missing in older ones
 #   evaluator  state_dict of the evaluator: the best scores so far
 # No state of a random generator: every draw is a function of the seed and the step.
 _NAME = re.compile(r"step-(\d{8,})\.pt")

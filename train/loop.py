@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from headrace.train.distributed import World, last_part
 from headrace.train.evaluator import Evaluator
 from headrace.train.finite import FiniteState, gradient_norm
 from headrace.train.metrics import Ending, Meter, Record, RunLog, loader_figures
-from headrace.train.optim import clip_gradients, drop_frozen, peak_lr, set_schedule, step_unless
+from headrace.train.optim import clip_players, drop_frozen, peak_lr, set_schedule, step_unless
+from headrace.train.precision import Precision
 from headrace.train.schedule import warmup_cosine
 from headrace.train.stopping import Stop, Watch, interrupted
 
@@ -37,6 +39,7 @@ class Run:
     module: nn.Module
     """From a batch to the method's losses, whose gradients are averaged over ranks."""
     optimizer: torch.optim.Optimizer
+    precision: Precision
     loader: Loader
     evaluator: Evaluator
     weights: FiniteState
@@ -86,7 +89,8 @@ def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
     )  # fmt: skip
     out = Path(config.out)
     batches = DeviceBatches(loader, world.device)
-    watch, meter = Watch(world, stop), Meter()
+    precision, meter = run.precision, Meter()
+    watch = Watch(world, stop, gradient_counts=not precision.scaled)
     trained = [p for p in method.parameters() if p.requires_grad]
     step, record = run.first_step, None
     ending = _ending(run, step)
@@ -95,13 +99,15 @@ def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
         for batch in meter.watch(batches, config.batch_size):
             context = run.context(step)
             terms = _forward_backward(run, batch, context)
+            precision.unscale(optimizer)
             with torch.no_grad():
                 method.after_backward(context)
             norm = gradient_norm(trained)
-            if config.optim.clip:
-                clip_gradients(method, config.optim.clip, config.optim.clip_by)
+            clip_players(method, optimizer, config.optim)
             drop_frozen(optimizer, context.epoch)
-            step_unless(optimizer, watch.step(step + 1, terms["loss"], norm))
+            bad = watch.step(step + 1, terms["loss"], norm)
+            step_unless(optimizer, bad)
+            precision.after_step(bad)
             with torch.no_grad():
                 method.after_step(context)
             step += 1
@@ -115,9 +121,11 @@ def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
                 continue
             # From here on the device is waited for.
             watch.check(out)
+            precision.check(out)
             if log_now:
                 record = {"step": step, "epoch": batch.epoch, **_read({**terms, "grad_norm": norm}, world)}
                 record |= {"lr": optimizer.param_groups[0]["lr"]} | meter.read() | loader_figures(loader, counted)
+                record |= precision.figures()
                 if due:
                     record |= evaluator.evaluate(step)
                 meter.restart()
@@ -161,9 +169,9 @@ def _forward_backward(run: Run, batch: Batch, context: Context) -> dict[str, Ten
         run.optimizer.zero_grad(set_to_none=True)
         for number, part in enumerate(parts):
             with last_part(run.module, number == len(parts) - 1):
-                with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                with run.precision.autocast():
                     terms = run.module(part)
-                (terms["loss"] / len(parts)).backward()
+                run.precision.backward(terms["loss"] / len(parts))
             for name, term in terms.items():
                 sums[name] = term.detach() / len(parts) + sums.get(name, 0)
     return sums
@@ -182,6 +190,7 @@ def _save(run: Run, step: int, batches: DeviceBatches, watch: Watch) -> None:
             "model": run.method.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "loader": batches.state_dict(),
+            "precision": run.precision.state_dict(),
             "evaluator": run.evaluator.state_dict(),
         }
         path = save_checkpoint(out / "checkpoints", checkpoint, run.config.checkpoint.keep)
@@ -191,6 +200,7 @@ def _save(run: Run, step: int, batches: DeviceBatches, watch: Watch) -> None:
 
 
 def _read(terms: dict[str, Tensor], world: World) -> Record:
-    """Scalars as numbers, their means over ranks."""
+    """Scalars as numbers, their means over ranks; what is not finite, as the norm of a gradient that float16 could not
+    hold, is left out."""
     values = world.mean(torch.stack([term.detach().float() for term in terms.values()])).tolist()
-    return dict(zip(terms, values, strict=True))
+    return {name: value for name, value in zip(terms, values, strict=True) if math.isfinite(value)}

@@ -29,7 +29,9 @@ loader, and `label_clumping` or, without labels, `shard_clumping`: pairs of samp
 rank's batches, over as many as a uniform shuffle has in the mean (`headrace.pipeline.order.mixing`): 1.0 for a perfect
 shuffle, more where samples of a kind come together. By shards, that is how the order "window" works and nothing to
 worry about, if the set was shuffled when it was written. Of a remote set also `cache_room`: bytes of its cache, over
-those with which shards are fetched about once an epoch; below 1.0 they are fetched several times.
+those with which shards are fetched about once an epoch; below 1.0 they are fetched several times. In float16 also
+`loss_scale` and `skipped_steps`, those that were left out since the run began; of such a step itself `grad_norm` is
+missing, as anything that is not finite is.
 
 After an epoch that was evaluated also `held_out_loss` (mean over the validation set), `knn` and `linear` (accuracies of
 probes, 0 to 1), those of them that are measured and finite, and `evaluate_s`: seconds that this took, which

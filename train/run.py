@@ -33,8 +33,8 @@ from headrace.train.finite import FiniteState
 from headrace.train.lock import one_writer
 from headrace.train.loop import Run, take_steps
 from headrace.train.metrics import Ending, Record, RunLog
-from headrace.train.optim import build_optimizer, resume_optimizer
-from headrace.train.precision import SAMPLES, choose_precision
+from headrace.train.optim import build_optimizer, embedding_tables, resume_optimizer
+from headrace.train.precision import SAMPLES, Precision, choose_precision
 from headrace.train.stopping import stop_signals
 
 
@@ -178,7 +178,9 @@ def _start(
         if world.rank == 0 and progress:
             _say(f"precision {precision}: {reason}")
     module = distribute(method, world, config.sync_batch_norm)
-    optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size)
+    tables = embedding_tables(method)
+    optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size, tables=tables)
+    numbers = Precision(config.precision, world.device)
     loader = _loader(config, method, shards, world, config.batch_size)
     weights = FiniteState(method)
     if state:
@@ -188,6 +190,7 @@ def _start(
             raise ConfigError(f"data or loader: {error}, and {out} was started otherwise") from None
         _load_weights(method, state, out)
         resume_optimizer(optimizer, state["optimizer"])
+        numbers.load_state_dict(state.get("precision", {}))
         if broken := weights.broken():
             file = checkpoint_name(first_step)
             raise RunError(f"{out}: {broken} is not finite in {file}; delete that checkpoint to go on from one before")
@@ -223,6 +226,7 @@ def _start(
         method=method,
         module=module,
         optimizer=optimizer,
+        precision=numbers,
         loader=loader,
         evaluator=evaluator,
         weights=weights,

@@ -80,8 +80,10 @@ class Watch:
     host needs of it, who asked, is read a step later, when a step is under way behind it.
     """
 
-    def __init__(self, world: World, stop: Stop) -> None:
+    def __init__(self, world: World, stop: Stop, *, gradient_counts: bool = True) -> None:
+        """`gradient_counts` says whether a gradient that is not finite ends the run, or its step is just left out."""
         self._world, self._stop = world, stop
+        self._counts = torch.tensor([True, gradient_counts], device=world.device)
         self._first = torch.zeros(2, dtype=torch.int64, device=world.device)
         """The first step whose loss, and the first whose gradient, was not finite; 0 for none."""
         self._before: _Late | None = None
@@ -101,7 +103,7 @@ class Watch:
         bad = ~torch.stack([loss.detach(), norm.detach()]).isfinite()
         votes = self._world.greatest(torch.cat([asked[None], bad.long()]))
         found = votes[1:] > 0
-        self._first = torch.where((self._first == 0) & found, step, self._first)
+        self._first = torch.where((self._first == 0) & found & self._counts, step, self._first)
         if self._world.size > 1:
             self._before, self._now = self._now, _Late(votes[0])
         return found.any().float()

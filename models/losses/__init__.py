@@ -7,7 +7,12 @@ views, L patches or tokens, P numbers of a patch. All are computed in float32 at
 from headrace.models.losses.contrastive import clip_loss, nt_xent, queue_info_nce
 from headrace.models.losses.distillation import cosine_regression, dino_loss
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
-from headrace.models.losses.reconstruction import masked_patch_loss, normalize_patches
+from headrace.models.losses.reconstruction import (
+    masked_patch_loss,
+    normalize_channels,
+    normalize_patches,
+    with_statistics_of,
+)
 from headrace.models.losses.redundancy import barlow_twins_loss
 
 __all__ = [
@@ -16,9 +21,11 @@ __all__ = [
     "cosine_regression",
     "dino_loss",
     "masked_patch_loss",
+    "normalize_channels",
     "normalize_patches",
     "nt_xent",
     "queue_info_nce",
     "sinkhorn",
     "swapped_prediction",
+    "with_statistics_of",
 ]

@@ -1,4 +1,4 @@
-"""Every method so small that a step takes milliseconds, for 200 real digits."""
+"""Every method so small that a step takes milliseconds, for 200 real digits or clips."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
     "rotation": {"size": 16, "backbone": RESNET},
+    "videomae": {
+        "size": 16, "frames": 4, "stride": 2, "mask_ratio": 0.75,
+        "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
 }  # fmt: skip
 """Fields of each method's config."""
 

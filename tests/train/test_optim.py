@@ -12,7 +12,8 @@ from torch import nn
 
 from headrace.models.method import kernels_and_vectors
 from headrace.train import OptimConfig
-from headrace.train.optim import LARS, build_optimizer, peak_lr
+from headrace.train.optim import build_optimizer, peak_lr
+from headrace.train.optimizers import LARS, SGD
 from headrace.train.schedule import warmup_cosine
 
 
@@ -92,7 +93,7 @@ def test_groups_hold_every_trainable_weight_once() -> None:
     assert (kernels.decay_scale, vectors.decay_scale) == (1, 0)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD), ("lars", LARS)])
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", SGD), ("lars", LARS)])
 def test_the_config_reaches_the_optimiser(name: str, kind: type) -> None:
     config = OptimConfig(name=name, lr=0.2, weight_decay=0.3, momentum=0.8, betas=(0.7, 0.6))  # type: ignore[arg-type]
     optimizer = build_optimizer(kernels_and_vectors(network()), config, 512)

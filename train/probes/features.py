@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -58,14 +59,17 @@ def extract_features(
         float32 (n, D) and int64 (n,).
 
     Raises:
-        RunError: if the shard set has no labels, or no sample has one.
+        RunError: if the shard set has no labels, no sample has one, or it lacks what is shown.
         NotFiniteError: if features are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     if "label" not in shards.fields:
         raise RunError(f"{shards.path}: has no label field, which probes need")
     wanted = len(shards) if samples is None else min(samples, len(shards))
-    loader = Loader(shards, inputs, batch_size, shuffle=wanted < len(shards), drop_last=False, threads=threads)
+    try:
+        loader = Loader(shards, inputs, batch_size, shuffle=wanted < len(shards), drop_last=False, threads=threads)
+    except ValueError as error:
+        raise RunError(str(error)) from None
     features, labels, index = [], [], []
     with loader, _evaluating(encode):
         for batch in islice(loader, -(-wanted // batch_size)):
@@ -83,16 +87,25 @@ def extract_features(
     return np.concatenate(features)[known], found[known]
 
 
-def pixel_features(shards: ShardSet, size: int, *, threads: int | None = None) -> Features:
+def pixel_features(
+    shards: ShardSet, size: int, *, clips: ClipSpec | None = None, threads: int | None = None
+) -> Features:
     """The pixels themselves, 0 to 1, as features: what any encoder has to beat.
 
+    Args:
+        size: side of the pictures, in pixels.
+        clips: of videos, which frames; None for images.
+
     Returns:
-        float32 (n, D) and int64 (n,), with D = 3 size size, or size size where every image is grey.
+        float32 (n, D) and int64 (n,), with D = 3 size size, or size size where every image is grey; of clips times
+        their frames.
     """
-    plain = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    pixels, labels = extract_features(
-        lambda batch: batch.normalized()[0].flatten(1), shards, center_view(size, plain), threads=threads
-    )
+    unit = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    inputs: ViewSpec | ClipSpec = center_view(size, unit)
+    if clips is not None:
+        first = clips.plain().clips[0]
+        inputs = ClipSpec([replace(first, view=replace(first.view, size=size, normalize=unit))], field=clips.field)
+    pixels, labels = extract_features(lambda batch: batch.normalized()[0].flatten(1), shards, inputs, threads=threads)
     red, green, blue = np.split(pixels, 3, axis=1)
     return (red if np.array_equal(red, green) and np.array_equal(red, blue) else pixels), labels
 
