@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from headrace.models import Method
+from headrace.models.parts.collectives import from_first
 from headrace.models.seeding import seeded
 from headrace.pipeline import Loader
 from headrace.pipeline.transfer import DeviceBatches
@@ -108,7 +109,7 @@ class Evaluator:
         """Scores after `step` steps, as `headrace.train.metrics.Record` names them, the same on all ranks; pictures are
         saved beside. Waits for the device."""
         began = perf_counter()
-        method = copy.deepcopy(self._method).eval()
+        method = self._copy()
         scores: dict[Score, float] = {}
         if self._config.probe.every:
             with self._set_aside():
@@ -151,7 +152,7 @@ class Evaluator:
     def draw_first(self) -> None:
         """The pictures before the first step, so that a method whose pictures fail does so at once."""
         if draws(self._method):
-            self._draw(copy.deepcopy(self._method).eval(), 0)
+            self._draw(self._copy(), 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The best scores so far, in plain values."""
@@ -173,6 +174,15 @@ class Evaluator:
         """No gradients, and draws that are the same each time, after which the generators are as they were."""
         with torch.no_grad(), seeded(self._config.seed, self._world.rank, device=self._world.device):
             yield
+
+    @torch.no_grad()
+    def _copy(self) -> Method:
+        """The method in evaluation mode, on every rank with rank 0's buffers, which are those of a checkpoint."""
+        method = copy.deepcopy(self._method).eval()
+        if self._world.size > 1:
+            for buffer in method.buffers():
+                buffer.copy_(from_first(buffer))
+        return method
 
     def _held_out_loss(self, method: Method, validation: ShardSet) -> float:
         """Mean over the samples of `validation`, in batches of as many samples as a loss sees in training.
