@@ -17,6 +17,7 @@ from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
+from headrace.models.methods.text.bert import BERT, BERTConfig
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
 
@@ -39,8 +40,9 @@ class MethodEntry(NamedTuple):
     """Keyword-only dataclass; its defaults are the authors' values."""
     method: type[Method]
     """Built from an instance of `config`."""
-    family: Literal["joint", "masked", "pretext"]
-    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself."""
+    family: Literal["joint", "masked", "pretext", "text"]
+    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; text: methods that read
+    texts."""
     paper: str
     """arXiv number."""
     followed: str
@@ -125,6 +127,16 @@ METHODS: dict[str, MethodEntry] = {
         "1803.07728",
         "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
         "a ResNet-50 in the place of their AlexNet, which timm has not",
+    ),
+    "bert": MethodEntry(
+        BERTConfig,
+        BERT,
+        "text",
+        "1810.04805",
+        "google-research/bert at eedf571: modeling.py, run_pretraining.py, create_pretraining_data.py, optimization.py",
+        "masks are drawn anew in each epoch instead of ten times for all; segments are cut between words instead of "
+        "sentences, and exactly half of the pairs are broken on average; all texts may be as long as the longest; "
+        "AdamW corrects its bias, which theirs does not",
     ),
 }
 """Every method by the name that the command line uses."""

@@ -9,6 +9,7 @@ from headrace.models.losses.distillation import cosine_regression, dino_loss
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import masked_patch_loss, normalize_patches
 from headrace.models.losses.redundancy import barlow_twins_loss
+from headrace.models.losses.tokens import masked_token_loss
 
 __all__ = [
     "barlow_twins_loss",
@@ -16,6 +17,7 @@ __all__ = [
     "cosine_regression",
     "dino_loss",
     "masked_patch_loss",
+    "masked_token_loss",
     "normalize_patches",
     "nt_xent",
     "queue_info_nce",

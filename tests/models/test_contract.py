@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from headrace.pipeline.batch import _kept_scale_and_shift
 from headrace.shards import ShardSet, open_shards
 from headrace.train import CheckpointConfig, LogConfig, OptimConfig, RunConfig, ScheduleConfig, train
 from headrace.train.distributed import LossModule
-from tests.models.tiny_methods import TINY, tiny
+from tests.models.tiny_methods import LIBRARIES, TINY, require_libraries, set_of, tiny
 from tests.ranks import on_ranks
 from tests.train.tiny_runs import final_state, same_bits
 
@@ -31,13 +32,21 @@ each_method = pytest.mark.parametrize("name", METHODS)
 
 @pytest.fixture(scope="module", params=METHODS)
 def name(request: pytest.FixtureRequest) -> str:
+    require_libraries(request.param)
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def batches(name: str, digits_webdataset: ShardSet) -> list[Batch]:
+def shards(name: str, request: pytest.FixtureRequest) -> ShardSet:
+    """What the method is tested on."""
+    opened: ShardSet = request.getfixturevalue(set_of(name))
+    return opened
+
+
+@pytest.fixture(scope="module")
+def batches(name: str, shards: ShardSet) -> list[Batch]:
     """The first epoch's."""
-    with Loader(digits_webdataset, tiny(name).inputs, SAMPLES, threads=2) as loader:
+    with Loader(shards, tiny(name).inputs, SAMPLES, threads=2) as loader:
         return list(loader)
 
 
@@ -89,10 +98,10 @@ def test_every_method_has_a_tiny_form() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_trains(name: str, digits_webdataset: ShardSet, batches: list[Batch], dtype: torch.dtype) -> None:
+def test_it_trains(name: str, shards: ShardSet, batches: list[Batch], dtype: torch.dtype) -> None:
     method = tiny(name)
     before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
-    for loss in steps(method, digits_webdataset, batches, 7, dtype):
+    for loss in steps(method, shards, batches, 7, dtype):
         assert loss.shape == ()
         assert loss.dtype == torch.float32
         assert loss.isfinite()
@@ -106,13 +115,11 @@ def test_it_trains(name: str, digits_webdataset: ShardSet, batches: list[Batch],
     assert moved
 
 
-def test_the_loss_falls_on_a_batch_that_comes_again(
-    name: str, digits_webdataset: ShardSet, batches: list[Batch]
-) -> None:
+def test_the_loss_falls_on_a_batch_that_comes_again(name: str, shards: ShardSet, batches: list[Batch]) -> None:
     """In one epoch. DINO's teacher and centre stand still for it: what they ask becomes harder as they move."""
     still = {"dino": {"momentum": 1.0, "center_momentum": 1.0}}.get(name, {})
     method = build_method(name, **{**TINY[name], **still}).train()
-    losses = [loss.item() for loss in steps(method, digits_webdataset, batches[:1], 40, epoch=40)]
+    losses = [loss.item() for loss in steps(method, shards, batches[:1], 40, epoch=40)]
     assert sum(losses[-5:]) / 5 < 0.95 * sum(losses[1:6]) / 5
 
 
@@ -129,17 +136,15 @@ def test_parameter_groups_hold_every_trainable_parameter_once(name: str) -> None
     assert set(grouped) == {id(p) for p in method.parameters() if p.requires_grad}
 
 
-def test_the_same_seed_gives_the_same_loss(name: str, digits_webdataset: ShardSet, batches: list[Batch]) -> None:
-    first, second, other = (
-        torch.stack(list(steps(tiny(name, seed=seed), digits_webdataset, batches, 3))) for seed in (0, 0, 1)
-    )
+def test_the_same_seed_gives_the_same_loss(name: str, shards: ShardSet, batches: list[Batch]) -> None:
+    first, second, other = (torch.stack(list(steps(tiny(name, seed=seed), shards, batches, 3))) for seed in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
-def test_features_do_not_depend_on_the_rest_of_the_batch(name: str, digits_webdataset: ShardSet) -> None:
+def test_features_do_not_depend_on_the_rest_of_the_batch(name: str, shards: ShardSet) -> None:
     method = tiny(name).eval()
-    with Loader(digits_webdataset, method.probe_inputs, 8, shuffle=False) as loader, torch.no_grad():
+    with Loader(shards, method.probe_inputs, 8, shuffle=False) as loader, torch.no_grad():
         batch = next(iter(loader))
         features = method.encode(batch)
         alone = torch.cat([method.encode(part) for part in batch.parts(8)])
@@ -165,8 +170,8 @@ class Killed(Exception):
     pass
 
 
-def test_killed_and_resumed_it_ends_with_the_same_bits(name: str, digits_webdataset: ShardSet, tmp_path: Path) -> None:
-    train(run_of(name, digits_webdataset, tmp_path / "whole"), progress=False)
+def test_killed_and_resumed_it_ends_with_the_same_bits(name: str, shards: ShardSet, tmp_path: Path) -> None:
+    train(run_of(name, shards, tmp_path / "whole"), progress=False)
     kills = iter([7, 12])
 
     def killer(at: int) -> Any:
@@ -178,8 +183,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(name: str, digits_webdata
 
     for at in kills:
         with pytest.raises(Killed):
-            train(run_of(name, digits_webdataset, tmp_path / "cut"), progress=False, on_step=killer(at))
-    train(run_of(name, digits_webdataset, tmp_path / "cut"), progress=False)
+            train(run_of(name, shards, tmp_path / "cut"), progress=False, on_step=killer(at))
+    train(run_of(name, shards, tmp_path / "cut"), progress=False)
     whole, cut = final_state(tmp_path / "whole"), final_state(tmp_path / "cut")
     assert whole["step"] == cut["step"] == 3 * STEPS
     assert same_bits(whole["model"], cut["model"])
@@ -200,9 +205,10 @@ def loss_and_gradients(method: Method, module: nn.Module, shards: ShardSet, batc
     return {"loss": loss.detach(), **{key: p.grad for key, p in method.named_parameters() if p.grad is not None}}
 
 
-def of_rank(rank: int, path: str) -> dict[str, Any]:
+def of_rank(rank: int, paths: dict[str, str]) -> dict[str, Any]:
+    """Of each method, on the set whose path stands beside its name."""
     found = {}
-    for name in METHODS:
+    for name, path in paths.items():
         method = tiny(name)
         options: dict[str, Any] = {"rank": rank, "world_size": 2, "threads": 1}
         with open_shards(path) as shards, Loader(shards, method.inputs, 8, **options) as loader:
@@ -212,16 +218,18 @@ def of_rank(rank: int, path: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ranks(digits_webdataset: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return on_ranks(of_rank, 2, tmp_path_factory.mktemp("ranks"), str(digits_webdataset.path))
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    installed = [name for name in METHODS if all(map(find_spec, LIBRARIES.get(name, ())))]
+    paths = {name: str(request.getfixturevalue(set_of(name)).path) for name in installed}
+    return on_ranks(of_rank, 2, tmp_path_factory.mktemp("ranks"), paths)
 
 
 def test_two_ranks_have_the_loss_and_the_gradients_of_one(
-    name: str, digits_webdataset: ShardSet, ranks: list[dict[str, Any]]
+    name: str, shards: ShardSet, ranks: list[dict[str, Any]]
 ) -> None:
     method = tiny(name)
-    with Loader(digits_webdataset, method.inputs, 8, threads=1) as loader:
-        whole = loss_and_gradients(method, LossModule(method), digits_webdataset, next(iter(loader)))
+    with Loader(shards, method.inputs, 8, threads=1) as loader:
+        whole = loss_and_gradients(method, LossModule(method), shards, next(iter(loader)))
     losses = torch.stack([rank[name]["loss"] for rank in ranks])
     torch.testing.assert_close(losses.mean(), whole.pop("loss"), rtol=1e-4, atol=1e-5)
     for rank in ranks:

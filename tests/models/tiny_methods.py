@@ -1,11 +1,13 @@
-"""Every method so small that a step takes milliseconds, for 200 real digits."""
+"""Every method so small that a step takes milliseconds, for 200 real samples."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from headrace.models import BackboneConfig, Method, build_method
+from headrace.models import METHODS, BackboneConfig, Method, build_method
 from headrace.models.parts.backbones import tiny_resnet
+from tests import texts
+from tests.conftest import require_peer
 
 RESNET = tiny_resnet(width=8)
 VIT = BackboneConfig(
@@ -36,10 +38,29 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
     "rotation": {"size": 16, "backbone": RESNET},
+    "bert": {"tokenizer": str(texts.words()), "length": 24, "positions": 24, "width": 16, "depth": 2, "heads": 2},
 }  # fmt: skip
 """Fields of each method's config."""
 
 
+SETS = {"text": "texts_webdataset"}
+"""The fixture of real samples for the methods of a family that is not shown digits."""
+LIBRARIES: dict[str, tuple[str, ...]] = {"bert": ("tokenizers", "transformers")}
+"""What a method needs of an extra."""
+
+
+def set_of(name: str) -> str:
+    """The fixture of 200 real samples that a method is tested on."""
+    return SETS.get(METHODS[name].family, "digits_webdataset")
+
+
+def require_libraries(name: str) -> None:
+    """Skips the test of a method whose libraries are not installed, see `tests.conftest.require_peer`."""
+    for library in LIBRARIES.get(name, ()):
+        require_peer(library)
+
+
 def tiny(name: str, seed: int = 0) -> Method:
     """The method, in training mode."""
+    require_libraries(name)
     return build_method(name, seed=seed, **TINY[name]).train()
