@@ -72,7 +72,10 @@ class OptimConfig:
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """Learning rate over the run: linear warm-up, then half a cosine."""
+    """Learning rate over the run: linear warm-up, then a way down."""
+
+    shape: Literal["cosine", "linear"] = "cosine"
+    """Of the way down: half a cosine, or a straight line."""
 
     warmup_epochs: float = 10.0
     """Length of the warm-up, in epochs; 0 turns it off."""

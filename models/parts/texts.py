@@ -47,8 +47,8 @@ class MaskedTokenHead(nn.Module):
 
 
 def chosen_places(labels: Tensor, most: int) -> Tensor:
-    """int64 (B, K), K the smaller of `most` and L: the places of labels (B, L) that are to be predicted, in order, filled
-    up with others. `most` is at least the number of any row's: nothing is read back from the device to find it."""
+    """int64 (B, K), K the smaller of `most` and L: the places of labels (B, L) that are to be predicted, in order, and
+    others behind them. `most` is at least the number of any row's: nothing is read back from the device to find it."""
     order = (labels == IGNORED).to(torch.uint8).argsort(dim=1, stable=True)
     return order[:, :most]
 

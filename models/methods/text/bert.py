@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import masked_token_loss
+from headrace.models.losses.precision import widened
 from headrace.models.method import Method
 from headrace.models.parts.texts import MaskedTokenHead, chosen_places, mean_of_tokens, vocabulary_of
 from headrace.pipeline import Batch, MaskedTokens, Texts, TextSpec, TokenMask
@@ -24,7 +25,7 @@ class BERTConfig:
 
     tokenizer: str = ""
     """A Hugging Face `tokenizer.json` with [MASK], and with what stands before, between and behind two segments; its
-    vocabulary is the method's. Empty until there is one: the method has BERT's vocabulary then and cannot be trained."""
+    vocabulary is the method's. Empty until there is one: the vocabulary is BERT's then, and nothing can be trained."""
     length: int = 128
     """Tokens of a text at most, the special ones counted; 128 in the first nine tenths of the authors' steps, then
     512."""
@@ -33,8 +34,8 @@ class BERTConfig:
     most_masked: int | None = 20
     """Tokens of a text to predict at most; null for no limit."""
     next_sentence: bool = True
-    """Whether texts come in two segments, and half of the time the second is another text's, to be told; off, each comes
-    in one piece, which lets a text have a single word."""
+    """Whether texts come in two segments, and half of the time the second is another text's, to be told. Off, each
+    comes in one piece, and may be a single word."""
     positions: int = 512
     """Places that have an embedding, at least `length`."""
     width: int = 768
@@ -98,7 +99,7 @@ class BERT(Method):
         right = (logits.detach().argmax(dim=2) == labels) & hidden
         accuracy = {"mask_accuracy": right.sum() / hidden.sum().clamp(min=1)}
         if self.next_sentence is not None:
-            answers = self.next_sentence(self.backbone.pooler(states)).float()
+            answers = widened(self.next_sentence(self.backbone.pooler(states)))
             terms["next"] = F.cross_entropy(answers, texts.broken)
             accuracy["next_accuracy"] = (answers.detach().argmax(dim=1) == texts.broken).float().mean()
         logged = {name: term.detach() for name, term in terms.items()} if len(terms) > 1 else {}
