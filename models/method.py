@@ -8,10 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, ClipSpec, TextSpec, View, ViewSpec, center_view
-
-Inputs = ViewSpec | ClipSpec | TextSpec
-"""What a loader delivers of each sample."""
+from headrace.pipeline import Batch, Inputs, View, ViewSpec, center_view
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Batches: which samples (order), how they are augmented (plan), and the engines that turn both into pixels."""
 
-from headrace.pipeline.batch import Batch, DrawnViews
+from headrace.pipeline.batch import Batch, DrawnViews, Others, Views
 from headrace.pipeline.clips.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
 from headrace.pipeline.images.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeBlockMask, TubeMask
 from headrace.pipeline.images.plan import Plan, plan
@@ -9,6 +9,7 @@ from headrace.pipeline.loader import Loader, LoaderStats
 from headrace.pipeline.order.order import Order, order
 from headrace.pipeline.order.permutations import permutation_set
 from headrace.pipeline.order.window import WindowOrder
+from headrace.pipeline.streams import Inputs, Mixed, Other, Spec, streams_of
 from headrace.pipeline.texts.texts import Texts, TextSpec
 from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
 
@@ -22,16 +23,21 @@ __all__ = [
     "CorruptedSpans",
     "DrawnClips",
     "DrawnViews",
+    "Inputs",
     "Loader",
     "LoaderStats",
     "MaskedTokens",
+    "Mixed",
     "Normalize",
     "Order",
+    "Other",
+    "Others",
     "PatchPair",
     "Plan",
     "RandomMask",
     "RegionMask",
     "SpanMask",
+    "Spec",
     "TextSpec",
     "Texts",
     "Tiles",
@@ -40,10 +46,12 @@ __all__ = [
     "TubeMask",
     "View",
     "ViewSpec",
+    "Views",
     "WindowOrder",
     "center_view",
     "clip_plan",
     "order",
     "permutation_set",
     "plan",
+    "streams_of",
 ]

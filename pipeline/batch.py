@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from headrace.pipeline.images.colour import D65, XYZ_OF_RGB
 from headrace.pipeline.images.masks import Masks
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import Normalize
-from headrace.pipeline.texts.texts import Texts
-from headrace.pipeline.texts.tokens import TokenMasks
+from headrace.pipeline.part import Part, map_tensors
 
 
 class DrawnViews(NamedTuple):
@@ -44,32 +43,107 @@ Drawn = DrawnViews | DrawnClips
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One batch of one rank. B is the number of samples, V the number of views."""
+class Views(Part):
+    """Of images or clips. B samples, V views."""
 
     views: list[Tensor]
     """V tensors of shape (B, 3, H, W), of clips (B, 3, T, H, W), channels-last in memory: uint8 levels, or float32
-    already normalised. None of them where the specification is a text's."""
-    index: Tensor
-    """int64 (B,): position of each sample in the shard set."""
-    labels: Tensor | None
-    """int64 (B,): the label field, None where the shard set has none. Methods do not use it; probes do."""
-    epoch: int
-    """Epoch that the batch belongs to, from 0; with the seed and `index` it draws the same views again."""
+    already normalised."""
     normalize: tuple[Normalize, ...]
     """One per view: what `normalized` applies to uint8 views."""
     masks: list[Masks] = field(default_factory=list)
     """One for each of the specification's masks, a row a sample."""
     drawn: Drawn | None = None
-    """The labels that come with the views: what was drawn for them. None for texts alone, and for a batch that no
-    loader made."""
-    texts: Texts | None = None
-    """The texts, unmasked, where the specification asks for them."""
-    token_masks: list[TokenMasks] = field(default_factory=list)
-    """One for each of the text specification's masks: tokens to predict of `texts`, with their labels."""
+    """The labels that come with the views: what was drawn for them. None where no loader made them."""
+
+    def normalized(self) -> list[Tensor]:
+        """V float32 tensors of the views' shapes, channels-last, on the batch's device."""
+        return [
+            normalize_images(view, normalize) if view.dtype == torch.uint8 else view
+            for view, normalize in zip(self.views, self.normalize, strict=True)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Others(Part):
+    """Of whom a stream is that does not show each sample itself; see `headrace.pipeline.streams`."""
+
+    index: Tensor
+    """int64 (B,): the other sample's position in the shard set."""
+    labels: Tensor | None
+    """int64 (B,): its label, None where the set has none."""
+    weight: Tensor
+    """float32 (B,): the sample's own share of what is delivered; 0 where it is the other's alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Part):
+    """One batch of one rank. B is the number of samples.
+
+    `batch["image"]` is its part of the stream of that name. Where there is one stream only, the batch has that part's
+    `views`, `masks`, `drawn`, `normalize` and `normalized()`, too.
+    """
+
+    streams: dict[str, Any]
+    """A part for each stream: `Views` of images and clips, `Texts` of texts."""
+    index: Tensor
+    """int64 (B,): position of each sample in the shard set."""
+    labels: Tensor | None
+    """int64 (B,): the label field, None where the shard set has none. Methods do not use it; probes do."""
+    epoch: int
+    """Epoch that the batch belongs to, from 0; with the seed and `index` it draws the same again."""
+    others: dict[str, Others] = field(default_factory=dict)
+    """For each stream that shows other samples, which."""
+
+    @staticmethod
+    def of_views(views: list[Tensor], normalize: Sequence[Normalize], labels: Tensor | None = None) -> Batch:
+        """Views of images that no loader made; see `Views`."""
+        part = Views(views=views, normalize=tuple(normalize))
+        return Batch(streams={"image": part}, index=torch.arange(len(views[0])), labels=labels, epoch=0)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.streams:
+            raise KeyError(f"the batch has no stream {name!r}; it has {', '.join(self.streams)}")
+        return self.streams[name]
+
+    @property
+    def lone(self) -> Any:
+        """The part of the only stream. ValueError where there are several."""
+        if len(self.streams) != 1:
+            raise ValueError(f"the batch has several streams, {', '.join(self.streams)}: take one by its name")
+        (part,) = self.streams.values()
+        return part
+
+    @property
+    def views(self) -> list[Tensor]:
+        """Of the only stream; see `Views`."""
+        views: list[Tensor] = self.lone.views
+        return views
+
+    @property
+    def normalize(self) -> tuple[Normalize, ...]:
+        """Likewise."""
+        normalize: tuple[Normalize, ...] = self.lone.normalize
+        return normalize
+
+    @property
+    def masks(self) -> list[Any]:
+        """Likewise, of whatever kind the stream is."""
+        masks: list[Any] = self.lone.masks
+        return masks
+
+    @property
+    def drawn(self) -> Any:
+        """Likewise."""
+        return self.lone.drawn
+
+    def normalized(self) -> list[Tensor]:
+        """Likewise."""
+        views: list[Tensor] = self.lone.normalized()
+        return views
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`. Copies from pinned memory do not block, and that memory is not used again before
@@ -89,16 +163,8 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with every tensor changed."""
-        return replace(
-            self,
-            views=[change(view) for view in self.views],
-            index=change(self.index),
-            labels=None if self.labels is None else change(self.labels),
-            masks=[type(mask)(*map(change, mask)) for mask in self.masks],
-            drawn=None if self.drawn is None else type(self.drawn)(*map(change, self.drawn)),
-            texts=None if self.texts is None else Texts(*map(change, self.texts)),
-            token_masks=[type(mask)(*map(change, mask)) for mask in self.token_masks],
-        )
+        changed: Batch = map_tensors(self, change)
+        return changed
 
     def parts(self, number: int) -> list[Batch]:
         """The samples in `number` parts of equal size, in order."""
@@ -108,13 +174,6 @@ class Batch:
             raise ValueError(f"a batch of {len(self)} samples cannot be taken in {number} parts of equal size")
         size = len(self) // number
         return [self._each(lambda tensor, at=at: tensor[at : at + size]) for at in range(0, len(self), size)]  # type: ignore[misc]
-
-    def normalized(self) -> list[Tensor]:
-        """V float32 tensors of the views' shapes, channels-last, on the batch's device."""
-        return [
-            normalize_images(view, normalize) if view.dtype == torch.uint8 else view
-            for view, normalize in zip(self.views, self.normalize, strict=True)
-        ]
 
 
 def normalize_images(images: Tensor, normalize: Normalize) -> Tensor:

@@ -1,13 +1,13 @@
-"""The loader: shards and a specification of views, clips or texts in, batches out, resumable at every step."""
+"""The loader: shards and streams of views, clips or texts in, batches out, resumable at every step."""
 
 from __future__ import annotations
 
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Literal
 
@@ -15,18 +15,14 @@ import numpy as np
 import torch
 
 from headrace.pipeline.batch import Batch
-from headrace.pipeline.clips.clips import ClipSpec
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
-from headrace.pipeline.feeds import DTYPES, Source, feed, part_of
-from headrace.pipeline.images.masks import draw_masks
-from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.feeds import DTYPES, Source, StreamPlans, StreamsFeed, part_of
 from headrace.pipeline.memory import BufferPool
 from headrace.pipeline.order.mixing import Pairs, watch_mixing
 from headrace.pipeline.order.order import Order, epoch_batches, order
 from headrace.pipeline.order.window import LANES, WINDOW, WindowOrder, cache_needed
-from headrace.pipeline.rows import Rows
-from headrace.pipeline.texts.texts import TextSpec
+from headrace.pipeline.streams import Inputs
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import is_machine_fault
 from headrace.shards.machine import cores
@@ -68,25 +64,34 @@ class _Pending:
     """A batch under way."""
 
     ids: np.ndarray
-    plan: Rows
+    plan: StreamPlans
     buffers: list[torch.Tensor]
     parts: list[tuple[slice, Future[StageTimes]]]
     """Rows, and who renders them."""
+    seed: int
+    epoch: int
+    begin: int
+    """Position in the epoch of the first sample."""
     end: int
-    """Position in the epoch after this batch."""
+    """Position after the last."""
+    is_last: bool
+    """Of its epoch."""
 
 
 class _Iteration:
     """One walk through an epoch: the batches under way, and whether it is over.
 
     Args:
+        under_way: that an earlier walk began for this one.
         patient: whether to wait, at its end, for what runs. Nothing that threads read or write goes while they do, so
             that it is no need, and one that waits for a store may take long.
     """
 
-    def __init__(self, patient: bool) -> None:
+    def __init__(self, patient: bool, under_way: Iterable[_Pending] = ()) -> None:
         self._patient = patient
-        self.under_way: deque[_Pending] = deque()
+        self.under_way: deque[_Pending] = deque(under_way)
+        self.over = False
+        """The epoch came to its end; what is under way is of the next."""
         self._ended = ""
         self._process = os.getpid()
 
@@ -100,6 +105,17 @@ class _Iteration:
         running = [part for part in parts if not part.cancel()]
         if self._patient:
             wait(running)
+
+    def hand_over(self, seed: int, epoch: int, position: int) -> list[_Pending]:
+        """What is under way, if that is what comes at this place."""
+        if not self.over or not self.under_way or self._process != os.getpid():
+            return []
+        first = self.under_way[0]
+        if (first.seed, first.epoch, first.begin) != (seed, epoch, position):
+            return []
+        begun = list(self.under_way)
+        self.under_way.clear()
+        return begun
 
     def check(self) -> None:
         """RuntimeError where it is over."""
@@ -121,9 +137,9 @@ class Loader:
     `torch.utils.data.DataLoader` may not, since every worker would deliver every batch.
 
     Args:
-        shards: an open shard set with an image, a video or a text field.
-        views: what each sample becomes: views of an image or clips of a video, perhaps with the text beside it, or
-            text alone.
+        shards: an open shard set.
+        inputs: what each sample becomes: views of an image, clips of a video, tokens of a text, or several of these by
+            name.
         batch_size: of the global batch; this rank loads its contiguous share. Shares are equal where the number of
             ranks divides the batch, else they differ by a sample; without `drop_last` those of the last batch may, and
             some of them be empty. Code that gathers over ranks must put up with that, or choose a batch size and
@@ -142,11 +158,11 @@ class Loader:
         drop_last: leave out the last, smaller batch of an epoch.
         threads: that decode and augment; None takes all cores this process may use.
         prefetch: batches under way ahead of the consumer, at least 1.
+        epochs: of the run. Before the last of them the loader begins the next epoch's first batches while it delivers
+            the last ones, so that the consumer does not wait where an epoch begins.
         dtype: "uint8" levels (a quarter of the bytes; `Batch.normalized` does the rest on the device) or
             "float32", normalised by the engine.
-        image_field, video_field, label_field: names in the shard set. None takes "image" or else the only image field.
-            The video field holds files or arrays of frames, uint8 (T, H, W, 3); None takes "video" or else "frames".
-            Labels are left out where the set has none.
+        label_field: name in the shard set. Labels are left out where it has none.
         on_error: what happens to a sample that cannot be decoded. "error" ends the iteration with its name;
             "substitute" puts another sample in its place, drawn from (seed, epoch, sample), so that the same batches
             come again; "skip" makes the batch smaller, which several ranks could not do alike.
@@ -164,7 +180,7 @@ class Loader:
     def __init__(
         self,
         shards: ShardSet,
-        views: ViewSpec | ClipSpec | TextSpec,
+        inputs: Inputs,
         batch_size: int,
         *,
         engine: str = "native",
@@ -179,9 +195,8 @@ class Loader:
         drop_last: bool = True,
         threads: int | None = None,
         prefetch: int = 2,
+        epochs: int = 1,
         dtype: Literal["uint8", "float32"] = "uint8",
-        image_field: str | None = None,
-        video_field: str | None = None,
         label_field: str = "label",
         on_error: OnError = "error",
         max_bad: int = 100,
@@ -195,6 +210,8 @@ class Loader:
             raise ValueError(f"a global batch of {batch_size} cannot be shared by {world_size} ranks")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
+        if epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {epochs}")
         if prefetch < 1:
             raise ValueError(f"prefetch must be at least 1, got {prefetch}")
         if threads is not None and threads < 1:
@@ -210,7 +227,7 @@ class Loader:
         if drop_last and len(shards) < batch_size:
             raise ValueError(f"{len(shards)} samples do not fill one batch of {batch_size}; use a smaller one")
         self.shards = shards
-        self.views = views
+        self.inputs = inputs
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -227,11 +244,12 @@ class Loader:
         self._drop_last = drop_last
         self._threads = threads or cores()
         self._prefetch = prefetch
+        self._epochs = epochs
         self._labels = shards.ints(label_field) if label_field in shards.fields else None
         self._mixing = watch_mixing(shards.shard_samples, self._labels)
-        source = Source(shards, image_field, video_field, engine, device, self._threads, dtype)
-        self._feed: Any = feed(views, source)
-        self._pool = BufferPool(self._feed.buffer_dtype, prefetch + 3)
+        source = Source(shards, engine, device, self._threads, dtype)
+        self._feed = StreamsFeed(inputs, source, self._labels)
+        self._pool = BufferPool(prefetch + 3)
         self._on_error = on_error
         self._faults = FaultLog(max_bad)
         self._position = 0
@@ -272,10 +290,11 @@ class Loader:
                 "its batches: iterate the Loader itself"
             )
         self._settle()
+        begun = self._iteration.hand_over(self.seed, self.epoch, self._position)
         self._iteration.end("another one was made")
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="headrace-loader")
-        self._iteration = _Iteration(not self.shards.remote)
+        self._iteration = _Iteration(not self.shards.remote, begun)
         return self._batches(self._iteration)
 
     def _settle(self) -> None:
@@ -287,38 +306,51 @@ class Loader:
 
     def _batches(self, iteration: _Iteration) -> Iterator[Batch]:
         iteration.check()
-        epoch, position = self.epoch, self._position
-        end = len(self.shards)
-        if self._drop_last:
-            end -= (end - position) % self.batch_size
-        under_way = iteration.under_way
+        epoch, under_way = self.epoch, iteration.under_way
+        coming = self._coming(*((under_way[-1].epoch, under_way[-1].end) if under_way else (epoch, self._position)))
         try:
-            while under_way or position < end:
+            while True:
                 started = perf_counter()
-                while position < end and len(under_way) <= self._prefetch:
-                    stop = min(position + self.batch_size, end)
-                    under_way.append(self._start(epoch, position, stop))
-                    position = stop
-                yield self._next(iteration, epoch, end, started)
+                while len(under_way) <= self._prefetch and (place := next(coming, None)):
+                    under_way.append(self._start(*place))
+                if not under_way or under_way[0].epoch != epoch:
+                    break
+                yield self._next(iteration, started)
                 iteration.check()
+            iteration.over = True
             if self.epoch == epoch:  # nothing was left, as after a resume with a larger batch
                 self.epoch, self._position = epoch + 1, 0
         finally:
-            iteration.end("it was left")
+            if not iteration.over:
+                iteration.end("it was left")
 
-    def _next(self, iteration: _Iteration, epoch: int, end: int, started: float) -> Batch:
+    def _coming(self, epoch: int, position: int) -> Iterator[tuple[int, int, int, bool]]:
+        """Epoch, begin and end of each batch from a place on, and whether it is its epoch's last: of this epoch, and of
+        those that come after it in the run."""
+        while True:
+            end = len(self.shards)
+            if self._drop_last:
+                end -= (end - position) % self.batch_size
+            for begin in range(position, end, self.batch_size):
+                stop = min(begin + self.batch_size, end)
+                yield epoch, begin, stop, stop == end
+            epoch, position = epoch + 1, 0
+            if epoch >= self._epochs:
+                return
+
+    def _next(self, iteration: _Iteration, started: float) -> Batch:
         """The batch that was begun first. It is under way until it is finished: where a part of it fails, the others
         are still at work."""
         pending = iteration.under_way[0]
         try:
-            batch = self._finish(epoch, pending)
+            batch = self._finish(pending)
         except CancelledError:  # by another thread
             iteration.check()
             raise
         iteration.check()
         iteration.under_way.popleft()
         # The state already points behind this batch: whoever holds it has consumed it.
-        self.epoch, self._position = (epoch, pending.end) if pending.end < end else (epoch + 1, 0)
+        self.epoch, self._position = (pending.epoch + 1, 0) if pending.is_last else (pending.epoch, pending.end)
         self.stats.waited_s += perf_counter() - started
         return batch
 
@@ -388,7 +420,7 @@ class Loader:
             return WindowOrder(self.seed, epoch, self.shards.shard_samples, self._window, self._lanes)
         return order(self.seed, epoch, len(self.shards), self._shuffle)
 
-    def _start(self, epoch: int, begin: int, end: int) -> _Pending:
+    def _start(self, epoch: int, begin: int, end: int, is_last: bool) -> _Pending:
         """Plan a batch and hand it to the threads."""
         assert self._executor is not None
         started = perf_counter()
@@ -397,7 +429,7 @@ class Loader:
         ids = self._order.share(begin, end, self._rank, self._world_size)
         spans, arrived = self._feed.request(self.seed, epoch, ids)
         drawn = self._feed.plan(self.seed, epoch, ids, spans)
-        buffers = [self._pool.take(shape) for shape in self._feed.shapes(len(ids))]
+        buffers = [self._pool.take(*buffer) for buffer in self._feed.buffers(len(ids))]
         arrays = [buffer.numpy() for buffer in buffers]
         render = self._feed.render
         # Four parts a thread even out slow samples.
@@ -410,10 +442,11 @@ class Loader:
             cut = [array[part] for array in arrays]
             parts.append((part, self._executor.submit(_when_here, arrived, render, ids[part], some, drawn[part], cut)))
         self.stats.plan_s += perf_counter() - started
-        return _Pending(ids, drawn, buffers, parts, end)
+        return _Pending(ids, drawn, buffers, parts, self.seed, epoch, begin, end, is_last)
 
-    def _finish(self, epoch: int, pending: _Pending) -> Batch:
+    def _finish(self, pending: _Pending) -> Batch:
         """Wait for a batch and wrap its memory."""
+        epoch = pending.epoch
         skipped: list[int] = []
         for rows, part in pending.parts:
             try:
@@ -432,8 +465,8 @@ class Loader:
         finishing = perf_counter()
         # Whole buffers are lent, so that they are of use for the next batches; skipped samples leave room at the end.
         lent = [self._pool.lend(buffer)[: len(pending.ids)] for buffer in pending.buffers]
-        views = self._feed.finish(pending.plan, lent)
-        texts, token_masks = self._feed.texts(self.seed, epoch, pending.ids, pending.plan)
+        labels = None if self._labels is None else torch.from_numpy(self._labels[pending.ids])
+        batch = self._feed.deliver(self.seed, epoch, pending.ids, pending.plan, lent, labels)
         self.stats.augment_s += perf_counter() - finishing
         self.stats.samples += len(pending.ids)
         if self._mixing is not None:
@@ -441,17 +474,7 @@ class Loader:
             self.stats.pairs += pairs.found
             self.stats.pairs_expected += pairs.expected
             self.stats.pairs_variance += pairs.variance
-        return Batch(
-            views=views,
-            index=torch.from_numpy(pending.ids),
-            labels=None if self._labels is None else torch.from_numpy(self._labels[pending.ids]),
-            epoch=epoch,
-            normalize=self._feed.normalize,
-            masks=draw_masks(self._feed.masks, self.seed, epoch, pending.ids),
-            drawn=self._feed.drawn(pending.plan),
-            texts=texts,
-            token_masks=token_masks,
-        )
+        return batch
 
     def _mend(self, epoch: int, pending: _Pending, rows: slice) -> list[int]:
         """Render rows one by one, with substitutes for the bad ones, or give the rows to leave out."""
@@ -491,7 +514,7 @@ class Loader:
             raise ShardError(f"a whole batch of {len(rows)} samples is bad; the last: {self.bad[int(pending.ids[-1])]}")
         for buffer in pending.buffers:
             buffer[: len(kept)] = buffer[torch.from_numpy(kept)]
-        return _Pending(pending.ids[kept], pending.plan[kept], pending.buffers, [], pending.end)
+        return replace(pending, ids=pending.ids[kept], plan=pending.plan[kept], parts=[])
 
 
 def _when_here(

@@ -17,29 +17,28 @@ class BufferPool:
     are still under way, on whatever stream, and waits for them before anybody else gets it.
 
     Args:
-        dtype: of the buffers.
-        keep: buffers of a shape to keep for the next batches; more that come back are given back to the system.
+        keep: buffers of a shape and type to keep for the next batches; more that come back are given back to the
+            system.
     """
 
-    def __init__(self, dtype: torch.dtype, keep: int) -> None:
-        self._dtype = dtype
+    def __init__(self, keep: int) -> None:
         self._keep = keep
         self._pinned = torch.cuda.is_available()
-        self.free: dict[tuple[int, ...], deque[Tensor]] = {}
+        self.free: dict[tuple[tuple[int, ...], torch.dtype], deque[Tensor]] = {}
 
-    def take(self, shape: tuple[int, ...]) -> Tensor:
-        """A buffer of `shape` with unspecified content."""
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A buffer with unspecified content."""
         if self._pinned:
-            return pinned(shape, self._dtype)
-        waiting = self.free.get(shape)
-        return waiting.pop() if waiting else torch.empty(shape, dtype=self._dtype)
+            return pinned(shape, dtype)
+        waiting = self.free.get((shape, dtype))
+        return waiting.pop() if waiting else torch.empty(shape, dtype=dtype)
 
     def lend(self, buffer: Tensor) -> Tensor:
         """A tensor over the memory of `buffer`, which is used again when every tensor that shares it is gone."""
         if self._pinned:
             return buffer
         lease = buffer.numpy().view(_Lease)
-        waiting = self.free.setdefault(tuple(buffer.shape), deque(maxlen=self._keep))
+        waiting = self.free.setdefault((tuple(buffer.shape), buffer.dtype), deque(maxlen=self._keep))
         weakref.finalize(lease, waiting.append, buffer).atexit = False
         return torch.from_numpy(lease)
 

@@ -6,7 +6,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from itertools import groupby
 from typing import Any
@@ -15,8 +15,7 @@ import torch
 from rich.table import Table
 
 from headrace.models import METHODS, MethodEntry, build_method
-from headrace.models.method import Inputs
-from headrace.pipeline import Clip, ClipSpec, TextSpec, View
+from headrace.pipeline import Clip, ClipSpec, Inputs, Mixed, Other, TextSpec, View
 from headrace.pipeline.images.views import PHOTOMETRIC
 from headrace.train.recipes import RECIPES
 
@@ -122,6 +121,10 @@ def markdown() -> str:
 
 def in_words(inputs: Inputs) -> str:
     """Such as "2 views of 224", "2 of 224 + 8 of 96" or "1 view of 224, random mask"."""
+    if isinstance(inputs, Mapping):
+        return " + ".join(in_words(stream) for stream in inputs.values())
+    if isinstance(inputs, Other | Mixed):
+        return f"{in_words(inputs.spec)}, {'mixed with' if isinstance(inputs, Mixed) else 'of'} another sample"
     if isinstance(inputs, TextSpec):
         return ", ".join([f"text of {inputs.length} tokens", *_mask_words(inputs.masks)])
     if isinstance(inputs, ClipSpec):
@@ -137,13 +140,18 @@ def in_words(inputs: Inputs) -> str:
     parts = [words, *_mask_words(inputs.masks)]
     if not isinstance(inputs, ClipSpec) and len(kinds) > 1 and len(set(inputs.draws)) == 1:
         parts.append("of one draw")
-    return ", ".join(parts) + (f" + {in_words(inputs.text)}" if inputs.text else "")
+    return ", ".join(parts)
 
 
 def drawn(inputs: Inputs) -> list[str]:
     """The views, clips, masks and texts of a method, an operation a line."""
     lines: list[str] = []
-    if isinstance(inputs, TextSpec):
+    if isinstance(inputs, Mapping):
+        for name, stream in inputs.items():
+            lines += [name, *(f"  {line}" for line in drawn(stream))]
+    elif isinstance(inputs, Other | Mixed):
+        lines += [in_words(inputs), *(f"  {line}" for line in drawn(inputs.spec))]
+    elif isinstance(inputs, TextSpec):
         lines += ["text", *_columns(_settings(inputs), indent=2)]
     else:
         each: Sequence[View | Clip] = inputs.clips if isinstance(inputs, ClipSpec) else inputs.views
@@ -159,8 +167,6 @@ def drawn(inputs: Inputs) -> list[str]:
             lines += [f"view {view + 1} takes the draws of view {draw + 1}" for view, draw in shared]
         for mask in inputs.masks:
             lines += [_words(mask), *_columns(_settings(mask), indent=2)]
-        if inputs.text:
-            lines += drawn(inputs.text)
     return lines
 
 

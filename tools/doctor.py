@@ -234,7 +234,7 @@ def collating(shards: ShardSet, views: ViewSpec, config: RunConfig, device: torc
     """Samples a second of a loader whose engine does nothing."""
     settings = replace(config.loader, engine="native")
     with loader_of(shards, views, config, settings, device) as loader:
-        loader._feed.engine.render = lambda *_: StageTimes(0.0, 0.0)
+        loader._feed.engines[0].render = lambda *_: StageTimes(0.0, 0.0)
         batches = endless(loader)
         next(batches)
         samples, began = 0, perf_counter()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from headrace.pipeline import feeds
+from headrace.pipeline.feeds import images
 from headrace.shards import ShardSet
 from headrace.tools.errors import UserError
 
 
 def image_field(shards: ShardSet) -> str:
-    """The field whose images a loader shows; see `headrace.pipeline.feeds.image_field`.
+    """The field whose images a loader shows; see `headrace.pipeline.feeds.images.image_field`.
 
     Raises:
         UserError: if there is none, or it cannot be told which.
     """
     try:
-        return feeds.image_field(shards)
+        return images.image_field(shards)
     except ValueError as error:
         raise UserError(str(error)) from None

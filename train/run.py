@@ -283,6 +283,7 @@ def _loader(config: RunConfig, method: Method, shards: ShardSet, world: World, b
             world_size=world.size,
             threads=config.loader.threads,
             prefetch=config.loader.prefetch,
+            epochs=config.epochs,
             order=config.loader.order,
             window=config.loader.window,
             lanes=config.loader.lanes,

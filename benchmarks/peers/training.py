@@ -41,13 +41,8 @@ def as_batch(delivered: Views | Batch) -> Batch:
     """What a peer delivered as the batch that methods take."""
     if isinstance(delivered, Batch):
         return delivered
-    return Batch(
-        views=[view.contiguous(memory_format=torch.channels_last) for view in delivered.views],
-        index=torch.arange(len(delivered)),
-        labels=None,
-        epoch=0,
-        normalize=(Normalize(),) * len(delivered.views),
-    )
+    views = [view.contiguous(memory_format=torch.channels_last) for view in delivered.views]
+    return Batch.of_views(views, [Normalize()] * len(views))
 
 
 def synthetic(spec: ViewSpec, batch_size: int) -> Iterator[Views]:

@@ -22,7 +22,6 @@ from headrace.pipeline.images.plan import Plan, plan
 from headrace.pipeline.images.views import View, ViewSpec
 from headrace.pipeline.random import key_word, philox, unit
 from headrace.pipeline.rows import Rows
-from headrace.pipeline.texts.texts import TextSpec
 
 MAX_FRAMES = 1 << 12
 """Of one clip."""
@@ -102,8 +101,8 @@ class ClipSpec:
     apart: bool = False
     """False: the starts are independent, so that clips may overlap. True: they lie one behind the other in an order
     that is drawn; those of a video that is too short for that start independently."""
-    text: TextSpec | None = None
-    """What `Batch.texts` and `Batch.token_masks` hold of the text beside each video; None for nothing."""
+    field: str | None = None
+    """Name of the field of videos or frames in the shard set; None takes "video" or else "frames"."""
 
     def __init__(
         self,
@@ -112,7 +111,7 @@ class ClipSpec:
         *,
         odd: bool = False,
         apart: bool = False,
-        text: TextSpec | None = None,
+        field: str | None = None,
     ) -> None:
         if not clips:
             raise ValueError("ClipSpec needs at least one clip")
@@ -124,7 +123,7 @@ class ClipSpec:
         object.__setattr__(self, "masks", tuple(masks))
         object.__setattr__(self, "odd", odd)
         object.__setattr__(self, "apart", apart)
-        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "field", field)
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -9,7 +9,6 @@ from typing import Literal
 
 from headrace.pipeline.images.masks import MaskSpec
 from headrace.pipeline.order.permutations import MOST_TILES
-from headrace.pipeline.texts.texts import TextSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -262,7 +261,7 @@ class ViewSpec:
             that of an earlier view that takes its own. Views that share draws and settings are the same crop, flip
             and colours, and differ in what their other settings make of it, such as `size` or `turns`. The boxes of
             `Tiles` and `PatchPair` go by the draws of their first view.
-        text: see below.
+        field: see below.
     """
 
     views: tuple[View, ...]
@@ -273,8 +272,8 @@ class ViewSpec:
     """The number of the view whose draws each view takes."""
     arranged: tuple[tuple[int, Arranged], ...]
     """The number of the first view and the description of each `Tiles` and `PatchPair`."""
-    text: TextSpec | None
-    """What `Batch.texts` and `Batch.token_masks` hold of the text beside each image; None for nothing."""
+    field: str | None
+    """Name of the image field in the shard set; None takes "image" or else the only one."""
 
     def __init__(
         self,
@@ -282,7 +281,7 @@ class ViewSpec:
         masks: Sequence[MaskSpec] = (),
         draws: Sequence[int] | None = None,
         *,
-        text: TextSpec | None = None,
+        field: str | None = None,
     ) -> None:
         if not views:
             raise ValueError("ViewSpec needs at least one view")
@@ -308,7 +307,7 @@ class ViewSpec:
         object.__setattr__(self, "masks", tuple(masks))
         object.__setattr__(self, "draws", taken)
         object.__setattr__(self, "arranged", tuple(arranged))
-        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "field", field)
 
     def __len__(self) -> int:
         return len(self.views)

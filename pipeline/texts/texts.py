@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.checks import check
+from headrace.pipeline.part import Part, map_tensors
 from headrace.pipeline.random import draw_units, key_word
 from headrace.pipeline.rows import Rows
 from headrace.pipeline.texts.tokenizer import TextTokenizer, Tokens
@@ -49,7 +50,7 @@ class TextSpec:
     window: Literal["first", "drawn"] = "first"
     """What is kept of a longer text: its first tokens, or as many from a place that is drawn, all equally likely."""
     masks: tuple[TokenMask | SpanMask, ...] = ()
-    """What `Batch.token_masks` holds, one draw for each over one and the same text. What they do not say of the
+    """What `Texts.masks` holds, one draw for each over one and the same text. What they do not say of the
     vocabulary the tokenizer does."""
     whole_words: bool = False
     """Whether a `TokenMask` takes all tokens of a word or none; words are the tokenizer's (what it splits at first)."""
@@ -72,8 +73,9 @@ class TextSpec:
         check(alone, self, "pair", self.pair, "None with a SpanMask, which is for texts in one piece")
 
 
-class Texts(NamedTuple):
-    """The texts of a batch, nothing of them masked."""
+@dataclass(frozen=True, kw_only=True)
+class Texts(Part):
+    """The texts of a batch, nothing of them masked, and the masks over them."""
 
     tokens: Tensor
     """int64 (B, L): the text between its special tokens; behind the length, the tokenizer's padding."""
@@ -90,6 +92,8 @@ class Texts(NamedTuple):
     broken: Tensor
     """int64 (B,): 0 where the second segment follows the first in a text, or there is one piece; 1 where they are
     exchanged, or the second is another text's."""
+    masks: list[TokenMasks] = field(default_factory=list)
+    """One for each of the specification's masks: tokens to predict, with their labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +280,7 @@ class TextReader:
                 begin = middle + len(self._between)
                 plan.words[i, begin : begin + len(two[1])] = two[1]
 
-    def deliver(self, seed: int, epoch: int, ids: np.ndarray, plan: TextPlan) -> tuple[Texts, list[TokenMasks]]:
+    def deliver(self, seed: int, epoch: int, ids: np.ndarray, plan: TextPlan) -> Texts:
         """The texts of a batch and one draw of each mask, in pinned memory where there is a GPU."""
         length = self.spec.length
         if self.spec.multiple is not None:
@@ -304,11 +308,9 @@ class TextReader:
             first=torch.from_numpy(plan.first.copy()),
             segments=torch.from_numpy(second.astype(np.int64)),
             broken=torch.from_numpy(plan.broken.copy()),
+            masks=masks,
         )
-        if torch.cuda.is_available():
-            texts = Texts(*(part.pin_memory() for part in texts))
-            masks = [type(mask)(*(part.pin_memory() for part in mask)) for mask in masks]
-        return texts, masks
+        return map_tensors(texts, Tensor.pin_memory) if torch.cuda.is_available() else texts
 
     def _texts(self, sample: int, address: int, size: int) -> list[tuple[int, str]]:
         """(number, text) of each text of a sample that is not blank."""

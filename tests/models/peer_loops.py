@@ -273,7 +273,7 @@ def mae(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
     optimizer = optimizer_of(model, name="adamw")
     for batch in batches:
         (images,), (masks,) = batch.views, batch.masks
-        visible: Tensor = masks.visible  # type: ignore[union-attr]
+        visible: Tensor = masks.visible
         # `transformers` draws noise and shows the patches with the least of it, in its order.
         ranks = torch.linspace(0, 0.5, visible.shape[1]).expand(visible.shape)
         noise = torch.ones(len(batch), 16).scatter(1, visible, ranks)

@@ -32,7 +32,12 @@ def batches_of(method: Any, shards: ShardSet) -> list[Batch]:
     """Of all epochs, with normalised views in float64."""
     with Loader(shards, method.inputs, SAMPLES, threads=2) as loader:
         drawn = [batch for _ in range(EPOCHS) for batch in loader]
-    return [replace(batch, views=[view.double().contiguous() for view in batch.normalized()]) for batch in drawn]
+    return [
+        replace(
+            batch, streams={"image": replace(batch.lone, views=[v.double().contiguous() for v in batch.normalized()])}
+        )
+        for batch in drawn
+    ]
 
 
 def our_steps(method: Any, batches: list[Batch], name: Literal["sgd", "adamw"]) -> Iterator[Tensor]:

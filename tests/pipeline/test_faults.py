@@ -317,6 +317,6 @@ def test_an_interrupt_ends_the_process(photos: ShardSet) -> None:
 def test_a_thread_that_dies_ends_the_epoch(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever an engine raises comes out of the iteration; nothing waits for it for ever."""
     with make(photos) as loader:
-        monkeypatch.setattr(loader._feed.engine, "render", lambda *_: sys.exit("the thread is gone"))
+        monkeypatch.setattr(loader._feed.engines[0], "render", lambda *_: sys.exit("the thread is gone"))
         with pytest.raises(SystemExit):
             list(loader)

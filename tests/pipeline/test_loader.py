@@ -469,3 +469,110 @@ def test_the_time_in_the_loader_counts_as_waited(digits_webdataset: ShardSet) ->
         started = time.perf_counter()
         list(loader)
         assert 0 < loader.stats.plan_s <= loader.stats.waited_s <= time.perf_counter() - started
+
+
+# Across epochs
+
+
+def begun(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the epoch of each batch that the loader begins."""
+    epochs: list[int] = []
+    request = loader._feed.request
+
+    def noted(seed: int, epoch: int, ids: np.ndarray) -> object:
+        epochs.append(epoch)
+        return request(seed, epoch, ids)
+
+    monkeypatch.setattr(loader._feed, "request", noted)
+    return epochs
+
+
+@pytest.mark.parametrize(("batch_size", "prefetch"), [(32, 2), (100, 3), (192, 4)])
+def test_reaching_into_the_next_epoch_changes_no_batch(
+    batch_size: int, prefetch: int, digits_webdataset: ShardSet
+) -> None:
+    """Not even where an epoch is shorter than what is under way."""
+    with make(digits_webdataset, batch_size, prefetch=prefetch) as plain:
+        expected = [copied(iter(plain)) for _ in range(4)]
+    with make(digits_webdataset, batch_size, prefetch=prefetch, epochs=4) as loader:
+        for epoch in range(4):
+            assert_same(copied(iter(loader)), expected[epoch])
+            assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (epoch + 1, 0)
+
+
+def test_the_next_epochs_batches_are_begun_before_the_last_ones_are_used(
+    digits_webdataset: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(digits_webdataset, prefetch=2, epochs=2) as loader:
+        epochs = begun(loader, monkeypatch)
+        first = iter(loader)
+        for _ in range(len(loader)):
+            next(first)
+        assert epochs == [0] * 6 + [1, 1]
+        assert next(first, None) is None
+        assert epochs == [0] * 6 + [1] * 3
+        assert len(list(loader)) == 6
+        assert epochs == [0] * 6 + [1] * 6  # nothing twice, and nothing of an epoch that the run has not
+
+
+@pytest.mark.parametrize("change", ["seed", "epoch", "state", "close"])
+def test_what_was_begun_for_another_place_is_not_used(change: str, digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset) as plain:
+        state = plain.state_dict()
+        epochs = [copied(iter(plain)) for _ in range(3)]
+    with make(digits_webdataset, seed=6) as other:
+        list(other)
+        of_other_seed = copied(iter(other))
+    with make(digits_webdataset, epochs=9) as loader:
+        list(loader)
+        match change:
+            case "seed":
+                loader.seed = 6
+            case "epoch":
+                loader.epoch = 2
+            case "state":
+                loader.load_state_dict(state)
+            case "close":
+                loader.close()
+        expected = {"seed": of_other_seed, "epoch": epochs[2], "state": epochs[0], "close": epochs[1]}
+        assert_same(copied(iter(loader)), expected[change])
+
+
+def test_a_state_at_an_epochs_end_is_of_the_next_ones_begin(digits_webdataset: ShardSet) -> None:
+    with make(digits_webdataset, epochs=3) as loader:
+        list(loader)
+        state = loader.state_dict()
+        expected = copied(iter(loader))
+    with make(digits_webdataset, seed=1, epochs=3) as resumed:
+        resumed.load_state_dict(state)
+        assert_same(copied(iter(resumed)), expected)
+
+
+def test_a_bad_sample_of_the_next_epoch_is_met_there(
+    digits_webdataset: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(digits_webdataset, epochs=2) as loader:
+        plan = loader._feed.plan
+        render = loader._feed.render
+        bad: list[object] = []
+
+        def planned(seed: int, epoch: int, ids: np.ndarray, spans: object) -> object:
+            drawn = plan(seed, epoch, ids, spans)  # type: ignore[arg-type]
+            if epoch == 1:
+                bad.append(drawn)
+            return drawn
+
+        def broken(ids: np.ndarray, *rest: object) -> StageTimes:
+            if bad:
+                raise ShardError("a bad one")
+            return render(ids, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(loader._feed, "plan", planned)
+        monkeypatch.setattr(loader._feed, "render", render)
+        first = iter(loader)
+        for _ in range(4):
+            next(first)
+        monkeypatch.setattr(loader._feed, "render", broken)
+        assert len(list(first)) == 2
+        with pytest.raises(ShardError, match="a bad one"):
+            next(iter(loader))

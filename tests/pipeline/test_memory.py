@@ -13,18 +13,19 @@ from headrace.shards import ShardSet
 
 
 def test_memory_comes_back_with_the_last_tensor_and_no_more_than_is_kept() -> None:
-    pool = BufferPool(torch.uint8, keep=2)
-    lent = [pool.lend(pool.take((4, 3))) for _ in range(4)]
+    kind = (4, 3), torch.uint8
+    pool = BufferPool(keep=2)
+    lent = [pool.lend(pool.take(*kind)) for _ in range(4)]
     places = [tensor.data_ptr() for tensor in lent]
     part = lent[0][2:]
     del lent[0]
-    assert not pool.free[4, 3]
+    assert not pool.free[kind]
     del part
-    assert [buffer.data_ptr() for buffer in pool.free[4, 3]] == places[:1]
+    assert [buffer.data_ptr() for buffer in pool.free[kind]] == places[:1]
     while lent:
         del lent[0]
-    assert [buffer.data_ptr() for buffer in pool.free[4, 3]] == places[2:]
-    assert pool.take((4, 3)).data_ptr() == places[3]
+    assert [buffer.data_ptr() for buffer in pool.free[kind]] == places[2:]
+    assert pool.take(*kind).data_ptr() == places[3]
 
 
 class Allocator:

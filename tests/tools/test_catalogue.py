@@ -13,6 +13,9 @@ from headrace.pipeline import (
     BlockMask,
     Clip,
     ClipSpec,
+    Inputs,
+    Mixed,
+    Other,
     RandomMask,
     SpanMask,
     TextSpec,
@@ -119,13 +122,15 @@ TOKENS = TextSpec(tokenizer="a.json", length=64, masks=(TokenMask(),))
         (ViewSpec([LARGE] * 2, [MASK, MASK, BlockMask(grid=(14, 14))]), "2 views of 224, random masks, block mask"),
         (ViewSpec.rotations(LARGE), "4 views of 224, of one draw"),
         (ViewSpec([Tiles(view=View(size=64, flip=0.0))]), "9 views of 64, of one draw"),
-        (ViewSpec([LARGE], text=TOKENS), "1 view of 224 + text of 64 tokens, token mask"),
+        ({"image": ViewSpec([LARGE]), "text": TOKENS}, "1 view of 224 + text of 64 tokens, token mask"),
+        (Other(spec=ViewSpec([LARGE])), "1 view of 224, of another sample"),
+        (Mixed(spec=ViewSpec([LARGE] * 2)), "2 views of 224, mixed with another sample"),
         (ClipSpec([Clip()], [TubeMask(grid=(14, 14), frames=8)]), "1 clip of 16 frames of 224, tube mask"),
         (ClipSpec([Clip(), Clip(frames=8)]), "1 of 16 frames of 224 + 1 of 8 frames of 224"),
         (TextSpec(tokenizer="a.json", masks=(SpanMask(),)), "text of 128 tokens, span mask"),
     ],
 )
-def test_inputs_in_words(inputs: ViewSpec | ClipSpec | TextSpec, words: str) -> None:
+def test_inputs_in_words(inputs: Inputs, words: str) -> None:
     assert catalogue.in_words(inputs) == words
     assert catalogue.drawn(inputs)
 

@@ -66,12 +66,11 @@ class Words(Method):
         self.feature_dim = 8
 
     def loss(self, batch: Batch) -> Terms:
-        [masked] = batch.token_masks
+        [masked] = batch.masks
         assert isinstance(masked, MaskedTokens)
-        assert batch.texts is not None
         assert batch.views == []
         guess = self.head(self.backbone(masked.tokens).mean(1))
-        return {"loss": nn.functional.cross_entropy(guess, batch.texts.tokens[:, 1])}
+        return {"loss": nn.functional.cross_entropy(guess, batch["text"].tokens[:, 1])}
 
 
 class Pairs(Method):
@@ -81,14 +80,13 @@ class Pairs(Method):
         super().__init__()
         self.config = config
         text = TextSpec(tokenizer=config.tokenizer, length=16)
-        self.inputs = ViewSpec([View(size=16)], [RandomMask(grid=(2, 2), ratio=0.5)], text=text)
+        self.inputs = {"image": ViewSpec([View(size=16)], [RandomMask(grid=(2, 2), ratio=0.5)]), "text": text}
         self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.words = nn.Embedding(1000, 8)
         self.feature_dim = 8
 
     def loss(self, batch: Batch) -> Terms:
-        assert batch.texts is not None
-        image, text = self.backbone(batch.normalized()[0]), self.words(batch.texts.tokens).mean(1)
+        image, text = self.backbone(batch["image"].normalized()[0]), self.words(batch["text"].tokens).mean(1)
         return {"loss": nn.functional.cross_entropy(image @ text.T, torch.arange(len(batch)))}
 
 

@@ -390,9 +390,7 @@ def noise_batch(samples: int) -> Batch:
     """Of two views of 8 pixels."""
     noise = torch.Generator().manual_seed(0)
     views = [torch.randint(0, 256, (samples, 3, 8, 8), generator=noise, dtype=torch.uint8) for _ in range(2)]
-    return Batch(
-        views=views, index=torch.arange(samples), labels=None, epoch=0, normalize=(Normalize(), Normalize()), drawn=None
-    )
+    return Batch.of_views(views, [Normalize(), Normalize()])
 
 
 def test_measuring_leaves_no_trace() -> None:

@@ -60,16 +60,16 @@ def texts_of(shards: ShardSet, spec: TextSpec, *, count: int, seed: int = 0, epo
     with Loader(shards, spec, min(count, len(shards)), seed=seed, prefetch=1) as loader:
         loader.epoch = epoch
         batch = next(iter(loader))
-    assert batch.texts is not None
+    texts = batch["text"]
     found = []
     for row, sample in enumerate(batch.index.tolist()):
-        length = int(batch.texts.lengths[row])
+        length = int(texts.lengths[row])
         words = [shards.key(sample), f"{length} tokens"]
-        words += [f"text {int(batch.texts.chosen[row])}"] if batch.texts.chosen.any() else []
+        words += [f"text {int(texts.chosen[row])}"] if texts.chosen.any() else []
         lines = {}
-        if not batch.token_masks:
-            lines["tokens"] = pieces(tokenizer, batch.texts.tokens[row, :length])
-        for mask in batch.token_masks:
+        if not texts.masks:
+            lines["tokens"] = pieces(tokenizer, texts.tokens[row, :length])
+        for mask in texts.masks:
             if isinstance(mask, MaskedTokens):
                 words.append(f"{int(mask.masked_count[row])} to predict")
                 lines["tokens"] = pieces(tokenizer, mask.tokens[row, :length], mask.labels[row, :length])

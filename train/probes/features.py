@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.models import Method
-from headrace.models.method import Inputs
-from headrace.pipeline import Batch, ClipSpec, Loader, Normalize, ViewSpec, center_view
+from headrace.pipeline import Batch, ClipSpec, Inputs, Loader, Normalize, ViewSpec, center_view
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError

@@ -56,7 +56,7 @@ class Rotation(Method):
         views = batch.normalized()
         logits = widened(self.classifier(self.backbone(torch.cat(views))))
         assert batch.drawn is not None
-        turns = batch.drawn.turns.T.flatten()  # type: ignore[union-attr]
+        turns = batch.drawn.turns.T.flatten()
         return {
             "loss": F.cross_entropy(logits, turns),
             "accuracy": (logits.detach().argmax(dim=1) == turns).float().mean(),

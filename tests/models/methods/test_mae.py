@@ -57,12 +57,12 @@ def test_hidden_pixels_do_not_reach_the_encoder(digits_webdataset: ShardSet) -> 
     method: Any = tiny("mae").eval()
     batch = batch_of(method, digits_webdataset)
     (images,), (masks,) = batch.normalized(), batch.masks
-    hidden = torch.ones(8, 16, dtype=torch.bool).scatter(1, masks.visible, False)  # type: ignore[union-attr]
+    hidden = torch.ones(8, 16, dtype=torch.bool).scatter(1, masks.visible, False)
     patches = patchify(images, 4)
     noise = torch.where(hidden[:, :, None], torch.randn_like(patches), patches)
     changed = unpatchify(noise, 4, 4)
     with torch.no_grad():
-        first, second = (encode_visible(method.backbone, x, masks.visible) for x in (images, changed))  # type: ignore[union-attr]
+        first, second = (encode_visible(method.backbone, x, masks.visible) for x in (images, changed))
     assert not torch.equal(images, changed)
     assert torch.equal(first, second)
 
@@ -130,7 +130,7 @@ def test_with_the_same_weights_it_is_transformers_with_its_gradient(digits_webda
     batch = batch_of(method, digits_webdataset)
     (masks,) = batch.masks
     # Noise whose order keeps the visible patches, in their order, and then the others.
-    noise = torch.ones(8, 16).scatter(1, masks.visible, torch.linspace(0, 0.5, 4).expand(8, 4))  # type: ignore[union-attr]
+    noise = torch.ones(8, 16).scatter(1, masks.visible, torch.linspace(0, 0.5, 4).expand(8, 4))
     theirs = judge(batch.normalized()[0], noise=noise).loss
     ours = method.loss(batch)["loss"]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -25,7 +25,7 @@ def test_every_view_is_the_first_turned_counter_clockwise_as_its_label_says(digi
     with Loader(digits_webdataset, method.inputs, 8, threads=1) as loader:
         batch = next(iter(loader))
     assert batch.drawn is not None
-    assert batch.drawn.turns.tolist() == [[0, 1, 2, 3]] * 8  # type: ignore[union-attr]
+    assert batch.drawn.turns.tolist() == [[0, 1, 2, 3]] * 8
     for turns, view in enumerate(batch.views):
         assert torch.equal(view, torch.rot90(batch.views[0], turns, dims=(2, 3)))
 

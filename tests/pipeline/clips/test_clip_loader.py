@@ -323,7 +323,7 @@ def test_contradictory_arguments_are_refused(shards: ShardSet, photos: ShardSet)
     with pytest.raises(ValueError, match="no video field 'video'"):
         Loader(photos, SPEC, 4)
     with pytest.raises(ValueError, match="no video field 'film'"):
-        Loader(shards, SPEC, 4, video_field="film")
+        Loader(shards, ClipSpec(SPEC.clips, field="film"), 4)
     with pytest.raises(ValueError, match="has no images; its fields are video, label"):
         Loader(shards, ViewSpec([PLAIN]), 4)
     with pytest.raises(

@@ -88,7 +88,7 @@ def test_a_damaged_image_stops_its_batch_only(photos: ShardSet, tmp_path: Path) 
 def test_what_no_sample_explains_is_one_line(alone: str, photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a picture that is known to be good nor a sample by itself tells more."""
     with Loader(photos, SPEC, 12, engine="dali", on_error="substitute") as loader:
-        built = loader._feed.engine._built
+        built = loader._feed.engines[0]._built
 
         class Failing:
             def run(self, **inputs: Any) -> None:
@@ -100,7 +100,7 @@ def test_what_no_sample_explains_is_one_line(alone: str, photos: ShardSet, monke
         def build(samples: int, *others: Any) -> Any:
             return Failing() if samples > 1 or alone == "fails" else built(samples, *others)
 
-        monkeypatch.setattr(loader._feed.engine, "_built", build)
+        monkeypatch.setattr(loader._feed.engines[0], "_built", build)
         said = r"^engine 'dali' fails, and not because of a sample: Critical error in pipeline: out of memory$"
         with pytest.raises(RuntimeError, match=said):
             list(loader)

@@ -102,7 +102,7 @@ def test_rotations_share_their_draws() -> None:
 def test_lab_and_per_view_batches_match_the_formulas() -> None:
     levels = torch.randint(0, 256, (2, 3, 5, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     lab, own = Normalize.lab(mean=(50, 0, 0), std=(100, 110, 110)), Normalize(per_view=True)
-    batch = Batch(views=[levels] * 2, index=torch.arange(2), labels=None, epoch=0, normalize=(lab, own))
+    batch = Batch.of_views([levels] * 2, [lab, own])
     in_lab, standard = batch.normalized()
     expected = (lab_of(levels.permute(0, 2, 3, 1).numpy()) - lab.mean) / lab.std
     torch.testing.assert_close(in_lab, torch.from_numpy(expected).permute(0, 3, 1, 2).float(), atol=5e-6, rtol=0)
@@ -123,7 +123,7 @@ def test_frames_of_clips_are_normalised_one_by_one(normalize: Normalize) -> None
 def test_normalized_batches_match_the_formula() -> None:
     normalize = Normalize(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     levels = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4).to(torch.uint8)
-    batch = Batch(views=[levels], index=torch.arange(2), labels=None, epoch=0, normalize=(normalize,))
+    batch = Batch.of_views([levels], [normalize])
     (images,) = batch.normalized()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (normalize.mean, normalize.std))
     torch.testing.assert_close(images, (levels / 255 - mean) / std)

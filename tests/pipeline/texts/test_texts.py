@@ -24,6 +24,7 @@ from headrace.pipeline import (
     Loader,
     MaskedTokens,
     SpanMask,
+    Spec,
     Texts,
     TextSpec,
     TokenMask,
@@ -100,14 +101,19 @@ def library(path: Path, length: int) -> Any:
     return tokenizer
 
 
+def tensors_of(texts: Texts) -> list[torch.Tensor]:
+    """Nothing of its masks."""
+    return [value for value in vars(texts).values() if isinstance(value, torch.Tensor)]
+
+
 def make(shards: ShardSet, spec: Any, batch_size: int = 12, **options: Any) -> Loader:
     """With the engine that needs no compiling: texts have nothing to do with it."""
     return Loader(shards, spec, batch_size, **({"seed": SEED, "threads": 2, "engine": "torchvision"} | options))
 
 
 def texts_of(batch: Batch) -> Texts:
-    assert batch.texts is not None
-    return batch.texts
+    found: Texts = batch["text"]
+    return found
 
 
 @pytest.mark.parametrize("name", ["bert", "t5"])
@@ -119,7 +125,6 @@ def test_tokens_are_the_librarys(name: str, shards: ShardSet, tokenizers: dict[s
     assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(COUNT))
     lengths = set()
     for batch in batches:
-        assert batch.views == []
         assert batch.drawn is None
         assert [(part.dtype, part.shape) for part in texts_of(batch)] == [
             (torch.int64, (12, 32)),
@@ -158,7 +163,7 @@ def test_token_masks_are_berts_over_the_librarys_words(
                 length = sum(encoding.attention_mask)
                 special = [bool(bit) for bit in encoding.special_tokens_mask[:length]]
                 words = [-1 if word is None else word for word in encoding.word_ids[:length]]
-                for number, mask in enumerate(batch.token_masks):
+                for number, mask in enumerate(texts_of(batch).masks):
                     assert isinstance(mask, MaskedTokens)
                     draw = Draw(SEED, 2, sample, number)
                     output, labels = bert(draw, encoding.ids[:length], special, words if whole else None, known[number])
@@ -175,7 +180,7 @@ def test_spans_are_t5s(tars: ShardSet, tokenizers: dict[str, Path]) -> None:
     assert sentinels[0] > sentinels[1]
     with make(tars, spec) as loader:
         for batch in loader:
-            (mask,) = batch.token_masks
+            (mask,) = texts_of(batch).masks
             assert isinstance(mask, CorruptedSpans)
             for row, sample in enumerate(batch.index.tolist()):
                 text = np.array(tokenizer.encode(tars.read(sample)["text"]).ids)
@@ -262,7 +267,7 @@ def test_pairs_of_segments(kind: Any, tars: ShardSet, tokenizers: dict[str, Path
             for batch in loader:
                 texts = texts_of(batch)
                 broken += int(texts.broken.sum())
-                (mask,) = batch.token_masks
+                (mask,) = texts_of(batch).masks
                 for row, sample in enumerate(batch.index.tolist()):
                     one, two, is_broken = plain_pair(tokenizer, tars, kind, sample, epoch, 37)
                     expected = [2, *one, 3, *two, 3]  # [CLS], [SEP], [SEP]
@@ -301,11 +306,11 @@ def assert_same(ours: list[list[np.ndarray]], theirs: list[list[np.ndarray]]) ->
         assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def both(tokenizer: Path, **settings: Any) -> ViewSpec:
+def both(tokenizer: Path, **settings: Any) -> dict[str, Spec]:
     """Views with the text beside them, masked."""
     masks = (TokenMask(), TokenMask())
     text = TextSpec(tokenizer=tokenizer, length=24, window="drawn", masks=masks, **settings)
-    return ViewSpec([View(size=20, jitter=0.5, brightness=0.4)] * 2, text=text)
+    return {"image": ViewSpec([View(size=20, jitter=0.5, brightness=0.4)] * 2), "text": text}
 
 
 def test_ranks_together_load_the_global_batches(tars: ShardSet, tokenizers: dict[str, Path]) -> None:
@@ -335,20 +340,22 @@ def test_resumes_in_the_middle_of_an_epoch(world_size: int, tars: ShardSet, toke
 @pytest.mark.parametrize("engine", ["torchvision", pytest.param("dali", marks=pytest.mark.peer("dali"))])
 def test_texts_beside_images_change_neither(engine: str, tars: ShardSet, tokenizers: dict[str, Path]) -> None:
     spec = both(tokenizers["bert"])
-    assert spec.text is not None
     with (
         make(tars, spec, engine=engine) as pairs,
-        make(tars, ViewSpec(spec.views), engine=engine) as images,
-        make(tars, spec.text) as alone,
+        make(tars, spec["image"], engine=engine) as images,
+        make(tars, spec["text"]) as alone,
     ):
         for pair, image, text in zip(pairs, images, alone, strict=True):
-            assert len(pair.token_masks) == 2
+            assert len(texts_of(pair).masks) == 2
             assert pair.labels is not None
             for ours, theirs in (
-                (pair.views, image.views),
-                ([*pair.drawn], [*image.drawn]),  # type: ignore[misc]
-                ([*texts_of(pair)], [*texts_of(text)]),
-                ([part for mask in pair.token_masks for part in mask], [part for m in text.token_masks for part in m]),
+                (pair["image"].views, image.views),
+                ([*pair["image"].drawn], [*image.drawn]),
+                (tensors_of(texts_of(pair)), tensors_of(texts_of(text))),
+                (
+                    [part for mask in texts_of(pair).masks for part in mask],
+                    [part for m in texts_of(text).masks for part in m],
+                ),
                 ([pair.index, pair.labels], [text.index, text.labels]),
             ):
                 assert len(ours) == len(theirs)
@@ -365,11 +372,11 @@ def test_texts_beside_clips(tmp_path: Path, tokenizers: dict[str, Path]) -> None
     clips = [Clip(frames=3, strides=(1, 2), view=View(size=8))]
     text = TextSpec(tokenizer=tokenizers["bert"], length=30, masks=(TokenMask(),))
     with open_shards(tmp_path / "set") as shards:
-        ours = everything(ClipSpec(clips, text=text), shards, batch_size=4)
+        ours = everything({"clip": ClipSpec(clips), "text": text}, shards, batch_size=4)
         alone = everything(ClipSpec(clips), shards, batch_size=4)
         of_text = everything(text, shards, batch_size=4)
     assert len(ours) == 4
-    assert_same(ours, [views + words[1:] for views, words in zip(alone, of_text, strict=True)])
+    assert_same(ours, [views[:-1] + words for views, words in zip(alone, of_text, strict=True)])
 
 
 class LateCopies:
@@ -411,8 +418,8 @@ def test_a_batch_may_be_as_long_as_its_longest_text(tars: ShardSet, tokenizers: 
             seen.add(length)
             assert texts_of(narrow).tokens.shape == (4, length)
             assert torch.equal(texts_of(narrow).tokens, texts_of(wide).tokens[:, :length])
-            assert torch.equal(narrow.token_masks[0].labels, wide.token_masks[0].labels[:, :length])
-            ours, theirs = narrow.token_masks[1], wide.token_masks[1]
+            assert torch.equal(texts_of(narrow).masks[0].labels, texts_of(wide).masks[0].labels[:, :length])
+            ours, theirs = texts_of(narrow).masks[1], texts_of(wide).masks[1]
             assert isinstance(ours, CorruptedSpans)
             assert isinstance(theirs, CorruptedSpans)
             assert torch.equal(ours.inputs, theirs.inputs[:, : ours.inputs.shape[1]])
@@ -473,12 +480,12 @@ def test_bad_texts_follow_the_policy(
             with make(shards, spec, total, on_error=policy) as loader:
                 (batch,) = loader
                 assert {shards.key(i) for i in loader.bad} == bad.keys()
-            assert len(batch) == len(texts_of(batch).tokens) == len(batch.token_masks[0].labels) == count
+            assert len(batch) == len(texts_of(batch).tokens) == len(texts_of(batch).masks[0].labels) == count
             keys = [shards.key(i) for i in batch.index.tolist()]
             assert all(key.startswith("good") for key in keys)
             # Who stands in is seen as in its own place.
             seen: dict[str, list[int]] = {}
-            for key, tokens in zip(keys, batch.token_masks[0].labels.tolist(), strict=True):
+            for key, tokens in zip(keys, texts_of(batch).masks[0].labels.tolist(), strict=True):
                 assert seen.setdefault(key, tokens) == tokens
 
 
@@ -486,7 +493,7 @@ def test_a_bad_text_makes_its_image_bad_too(tmp_path: Path, tokenizers: dict[str
     some = [sample | {"text": " " if number in (3, 8) else sample["text"]} for number, sample in enumerate(samples())]
     write_shards(tmp_path / "set", some, FIELDS)
     text = TextSpec(tokenizer=tokenizers["bert"], field="text")
-    spec = ViewSpec([View(size=8)], text=text)
+    spec = {"image": ViewSpec([View(size=8)]), "text": text}
     with open_shards(tmp_path / "set") as shards, make(shards, spec, 20, on_error="substitute") as loader:
         batches = list(loader)
         assert set(loader.bad) == {3, 8}
@@ -498,7 +505,7 @@ def test_a_bad_text_makes_its_image_bad_too(tmp_path: Path, tokenizers: dict[str
 
 def test_cocos_captions_come_beside_their_pictures(tmp_path: Path, tokenizers: dict[str, Path]) -> None:
     convert("coco", write_zips(tmp_path), tmp_path / "set", split="train", workers=1)
-    spec = ViewSpec([View(size=16)], text=TextSpec(tokenizer=tokenizers["bert"], length=40))
+    spec = {"image": ViewSpec([View(size=16)]), "text": TextSpec(tokenizer=tokenizers["bert"], length=40)}
     tokenizer = library(tokenizers["bert"], 40)
     with open_shards(tmp_path / "set") as shards, make(shards, spec, 5) as loader:
         (batch,) = loader
@@ -506,7 +513,7 @@ def test_cocos_captions_come_beside_their_pictures(tmp_path: Path, tokenizers: d
             number = shards.read(sample)["image_id"]
             expected = caption(number, int(texts_of(batch).chosen[row]))
             assert texts_of(batch).tokens[row].tolist() == tokenizer.encode(expected).ids
-    assert batch.views[0].shape == (5, 3, 16, 16)
+    assert batch["image"].views[0].shape == (5, 3, 16, 16)
 
 
 @pytest.mark.peer("aiohttp")
@@ -580,7 +587,7 @@ def test_whole_words_mask_something_of_a_single_long_word(
     spec = TextSpec(tokenizer=tokenizers[name], length=64, masks=(mask,), whole_words=True)
     with open_shards(tmp_path / "set") as shards, make(shards, spec, 4) as loader:
         (batch,) = loader
-    found = batch.token_masks[0]
+    found = texts_of(batch).masks[0]
     assert isinstance(found, MaskedTokens)
     assert found.masked_count.tolist() == mask.wanted(texts_of(batch).lengths.numpy()).tolist()
 
@@ -588,8 +595,8 @@ def test_whole_words_mask_something_of_a_single_long_word(
 def test_a_tokenizer_without_words_masks_tokens(tars: ShardSet, tokenizers: dict[str, Path]) -> None:
     with make(tars, TextSpec(tokenizer=tokenizers["llama"], field="text", masks=(TokenMask(),))) as loader:
         for batch in loader:
-            assert isinstance(batch.token_masks[0], MaskedTokens)
-            assert int(batch.token_masks[0].masked_count.min()) >= 1
+            assert isinstance(texts_of(batch).masks[0], MaskedTokens)
+            assert int(texts_of(batch).masks[0].masked_count.min()) >= 1
 
 
 def test_the_message_says_when_a_word_fills_what_is_kept(tmp_path: Path, tokenizers: dict[str, Path]) -> None:
@@ -621,7 +628,7 @@ def test_of_long_texts_the_same_is_kept_as_if_they_were_tokenised_whole(
 
 
 def assert_same_texts(one: Batch, other: Batch) -> None:
-    for part, expected in zip(texts_of(one), texts_of(other), strict=True):
+    for part, expected in zip(tensors_of(texts_of(one)), tensors_of(texts_of(other)), strict=True):
         assert torch.equal(part, expected)
-    for part, expected in zip(one.token_masks[0], other.token_masks[0], strict=True):
+    for part, expected in zip(texts_of(one).masks[0], texts_of(other).masks[0], strict=True):
         assert torch.equal(part, expected)

@@ -38,22 +38,22 @@ def test_what_is_shown_is_what_the_loader_gives(mask: str, folder: Path) -> None
         with Loader(shards, spec, 4, seed=3) as loader:
             loader.epoch = 1
             batch = next(iter(loader))
-        assert batch.texts is not None
+        texts = batch["text"]
         assert len(shown) == 4
         for row, each in enumerate(shown):
-            length = int(batch.texts.lengths[row])
+            length = int(texts.lengths[row])
             assert each.title.startswith(f"{shards.key(int(batch.index[row]))} · {length} tokens")
             if mask == "none":
-                seen = {"tokens": batch.texts.tokens[row, :length]}
+                seen = {"tokens": texts.tokens[row, :length]}
             elif mask == "spans":
-                (spans,) = batch.token_masks
+                (spans,) = texts.masks
                 assert isinstance(spans, CorruptedSpans)
                 seen = {
                     "inputs": spans.inputs[row, : spans.input_count[row]],
                     "labels": spans.labels[row, : spans.label_count[row]],
                 }
             else:
-                (masked,) = batch.token_masks
+                (masked,) = texts.masks
                 assert isinstance(masked, MaskedTokens)
                 seen = {"tokens": masked.tokens[row, :length]}
                 labels = ["" if label == -100 else name(label) for label in masked.labels[row, :length].tolist()]
