@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields, replace
 from typing import Any, Literal, NamedTuple
 
-from headrace.models.method import Context, Method, ParameterGroup
+from headrace.models.method import Context, Method, ParameterGroup, Tower
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
@@ -16,6 +16,7 @@ from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
+from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.text.bert import BERT, BERTConfig
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
@@ -28,6 +29,7 @@ __all__ = [
     "Method",
     "MethodEntry",
     "ParameterGroup",
+    "Tower",
     "build_backbone",
     "build_method",
 ]
@@ -40,9 +42,9 @@ class MethodEntry(NamedTuple):
     """Keyword-only dataclass; its defaults are the authors' values."""
     method: type[Method]
     """Built from an instance of `config`."""
-    family: Literal["joint", "masked", "pretext", "text"]
-    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; text: methods that read
-    texts."""
+    family: Literal["joint", "masked", "pretext", "text", "pairs"]
+    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; text: texts alone;
+    pairs: images beside something else."""
     paper: str
     """arXiv number."""
     followed: str
@@ -137,6 +139,15 @@ METHODS: dict[str, MethodEntry] = {
         "masks are drawn anew in each epoch instead of ten times for all; segments are cut between words instead of "
         "sentences, and exactly half of the pairs are broken on average; all texts may be as long as the longest; "
         "AdamW corrects its bias, which theirs does not",
+    ),
+    "clip": MethodEntry(
+        CLIPConfig,
+        CLIP,
+        "pairs",
+        "2103.00020",
+        "openai/CLIP at d05afc4: clip/model.py; mlfoundations/open_clip at 89fb801: src/open_clip/loss.py, params.py",
+        "a text's state is read where its last token stands, which need not be the largest; blocks of the image tower "
+        "begin as timm draws them",
     ),
 }
 """Every method by the name that the command line uses."""

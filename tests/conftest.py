@@ -142,6 +142,20 @@ def texts_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shard
 
 
 @pytest.fixture(scope="session")
+def captions_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """The 200 digits, each with two captions that say which it is, as COCO's images have several."""
+    path = tmp_path_factory.mktemp("captions") / "webdataset"
+    samples = (
+        sample
+        | {"captions": [f"a {sample['label']}", f"the digit {sample['label']} as number {number // 10} of its class"]}
+        for number, sample in enumerate(digit_samples(20))
+    )
+    write_shards(path, samples, DIGIT_FIELDS | {"captions": Field(kind="json")}, shard_size=300_000)
+    with open_shards(path) as shards:
+        yield shards
+
+
+@pytest.fixture(scope="session")
 def digits_ffcv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
     """The same 200 digits in one .beton."""
     path = tmp_path_factory.mktemp("digits") / "ffcv"

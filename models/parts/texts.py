@@ -10,11 +10,20 @@ from headrace.pipeline.texts.tokenizer import TextTokenizer
 from headrace.pipeline.texts.tokens import IGNORED
 
 BERT_VOCABULARY, BERT_MASK = 30_522, 103
-"""Tokens of BERT uncased, and its [MASK]."""
 
 
-def vocabulary_of(tokenizer: str) -> tuple[int, int]:
-    """How many tokens a `tokenizer.json` has, and its [MASK]; BERT's without a file.
+def vocabulary_of(tokenizer: str, otherwise: int) -> int:
+    """How many tokens a `tokenizer.json` has, or what they are `otherwise`, without a file.
+
+    Raises:
+        ImportError: if the library `tokenizers` is missing.
+        ValueError: if the file cannot be read.
+    """
+    return TextTokenizer(tokenizer).vocabulary if tokenizer else otherwise
+
+
+def vocabulary_and_mask(tokenizer: str) -> tuple[int, int]:
+    """How many tokens a `tokenizer.json` has, and its [MASK]; those of BERT uncased without a file.
 
     Raises:
         ImportError: if the library `tokenizers` is missing.

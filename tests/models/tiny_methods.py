@@ -39,13 +39,17 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "rotation": {"size": 16, "backbone": RESNET},
     "bert": {"tokenizer": str(texts.words()), "length": 24, "positions": 24, "width": 16, "depth": 2, "heads": 2},
+    "clip": {
+        "tokenizer": str(texts.words()), "length": 16, "size": 24, "embed_dim": 16, "text_width": 16, "text_depth": 2,
+        "text_heads": 2, "backbone": RESNET,
+    },
 }  # fmt: skip
 """Fields of each method's config."""
 
 
-SETS = {"text": "texts_webdataset"}
+SETS = {"text": "texts_webdataset", "pairs": "captions_webdataset"}
 """The fixture of real samples for the methods of a family that is not shown digits."""
-LIBRARIES: dict[str, tuple[str, ...]] = {"bert": ("tokenizers", "transformers")}
+LIBRARIES: dict[str, tuple[str, ...]] = dict.fromkeys(("bert", "clip"), ("tokenizers", "transformers"))
 """What a method needs of an extra."""
 
 

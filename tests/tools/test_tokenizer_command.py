@@ -1,4 +1,4 @@
-"""`headrace tokenizer`: the same file from the same texts, which the loader reads and the library's own is no better."""
+"""`headrace tokenizer`: the same file from the same texts, which the loader reads; the library's is no better."""
 
 from __future__ import annotations
 

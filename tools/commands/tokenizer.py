@@ -38,8 +38,8 @@ COMMAND = Command(
     "tokenizer",
     "train a tokenizer on a set's texts",
     """\
-Trains a tokenizer on the texts of a shard set with the library tokenizers (pip install headrace[text]), and writes it as
-a Hugging Face tokenizer.json, which methods that read texts take. The same texts give the same file.
+Trains a tokenizer on the texts of a shard set with the library tokenizers (pip install headrace[text]), and writes it
+as a Hugging Face tokenizer.json, which methods that read texts take. The same texts give the same file.
 
   headrace tokenizer shards/texts --vocab 4096 --out tokenizer.json
   headrace train bert_small --data shards/texts --out runs/bert --model.tokenizer tokenizer.json""",

@@ -14,7 +14,7 @@ from headrace.models.checks import require
 from headrace.models.losses import masked_token_loss
 from headrace.models.losses.precision import widened
 from headrace.models.method import Method
-from headrace.models.parts.texts import MaskedTokenHead, chosen_places, mean_of_tokens, vocabulary_of
+from headrace.models.parts.texts import MaskedTokenHead, chosen_places, mean_of_tokens, vocabulary_and_mask
 from headrace.pipeline import Batch, MaskedTokens, Texts, TextSpec, TokenMask
 from headrace.pipeline.texts.tokens import IGNORED
 
@@ -69,7 +69,7 @@ class BERT(Method):
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
         self.config = config
-        vocabulary, self.mask_id = vocabulary_of(config.tokenizer)
+        vocabulary, self.mask_id = vocabulary_and_mask(config.tokenizer)
         mask = TokenMask(ratio=config.mask_ratio, most=config.most_masked)
         self.inputs = TextSpec(
             tokenizer=config.tokenizer,
@@ -87,8 +87,8 @@ class BERT(Method):
         """`"loss"` is the sum of `"masked"`, see `headrace.models.losses.masked_token_loss`, and `"next"`, the cross
         entropy of whether the pair is broken. `"mask_accuracy"` and `"next_accuracy"` are shares of right answers, the
         former where [MASK] stands: what was kept is easily told."""
-        texts, (masked,) = batch.texts, batch.token_masks
-        assert texts is not None
+        texts: Texts = batch["text"]
+        (masked,) = texts.masks
         assert isinstance(masked, MaskedTokens)
         states = self.states(masked.tokens, texts)
         places = chosen_places(masked.labels, self.most_masked)
@@ -119,8 +119,8 @@ class BERT(Method):
 
     def encode(self, batch: Batch) -> Tensor:
         """(B, D): the mean of the last states of a text, the special tokens' too."""
-        assert batch.texts is not None
-        return mean_of_tokens(self.states(batch.texts.tokens, batch.texts), batch.texts.attention)
+        texts: Texts = batch["text"]
+        return mean_of_tokens(self.states(texts.tokens, texts), texts.attention)
 
 
 def bert_network(config: BERTConfig, vocabulary: int) -> Any:

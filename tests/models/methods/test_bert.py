@@ -30,18 +30,19 @@ def batches_of(method: Any, shards: ShardSet, inputs: TextSpec | None = None, si
 
 
 def parts_of(batch: Batch) -> tuple[Texts, MaskedTokens]:
-    (masked,) = batch.token_masks
+    (masked,) = texts_of(batch).masks
     assert isinstance(masked, MaskedTokens)
     return texts_of(batch), masked
 
 
 def texts_of(batch: Batch) -> Texts:
-    assert batch.texts is not None
-    return batch.texts
+    found: Texts = batch["text"]
+    return found
 
 
 def with_masked(batch: Batch, **changes: Tensor) -> Batch:
-    return replace(batch, token_masks=[parts_of(batch)[1]._replace(**changes)])
+    texts, masked = parts_of(batch)
+    return replace(batch, streams={"text": replace(texts, masks=[masked._replace(**changes)])})
 
 
 def judge_of(method: Any) -> nn.Module:
@@ -219,7 +220,10 @@ def test_padding_does_not_reach_the_logits(texts_webdataset: ShardSet) -> None:
     noise = torch.where(given.attention, given.tokens, torch.randint_like(given.tokens, 400))
     with torch.no_grad():
         states, noisy = method.states(given.tokens, given), method.states(noise, given)
-        alone = Texts(*(part[row : row + 1, :length] if part.ndim == 2 else part[row : row + 1] for part in given))
+        alone = replace(
+            given, tokens=given.tokens[row : row + 1, :length], attention=given.attention[row : row + 1, :length],
+            segments=given.segments[row : row + 1, :length],
+        )  # fmt: skip
         short = method.states(alone.tokens, alone)
         torch.testing.assert_close(method.head(noisy)[given.attention], method.head(states)[given.attention])
         torch.testing.assert_close(method.head(short)[0], method.head(states)[row, :length], rtol=1e-5, atol=1e-5)
@@ -229,7 +233,7 @@ def test_features_are_the_mean_of_a_texts_states(texts_webdataset: ShardSet) -> 
     method: Any = tiny("bert").eval()
     batch = batches_of(method, texts_webdataset, method.probe_inputs)[0]
     given = texts_of(batch)
-    assert batch.token_masks == []
+    assert given.masks == []
     assert not given.segments.any()
     with torch.no_grad():
         found, states = method.encode(batch), method.states(given.tokens, given)
