@@ -19,6 +19,7 @@ from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.text.bert import BERT, BERTConfig
+from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
 
@@ -42,9 +43,9 @@ class MethodEntry(NamedTuple):
     """Keyword-only dataclass; its defaults are the authors' values."""
     method: type[Method]
     """Built from an instance of `config`."""
-    family: Literal["joint", "masked", "pretext", "text", "pairs"]
-    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; text: texts alone;
-    pairs: images beside something else."""
+    family: Literal["joint", "masked", "pretext", "video", "text", "sound", "pairs"]
+    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; these three of images.
+    video, text, sound: methods of these. pairs: of an image with its text, sound, depth or points."""
     paper: str
     """arXiv number."""
     followed: str
@@ -65,7 +66,8 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2002.05709",
         "google-research/simclr: tf2/objective.py, model.py, lars_optimizer.py, data_util.py",
-        "the loss is the mean over 2N views, half of the code's; views are normalised",
+        "the loss is the mean over 2N views, half of the code's; views are normalised; torchvision's crop and colours, "
+        "resized with antialiasing",
     ),
     "moco_v2": MethodEntry(
         MoCoV2Config,
@@ -73,6 +75,7 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2003.04297",
         "facebookresearch/moco at 4397a04: moco/builder.py, main_moco.py",
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "byol": MethodEntry(
         BYOLConfig,
@@ -88,7 +91,8 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2103.03230",
         "facebookresearch/barlowtwins at 8e8d284: main.py",
-        "the norm before the correlation keeps no running statistics, which nothing would use",
+        "the norm before the correlation keeps no running statistics, which nothing would use; a Gaussian blur in the "
+        "place of PIL's box filters",
     ),
     "swav": MethodEntry(
         SwAVConfig,
@@ -96,7 +100,8 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2006.09882",
         "facebookresearch/swav at 06b1b7c: main_swav.py, src/resnet50.py, src/multicropdataset.py",
-        "queues are gathered over ranks, of which each takes its own part, so that a run goes on with other ranks",
+        "queues are gathered over ranks, of which each takes its own part, so that a run goes on with other ranks; "
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "deepcluster": MethodEntry(
         DeepClusterConfig,
@@ -114,6 +119,7 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2104.14294",
         "facebookresearch/dino at 7c446df: main_dino.py, utils.py, vision_transformer.py",
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "mae": MethodEntry(
         MAEConfig,
@@ -148,6 +154,16 @@ METHODS: dict[str, MethodEntry] = {
         "openai/CLIP at d05afc4: clip/model.py; mlfoundations/open_clip at 89fb801: src/open_clip/loss.py, params.py",
         "a text's state is read where its last token stands, which need not be the largest; blocks of the image tower "
         "begin as timm draws them",
+    ),
+    "videomae": MethodEntry(
+        VideoMAEConfig,
+        VideoMAE,
+        "video",
+        "2203.12602",
+        "MCG-NJU/VideoMAE at 14ef8d8: modeling_pretrain.py, modeling_finetune.py, engine_for_pretraining.py, "
+        "masking_generator.py, optim_factory.py, transforms.py, scripts",
+        "crops of any side and place, where theirs have ten shapes and thirteen places; features are the mean of the "
+        "tokens behind the last norm, which their fine-tuning replaces by a new one behind the mean",
     ),
 }
 """Every method by the name that the command line uses."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, Inputs, View, ViewSpec, center_view
+from headrace.pipeline import Batch, Inputs, ViewSpec
+from headrace.pipeline.streams import spec_of, streams_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,10 @@ class ParameterGroup:
     """Factor of the momentum, which is AdamW's first beta; 0 for none."""
     frozen_epochs: int = 0
     """Epochs at the beginning in which the gradient is dropped, after it was clipped."""
+    player: str = ""
+    """Whose they are. "" for the network that is trained; another name, such as "discriminator", for one with a goal of
+    its own, which has an optimiser of its own (`optim.players` in the run's configuration) and is clipped by itself.
+    There is one loss, so `loss` adds up the players' and detaches in each what is not the player's."""
 
 
 class Method(nn.Module):
@@ -92,6 +97,8 @@ class Method(nn.Module):
     """The network that is kept after training."""
     feature_dim: int
     """D."""
+    keeps_samples: bool = False
+    """Whether `loss` looks up what the method keeps of each training sample, so that it has none for other samples."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The training loss of one batch.
@@ -103,13 +110,10 @@ class Method(nn.Module):
 
     @property
     def probe_inputs(self) -> Inputs:
-        """What a probe shows `encode`: by default the first view's largest centred square, resized and normalised as
-        in training, without augmentation."""
-        if not isinstance(self.inputs, ViewSpec):
-            raise NotImplementedError(f"{type(self).__name__} must say with which inputs it is probed")
-        view: View = self.inputs.views[0]
-        plain = center_view(view.size, view.normalize)
-        return ViewSpec([replace(plain.views[0], interpolation=view.interpolation)])
+        """What a probe shows `encode`: by default the plain form of what `loss` sees, the first stream where there are
+        several, without augmentation and masks: `ViewSpec.plain`, `ClipSpec.plain`, `TextSpec.plain`."""
+        first = next(iter(streams_of(self.inputs).values()))
+        return spec_of(first).plain()
 
     def encode(self, batch: Batch) -> Tensor:
         """Features (B, D) of what `probe_inputs` asks for. Call it in evaluation mode; a sample's features do not

@@ -4,7 +4,8 @@ from headrace.pipeline.batch import Batch, DrawnViews, Others, Views
 from headrace.pipeline.clips.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
 from headrace.pipeline.images.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeBlockMask, TubeMask
 from headrace.pipeline.images.plan import Plan, plan
-from headrace.pipeline.images.views import Normalize, PatchPair, Tiles, View, ViewSpec, center_view
+from headrace.pipeline.images.view import Normalize, View
+from headrace.pipeline.images.views import PatchPair, Tiles, ViewSpec, center_view
 from headrace.pipeline.loader import Loader, LoaderStats
 from headrace.pipeline.order.order import Order, order
 from headrace.pipeline.order.permutations import permutation_set

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 
 from headrace.benchmarks.errors import SourceMissing
 from headrace.benchmarks.videos import sample_videos
+from headrace.shards import Field
 
 VIDEO_MUXERS = {
     "mp4": ("mp4", "libx264", "aac"),
@@ -136,3 +138,15 @@ def write_sound(out: Any, track: Any) -> None:
         for part in resampler.resample(frame):
             out.mux(track.encode(part))
     out.mux(track.encode(None))
+
+
+def stacks(count: int, length: int = 10) -> Iterator[dict[str, Any]]:
+    """`count` samples of `length` frames in a row, of 44x36 pixels, forwards (label 0) and backwards (1) in turn."""
+    small = np.stack([frame.reformat(44, 36, "rgb24").to_ndarray() for frame in frames()])
+    for number in range(count):
+        first = number * 37 % (len(small) - length + 1)
+        shown = small[first : first + length][:: -1 if number % 2 else 1]
+        yield {"__key__": f"{number:06d}", "frames": np.ascontiguousarray(shown), "label": number % 2}
+
+
+STACK_FIELDS = {"frames": Field(kind="array"), "label": Field(kind="int", classes=("forwards", "backwards"))}

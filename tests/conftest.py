@@ -26,6 +26,7 @@ import pytest
 
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.sources.mnist import digits
+from tests.clips import STACK_FIELDS, stacks
 from tests.failing_disk import FailingDisk, build_library
 from tests.texts import paragraphs
 
@@ -160,6 +161,16 @@ def digits_ffcv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
     """The same 200 digits in one .beton."""
     path = tmp_path_factory.mktemp("digits") / "ffcv"
     write_shards(path, digit_samples(20), DIGIT_FIELDS, format="ffcv")
+    with open_shards(path) as shards:
+        yield shards
+
+
+@pytest.fixture(scope="session")
+def clips_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """200 stacks of 10 real frames, in several tars."""
+    require_peer("av")
+    path = tmp_path_factory.mktemp("clips") / "webdataset"
+    write_shards(path, stacks(200), STACK_FIELDS, format="webdataset", shard_size=3_000_000)
     with open_shards(path) as shards:
         yield shards
 

@@ -62,6 +62,8 @@ WINGS = {
     "models.parts": set(),
     "models.losses": {"models.parts"},
     "models.methods": {"models.parts", "models.losses"},
+    "train.settings": set(),
+    "train.optimizers": set(),
     "train.probes": set(),
     "train.recipes": set(),
     "tools.media": set(),

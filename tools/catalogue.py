@@ -16,7 +16,6 @@ from rich.table import Table
 
 from headrace.models import METHODS, MethodEntry, build_method
 from headrace.pipeline import Clip, ClipSpec, Inputs, Mixed, Other, TextSpec, View
-from headrace.pipeline.images.views import PHOTOMETRIC
 from headrace.train.recipes import RECIPES
 
 WIDTH = 110
@@ -33,10 +32,10 @@ class ConfigField:
     doc: str
 
 
-def inputs_of(name: str) -> Inputs:
-    """What the method `name` asks for with its defaults. Its networks are laid out, not made."""
+def inputs_of(name: str, config: Any = None) -> Inputs:
+    """What the method `name` asks for, with its defaults or with `config`. Its networks are laid out, not made."""
     with torch.device("meta"):
-        return build_method(name).inputs
+        return build_method(name, config).inputs
 
 
 def recipes_of(name: str) -> list[str]:
@@ -193,9 +192,8 @@ def operations(part: View | Clip) -> Iterator[tuple[str, str]]:
         yield "flip", f"probability {view.flip:.3g}"
     if view.turns != (0,):
         yield "turn", f"{' or '.join(map(str, view.turns))} quarters, counter-clockwise"
-    for name in PHOTOMETRIC:
-        if probability := getattr(view, name):
-            yield name, f"probability {probability:.3g}" + (f": {how[name]}" if name in how else "")
+    for name in view.operations:
+        yield name, f"probability {getattr(view, name):.3g}" + (f": {how[name]}" if name in how else "")
     yield "normalize", ", ".join(f"{key} {value}" for key, value in _settings(view.normalize))
 
 

@@ -1,4 +1,4 @@
-"""Scores of a run: probes of the trained encoder, beside raw pixels and the untrained encoder."""
+"""Scores of a run: probes of the trained encoder, beside the raw input and the untrained encoder."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ import torch
 from rich.table import Table
 
 from headrace.models import Method
-from headrace.pipeline import order
+from headrace.pipeline import ClipSpec, TextSpec, ViewSpec
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.tools.errors import UserError
 from headrace.tools.fields import image_field
-from headrace.train import load_run
+from headrace.train import RunError, load_run
 from headrace.train.probes import (
+    FROZEN_PROBES,
     Features,
     extract_features,
     finetune_probe,
+    frozen_scores,
     image_views,
-    knn_probe,
-    linear_probe,
     pixel_features,
+    word_features,
 )
 from headrace.train.run import first_weights
 
-ENCODERS = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
-FROZEN_PROBES: Mapping[str, Callable[..., float]] = {"knn": knn_probe, "linear": linear_probe}
+ENCODERS = {"pixels": "raw input", "random": "untrained encoder", "trained": "trained encoder"}
 PROBES = {"knn": "k-NN", "linear": "linear", "finetune": "fine-tuned"}
 RESULTS = "results.json"
-HELD_OUT = 0.2  # share of the samples that scores, where there is no test set
 PIXEL_SIDE = 32  # raw pixels are compared at this size at most: a linear probe of larger ones fills the memory
+CLIP_SIDE = 16  # likewise, of every frame
 
 Place = str | os.PathLike[str]
 """A folder, or for shard sets also a URL."""
@@ -59,13 +59,14 @@ def evaluate(
         run: run folder.
         data: labelled shard set that probes learn from.
         test: labelled shard set that scores them; None holds a fifth of `data` out for that, always the same.
-        probes: keys of PROBES. "finetune" trains the encoder too, so raw pixels have none, and it needs `test`.
-        encoders: keys of ENCODERS.
+        probes: keys of PROBES. "finetune" trains the encoder too, so the raw input has none, and it needs `test`.
+        encoders: keys of ENCODERS; "pixels" are counts of words where the method reads texts.
         method: makes the method of a run that was trained with one of yours; see `headrace.train.train`.
 
     Raises:
         ConfigError: as `headrace.train.load_run`.
-        RunError: if the run has no checkpoint, is one of clips or texts, or a shard set has no labels.
+        RunError: if the run has no checkpoint, or a shard set has no labels or not what the method is shown; for
+            fine-tuning, if the method is not one of images, and for the raw input, if it is shown several streams.
         UserError: for fine-tuning without `test`, and in one of several processes of torchrun, which would all do the
             same.
         ShardError: for a shard set that cannot be read.
@@ -78,14 +79,13 @@ def evaluate(
             "instead, by variables of the environment or .netrc (docs/remote.md)"
         )
     config, trained = load_run(run, method=method)
-    image_views(trained)  # whether it can be probed, before anything is computed
     untrained = first_weights(config, method)[1].eval()
     scores = {}
     with ExitStack() as stack:
         learn = stack.enter_context(open_shards(data))
         score = stack.enter_context(open_shards(test)) if test is not None else None
-        for shards in (learn, *([score] if score else [])):
-            image_field(shards)
+        if "finetune" in probes:
+            image_views(trained)  # whether it can be, before anything is computed
         for encoder in encoders:
             probed = trained if encoder == "trained" else untrained
             scores[encoder] = _frozen(probed, encoder, learn, score, [p for p in probes if p in FROZEN_PROBES])
@@ -103,27 +103,31 @@ def _frozen(
     """Accuracy of the probes that leave the encoder as it is."""
     if not probes:
         return {}
-    side = _pixel_side(learn) if encoder == "pixels" else None
-    x, y = features(method, learn, pixel_side=side)
-    if score is not None:
-        test_x, test_y = features(method, score, pixel_side=side)
-    else:
-        mixed = order(0, 0, len(y))[:]
-        held = round(len(y) * HELD_OUT)
-        test_x, test_y, x, y = x[mixed[:held]], y[mixed[:held]], x[mixed[held:]], y[mixed[held:]]
-    return {probe: FROZEN_PROBES[probe](x, y, test_x, test_y, device=device()) for probe in probes}
+    if encoder == "pixels" and isinstance(shown := method.probe_inputs, TextSpec):
+        test = None if score is None else word_features(score, shown)
+        return frozen_scores(probes, word_features(learn, shown), test, device=device())
+    side = _pixel_side(method, learn) if encoder == "pixels" else None
+    test = None if score is None else features(method, score, pixel_side=side)
+    return frozen_scores(probes, features(method, learn, pixel_side=side), test, device=device())
 
 
 def features(method: Method, shards: ShardSet, *, pixel_side: int | None = None) -> Features:
-    """float32 (n, D) and int64 (n,): what `method` makes of every sample, or its pixels at `pixel_side`."""
+    """float32 (n, D) and int64 (n,): what `method` makes of every sample, or the pixels that it is shown, at
+    `pixel_side`."""
     if pixel_side is not None:
-        return pixel_features(shards, pixel_side)
-    image_views(method)
+        shown = method.probe_inputs
+        return pixel_features(shards, pixel_side, clips=shown if isinstance(shown, ClipSpec) else None)
     return extract_features(method.to(device()).encode, shards, method.probe_inputs, device=device())
 
 
-def _pixel_side(shards: ShardSet) -> int:
-    """The stored images' own side, judged by the first, if it is small enough."""
+def _pixel_side(method: Method, shards: ShardSet) -> int:
+    """The side of what the method is shown of a video, or the stored images' own, judged by the first, if it is small
+    enough."""
+    shown = method.probe_inputs
+    if isinstance(shown, ClipSpec):
+        return min(shown.clips[0].view.size, CLIP_SIDE)
+    if not isinstance(shown, ViewSpec):
+        raise RunError(f"{type(method).__name__} is shown no pixels, so that there are none to compare with")
     first = shards.spans(image_field(shards), [0])
     return min(int(first.height[0]), int(first.width[0]), PIXEL_SIDE)
 

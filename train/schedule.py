@@ -24,7 +24,7 @@ def warmup_cosine(step: int, *, total: int, warmup: int, final: float = 0.0) -> 
 
 
 def warmup_linear(step: int, *, total: int, warmup: int, final: float = 0.0) -> float:
-    """Share of the peak learning rate at `step`: up in a straight line, then down in one; otherwise as `warmup_cosine`.
+    """Share of the peak learning rate at `step`: up in a straight line, then down in another; else as `warmup_cosine`.
 
     Source: `transformers`' get_linear_schedule_with_warmup. BERT's own code (google-research/bert at eedf571,
     optimization.py) counts the way down from step 0, so that it drops a little where the warm-up ends.

@@ -7,7 +7,12 @@ views, L patches or tokens, P numbers of a patch. All are computed in float32 at
 from headrace.models.losses.contrastive import clip_loss, nt_xent, queue_info_nce
 from headrace.models.losses.distillation import cosine_regression, dino_loss
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
-from headrace.models.losses.reconstruction import masked_patch_loss, normalize_patches
+from headrace.models.losses.reconstruction import (
+    masked_patch_loss,
+    normalize_channels,
+    normalize_patches,
+    with_statistics_of,
+)
 from headrace.models.losses.redundancy import barlow_twins_loss
 from headrace.models.losses.tokens import masked_token_loss
 
@@ -18,9 +23,11 @@ __all__ = [
     "dino_loss",
     "masked_patch_loss",
     "masked_token_loss",
+    "normalize_channels",
     "normalize_patches",
     "nt_xent",
     "queue_info_nce",
     "sinkhorn",
     "swapped_prediction",
+    "with_statistics_of",
 ]

@@ -14,17 +14,30 @@ from headrace.models.parts.positions import sine_cosine
 
 def patchify(images: Tensor, patch: int) -> Tensor:
     """(B, C, H, W) to (B, L, patch * patch * C): patches row by row; in a patch pixels row by row, channels fastest."""
-    b, c, h, w = images.shape
-    grid = images.reshape(b, c, h // patch, patch, w // patch, patch)
-    return grid.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // patch) * (w // patch), patch * patch * c)
+    return patchify_clips(images[:, :, None], 1, patch)
 
 
 def unpatchify(patches: Tensor, patch: int, rows: int) -> Tensor:
     """Inverse of `patchify`, for `rows` rows of patches."""
-    b, length, numbers = patches.shape
-    columns, c = length // rows, numbers // patch**2
-    grid = patches.reshape(b, rows, columns, patch, patch, c).permute(0, 5, 1, 3, 2, 4)
-    return grid.reshape(b, c, rows * patch, columns * patch)
+    return unpatchify_clips(patches, 1, patch, (1, rows))[:, :, 0]
+
+
+def patchify_clips(clips: Tensor, tubelet: int, patch: int) -> Tensor:
+    """(B, C, T, H, W) to (B, L, tubelet * patch * patch * C): cubes of `tubelet` frames time by time, row by row; in a
+    cube pixels likewise, channels fastest."""
+    b, c, t, h, w = clips.shape
+    grid = clips.reshape(b, c, t // tubelet, tubelet, h // patch, patch, w // patch, patch)
+    length = (t // tubelet) * (h // patch) * (w // patch)
+    return grid.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(b, length, tubelet * patch * patch * c)
+
+
+def unpatchify_clips(cubes: Tensor, tubelet: int, patch: int, grid: tuple[int, int]) -> Tensor:
+    """Inverse of `patchify_clips`, for a grid of so many times and rows of cubes."""
+    b, length, numbers = cubes.shape
+    times, rows = grid
+    columns, c = length // (times * rows), numbers // (tubelet * patch**2)
+    clips = cubes.reshape(b, times, rows, columns, tubelet, patch, patch, c).permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return clips.reshape(b, c, times * tubelet, rows * patch, columns * patch)
 
 
 def fixed_positions(vit: Any) -> None:
@@ -41,18 +54,22 @@ def take(tokens: Tensor, numbers: Tensor) -> Tensor:
 
 
 def encode_visible(vit: Any, images: Tensor, visible: Tensor) -> Tensor:
-    """(B, 1 + M, D): class token and visible patches behind all blocks and the last norm of a timm ViT.
+    """(B, P + M, D): class token, where there is one (P is 0 or 1), and visible patches behind all blocks and the last
+    norm of a timm ViT.
 
     Args:
-        vit: a timm VisionTransformer with one class token and positions for it.
-        images: (B, 3, H, W).
+        vit: a timm VisionTransformer with at most a class token before its patches, and positions for all tokens.
+        images: (B, 3, H, W), or what else its patches are cut from.
         visible: int64 (B, M), numbers of patches. The others do not reach any layer but the patches' projection.
     """
     tokens = vit.patch_embed(images)
     tokens = tokens.flatten(1, 2) if tokens.ndim == 4 else tokens  # of a ViT for any size
-    tokens = take(tokens + vit.pos_embed[:, 1:], visible)
-    first = (vit.cls_token + vit.pos_embed[:, :1]).expand(len(images), -1, -1)
-    return vit.norm(vit.blocks(torch.cat([first, tokens], dim=1)))
+    prefix = vit.num_prefix_tokens
+    tokens = take(tokens + vit.pos_embed[:, prefix:], visible)
+    if prefix:
+        first = (vit.cls_token + vit.pos_embed[:, :1]).expand(len(images), -1, -1)
+        tokens = torch.cat([first, tokens], dim=1)
+    return vit.norm(vit.blocks(tokens))
 
 
 class MaskedDecoder(nn.Module):
@@ -60,33 +77,74 @@ class MaskedDecoder(nn.Module):
 
     Args:
         in_dim: width of the encoder.
-        grid: rows and columns of patches.
-        dim, depth, heads: of the decoder.
+        positions: float32 (L, D), fixed, of every patch; D is the decoder's width.
+        depth, heads: of the decoder.
         numbers: outputs for each patch.
+        prefix: tokens before the patches, which have no position: 1 for a class token, or 0.
+        embed_bias: whether the layer between encoder and decoder has a bias.
+        attention: timm's class of the blocks' attention.
 
-    Source: arXiv 2111.06377; facebookresearch/mae at efb2a80, models_mae.py, forward_decoder.
+    Source: arXiv 2111.06377; facebookresearch/mae at efb2a80, models_mae.py, forward_decoder. Without prefix and bias
+    it is VideoMAE's (arXiv 2203.12602).
     """
 
     positions: Tensor
 
-    def __init__(self, in_dim: int, grid: tuple[int, int], *, dim: int, depth: int, heads: int, numbers: int) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        positions: Tensor,
+        *,
+        depth: int,
+        heads: int,
+        numbers: int,
+        prefix: int,
+        embed_bias: bool,
+        attention: type[nn.Module],
+    ) -> None:
         super().__init__()
-        self.embed = nn.Linear(in_dim, dim)
+        dim = positions.shape[1]
+        self.prefix = prefix
+        self.embed = nn.Linear(in_dim, dim, bias=embed_bias)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("positions", sine_cosine(*grid, dim), persistent=False)
+        self.register_buffer("positions", positions, persistent=False)
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
-        self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(Block(dim, heads, qkv_bias=True, norm_layer=norm, attn_layer=attention) for _ in range(depth))
+        )
         self.norm = norm(dim)
         self.predict = nn.Linear(dim, numbers)
 
-    def forward(self, encoded: Tensor, visible: Tensor) -> Tensor:
-        """(B, 1 + M, in_dim) of class token and visible patches, and their numbers (B, M), to (B, L, numbers) for every
-        patch."""
+    def forward(self, encoded: Tensor, visible: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """(B, prefix + M, in_dim) of prefix and visible patches, and the patches' numbers (B, M), to (B, L, numbers)
+        for every patch, or (B, K, numbers) for those whose numbers are `wanted` (B, K)."""
         tokens = self.embed(encoded)
+        whole = torch.cat([tokens[:, : self.prefix], self.all_tokens(tokens, visible)], dim=1)
+        patches = self.blocks(whole)[:, self.prefix :]
+        return self.predict(self.norm(patches if wanted is None else take(patches, wanted)))
+
+    def all_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """(B, L, dim) with positions: of each patch its own token out of (B, prefix + M, dim), or else the mask's."""
         b, length, dim = len(tokens), len(self.positions), tokens.shape[2]
         whole = self.mask_token.expand(b, length, dim).to(tokens.dtype)
-        whole = whole.scatter(1, visible[:, :, None].expand(-1, -1, dim), tokens[:, 1:]) + self.positions
-        return self.predict(self.norm(self.blocks(torch.cat([tokens[:, :1], whole], dim=1)))[:, 1:])
+        return whole.scatter(1, visible[:, :, None].expand(-1, -1, dim), tokens[:, self.prefix :]) + self.positions
+
+
+def hidden_of(visible: Tensor, length: int) -> Tensor:
+    """bool (B, L): True where a patch is none of the visible ones, int64 (B, M)."""
+    hidden = torch.ones(len(visible), length, dtype=torch.bool, device=visible.device)
+    return hidden.scatter_(1, visible, False)
+
+
+def filled_in(patches: Tensor, prediction: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+    """Patches (B, L, N) as they are ("input"), in mid-grey where `hidden` (B, L) says so ("masked"), and predicted
+    there ("reconstruction"). In levels from 0 to 1."""
+    where = hidden[:, :, None]
+    return {
+        "input": patches,
+        "masked": torch.where(where, 0.5, patches),
+        "reconstruction": torch.where(where, prediction.to(patches.dtype), patches),
+    }
 
 
 def mae_initialization(*modules: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Fixed positions of patches."""
+"""Fixed positions of patches and cubes."""
 
 from __future__ import annotations
 
@@ -18,3 +18,16 @@ def sine_cosine(rows: int, columns: int, dim: int) -> Tensor:
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten()[:, None].double() * frequencies for place in (column, row)]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
+
+
+def sine_cosine_line(length: int, dim: int) -> Tensor:
+    """float32 (length, dim): one number of place after the other, sines and cosines in turn, of dim / 2 frequencies
+    between 1 and 1/10,000. Of a grid's places it knows their number alone: rows, columns and time are not told apart.
+
+    Source: arXiv 2203.12602; MCG-NJU/VideoMAE at 14ef8d8, modeling_finetune.py, get_sinusoid_encoding_table.
+    """
+    if dim % 2:
+        raise ValueError(f"sine_cosine_line needs a dimension that is a multiple of 2, got {dim}")
+    frequencies = 10000.0 ** (2 * torch.arange(dim // 2, dtype=torch.float64) / dim)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] / frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).float()

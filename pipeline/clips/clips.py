@@ -9,7 +9,7 @@ Letters: B samples, K clips of each, T frames of the longest clip.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +19,8 @@ from torch import Tensor
 from headrace.pipeline.compiled import kernel
 from headrace.pipeline.images.masks import MaskSpec
 from headrace.pipeline.images.plan import Plan, plan
-from headrace.pipeline.images.views import View, ViewSpec
+from headrace.pipeline.images.view import View
+from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.random import key_word, philox, unit
 from headrace.pipeline.rows import Rows
 
@@ -36,7 +37,15 @@ _BLOCK_GAP = np.uint64(3)
 _STEP = np.uint64(16)  # bits of a counter word that the number of the block leaves to a step
 
 _CLIP_PARAMETERS = np.dtype(
-    [("frames", "i8"), ("loop", "?"), ("reverse", "f8"), ("disorder", "f8"), ("replacing", "?"), ("paces", "i8")]
+    [
+        ("frames", "i8"),
+        ("centered", "?"),
+        ("loop", "?"),
+        ("reverse", "f8"),
+        ("disorder", "f8"),
+        ("replacing", "?"),
+        ("paces", "i8"),
+    ]
 )
 
 
@@ -44,9 +53,9 @@ _CLIP_PARAMETERS = np.dtype(
 class Clip:
     """One clip of a video: which frames, in which order, and one view of them.
 
-    The frames are `start + i * stride`, the stride drawn from `strides`, the start uniformly from those at which the
-    whole clip lies inside the video. Where there is none, the clip starts with the video, and `short` says what comes
-    after its end.
+    The frames are `start + i * stride`, the stride drawn from `strides`, the start, as `place` says, one of those at
+    which the whole clip lies inside the video. Where there is none, the clip starts with the video, and `short` says
+    what comes after its end.
     """
 
     frames: int = 16
@@ -56,6 +65,8 @@ class Clip:
     label of the pace (2008.05861)."""
     view: View = field(default_factory=lambda: View(size=224))
     """The spatial part. All frames of a clip share one draw of it."""
+    place: Literal["random", "center"] = "random"
+    """Where in the video the clip lies: each place equally likely, or in the middle; the earlier of two middle ones."""
     short: Literal["clamp", "loop"] = "clamp"
     """A video that ends before the clip shows its last frame on, or starts again."""
     reverse: float = 0.0
@@ -71,6 +82,8 @@ class Clip:
             raise ValueError(f"Clip.frames must lie in [1, {MAX_FRAMES}], got {self.frames}")
         if not self.strides or min(self.strides) < 1:
             raise ValueError(f"Clip.strides must be one or more positive numbers, got {self.strides}")
+        if self.place not in ("random", "center"):
+            raise ValueError(f"Clip.place must be random or center, got {self.place!r}")
         if self.short not in ("clamp", "loop"):
             raise ValueError(f"Clip.short must be clamp or loop, got {self.short!r}")
         for name in ("reverse", "disorder"):
@@ -100,7 +113,7 @@ class ClipSpec:
     """One of the clips, each equally likely, is in disorder, the others are not (odd-one-out, 1611.06646)."""
     apart: bool = False
     """False: the starts are independent, so that clips may overlap. True: they lie one behind the other in an order
-    that is drawn; those of a video that is too short for that start independently."""
+    that is drawn, whatever their `place`; those of a video that is too short for that start independently."""
     field: str | None = None
     """Name of the field of videos or frames in the shard set; None takes "video" or else "frames"."""
 
@@ -144,6 +157,14 @@ class ClipSpec:
     def views(self) -> ViewSpec:
         """The spatial parts."""
         return ViewSpec([clip.view for clip in self.clips])
+
+    def plain(self) -> ClipSpec:
+        """What probes are shown: the first clip from the middle of the video, forwards, in order and at the first of
+        its strides, its frames as `ViewSpec.plain` has them. Nothing is drawn, nothing is masked."""
+        first = self.clips[0]
+        (view,) = self.views.plain().views
+        plain = replace(first, strides=first.strides[:1], view=view, place="center", reverse=0.0, disorder=0.0)
+        return ClipSpec([plain], field=self.field)
 
 
 class DrawnClips(NamedTuple):
@@ -244,9 +265,9 @@ class ClipPlan(Rows):
         self.pixels[:] = plan(spec.views, int(seed), int(epoch), sample_ids, sizes)
 
     def drawn(self) -> DrawnClips:
-        """The labels, sharing memory."""
+        """The labels, sharing memory but for those of the pixels."""
         columns = {name: getattr(self, name) for name in DrawnClips._fields if name not in ("crop", "flip")}
-        columns |= {"crop": self.pixels.crop, "flip": self.pixels.flip}
+        columns |= {name: np.ascontiguousarray(getattr(self.pixels, name)) for name in ("crop", "flip")}
         return DrawnClips(**{name: torch.from_numpy(column) for name, column in columns.items()})
 
 
@@ -267,6 +288,7 @@ def _parameters(spec: ClipSpec) -> tuple[np.ndarray, np.ndarray]:
     records = [
         (
             clip.frames,
+            clip.place == "center",
             clip.short == "loop",
             clip.reverse,
             clip.disorder,
@@ -311,7 +333,8 @@ def _draw(
             pace[i, k] = np.int64(unit(words[0]) * p.paces)
             places = 5 if p.replacing else p.frames
             spans[k] = (places - 1) * strides[k, pace[i, k]] + 1
-            starts[k] = np.int64(unit(words[1]) * max(1, length - spans[k] + 1))
+            free = max(0, length - spans[k])
+            starts[k] = free // 2 if p.centered else np.int64(unit(words[1]) * (free + 1))
             reversed_[i, k] = unit(words[2]) < p.reverse
             ordered[i, k] = not unit(words[3]) < p.disorder and odd[i] != k
         if apart:

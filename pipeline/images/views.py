@@ -4,161 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from headrace.pipeline.images.masks import MaskSpec
+from headrace.pipeline.images.view import Normalize, View
 from headrace.pipeline.order.permutations import MOST_TILES
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-PHOTOMETRIC = ("jitter", "project", "drop_channels", "grayscale", "blur", "solarize", "erase")
-"""Probabilities of a view's operations behind crop, flip and turn."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalize:
-    """Per-channel `(x - mean) / std`, where x is an RGB image in [0, 1] or the same image in CIE Lab."""
-
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    space: Literal["rgb", "lab"] = "rgb"
-    """"lab" turns sRGB into CIE Lab with white point D65 first: L from 0 to 100, a and b from about -110 to 110, as
-    `skimage.color.rgb2lab` has it. Mean and deviation are in these units then; see `lab`."""
-    per_view: bool = False
-    """Take the mean and deviation of each channel over the pixels of each view instead, as jigsaw (1603.09246) does so
-    that the brightness of tiles does not give their places away. A deviation below one level counts as one."""
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError(f"Normalize wants three means and three deviations, got {self.mean} and {self.std}")
-        if min(self.std) <= 0:
-            raise ValueError(f"Normalize.std must be positive, got {self.std}")
-        if self.space not in ("rgb", "lab"):
-            raise ValueError(f"Normalize.space must be 'rgb' or 'lab', got {self.space!r}")
-        if self.space == "lab" and (self.mean == IMAGENET_MEAN or self.std == IMAGENET_STD):
-            raise ValueError("Normalize.mean and std of space 'lab' are in units of Lab; Normalize.lab() has 0 and 1")
-        if self.per_view and self.space != "rgb":
-            raise ValueError(f"Normalize.per_view is for space 'rgb', got {self.space!r}")
-
-    @staticmethod
-    def lab(
-        mean: tuple[float, float, float] = (0.0, 0.0, 0.0), std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    ) -> Normalize:
-        """CIE Lab in its own units, or moved and scaled."""
-        return Normalize(mean=mean, std=std, space="lab")
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """One augmented crop. Operations apply in the order of the fields: crop and resize, flip, turn, jitter, projection,
-    dropping of channels, grayscale, blur, solarise, erase.
-
-    The operators are torchvision's (`torchvision.transforms.v2.functional` on uint8 images), so that numbers
-    of published recipes carry over.
-    """
-
-    size: int
-    """Side of the square output, in pixels."""
-    scale: tuple[float, float] = (0.08, 1.0)
-    """Area of the random crop as a share of the image; (1, 1) with ratio (1, 1) takes the largest centred square."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Aspect (width / height) of the random crop, drawn log-uniformly."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How crops are resized, antialiased in either way."""
-    flip: float = 0.5
-    """Probability of a horizontal flip; 0 turns it off."""
-    turns: tuple[int, ...] = (0,)
-    """Quarter turns counter-clockwise, 0 to 3; one of these is drawn, all equally likely. RotNet (1803.07728)."""
-    jitter: float = 0.0
-    """Probability that the four colour changes below apply, in random order; 0 turns them off."""
-    brightness: float = 0.0
-    """Brightness factor is drawn from [max(0, 1 - b), 1 + b]; 0 turns it off."""
-    contrast: float = 0.0
-    """Contrast factor, likewise."""
-    saturation: float = 0.0
-    """Saturation factor, likewise."""
-    hue: float = 0.0
-    """Hue shift is drawn from [-h, h] turns of the colour circle, h at most 0.5; 0 turns it off."""
-    project: float = 0.0
-    """Probability that green against magenta is taken out, so that chromatic aberration gives no place away
-    ("projection" of context prediction, 1505.05192): each pixel (R, G, B) loses its part along (-1, 2, -1); 0 turns
-    it off."""
-    drop_channels: float = 0.0
-    """Probability that two of the three channels, all equally likely, become noise ("colour dropping" of context
-    prediction, 1505.05192, against chromatic aberration as `project`): Gaussian around the remaining channel's mean,
-    with a hundredth of its deviation; 0 turns it off."""
-    grayscale: float = 0.0
-    """Probability of dropping the colour; 0 turns it off."""
-    blur: float = 0.0
-    """Probability of a Gaussian blur; 0 turns it off."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Range of the blur's standard deviation, in output pixels."""
-    blur_kernel: int | None = None
-    """Taps of the blur's kernel (odd); None takes a tenth of `size` as SimCLR does, at least 3."""
-    solarize: float = 0.0
-    """Probability of inverting the pixels at or above `solarize_threshold`; 0 turns it off."""
-    solarize_threshold: int = 128
-    """Grey level, 0 to 255."""
-    erase: float = 0.0
-    """Probability of erasing a random rectangle (1708.04896); 0 turns it off. Where ten tries find none that is smaller
-    than the view, nothing is erased."""
-    erase_scale: tuple[float, float] = (0.02, 0.33)
-    """Area of the rectangle as a share of the view."""
-    erase_ratio: tuple[float, float] = (0.3, 3.3)
-    """Aspect of the rectangle (height / width, as torchvision has it), drawn log-uniformly."""
-    erase_value: tuple[int, int, int] = (0, 0, 0)
-    """Level that fills it, 0 to 255, for red, green and blue."""
-    normalize: Normalize = field(default_factory=Normalize)
-    """Applied when a batch is asked for floats."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"View.size must be at least 1, got {self.size}")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(f"View.interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
-        for name in ("flip", *PHOTOMETRIC):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"View.{name} is a probability, got {getattr(self, name)}")
-        for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0.0:
-                raise ValueError(f"View.{name} must not be negative, got {getattr(self, name)}")
-        if not 0.0 <= self.hue <= 0.5:
-            raise ValueError(f"View.hue must lie in [0, 0.5], got {self.hue}")
-        low, high = self.scale
-        if not 0.0 < low <= high <= 1.0:
-            raise ValueError(f"View.scale must satisfy 0 < low <= high <= 1, got {self.scale}")
-        low, high = self.ratio
-        if not 0.0 < low <= high:
-            raise ValueError(f"View.ratio must satisfy 0 < low <= high, got {self.ratio}")
-        if not self.turns or len(set(self.turns)) < len(self.turns) or not set(self.turns) <= {0, 1, 2, 3}:
-            raise ValueError(f"View.turns must be different numbers out of 0, 1, 2 and 3, got {self.turns}")
-        low, high = self.blur_sigma
-        if not 0.0 < low <= high:
-            raise ValueError(f"View.blur_sigma must satisfy 0 < low <= high, got {self.blur_sigma}")
-        if self.blur_kernel is not None and (self.blur_kernel < 1 or self.blur_kernel % 2 == 0):
-            raise ValueError(f"View.blur_kernel must be odd and positive, got {self.blur_kernel}")
-        if self.blur > 0.0 and self.blur_taps // 2 >= self.size:
-            raise ValueError(f"View.blur_kernel {self.blur_taps} needs views larger than {self.size} pixels")
-        if not 0 <= self.solarize_threshold <= 255:
-            raise ValueError(f"View.solarize_threshold must lie in [0, 255], got {self.solarize_threshold}")
-        low, high = self.erase_scale
-        if not 0.0 < low <= high <= 1.0:
-            raise ValueError(f"View.erase_scale must satisfy 0 < low <= high <= 1, got {self.erase_scale}")
-        low, high = self.erase_ratio
-        if not 0.0 < low <= high:
-            raise ValueError(f"View.erase_ratio must satisfy 0 < low <= high, got {self.erase_ratio}")
-        if len(self.erase_value) != 3 or not all(0 <= value <= 255 for value in self.erase_value):
-            raise ValueError(f"View.erase_value must be three levels in [0, 255], got {self.erase_value}")
-        if self.jitter > 0.0 and not (self.brightness or self.contrast or self.saturation or self.hue):
-            raise ValueError("View.jitter is on but brightness, contrast, saturation and hue are all 0")
-
-    @property
-    def blur_taps(self) -> int:
-        """Taps of the blur's kernel, odd."""
-        if self.blur_kernel is not None:
-            return self.blur_kernel
-        return max(3, self.size // 10 | 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +172,12 @@ class ViewSpec:
     def rotations(view: View) -> ViewSpec:
         """One draw of a view, turned by 0, 1, 2 and 3 quarters: four views. RotNet (1803.07728)."""
         return ViewSpec([replace(view, turns=(turns,)) for turns in range(4)], draws=[0] * 4)
+
+    def plain(self) -> ViewSpec:
+        """What probes are shown: the largest centred square, resized and normalised as the first view is. Nothing is
+        drawn, nothing is masked."""
+        first = self.views[0]
+        return ViewSpec(center_view(first.size, first.normalize, first.interpolation).views, field=self.field)
 
 
 def center_view(

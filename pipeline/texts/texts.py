@@ -72,6 +72,10 @@ class TextSpec:
         alone = self.pair is None or not any(isinstance(mask, SpanMask) for mask in self.masks)
         check(alone, self, "pair", self.pair, "None with a SpanMask, which is for texts in one piece")
 
+    def plain(self) -> TextSpec:
+        """What probes are shown: the beginning of the text in one piece, nothing of it masked."""
+        return replace(self, window="first", masks=(), pair=None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Texts(Part):

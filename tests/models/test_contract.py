@@ -38,7 +38,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def shards(name: str, request: pytest.FixtureRequest) -> ShardSet:
-    """What the method is tested on."""
+    """200 real samples of the kind that the method takes."""
     opened: ShardSet = request.getfixturevalue(set_of(name))
     return opened
 

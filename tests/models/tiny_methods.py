@@ -43,11 +43,16 @@ TINY: dict[str, dict[str, Any]] = {
         "tokenizer": str(texts.words()), "length": 16, "size": 24, "embed_dim": 16, "text_width": 16, "text_depth": 2,
         "text_heads": 2, "backbone": RESNET,
     },
+    "videomae": {
+        "size": 16, "frames": 4, "stride": 2, "mask_ratio": 0.75,
+        "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
 }  # fmt: skip
 """Fields of each method's config."""
 
 
-SETS = {"text": "texts_webdataset", "pairs": "captions_webdataset"}
+SETS = {"video": "clips_webdataset", "text": "texts_webdataset", "pairs": "captions_webdataset"}
 """The fixture of real samples for the methods of a family that is not shown digits."""
 LIBRARIES: dict[str, tuple[str, ...]] = dict.fromkeys(("bert", "clip"), ("tokenizers", "transformers"))
 """What a method needs of an extra."""

@@ -97,7 +97,7 @@ def told_to_stop_on_the_last_rank(rank: int, run: Callable[..., RunResult], port
     SimCLR.loss = signalled  # type: ignore[method-assign]
     result = run("stopped", port, "log.every_steps=1000", "checkpoint.every_steps=0")
     SimCLR.loss = sound  # type: ignore[method-assign]
-    assert (result.stopped_by, result.step, result.checkpoint.name) == ("SIGTERM", 3, "step-00000003.pt")
+    assert (result.ending.why, result.step, result.checkpoint.name) == ("SIGTERM", 3, "step-00000003.pt")
 
 
 def free_ports(count: int) -> list[int]:

@@ -21,7 +21,7 @@ from headrace.tools.doctor import diagnose
 from headrace.tools.evaluate import evaluate
 from headrace.tools.pictures.report import write_report
 from headrace.train import RunConfig, RunError, load_run, read_metrics, train
-from headrace.train.probes import finetune_probe
+from headrace.train.probes import finetune_probe, word_features
 from tests import texts
 from tests.train.tiny_runs import final_state, tiny_run
 
@@ -53,6 +53,10 @@ class Clips(Method):
         first, second = (self.head(self.backbone(clip).mean(2)) for clip in batch.normalized())
         return {"loss": (first - second).square().mean() + first.square().mean(), "spread": first.detach().std()}
 
+    def encode(self, batch: Batch) -> Tensor:
+        features: Tensor = self.backbone(batch.normalized()[0]).mean(2)
+        return features
+
 
 class Words(Method):
     """Hidden tokens are told from the mean of the others."""
@@ -68,7 +72,6 @@ class Words(Method):
     def loss(self, batch: Batch) -> Terms:
         [masked] = batch.masks
         assert isinstance(masked, MaskedTokens)
-        assert batch.views == []
         guess = self.head(self.backbone(masked.tokens).mean(1))
         return {"loss": nn.functional.cross_entropy(guess, batch["text"].tokens[:, 1])}
 
@@ -165,9 +168,8 @@ def test_where_a_probe_is_impossible_one_sentence_says_so(
     config = run_of(method, shards, tmp_path, tokenizer)
     train(config, progress=False)
     sentence = f"^{method.title()} encodes {seen}, and this works on single images only$"
-    for probe in ("knn", "finetune"):
-        with pytest.raises(RunError, match=sentence):
-            evaluate(tmp_path, shards.path, shards.path, probes=(probe,))
+    with pytest.raises(RunError, match=sentence):
+        evaluate(tmp_path, shards.path, shards.path, probes=("finetune",))
     with pytest.raises(RunError, match=sentence):
         finetune_probe(build_method(method, config.model), shards, shards)
     with pytest.raises(RunError, match=sentence):
@@ -175,6 +177,38 @@ def test_where_a_probe_is_impossible_one_sentence_says_so(
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "What the method sees" not in page
     assert "Training" in page
+
+
+@pytest.mark.peer("tokenizers")
+def test_texts_are_probed_beside_counts_of_their_words(shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
+    train(run_of("words", shards, tmp_path, tokenizer), progress=False)
+    scores = evaluate(tmp_path, shards.path, shards.path, encoders=("pixels",))
+    assert scores["pixels"]["linear"] == 1.0, "of 24 texts that it has seen"
+    counts, labels = word_features(shards, TextSpec(tokenizer=tokenizer, length=16))
+    assert labels.tolist() == [n % 2 for n in range(SAMPLES)]
+    lengths = [min(16, 2 + len(each)) for each in tokens_of(tokenizer, texts.paragraphs()[:SAMPLES])]
+    assert counts.sum(axis=1).tolist() == lengths
+    assert counts.shape == (SAMPLES, 2048)
+
+
+def tokens_of(tokenizer: Path, documents: list[str]) -> list[list[int]]:
+    from tokenizers import Tokenizer
+
+    library: Any = Tokenizer.from_file(str(tokenizer))
+    library.no_truncation()
+    return [each.ids for each in library.encode_batch(documents, add_special_tokens=False)]
+
+
+@pytest.mark.peer("tokenizers")
+def test_clips_are_probed_beside_their_pixels(
+    shards: ShardSet, digits_webdataset: ShardSet, tmp_path: Path, tokenizer: Path
+) -> None:
+    train(run_of("clips", shards, tmp_path, tokenizer), progress=False)
+    scores = evaluate(tmp_path, shards.path, shards.path)
+    assert scores.keys() == {"pixels", "random", "trained"}
+    assert scores["pixels"]["linear"] == 1.0, "of 24 clips of noise that it has seen"
+    with pytest.raises(RunError, match="has no video field 'video'; it has image, label"):
+        evaluate(tmp_path, digits_webdataset.path, encoders=("trained",))
 
 
 @pytest.mark.peer("tokenizers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
@@ -37,9 +38,12 @@ def run(args: argparse.Namespace) -> int | None:
     config.data, config.out = args.data, args.out
     result = train(config)
     if args.json:
-        record = result.record or {}
-        print_json({"steps": result.step, "checkpoint": str(result.checkpoint), "last": record})
-    return None if result.stopped_by is None else 128 + Signals[result.stopped_by]
+        done = {"steps": result.step, "checkpoint": str(result.checkpoint), "last": result.record or {}}
+        print_json(done | {"ending": asdict(result.ending)})
+    why = result.ending.why
+    if why in Signals.__members__:
+        return 128 + Signals[why]
+    return 124 if why == "wall time" else None  # as timeout's
 
 
 COMMAND = Command(

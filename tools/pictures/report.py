@@ -27,7 +27,7 @@ from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, ro
 from headrace.tools.hardware import cores, processor
 from headrace.tools.pictures.charts import class_map, legend, line_chart
 from headrace.tools.pictures.page import Section, definitions, page, png_uri, tiles
-from headrace.tools.pictures.show import augmented, pixels
+from headrace.tools.pictures.show_views import augmented, pixels
 from headrace.train import RunConfig, load_run, read_metrics
 from headrace.train.metrics import Record
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from headrace.models import Method
-from headrace.pipeline import Batch, ClipSpec, Inputs, Loader, Normalize, ViewSpec, center_view
+from headrace.pipeline import Batch, ClipSpec, Inputs, Loader, Normalize, TextSpec, ViewSpec, center_view
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
-from headrace.train.errors import RunError
+from headrace.train.errors import NotFiniteError, RunError
 
 Features = tuple[np.ndarray, np.ndarray]
 """float32 (n, D) features and int64 (n,) labels."""
+BUCKETS = 2048
+"""Of `word_features`."""
 
 
 def image_views(method: Method) -> ViewSpec:
@@ -40,6 +44,7 @@ def extract_features(
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     threads: int | None = None,
+    samples: int | None = None,
 ) -> Features:
     """Features and labels of the n samples of `shards` that have a label, in stored order; -1 is none.
 
@@ -50,44 +55,79 @@ def extract_features(
         batch_size: for speed alone.
         device: where `encode` computes.
         threads: that decode; None takes all cores.
+        samples: looks at so many samples at most, drawn at random but always the same; None looks at all.
 
     Returns:
         float32 (n, D) and int64 (n,).
 
     Raises:
-        RunError: if the shard set has no labels, no sample has one, or features are not finite.
+        RunError: if the shard set has no labels, no sample has one, or it lacks what is shown.
+        NotFiniteError: if features are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     if "label" not in shards.fields:
         raise RunError(f"{shards.path}: has no label field, which probes need")
-    loader = Loader(shards, inputs, batch_size, shuffle=False, drop_last=False, threads=threads)
-    features, labels = [], []
+    wanted = len(shards) if samples is None else min(samples, len(shards))
+    try:
+        loader = Loader(shards, inputs, batch_size, shuffle=wanted < len(shards), drop_last=False, threads=threads)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    features, labels, index = [], [], []
     with loader, _evaluating(encode):
-        for batch in loader:
+        for batch in islice(loader, -(-wanted // batch_size)):
             assert batch.labels is not None
             features.append(encode(batch.to(device)).float().cpu().numpy())
             if not np.isfinite(features[-1]).all():
-                raise RunError(f"{shards.path}: features of it are not finite, so that no probe means anything")
+                raise NotFiniteError(f"{shards.path}: features of it are not finite, so that no probe means anything")
             labels.append(batch.labels.numpy())
-    found = np.concatenate(labels)
-    known = found != NO_LABEL
-    if not known.any():
+            index.append(batch.index.numpy())
+    found = np.concatenate(labels)[:wanted]
+    known = np.argsort(np.concatenate(index)[:wanted])
+    known = known[found[known] != NO_LABEL]
+    if not len(known):
         raise RunError(f"{shards.path}: every label is {NO_LABEL}, which stands for none, and probes need some")
     return np.concatenate(features)[known], found[known]
 
 
-def pixel_features(shards: ShardSet, size: int, *, threads: int | None = None) -> Features:
+def pixel_features(
+    shards: ShardSet, size: int, *, clips: ClipSpec | None = None, threads: int | None = None
+) -> Features:
     """The pixels themselves, 0 to 1, as features: what any encoder has to beat.
 
+    Args:
+        size: side of the pictures, in pixels.
+        clips: of videos, which frames; None for images.
+
     Returns:
-        float32 (n, D) and int64 (n,), with D = 3 size size, or size size where every image is grey.
+        float32 (n, D) and int64 (n,), with D = 3 size size, or size size where every image is grey; of clips times
+        their frames.
     """
-    plain = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    pixels, labels = extract_features(
-        lambda batch: batch.normalized()[0].flatten(1), shards, center_view(size, plain), threads=threads
-    )
+    unit = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    inputs: ViewSpec | ClipSpec = center_view(size, unit)
+    if clips is not None:
+        first = clips.plain().clips[0]
+        inputs = ClipSpec([replace(first, view=replace(first.view, size=size, normalize=unit))], field=clips.field)
+    pixels, labels = extract_features(lambda batch: batch.normalized()[0].flatten(1), shards, inputs, threads=threads)
     red, green, blue = np.split(pixels, 3, axis=1)
     return (red if np.array_equal(red, green) and np.array_equal(red, blue) else pixels), labels
+
+
+def word_features(shards: ShardSet, texts: TextSpec, *, threads: int | None = None) -> Features:
+    """How often each token stands in a text, as features: what any encoder of texts has to beat.
+
+    Args:
+        texts: which part of which texts, and the tokenizer; special tokens count as others do.
+
+    Returns:
+        float32 (n, `BUCKETS`) and int64 (n,); tokens share a bucket where there are more of them.
+    """
+
+    def count(batch: Batch) -> Tensor:
+        bucket = batch.lone.tokens * 2_654_435_761 % 2**32 * BUCKETS // 2**32  # Knuth's multiplicative hash
+        counts = torch.zeros(len(batch), BUCKETS)
+        return counts.scatter_add_(1, bucket, batch.lone.attention.float())
+
+    return extract_features(count, shards, texts, threads=threads)
 
 
 @contextmanager

@@ -31,15 +31,17 @@ def small_views() -> SmallViews:
     }
 
 
-def small_run(method: str, model: Any, optim: OptimConfig, *, data: str, out: str) -> RunConfig:
-    """36 epochs in batches of 128, two of them of warm-up."""
+def small_run(
+    method: str, model: Any, optim: OptimConfig, *, data: str, out: str, batch_size: int = BATCH_SIZE
+) -> RunConfig:
+    """36 epochs, two of them of warm-up."""
     return RunConfig(
         method=method,
         model=model,
         data=data,
         out=out,
         epochs=EPOCHS,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         optim=optim,
         schedule=ScheduleConfig(warmup_epochs=2),
         checkpoint=CheckpointConfig(every_steps=200),

@@ -6,19 +6,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from headrace.models.checks import require
-from headrace.models.losses import masked_patch_loss, normalize_patches
+from headrace.models.losses import masked_patch_loss, normalize_patches, with_statistics_of
 from headrace.models.method import Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.masked_vit import (
     MaskedDecoder,
     encode_visible,
+    filled_in,
     fixed_positions,
+    hidden_of,
     mae_initialization,
     patchify,
+    unpatchify,
 )
+from headrace.models.parts.pixels import can_undo, unit_pixels
+from headrace.models.parts.positions import sine_cosine
 from headrace.pipeline import Batch, Normalize, RandomMask, View, ViewSpec
 from headrace.pipeline.images.masks import PatchMasks
 
@@ -55,7 +61,7 @@ class MAEConfig:
 
 
 class MAE(Method):
-    """Probes see the class token of a whole view.
+    """Probes see the class token of a whole view, or what else the backbone makes of its tokens.
 
     Followed: facebookresearch/mae at efb2a80, models_mae.py and main_pretrain.py. Which patches are hidden comes with
     the batch.
@@ -74,14 +80,16 @@ class MAE(Method):
             raise ValueError(f"MAEConfig.backbone must be a ViT with a class token, {config.backbone.name} is not one")
         fixed_positions(vit)
         self.patch = int(vit.patch_embed.patch_size[0])
-        grid = vit.patch_embed.grid_size
+        rows, columns = grid = vit.patch_embed.grid_size
         self.decoder = MaskedDecoder(
             self.feature_dim,
-            grid,
-            dim=config.decoder_dim,
+            sine_cosine(rows, columns, config.decoder_dim),
             depth=config.decoder_depth,
             heads=config.decoder_heads,
             numbers=3 * self.patch**2,
+            prefix=1,
+            embed_bias=True,
+            attention=Attention,
         )
         mae_initialization(vit, self.decoder)
         nn.init.xavier_uniform_(vit.patch_embed.proj.weight.data.flatten(1))
@@ -98,12 +106,35 @@ class MAE(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"` alone; see `headrace.models.losses.masked_patch_loss`."""
+        target, prediction, hidden = self._patches(batch)
+        if self.config.normalize_targets:
+            target = normalize_patches(target)
+        return {"loss": masked_patch_loss(prediction, target, hidden)}
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """A view as it is ("input"), as the encoder sees it ("masked"), and filled in ("reconstruction"). Where targets
+        are normalised, predictions get the mean and deviation of the true patches, so that they look better than they
+        are. None of views that are not RGB, or normalised by themselves."""
+        if not can_undo(self.config.normalize):
+            return {}
+        patches, prediction, hidden = self._patches(batch)
+        if self.config.normalize_targets:
+            prediction = with_statistics_of(prediction, patches, channels=1)
+        shown = filled_in(self._levels(patches), self._levels(prediction), hidden)
+        rows = self.config.size // self.patch
+        return {name: unpatchify(each, self.patch, rows).float().clamp(0, 1) for name, each in shown.items()}
+
+    def _patches(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches as the network sees them and as the decoder predicts them, (B, L, N) each, and which were hidden,
+        bool (B, L)."""
         (images,), (masks,) = batch.normalized(), batch.masks
         assert isinstance(masks, PatchMasks)
         prediction = self.decoder(encode_visible(self.backbone, images, masks.visible), masks.visible)
-        target = patchify(images, self.patch)
-        if self.config.normalize_targets:
-            target = normalize_patches(target)
-        hidden = torch.ones(target.shape[:2], dtype=torch.bool, device=target.device)
-        hidden.scatter_(1, masks.visible, False)
-        return {"loss": masked_patch_loss(prediction, target, hidden)}
+        patches = patchify(images, self.patch)
+        return patches, prediction, hidden_of(masks.visible, patches.shape[1])
+
+    def _levels(self, patches: Tensor) -> Tensor:
+        """Patches (B, L, N) as levels from 0 to 1."""
+        images = unpatchify(patches, self.patch, self.config.size // self.patch)
+        return patchify(unit_pixels(images, self.config.normalize), self.patch)

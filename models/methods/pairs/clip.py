@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from headrace.models.losses import clip_loss
 from headrace.models.method import Context, Method, Tower
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.texts import vocabulary_of
-from headrace.pipeline import Batch, Normalize, Texts, TextSpec, View, ViewSpec, center_view
+from headrace.pipeline import Batch, Normalize, Texts, TextSpec, View, ViewSpec
 
 VOCABULARY = 49_408
 LARGEST_SCALE = math.log(100)
@@ -68,7 +68,6 @@ class CLIP(Method):
     """
 
     config: CLIPConfig
-    inputs: dict[str, ViewSpec | TextSpec]
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
@@ -85,7 +84,8 @@ class CLIP(Method):
         view = View(
             size=config.size, scale=config.crop_scale, interpolation="bicubic", flip=0.0, normalize=config.normalize
         )
-        self.inputs = {"image": ViewSpec([view]), "text": TextSpec(tokenizer=config.tokenizer, length=config.length)}
+        self.texts = TextSpec(tokenizer=config.tokenizer, length=config.length)
+        self.inputs = {"image": ViewSpec([view]), "text": self.texts}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"`, see `headrace.models.losses.clip_loss`, and `"scale"`, the learned factor of the cosines."""
@@ -102,12 +102,6 @@ class CLIP(Method):
         return found
 
     @property
-    def probe_inputs(self) -> ViewSpec:
-        """The image's largest centred square."""
-        plain = center_view(self.config.size, self.config.normalize).views[0]
-        return ViewSpec([replace(plain, interpolation="bicubic")])
-
-    @property
     def towers(self) -> dict[str, Tower]:
         """Both, with rows (B, E) of length 1."""
 
@@ -117,7 +111,7 @@ class CLIP(Method):
         def text(batch: Batch) -> Tensor:
             return F.normalize(self.embed_texts(batch.lone), dim=1)
 
-        return {"image": Tower(self.probe_inputs, image), "text": Tower(self.inputs["text"], text)}
+        return {"image": Tower(self.probe_inputs, image), "text": Tower(self.texts, text)}
 
     def after_step(self, context: Context) -> None:
         """The factor of the cosines stays between 1 and 100."""

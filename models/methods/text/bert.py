@@ -112,11 +112,6 @@ class BERT(Method):
         found: Tensor = self.backbone.encoder(hidden, attention_mask=texts.attention[:, None, None, :])[0]
         return found
 
-    @property
-    def probe_inputs(self) -> TextSpec:
-        """The beginning of a text, in one piece and with nothing hidden."""
-        return TextSpec(tokenizer=self.config.tokenizer, length=self.config.length)
-
     def encode(self, batch: Batch) -> Tensor:
         """(B, D): the mean of the last states of a text, the special tokens' too."""
         texts: Texts = batch["text"]

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from headrace.models import BackboneConfig, build_method
+from headrace.models.losses import masked_patch_loss, normalize_patches
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.parts.masked_vit import encode_visible, patchify, unpatchify
 from headrace.models.parts.positions import sine_cosine
-from headrace.pipeline import Batch, Loader
-from headrace.pipeline.images.presets import PRESETS
+from headrace.pipeline import Batch, Loader, Normalize, RandomMask
+from headrace.pipeline.images.masks import draw_masks
 from headrace.shards import ShardSet
 from tests.conftest import require_peer
-from tests.models.tiny_methods import tiny
+from tests.models.authors_views import in_torchvisions_words, plain
+from tests.models.tiny_methods import TINY, tiny
 
 
 def batch_of(method: Any, shards: ShardSet) -> Batch:
@@ -25,7 +28,12 @@ def batch_of(method: Any, shards: ShardSet) -> Batch:
 
 
 def test_it_asks_for_the_authors_view_and_mask() -> None:
-    assert build_method("mae", decoder_depth=1).inputs == PRESETS["mae"].views()
+    inputs: Any = build_method("mae", decoder_depth=1).inputs
+    assert in_torchvisions_words(inputs.views) == [plain(224, 0.2)]
+    assert inputs.views[0].interpolation == "bicubic"
+    assert inputs.masks == (RandomMask(grid=(14, 14), ratio=0.75),)
+    (drawn,) = draw_masks(inputs.masks, 0, 0, np.arange(20))
+    assert drawn.visible.shape == (20, 49)  # type: ignore[union-attr]
 
 
 def test_patches_are_rows_of_pixels_with_channels_fastest_and_come_back() -> None:
@@ -46,8 +54,6 @@ def test_a_decoder_that_says_zero_has_the_variance_of_normalised_patches() -> No
     with torch.no_grad():
         method.decoder.predict.weight.zero_()
         method.decoder.predict.bias.zero_()
-    from headrace.models.losses import masked_patch_loss, normalize_patches
-
     target = normalize_patches(patchify(torch.randn(4, 3, 32, 32), 16))
     loss = masked_patch_loss(torch.zeros_like(target), target, torch.ones(4, 4, dtype=torch.bool))
     assert loss.item() == pytest.approx(767 / 768, abs=1e-5)
@@ -57,6 +63,7 @@ def test_hidden_pixels_do_not_reach_the_encoder(digits_webdataset: ShardSet) -> 
     method: Any = tiny("mae").eval()
     batch = batch_of(method, digits_webdataset)
     (images,), (masks,) = batch.normalized(), batch.masks
+    images = images.contiguous()  # as `changed` is: convolutions may round otherwise
     hidden = torch.ones(8, 16, dtype=torch.bool).scatter(1, masks.visible, False)
     patches = patchify(images, 4)
     noise = torch.where(hidden[:, :, None], torch.randn_like(patches), patches)
@@ -154,3 +161,36 @@ def test_tokens_decay_and_positions_are_left_alone() -> None:
     assert any(p is method.backbone.cls_token for p in kernels.params)
     assert any(p is method.decoder.mask_token for p in kernels.params)
     assert all(p is not method.backbone.pos_embed for group in (kernels, vectors) for p in group.params)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pictures_are_the_view_without_and_with_what_was_hidden(normalize: bool, digits_webdataset: ShardSet) -> None:
+    method: Any = build_method("mae", **{**TINY["mae"], "normalize_targets": normalize}).eval()
+    batch = batch_of(method, digits_webdataset)
+    shown = method.pictures(batch)
+    assert list(shown) == ["input", "masked", "reconstruction"]
+    for picture in shown.values():
+        assert picture.shape == (8, 3, 16, 16)
+        assert picture.dtype == torch.float32
+        assert 0 <= picture.min() <= picture.max() <= 1
+    torch.testing.assert_close(shown["input"], batch.views[0].float() / 255, rtol=0, atol=1e-6)
+    hidden = torch.ones(8, 16, dtype=torch.bool).scatter(1, batch.masks[0].visible, False)  # type: ignore[union-attr]
+    places = hidden.unflatten(1, (4, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
+    assert (shown["masked"][places] == 0.5).all()
+    for name in ("masked", "reconstruction"):
+        assert torch.equal(shown[name][~places], shown["input"][~places])
+    assert not torch.equal(shown["reconstruction"][places], shown["input"][places])
+
+
+def test_a_perfect_prediction_is_the_picture(digits_webdataset: ShardSet) -> None:
+    method: Any = tiny("mae").eval()
+    batch = batch_of(method, digits_webdataset)
+    target = normalize_patches(patchify(batch.normalized()[0], 4))
+    method.decoder.forward = lambda encoded, visible: target
+    shown = method.pictures(batch)
+    torch.testing.assert_close(shown["reconstruction"], shown["input"], rtol=0, atol=2e-3)  # the target's 1e-6
+
+
+def test_there_are_no_pictures_of_other_colours(digits_webdataset: ShardSet) -> None:
+    method: Any = build_method("mae", **TINY["mae"], normalize=Normalize.lab())
+    assert method.pictures(batch_of(method, digits_webdataset)) == {}

@@ -7,8 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from headrace.pipeline import Clip, ClipPlan, ClipSpec, View, clip_plan
-from headrace.pipeline.clips.clip_presets import CLIP_PRESETS
+from headrace.pipeline import Clip, ClipPlan, ClipSpec, TubeMask, View, clip_plan
 
 VIEW = View(size=16)
 MANY = 4000
@@ -38,6 +37,27 @@ def test_frames_follow_each_other_at_the_stride_inside_the_video() -> None:
     assert not plan.reversed.any()
     assert (plan.odd == -1).all()
     assert (plan.length == 40).all()
+
+
+@pytest.mark.parametrize(("length", "start"), [(40, 13), (41, 14), (13, 0), (14, 0), (5, 0)])
+def test_a_clip_in_the_middle(length: int, start: int) -> None:
+    """As many frames before it as behind it, or one fewer; a short video from its beginning."""
+    plan = drawn(ClipSpec([Clip(frames=5, strides=(3,), view=VIEW, place="center")]), length, 10)
+    expected = np.minimum(start + 3 * np.arange(5), length - 1)
+    assert np.array_equal(plan.frames[:, 0], np.tile(expected, (10, 1)))
+
+
+def test_what_probes_are_shown_has_nothing_drawn() -> None:
+    view = View(size=16, scale=(0.2, 0.5), interpolation="bicubic", flip=0.5, jitter=1.0, brightness=0.4)
+    clip = Clip(frames=4, strides=(2, 4), view=view, short="loop", reverse=0.5, disorder=0.5)
+    spec = ClipSpec([clip, Clip(view=VIEW)], [TubeMask(grid=(2, 2), frames=2, ratio=0.5)], apart=True, field="film")
+    plain = View(size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0), interpolation="bicubic", flip=0.0)
+    middle = Clip(frames=4, strides=(2,), view=plain, place="center", short="loop")
+    assert spec.plain() == ClipSpec([middle], field="film")
+    assert spec.plain().plain() == spec.plain()
+    plan = drawn(spec.plain(), 11, 10)
+    assert (plan.frames[:, 0] == [2, 4, 6, 8]).all()
+    assert (plan.pixels.crop[:, 0] == [0, 8, 48, 48]).all()
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 12])
@@ -186,16 +206,3 @@ def test_contradictory_specifications_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ClipSpec(clips, **options)
-
-
-@pytest.mark.parametrize("name", CLIP_PRESETS)
-def test_presets_draw_what_their_papers_ask_for(name: str) -> None:
-    spec = CLIP_PRESETS[name]()
-    plan = drawn(spec, 250, 1000)
-    share(plan.reversed, {"frame_order": 0.5, "arrow_of_time": 0.5}.get(name, 0.0))
-    share(~plan.ordered, {"frame_order": 0.75, "odd_one_out": 1 / 6}.get(name, 0.0))
-    assert (plan.odd >= 0).all() == (name == "odd_one_out")
-    assert plan.frames.shape[1:] == {"frame_order": (1, 3), "odd_one_out": (6, 6)}.get(name, (1, 16))
-    assert len(spec.masks) == {"videomae": 1, "vjepa": 2}.get(name, 0)
-    for mask in spec.masks:
-        assert mask.grid == (14, 14)

@@ -13,7 +13,7 @@ from headrace.pipeline import Loader, Normalize, View, ViewSpec, plan
 from headrace.pipeline.engines import ENGINES
 from headrace.pipeline.images.noise import noise_planes
 from headrace.pipeline.images.plan import Plan
-from headrace.pipeline.images.views import PHOTOMETRIC
+from headrace.pipeline.images.view import OPERATIONS
 from headrace.shards import ShardSet
 
 EVERYTHING = View(
@@ -144,7 +144,7 @@ def test_the_loader_finishes_whole_batches(engine: str, crops: str, most: float,
 def test_dali_only_crops_for_kornia(photos: ShardSet) -> None:
     """What Kornia does is not in DALI's graph, so that nothing is prepared for it."""
     crop = View(size=32, turns=(1, 3), interpolation="bicubic", brightness=0.4)
-    view = replace(crop, **dict.fromkeys(PHOTOMETRIC, 1.0))
+    view = replace(crop, **dict.fromkeys(OPERATIONS, 1.0))
     engine = ENGINES["dali+kornia"](photos, "image", ViewSpec([view]))
     assert tuple(engine.cropper._spec.views) == (crop,)
     engine.cropper.close()
