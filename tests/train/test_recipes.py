@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -90,9 +89,7 @@ def some_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def some_captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 digits with real texts beside them."""
     path = tmp_path_factory.mktemp("captions") / "set"
-    samples = (
-        sample | {"text": text} for sample, text in zip(digit_samples(7), texts.paragraphs()[:64], strict=False)
-    )
+    samples = (sample | {"text": text} for sample, text in zip(digit_samples(7), texts.paragraphs()[:64], strict=False))
     write_shards(path, samples, DIGIT_FIELDS | {"text": Field(kind="text")})
     return path
 

@@ -10,7 +10,7 @@ from headrace.train.recipes.small import small_run
 
 def clip_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ResNet on views of 32 pixels and four blocks of width 128 on 24 tokens, with 128 numbers in common; needs
-    `--model.tokenizer`, such as `headrace tokenizer --vocab 4096` makes.
+    `--model.tokenizer`, as `headrace tokenizer --vocab 4096` makes one.
 
     Crops take 0.7 of the picture at least, which some thousands of pictures need more than the authors' millions.
     """

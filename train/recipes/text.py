@@ -10,7 +10,7 @@ from headrace.train.recipes.small import small_run
 
 
 def bert_small(*, data: str = "", out: str = "") -> RunConfig:
-    """Four blocks of width 128 on 64 tokens; needs `--model.tokenizer`, such as `headrace tokenizer --vocab 4096` makes.
+    """Four blocks of width 128 on 64 tokens; needs `--model.tokenizer`, as `headrace tokenizer --vocab 4096` makes one.
 
     Texts stay in one piece, as a single word cannot be cut, and there is no dropout: a thousand steps do not overfit.
     The learning rate is twenty times the authors', whose runs have a million steps.
