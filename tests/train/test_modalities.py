@@ -21,7 +21,7 @@ from headrace.tools.doctor import diagnose
 from headrace.tools.evaluate import evaluate
 from headrace.tools.pictures.report import write_report
 from headrace.train import RunConfig, RunError, load_run, read_metrics, train
-from headrace.train.probes import finetune_probe
+from headrace.train.probes import finetune_probe, word_features
 from tests import texts
 from tests.train.tiny_runs import final_state, tiny_run
 
@@ -180,10 +180,23 @@ def test_where_a_probe_is_impossible_one_sentence_says_so(
 
 
 @pytest.mark.peer("tokenizers")
-def test_texts_have_no_pixels(shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
+def test_texts_are_probed_beside_counts_of_their_words(shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
     train(run_of("words", shards, tmp_path, tokenizer), progress=False)
-    with pytest.raises(RunError, match="Words is shown no pixels, so that there are none to compare with"):
-        evaluate(tmp_path, shards.path, encoders=("pixels",))
+    scores = evaluate(tmp_path, shards.path, shards.path, encoders=("pixels",))
+    assert scores["pixels"]["linear"] == 1.0, "of 24 texts that it has seen"
+    counts, labels = word_features(shards, TextSpec(tokenizer=tokenizer, length=16))
+    assert labels.tolist() == [n % 2 for n in range(SAMPLES)]
+    lengths = [min(16, 2 + len(each)) for each in tokens_of(tokenizer, texts.paragraphs()[:SAMPLES])]
+    assert counts.sum(axis=1).tolist() == lengths
+    assert counts.shape == (SAMPLES, 2048)
+
+
+def tokens_of(tokenizer: Path, documents: list[str]) -> list[list[int]]:
+    from tokenizers import Tokenizer
+
+    library: Any = Tokenizer.from_file(str(tokenizer))
+    library.no_truncation()
+    return [each.ids for each in library.encode_batch(documents, add_special_tokens=False)]
 
 
 @pytest.mark.peer("tokenizers")

@@ -12,13 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from headrace.models import Method
-from headrace.pipeline import Batch, ClipSpec, Inputs, Loader, Mel, Normalize, SoundSpec, ViewSpec, center_view
+from headrace.pipeline import (
+    Batch,
+    ClipSpec,
+    Inputs,
+    Loader,
+    Mel,
+    Normalize,
+    SoundSpec,
+    TextSpec,
+    ViewSpec,
+    center_view,
+)
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import NotFiniteError, RunError
 
 Features = tuple[np.ndarray, np.ndarray]
 """float32 (n, D) features and int64 (n,) labels."""
+BUCKETS = 2048
+"""Of `word_features`."""
 
 
 def image_views(method: Method) -> ViewSpec:
@@ -128,6 +141,24 @@ def band_features(shards: ShardSet, sounds: SoundSpec, *, threads: int | None = 
         return torch.cat([mean, deviation], dim=1)
 
     return extract_features(statistics, shards, heard, threads=threads)
+
+
+def word_features(shards: ShardSet, texts: TextSpec, *, threads: int | None = None) -> Features:
+    """How often each token stands in a text, as features: what any encoder of texts has to beat.
+
+    Args:
+        texts: which part of which texts, and the tokenizer; special tokens count as others do.
+
+    Returns:
+        float32 (n, `BUCKETS`) and int64 (n,); tokens share a bucket where there are more of them.
+    """
+
+    def count(batch: Batch) -> Tensor:
+        bucket = batch.lone.tokens * 2_654_435_761 % 2**32 * BUCKETS // 2**32  # Knuth's multiplicative hash
+        counts = torch.zeros(len(batch), BUCKETS)
+        return counts.scatter_add_(1, bucket, batch.lone.attention.float())
+
+    return extract_features(count, shards, texts, threads=threads)
 
 
 @contextmanager
