@@ -106,7 +106,7 @@ def _frozen(
         return {}
     shown = method.probe_inputs if encoder == "pixels" else None
     if isinstance(shown, SoundSpec | TextSpec):
-        raw = band_features if isinstance(shown, SoundSpec) else word_features
+        raw: Callable[..., Features] = band_features if isinstance(shown, SoundSpec) else word_features
         test = None if score is None else raw(score, shown)
         return frozen_scores(probes, raw(learn, shown), test, device=device())
     side = _pixel_side(method, learn) if encoder == "pixels" else None

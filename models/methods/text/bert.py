@@ -78,8 +78,9 @@ class BERT(Method):
             pair="next" if config.next_sentence else None,
         )
         self.most_masked = int(mask.wanted(np.array(config.length)))
-        self.backbone, self.feature_dim = bert_network(config, vocabulary), config.width
-        self.head = MaskedTokenHead(self.backbone.embeddings.word_embeddings)
+        bert = bert_network(config, vocabulary)
+        self.backbone, self.feature_dim = bert, config.width
+        self.head = MaskedTokenHead(bert.embeddings.word_embeddings)
         self.next_sentence = nn.Linear(config.width, 2) if config.next_sentence else None
         bert_initialization(self)
 
@@ -99,7 +100,8 @@ class BERT(Method):
         right = (logits.detach().argmax(dim=2) == labels) & hidden
         accuracy = {"mask_accuracy": right.sum() / hidden.sum().clamp(min=1)}
         if self.next_sentence is not None:
-            answers = widened(self.next_sentence(self.backbone.pooler(states)))
+            bert: Any = self.backbone
+            answers = widened(self.next_sentence(bert.pooler(states)))
             terms["next"] = F.cross_entropy(answers, texts.broken)
             accuracy["next_accuracy"] = (answers.detach().argmax(dim=1) == texts.broken).float().mean()
         logged = {name: term.detach() for name, term in terms.items()} if len(terms) > 1 else {}
@@ -107,9 +109,10 @@ class BERT(Method):
 
     def states(self, tokens: Tensor, texts: Texts) -> Tensor:
         """The last states (B, L, D) of `tokens`, which are those of `texts`, or of them masked."""
-        hidden = self.backbone.embeddings(input_ids=tokens, token_type_ids=texts.segments)
+        bert: Any = self.backbone
+        hidden = bert.embeddings(input_ids=tokens, token_type_ids=texts.segments)
         # Not through its forward, which reads a mask of (B, L) back from the device.
-        found: Tensor = self.backbone.encoder(hidden, attention_mask=texts.attention[:, None, None, :])[0]
+        found: Tensor = bert.encoder(hidden, attention_mask=texts.attention[:, None, None, :])[0]
         return found
 
     def encode(self, batch: Batch) -> Tensor:
