@@ -17,6 +17,7 @@ from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
+from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
 from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
@@ -142,6 +143,17 @@ METHODS: dict[str, MethodEntry] = {
         "masking_generator.py, optim_factory.py, transforms.py, scripts",
         "crops of any side and place, where theirs have ten shapes and thirteen places; features are the mean of the "
         "tokens behind the last norm, which their fine-tuning replaces by a new one behind the mean",
+    ),
+    "masked_spectrogram": MethodEntry(
+        MaskedSpectrogramConfig,
+        MaskedSpectrogram,
+        "sound",
+        "2207.06405",
+        "facebookresearch/AudioMAE at bd60e29: models_mae.py, models_vit.py, dataset.py, main_pretrain.py, "
+        "submit_pretrain_audioset2M.sh, timm_patch/swin_transformer.py",
+        "positions are those of (time, band), where their code takes the grid's sides the wrong way round; gains are "
+        "drawn uniformly in dB, with the deviation of their Beta(10, 10) + 0.5; their roll of the wave, which by a "
+        "mistake never rolls, is left out; the temperatures of the decoder's attention are learnt by their logarithm",
     ),
 }
 """Every method by the name that the command line uses."""

@@ -10,6 +10,8 @@ from headrace.pipeline.loader import Loader, LoaderStats
 from headrace.pipeline.order.order import Order, order
 from headrace.pipeline.order.permutations import permutation_set
 from headrace.pipeline.order.window import WindowOrder
+from headrace.pipeline.sounds.mel import Mel
+from headrace.pipeline.sounds.sounds import DrawnSounds, Sound, SoundPlan, Sounds, SoundSpec
 from headrace.pipeline.streams import Inputs, Mixed, Other, Spec, streams_of
 from headrace.pipeline.texts.texts import Texts, TextSpec
 from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
@@ -23,11 +25,13 @@ __all__ = [
     "ContextMask",
     "CorruptedSpans",
     "DrawnClips",
+    "DrawnSounds",
     "DrawnViews",
     "Inputs",
     "Loader",
     "LoaderStats",
     "MaskedTokens",
+    "Mel",
     "Mixed",
     "Normalize",
     "Order",
@@ -37,6 +41,10 @@ __all__ = [
     "Plan",
     "RandomMask",
     "RegionMask",
+    "Sound",
+    "SoundPlan",
+    "SoundSpec",
+    "Sounds",
     "SpanMask",
     "Spec",
     "TextSpec",

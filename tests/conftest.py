@@ -28,6 +28,7 @@ from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.sources.mnist import digits
 from tests.clips import STACK_FIELDS, stacks
 from tests.failing_disk import FailingDisk, build_library
+from tests.sounds import SOUND_FIELDS, sounds
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that runs the tests in the background passes that on
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -38,7 +39,9 @@ PEERS = {
     "dali": "nvidia.dali",
     "ffcv": "ffcv",
     "imagehash": "imagehash",
+    "kaldi-native-fbank": "kaldi_native_fbank",
     "kornia": "kornia",
+    "librosa": "librosa",
     "lightly": "lightly",
     "mlxtend": "mlxtend.data",
     "moto": "moto.server",
@@ -46,6 +49,8 @@ PEERS = {
     "rarfile": "rarfile",
     "ray": "ray",
     "s3fs": "s3fs",
+    "soundfile": "soundfile",
+    "soxr": "soxr",
     "tokenizers": "tokenizers",
     "torchcodec": "torchcodec.decoders",
     "transformers": "transformers",
@@ -141,6 +146,16 @@ def clips_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shard
     require_peer("av")
     path = tmp_path_factory.mktemp("clips") / "webdataset"
     write_shards(path, stacks(200), STACK_FIELDS, format="webdataset", shard_size=3_000_000)
+    with open_shards(path) as shards:
+        yield shards
+
+
+@pytest.fixture(scope="session")
+def sounds_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """200 notes in three kinds of files, in several tars."""
+    require_peer("soundfile")
+    path = tmp_path_factory.mktemp("sounds") / "webdataset"
+    write_shards(path, sounds(200), SOUND_FIELDS, format="webdataset", shard_size=1_000_000)
     with open_shards(path) as shards:
         yield shards
 

@@ -178,6 +178,18 @@ class StopConfig:
 
 
 @dataclass(kw_only=True)
+class DistributedConfig:
+    """How several ranks train together."""
+
+    timeout_s: float = 1800.0
+    """Seconds after which a rank that waits for the others takes them for lost, and the run ends. It must be longer
+    than anything that one rank does alone, such as the k-means of a whole set's features."""
+
+    def __post_init__(self) -> None:
+        _require(self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0")
+
+
+@dataclass(kw_only=True)
 class CheckpointConfig:
     """What is kept for resuming and for probes."""
 
@@ -222,6 +234,9 @@ class RunConfig:
     "" for none."""
     out: str = ""
     """Folder of the run; created where it is missing."""
+    init: str = ""
+    """What the backbone starts from: another run's folder, one of its checkpoints, or a file of weights (safetensors,
+    or a state dict) with timm's names. It is read once, before the first step. "" for weights drawn from `seed`."""
     epochs: int = 100
     """Passes over the shard set."""
     batch_size: int = 256
@@ -250,6 +265,8 @@ class RunConfig:
     """Evaluations."""
     stop: StopConfig = field(default_factory=StopConfig)
     """Early stopping."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Several ranks."""
 
     def __post_init__(self) -> None:
         if self.method == OWN:

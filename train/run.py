@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,7 @@ from headrace.train.distributed import World, distribute, join
 from headrace.train.errors import ConfigError, RunError
 from headrace.train.evaluator import Evaluator, require_measurable
 from headrace.train.finite import FiniteState
+from headrace.train.initialize import initialize
 from headrace.train.lock import one_writer
 from headrace.train.loop import Run, take_steps
 from headrace.train.metrics import Ending, Record, RunLog
@@ -112,8 +114,10 @@ def train(
     config = replace(config, data=from_anywhere(config.data))
     if config.validation:
         config = replace(config, validation=from_anywhere(config.validation))
+    if config.init:
+        config = replace(config, init=os.path.abspath(config.init))
     with (
-        join(config.device) as world,
+        join(config.device, config.distributed.timeout_s) as world,
         open_shards(config.data) as shards,
         _opened(config.validation) as validation,
         stop_signals(config.stop.hours) as stop,
@@ -171,6 +175,10 @@ def _start(
     config, method = first_weights(config, make)
     config = _continued(config, out, state)
     require_measurable(config, world, method, shards, validation)
+    if config.init and not state:
+        line = initialize(method, Path(config.init))
+        if world.rank == 0:
+            _say(line)
     method = channels_last(method.to(world.device)).train()
     if config.precision == "auto":
         precision, reason = choose_precision(method, world, partial(_first_batch, config, method, shards, world))
@@ -394,7 +402,7 @@ def _config_of(state: dict[str, Any], path: Path) -> RunConfig:
         raise RunError(f"{path}: its config does not fit this version of headrace ({error})") from None
 
 
-_NOT_SHAPING = ("data", "validation", "out", "device", "loader", "checkpoint", "log", "probe", "stop")
+_NOT_SHAPING = ("data", "validation", "out", "device", "loader", "checkpoint", "log", "distributed", "probe", "stop")
 
 
 def _shaping(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

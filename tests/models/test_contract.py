@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.models import METHODS, Context, Method, build_method
 from headrace.models.seeding import seeded
-from headrace.pipeline import Batch, ClipSpec, Loader, ViewSpec
+from headrace.pipeline import Batch, ClipSpec, Loader, SoundSpec, ViewSpec
 from headrace.pipeline.batch import _kept_scale_and_shift
 from headrace.shards import ShardSet, open_shards
 from headrace.train import CheckpointConfig, LogConfig, OptimConfig, RunConfig, ScheduleConfig, train
@@ -26,7 +26,11 @@ from tests.ranks import on_ranks
 from tests.train.tiny_runs import final_state, same_bits
 
 SAMPLES, STEPS = 40, 5
-SETS: dict[type[Any], str] = {ViewSpec: "digits_webdataset", ClipSpec: "clips_webdataset"}
+SETS: dict[type[Any], str] = {
+    ViewSpec: "digits_webdataset",
+    ClipSpec: "clips_webdataset",
+    SoundSpec: "sounds_webdataset",
+}
 """Type of a method's inputs to the fixture of a set that has such samples."""
 each_method = pytest.mark.parametrize("name", METHODS)
 

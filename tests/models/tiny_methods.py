@@ -1,4 +1,4 @@
-"""Every method so small that a step takes milliseconds, for 200 real digits or clips."""
+"""Every method so small that a step takes milliseconds, for 200 real digits or clips, or notes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from headrace.models import BackboneConfig, Method, build_method
 from headrace.models.parts.backbones import tiny_resnet
+from headrace.pipeline import Mel
 
 RESNET = tiny_resnet(width=8)
 VIT = BackboneConfig(
@@ -36,6 +37,14 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
     "rotation": {"size": 16, "backbone": RESNET},
+    "masked_spectrogram": {
+        "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),
+        "place": "random", "short": "loop", "mask_ratio": 0.75,
+        "decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 2, "decoder_window": (2, 2),
+        "backbone": BackboneConfig(name=VIT.name, options={
+            **{key: value for key, value in VIT.options.items() if key != "img_size"}, "dynamic_img_size": False,
+        }),
+    },
     "videomae": {
         "size": 16, "frames": 4, "stride": 2, "mask_ratio": 0.75,
         "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,

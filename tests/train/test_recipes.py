@@ -17,6 +17,7 @@ from headrace.train.optim import peak_lr
 from headrace.train.recipes import RECIPES, simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
 from tests.clips import STACK_FIELDS, stacks
 from tests.conftest import require_peer
+from tests.sounds import SOUND_FIELDS, sounds
 
 IMAGES = {"joint", "masked", "pretext"}
 """Families whose methods take images."""
@@ -82,9 +83,20 @@ def some_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def some_sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 notes."""
+    require_peer("soundfile")
+    path = tmp_path_factory.mktemp("sounds") / "set"
+    write_shards(path, sounds(64), SOUND_FIELDS)
+    return path
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_small_recipe_takes_its_first_steps(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    data = request.getfixturevalue("some_digits" if METHODS[name].family in IMAGES else "some_clips")
+    data = request.getfixturevalue(
+        {"video": "some_clips", "sound": "some_sounds"}.get(METHODS[name].family, "some_digits")
+    )
     config = RECIPES[f"{name}_small"](data=str(data), out=str(tmp_path / "run"))
     changes = ["epochs=2", "batch_size=32", "precision=float32", "log.tensorboard=false", "log.every_steps=1"]
     losses: list[float] = []
@@ -94,7 +106,7 @@ def test_a_small_recipe_takes_its_first_steps(name: str, request: pytest.Fixture
     assert len(set(losses)) == 4
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.family in (*IMAGES, "video")])
 def test_small_pictures_and_clips_are_never_mirrored(name: str) -> None:
     config = RECIPES[f"{name}_small"]()
     inputs: Any = build_method(config.method, config.model).inputs

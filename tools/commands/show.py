@@ -12,6 +12,7 @@ from headrace.tools.commands.arguments import (
     UsageError,
     configuration,
     named,
+    nearest,
     one_of,
     positive,
 )
@@ -25,7 +26,7 @@ OF_TOKENIZER = "--mask", "--length", "--field"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    kinds = "views", "masks", "tiles", "clips", "texts"
+    kinds = "views", "masks", "tiles", "clips", "sounds", "texts"
     parser.add_argument("what", metavar="WHAT", type=one_of(*kinds), help=f"what to show: {', '.join(kinds)}")
     parser.add_argument("dir", metavar="DIR", help="folder or URL of a shard set")
     whose = parser.add_mutually_exclusive_group()
@@ -73,14 +74,17 @@ def run(args: argparse.Namespace) -> None:
 def asked(args: argparse.Namespace) -> tuple[Inputs, int]:
     """Whose inputs to show, and the seed of the run."""
     if args.preset:
-        raise UsageError(
-            f"--preset is --method now: show {args.what} DIR --method NAME (`headrace methods` lists them)"
-        )
+        raise UsageError(f"--preset is --method now: show {args.what} DIR --method NAME")
     if args.method:
         given = [flag for flag in OF_TOKENIZER if getattr(args, flag[2:]) is not None]
         if given:
             raise UsageError(f"{given[0]} goes with --tokenizer; a method's own are --model.KEY VALUE")
-        config = configuration_of(args.method).with_overrides(args.keys)
+        config = configuration_of(args.method)
+        for key in args.keys:
+            flag = key.partition("=")[0]
+            if flag.startswith("--") and "." not in flag and flag[2:].replace("-", "_") not in vars(config):
+                raise UsageError(f"unknown argument {flag!r}{nearest(flag, args.flags)}")
+        config = config.with_overrides(args.keys)
         return inputs_of(config, args.method), config.seed
     if args.tokenizer is None:
         raise UsageError(f"show {args.what} needs --method{', or --tokenizer FILE' * (args.what == 'texts')}")
@@ -98,9 +102,9 @@ def configuration_of(name: str) -> RunConfig:
     from headrace.train.recipes import RECIPES
 
     path = Path(name)
-    if name in METHODS or name in RECIPES or not path.exists():
-        return configuration(name)
-    return RunConfig.load(path / "config.yaml" if path.is_dir() else path)
+    if name not in METHODS and name not in RECIPES and (path.exists() or len(path.parts) > 1):
+        return RunConfig.load(path if path.is_file() else path / "config.yaml")
+    return configuration(name)
 
 
 def inputs_of(config: RunConfig, name: str) -> Inputs:
@@ -109,9 +113,7 @@ def inputs_of(config: RunConfig, name: str) -> Inputs:
     from headrace.train.config import OWN
 
     if config.method == OWN:
-        raise UsageError(
-            f"{name}: is of a method of one's own, whose inputs headrace.tools.pictures.show draws in Python"
-        )
+        raise UsageError(f"{name}: is of a method of one's own: headrace.tools.pictures.show draws its inputs")
     try:
         return catalogue.inputs_of(config.method, config.model)
     except (ImportError, ValueError) as error:
@@ -122,9 +124,10 @@ COMMAND = Command(
     "show",
     "draw what a method will see",
     """\
-Draws stored samples beside what a method gets, each with its numbers: the augmented views, the masks over views or
-clips, the tiles of a puzzle in their order, or clips. Texts are printed with their masked tokens. Any configuration key
-can be set as --key value, as for train; with a run's folder as --method it is what that run sees.
+Draws stored samples beside what a method gets, each with its numbers: the augmented views, the masks over views,
+clips or spectrograms, the tiles of a puzzle in their order, clips, or sounds. Texts are printed with their masked
+tokens. Any configuration key can be set as --key value, as for train; with a run's folder as --method it is what
+that run sees.
 
   headrace show views shards/train --method simclr --out views.png
   headrace show views shards/train --method simclr --model.size 96 --model.strength 0.5 --out views.png

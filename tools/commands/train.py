@@ -21,6 +21,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML with configuration keys, as in RUN/config.yaml"
     )
+    parser.add_argument(
+        "--init", default="", metavar="RUN|FILE", help="start the backbone from another run, or from a file of weights"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace) -> int | None:
     else:
         config = RunConfig.load(args.config).with_overrides([f"method={args.method}"])
     config = config.with_overrides(args.keys)
-    config.data, config.out = args.data, args.out
+    config.data, config.out, config.init = args.data, args.out, args.init or config.init
     result = train(config)
     if args.json:
         done = {"steps": result.step, "checkpoint": str(result.checkpoint), "last": result.record or {}}

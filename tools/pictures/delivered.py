@@ -66,9 +66,5 @@ def delivered(shards: ShardSet, inputs: Inputs, *, count: int, seed: int = 0, ep
 def _title(shards: ShardSet, sample: int, others: Others | None, row: int) -> str:
     if others is None:
         return shards.key(sample)
-    other, weight = shards.key(int(others.index[row])), float(others.weight[row])
-    return (
-        f"{weight:.2f} {shards.key(sample)} + {1 - weight:.2f} {other}"
-        if weight
-        else f"{other} for {shards.key(sample)}"
-    )
+    own, other, weight = shards.key(sample), shards.key(int(others.index[row])), float(others.weight[row])
+    return f"{weight:.2f} {own} + {1 - weight:.2f} {other}" if weight else f"{other} for {own}"

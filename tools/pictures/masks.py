@@ -13,21 +13,21 @@ from headrace.pipeline.images.masks import BlockMasks, ContextMasks, Masks, Mask
 
 
 def masked(view: NDArray[np.uint8], spec: MaskSpec, mask: Masks, step: int = 0) -> NDArray[np.uint8]:
-    """A view with what is hidden dimmed, and the targets of a context in colours: uint8 (S, S, 3).
+    """A view with what is hidden dimmed, and the targets of a context in colours, of the same shape.
 
     Args:
-        view: uint8 (S, S, 3).
+        view: uint8 (H, W, 3), whose rows and columns are the mask's.
         mask: of one sample.
         step: of a mask over frames, which of its steps of time.
     """
-    size = len(view)
     out = view.astype(np.float32)
     if isinstance(mask, RegionMasks):
         return _tinted(out, mask.mask[0].numpy(), _GRAY, 0.8).astype(np.uint8)
     assert not isinstance(spec, RegionMask)
     rows, columns = spec.grid
-    pixel = np.arange(size)
-    patch = (pixel * rows // size)[:, None] * columns + pixel * columns // size  # (S, S): the patch of each pixel
+    height, width = view.shape[:2]
+    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    patch = row[:, None] * columns + column  # (H, W): the patch of each pixel
 
     def covered(patches: NDArray[Any]) -> NDArray[np.bool_]:
         flags = np.zeros(rows * columns, np.bool_)

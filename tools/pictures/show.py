@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from headrace.pipeline import ClipSpec, Inputs, Spec, TextSpec, streams_of
+from headrace.pipeline import ClipSpec, Inputs, SoundSpec, Spec, TextSpec, ViewSpec, streams_of
 from headrace.pipeline.streams import spec_of
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import redact
@@ -15,6 +15,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.pictures.canvas import check_request, save
 from headrace.tools.pictures.delivered import Delivered, delivered
 from headrace.tools.pictures.show_clips import clips_of, draw_clips
+from headrace.tools.pictures.show_sounds import draw_sounds, sounds_of
 from headrace.tools.pictures.show_views import draw_masks, draw_tiles, draw_views, views_of
 
 PICTURED = {"views": draw_views, "masks": draw_masks, "tiles": draw_tiles}
@@ -33,6 +34,8 @@ def shown(inputs: Inputs) -> dict[str, list[str]]:
 def _kinds(spec: Spec) -> list[str]:
     if isinstance(spec, TextSpec):
         return ["texts"]
+    if isinstance(spec, SoundSpec):
+        return ["sounds", *["masks"] * bool(spec.masks)]
     if isinstance(spec, ClipSpec):
         return ["clips", *["masks"] * bool(spec.masks)]
     return ["views", *["masks"] * bool(spec.masks), *["tiles"] * bool(spec.arranged)]
@@ -51,7 +54,7 @@ def show(
     """Draw `count` samples into the picture `out`, or where several streams have what is asked for, a picture each.
 
     Args:
-        what: "views", "masks", "tiles" or "clips".
+        what: "views", "masks", "tiles", "clips" or "sounds".
 
     Returns:
         The files; of several streams `out` with the stream's name behind its own.
@@ -79,5 +82,7 @@ def show(
 def _figure(what: str, shards: ShardSet, one: Delivered, title: str) -> Figure:
     if isinstance(one.spec, ClipSpec):
         return draw_clips(clips_of(one, masks=what == "masks"), title)
+    if isinstance(one.spec, SoundSpec):
+        return draw_sounds(sounds_of(one, masks=what == "masks"), title)
     assert isinstance(one.spec, ViewSpec)
     return PICTURED[what](views_of(shards, one), one.spec, title)

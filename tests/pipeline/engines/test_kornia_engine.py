@@ -82,11 +82,13 @@ def test_nothing_reads_the_host(floats: str | None) -> None:
 
 
 @pytest.mark.peer("kornia")
-@pytest.mark.parametrize("floats", [None, *FLOATS])
-def test_compiles_into_one_graph(floats: str | None) -> None:
+@pytest.mark.parametrize(
+    ("floats", "order"), [*((floats, OPERATIONS) for floats in (None, *FLOATS)), (None, OPERATIONS[::-1])]
+)
+def test_compiles_into_one_graph(floats: str | None, order: tuple[str, ...]) -> None:
     module = engine_module()
     parameters = torch.from_numpy(module.pack(drawn(6)))[0]
-    photometric = module.Photometric(replace(EVERYTHING, normalize=FLOATS[floats or "rgb"]))
+    photometric = module.Photometric(replace(EVERYTHING, order=order, normalize=FLOATS[floats or "rgb"]))
     compiled = torch.compile(photometric, fullgraph=True, backend="aot_eager")
     arguments = crops(6, EVERYTHING.size), parameters, floats is not None, noise(drawn(6), 0)
     torch.testing.assert_close(compiled(*arguments), photometric(*arguments))

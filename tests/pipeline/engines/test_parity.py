@@ -39,12 +39,21 @@ CLOSE = (1, 0.001)
 
 BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
     # Blur weights have 16 bits, so that levels within 0.05 of a rounding border may round the other way.
-    "native": {"blur": (1, 0.02), "simclr": (2, 0.01), "byol": (2, 0.01), "clips: simclr, byol": (2, 0.01)},
+    "native": {
+        "blur": (1, 0.02),
+        "blur, gray, erase": (1, 0.02),
+        "simclr": (2, 0.01),
+        "byol": (2, 0.01),
+        "clips: simclr, byol": (2, 0.01),
+    },
     "dali": {
         # One matrix a sample; torchvision's truncated grey level is met on average, half a level lower.
         "saturation": (1, 0.2),
         # Later changes multiply what saturation left.
         "jitter": (6, 0.2),
+        "gray, jitter": (6, 0.2),
+        "backwards": (6, 0.2),
+        "between": (6, 0.2),
         # torchvision rounds to levels between the horizontal and the vertical pass, DALI after both.
         "enlarge": (1, 0.25),
         # Bicubic weights overshoot; torchvision clips that between the passes as well.
@@ -62,10 +71,17 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         "clip: crop": (16, 0.25),
         "clips: simclr, byol": (30, 0.4),
     },
-    # A level that float32 rounds the other way, multiplied by one change of up to 1.8, of so many frames also by two.
-    "kornia": {"simclr": (2, 0.001), "byol": (2, 0.001), "clips: simclr, byol": (3, 0.001)},
+    # A level that float32 rounds the other way, multiplied by one change of up to 1.8; of so many frames, and of grey
+    # pixels, of which many lie on a rounding border, also by two.
+    "kornia": {
+        "gray, jitter": (3, 0.001),
+        "simclr": (2, 0.001),
+        "byol": (2, 0.001),
+        "clips: simclr, byol": (3, 0.001),
+    },
     # DALI's crops, see above, and what kornia makes of them.
     "dali+kornia": {
+        "gray, jitter": (3, 0.001),
         "enlarge": (1, 0.25),
         "bicubic enlarge": (12, 0.25),
         "crop": (16, 0.25),

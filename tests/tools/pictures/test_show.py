@@ -116,6 +116,8 @@ def test_a_name_is_a_method_before_it_is_a_folder(
         ("views DIR --method simclear --out x.png", "did you mean 'simclr'?"),
         ("views DIR --method simclr --model.sise 9 --out x.png", "did you mean model.size?"),
         ("views DIR --method simclr --model.size 0 --out x.png", "View.size"),
+        ("views DIR --method simclr --sampels 3 --out x.png", "did you mean '--samples'?"),
+        ("views DIR --method runs/none --out x.png", "runs/none/config.yaml: [Errno 2] No such file or directory"),
         ("views DIR --method simclr --mask words --out x.png", "--mask goes with --tokenizer"),
         ("texts DIR --tokenizer a.json --model.size 9", "--model.size is a key of a configuration"),
         ("texts DIR --tokenizer a.json --method simclr", "not allowed with argument"),
