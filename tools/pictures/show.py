@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from headrace.pipeline import ClipSpec, Inputs, Spec, TextSpec, streams_of
+from headrace.pipeline import ClipSpec, Inputs, Spec, TextSpec, ViewSpec, streams_of
 from headrace.pipeline.streams import spec_of
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import redact

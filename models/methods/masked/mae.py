@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from timm.layers import Attention
+from timm.layers import Attention  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from headrace.models.checks import require
