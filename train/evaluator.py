@@ -44,10 +44,6 @@ def require_measurable(
         for shards in (training, validation):
             if shards is not None and "label" not in shards.fields:
                 raise ConfigError(f"probe.protocols: must be [] where {shards.path} has no labels")
-        try:
-            _ = method.probe_inputs
-        except NotImplementedError as error:
-            raise ConfigError(f"probe.protocols: must be [], as {error}") from None
     if validation is None:
         return
     if method.keeps_samples:
