@@ -25,6 +25,7 @@ from headrace.train.early_stop import NAMES, Best, EarlyStop, shown
 from headrace.train.errors import ConfigError, NotFiniteError
 from headrace.train.metrics import Record
 from headrace.train.pictures import SAMPLES, draws, save_pictures
+from headrace.train.precision import Precision
 from headrace.train.probes import extract_features, frozen_scores
 
 COLUMNS: Mapping[Score, str] = {"loss": "held_out_loss", "knn": "knn", "linear": "linear"}
@@ -43,10 +44,6 @@ def require_measurable(
         for shards in (training, validation):
             if shards is not None and "label" not in shards.fields:
                 raise ConfigError(f"probe.protocols: must be [] where {shards.path} has no labels")
-        try:
-            _ = method.probe_inputs
-        except NotImplementedError as error:
-            raise ConfigError(f"probe.protocols: must be [], as {error}") from None
     if validation is None:
         return
     if method.keeps_samples:
@@ -90,6 +87,7 @@ class Evaluator:
         self._config, self._world, self._method = config, world, method
         self._training, self._validation = training, validation
         self._loader = loader
+        self._precision = Precision(config.precision, world.device)
         self._steps_per_epoch = steps_per_epoch
         self._tell = tell
         self._stop = EarlyStop(config.stop) if config.stop.on else None
@@ -195,7 +193,7 @@ class Evaluator:
         sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss times samples, and samples
         with self._loader(validation, world, size, world.size > 1) as loader:
             for batch in DeviceBatches(loader, device):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16"):
+                with self._precision.autocast():
                     loss = method.loss(batch)["loss"]
                 sums += torch.stack([loss.double() * len(batch), sums.new_full((), len(batch))])
         weighted, samples = world.mean(sums).tolist()

@@ -93,6 +93,8 @@ def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
     watch = Watch(world, stop, gradient_counts=not precision.scaled)
     trained = [p for p in method.parameters() if p.requires_grad]
     step, record = run.first_step, None
+    if not step:
+        evaluator.draw_first()
     ending = _ending(run, step)
     counted = replace(loader.stats)
     while not ending:

@@ -161,6 +161,23 @@ def test_any_modality_trains_and_resumes(method: str, shards: ShardSet, tmp_path
 
 
 @pytest.mark.peer("tokenizers")
+@pytest.mark.parametrize(("method", "protocols"), [("clips", "[knn,linear]"), ("words", "[]"), ("pairs", "[knn]")])
+def test_any_modality_is_judged_while_it_trains(
+    method: str, protocols: str, shards: ShardSet, tmp_path: Path, tokenizer: Path
+) -> None:
+    config = run_of(method, shards, tmp_path, tokenizer)
+    watched = ["probe.every=1", f"probe.protocols={protocols}", f"validation={shards.path}", "stop.on=loss"]
+    train(config.with_overrides(watched), progress=False)
+    evaluated = [record for record in read_metrics(tmp_path) if "evaluate_s" in record]
+    assert [record["step"] for record in evaluated] == [4, 8]
+    for record in evaluated:
+        assert record["held_out_loss"] > 0
+        for protocol in ("knn", "linear"):
+            assert (protocol in record) == (protocol in protocols)
+            assert 0 <= record.get(protocol, 0) <= 1
+
+
+@pytest.mark.peer("tokenizers")
 @pytest.mark.parametrize(("method", "seen"), [("clips", "clips of videos"), ("words", "texts")])
 def test_where_a_probe_is_impossible_one_sentence_says_so(
     method: str, seen: str, shards: ShardSet, tmp_path: Path, tokenizer: Path
