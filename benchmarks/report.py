@@ -267,17 +267,18 @@ def save(report: Report, folder: Path, json_file: Path | None = None) -> list[Pa
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(as_json(report), indent=1) + "\n"
     paths = [folder / f"{report.stem}{ending}" for ending in (".json", ".md", ".png")]
-    _replace(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    _replace(paths[1], lambda temporary: temporary.write_text(as_markdown(report), encoding="utf-8"))
-    _replace(paths[2], lambda temporary: picture(report, temporary))
+    replace_file(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_file(paths[1], lambda temporary: temporary.write_text(as_markdown(report), encoding="utf-8"))
+    replace_file(paths[2], lambda temporary: picture(report, temporary))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(json_file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        replace_file(json_file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         paths.append(json_file)
     return paths
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes aside and renames, so that there is a whole file at any time."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the ending, which picks the picture's format
     write(temporary)
     temporary.replace(path)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields, replace
 from typing import Any, Literal, NamedTuple
 
-from headrace.models.method import Context, Method, ParameterGroup
+from headrace.models.method import Context, Method, ParameterGroup, Tower
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
@@ -16,7 +16,10 @@ from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
+from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
+from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
+from headrace.models.methods.text.bert import BERT, BERTConfig
 from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
@@ -28,6 +31,7 @@ __all__ = [
     "Method",
     "MethodEntry",
     "ParameterGroup",
+    "Tower",
     "build_backbone",
     "build_method",
 ]
@@ -40,8 +44,9 @@ class MethodEntry(NamedTuple):
     """Keyword-only dataclass; its defaults are the authors' values."""
     method: type[Method]
     """Built from an instance of `config`."""
-    family: Literal["joint", "masked", "pretext", "video"]
-    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; video: of clips."""
+    family: Literal["joint", "masked", "pretext", "video", "text", "sound", "pairs"]
+    """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; these three of images.
+    video, text, sound: methods of these. pairs: of an image with its text, sound, depth or points."""
     paper: str
     """arXiv number."""
     followed: str
@@ -62,7 +67,8 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2002.05709",
         "google-research/simclr: tf2/objective.py, model.py, lars_optimizer.py, data_util.py",
-        "the loss is the mean over 2N views, half of the code's; views are normalised",
+        "the loss is the mean over 2N views, half of the code's; views are normalised; torchvision's crop and colours, "
+        "resized with antialiasing",
     ),
     "moco_v2": MethodEntry(
         MoCoV2Config,
@@ -70,6 +76,7 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2003.04297",
         "facebookresearch/moco at 4397a04: moco/builder.py, main_moco.py",
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "byol": MethodEntry(
         BYOLConfig,
@@ -85,7 +92,8 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2103.03230",
         "facebookresearch/barlowtwins at 8e8d284: main.py",
-        "the norm before the correlation keeps no running statistics, which nothing would use",
+        "the norm before the correlation keeps no running statistics, which nothing would use; a Gaussian blur in the "
+        "place of PIL's box filters",
     ),
     "swav": MethodEntry(
         SwAVConfig,
@@ -93,7 +101,8 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2006.09882",
         "facebookresearch/swav at 06b1b7c: main_swav.py, src/resnet50.py, src/multicropdataset.py",
-        "queues are gathered over ranks, of which each takes its own part, so that a run goes on with other ranks",
+        "queues are gathered over ranks, of which each takes its own part, so that a run goes on with other ranks; "
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "deepcluster": MethodEntry(
         DeepClusterConfig,
@@ -111,6 +120,7 @@ METHODS: dict[str, MethodEntry] = {
         "joint",
         "2104.14294",
         "facebookresearch/dino at 7c446df: main_dino.py, utils.py, vision_transformer.py",
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "mae": MethodEntry(
         MAEConfig,
@@ -127,6 +137,25 @@ METHODS: dict[str, MethodEntry] = {
         "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
         "a ResNet-50 in the place of their AlexNet, which timm has not",
     ),
+    "bert": MethodEntry(
+        BERTConfig,
+        BERT,
+        "text",
+        "1810.04805",
+        "google-research/bert at eedf571: modeling.py, run_pretraining.py, create_pretraining_data.py, optimization.py",
+        "masks are drawn anew in each epoch instead of ten times for all; segments are cut between words instead of "
+        "sentences, and exactly half of the pairs are broken on average; all texts may be as long as the longest; "
+        "AdamW corrects its bias, which theirs does not",
+    ),
+    "clip": MethodEntry(
+        CLIPConfig,
+        CLIP,
+        "pairs",
+        "2103.00020",
+        "openai/CLIP at d05afc4: clip/model.py; mlfoundations/open_clip at 89fb801: src/open_clip/loss.py, params.py",
+        "a text's state is read where its last token stands, which need not be the largest; blocks of the image tower "
+        "begin as timm draws them",
+    ),
     "videomae": MethodEntry(
         VideoMAEConfig,
         VideoMAE,
@@ -136,6 +165,17 @@ METHODS: dict[str, MethodEntry] = {
         "masking_generator.py, optim_factory.py, transforms.py, scripts",
         "crops of any side and place, where theirs have ten shapes and thirteen places; features are the mean of the "
         "tokens behind the last norm, which their fine-tuning replaces by a new one behind the mean",
+    ),
+    "masked_spectrogram": MethodEntry(
+        MaskedSpectrogramConfig,
+        MaskedSpectrogram,
+        "sound",
+        "2207.06405",
+        "facebookresearch/AudioMAE at bd60e29: models_mae.py, models_vit.py, dataset.py, main_pretrain.py, "
+        "submit_pretrain_audioset2M.sh, timm_patch/swin_transformer.py",
+        "positions are those of (time, band), where their code takes the grid's sides the wrong way round; gains are "
+        "drawn uniformly in dB, with the deviation of their Beta(10, 10) + 0.5; their roll of the wave, which by a "
+        "mistake never rolls, is left out; the temperatures of the decoder's attention are learnt by their logarithm",
     ),
 }
 """Every method by the name that the command line uses."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -46,6 +46,16 @@ class Context:
         return self.step / self.total_steps
 
 
+class Tower(NamedTuple):
+    """One of several encoders whose features lie in one space."""
+
+    inputs: Inputs
+    """What it is shown of each sample."""
+    embed: Callable[[Batch], Tensor]
+    """To rows (B, D) of length 1, of which those that belong together have a large product. Call it in evaluation mode;
+    a sample's row does not depend on the rest of the batch then."""
+
+
 @dataclass(kw_only=True)
 class ParameterGroup:
     """Parameters that are trained alike, in terms of what the run's configuration says of all."""
@@ -63,6 +73,10 @@ class ParameterGroup:
     """Factor of the momentum, which is AdamW's first beta; 0 for none."""
     frozen_epochs: int = 0
     """Epochs at the beginning in which the gradient is dropped, after it was clipped."""
+    player: str = ""
+    """Whose they are. "" for the network that is trained; another name, such as "discriminator", for one with a goal of
+    its own, which has an optimiser of its own (`optim.players` in the run's configuration) and is clipped by itself.
+    There is one loss, so `loss` adds up the players' and detaches in each what is not the player's."""
 
 
 class Method(nn.Module):
@@ -83,6 +97,8 @@ class Method(nn.Module):
     """The network that is kept after training."""
     feature_dim: int
     """D."""
+    keeps_samples: bool = False
+    """Whether `loss` looks up what the method keeps of each training sample, so that it has none for other samples."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The training loss of one batch.
@@ -105,6 +121,11 @@ class Method(nn.Module):
         (view,) = batch.normalized()
         features: Tensor = self.backbone(view)
         return features
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """By the names of their streams, for retrieval and zero-shot classification; by default none."""
+        return {}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The trainable parameters; by default kernels, and vectors (biases, norms), which are neither decayed nor

@@ -4,11 +4,14 @@ from headrace.pipeline.batch import Batch, DrawnViews, Others, Views
 from headrace.pipeline.clips.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
 from headrace.pipeline.images.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeBlockMask, TubeMask
 from headrace.pipeline.images.plan import Plan, plan
-from headrace.pipeline.images.views import Normalize, PatchPair, Tiles, View, ViewSpec, center_view
+from headrace.pipeline.images.view import Normalize, View
+from headrace.pipeline.images.views import PatchPair, Tiles, ViewSpec, center_view
 from headrace.pipeline.loader import Loader, LoaderStats
 from headrace.pipeline.order.order import Order, order
 from headrace.pipeline.order.permutations import permutation_set
 from headrace.pipeline.order.window import WindowOrder
+from headrace.pipeline.sounds.mel import Mel
+from headrace.pipeline.sounds.sounds import DrawnSounds, Sound, SoundPlan, Sounds, SoundSpec
 from headrace.pipeline.streams import Inputs, Mixed, Other, Spec, streams_of
 from headrace.pipeline.texts.texts import Texts, TextSpec
 from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
@@ -22,11 +25,13 @@ __all__ = [
     "ContextMask",
     "CorruptedSpans",
     "DrawnClips",
+    "DrawnSounds",
     "DrawnViews",
     "Inputs",
     "Loader",
     "LoaderStats",
     "MaskedTokens",
+    "Mel",
     "Mixed",
     "Normalize",
     "Order",
@@ -36,6 +41,10 @@ __all__ = [
     "Plan",
     "RandomMask",
     "RegionMask",
+    "Sound",
+    "SoundPlan",
+    "SoundSpec",
+    "Sounds",
     "SpanMask",
     "Spec",
     "TextSpec",

@@ -15,7 +15,7 @@ from headrace.pipeline.clips.clips import DrawnClips
 from headrace.pipeline.images.colour import D65, XYZ_OF_RGB
 from headrace.pipeline.images.masks import Masks
 from headrace.pipeline.images.plan import Plan
-from headrace.pipeline.images.views import Normalize
+from headrace.pipeline.images.view import Normalize
 from headrace.pipeline.part import Part, map_tensors
 
 
@@ -36,7 +36,7 @@ class DrawnViews(NamedTuple):
 def drawn_views(plan: Plan) -> DrawnViews:
     """The plan's numbers that methods take for labels."""
     columns = plan.crop, plan.flip, plan.turns.astype(np.int64), plan.arrangement
-    return DrawnViews(*map(torch.from_numpy, columns))
+    return DrawnViews(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
 
 
 Drawn = DrawnViews | DrawnClips

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections import deque
@@ -28,6 +29,9 @@ from headrace.shards.errors import is_machine_fault
 from headrace.shards.machine import cores
 
 OrderName = Literal["global", "window"]
+
+PART_S = 1e-3
+"""Seconds of work, at least, for which a batch is divided further: to hand a part to a thread takes a tenth of that."""
 
 
 @dataclass
@@ -432,9 +436,7 @@ class Loader:
         buffers = [self._pool.take(*buffer) for buffer in self._feed.buffers(len(ids))]
         arrays = [buffer.numpy() for buffer in buffers]
         render = self._feed.render
-        # Four parts a thread even out slow samples.
-        count = 4 * self._threads if self._feed.splits else 1
-        step = max(1, -(-len(ids) // count))
+        step = -(-len(ids) // self._parts(len(ids)))
         parts = []
         for i in range(0, len(ids), step):
             part = slice(i, i + step)
@@ -443,6 +445,16 @@ class Loader:
             parts.append((part, self._executor.submit(_when_here, arrived, render, ids[part], some, drawn[part], cut)))
         self.stats.plan_s += perf_counter() - started
         return _Pending(ids, drawn, buffers, parts, self.seed, epoch, begin, end, is_last)
+
+    def _parts(self, samples: int) -> int:
+        """In how many parts the threads take a batch: four a thread even out slow samples, and fewer, one a thread at
+        least, cost less where the work is small."""
+        if not samples or not self._feed.splits:
+            return 1
+        worked_s = self.stats.decode_s + self.stats.augment_s
+        expected_s = worked_s / self.stats.samples * samples if self.stats.samples else math.inf
+        parts = max(self._threads, min(4 * self._threads, math.ceil(min(expected_s, 1.0) / PART_S)))
+        return min(samples, parts)
 
     def _finish(self, pending: _Pending) -> Batch:
         """Wait for a batch and wrap its memory."""

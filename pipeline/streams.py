@@ -9,12 +9,13 @@ from typing import Any, Literal
 from headrace.pipeline.checks import check
 from headrace.pipeline.clips.clips import ClipSpec
 from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.sounds.sounds import SoundSpec
 from headrace.pipeline.texts.texts import TextSpec
 
-Spec = ViewSpec | ClipSpec | TextSpec
+Spec = ViewSpec | ClipSpec | TextSpec | SoundSpec
 """What is delivered of one field of a sample."""
 
-LONE = {ViewSpec: "image", ClipSpec: "clip", TextSpec: "text"}
+LONE = {ViewSpec: "image", ClipSpec: "clip", TextSpec: "text", SoundSpec: "sound"}
 """Kinds of specification, and the name of the stream that a lone one of them stands for."""
 
 

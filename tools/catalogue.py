@@ -15,8 +15,7 @@ import torch
 from rich.table import Table
 
 from headrace.models import METHODS, MethodEntry, build_method
-from headrace.pipeline import Clip, ClipSpec, Inputs, Mixed, Other, TextSpec, View
-from headrace.pipeline.images.views import PHOTOMETRIC
+from headrace.pipeline import Clip, ClipSpec, Inputs, Mixed, Other, Sound, SoundSpec, TextSpec, View, ViewSpec
 from headrace.train.recipes import RECIPES
 
 WIDTH = 110
@@ -33,10 +32,10 @@ class ConfigField:
     doc: str
 
 
-def inputs_of(name: str) -> Inputs:
-    """What the method `name` asks for with its defaults. Its networks are laid out, not made."""
+def inputs_of(name: str, config: Any = None) -> Inputs:
+    """What the method `name` asks for, with its defaults or with `config`. Its networks are laid out, not made."""
     with torch.device("meta"):
-        return build_method(name).inputs
+        return build_method(name, config).inputs
 
 
 def recipes_of(name: str) -> list[str]:
@@ -49,10 +48,18 @@ def summary(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "family": METHODS[name].family,
-        "inputs": in_words(inputs_of(name)),
+        "inputs": _inputs(name),
         "paper": METHODS[name].paper,
         "recipes": recipes_of(name),
     }
+
+
+def _inputs(name: str) -> str:
+    """`in_words`, or which library the method is missing."""
+    try:
+        return in_words(inputs_of(name))
+    except ImportError as error:
+        return f"not known: {error}"
 
 
 def in_full(name: str) -> dict[str, Any]:
@@ -129,6 +136,8 @@ def in_words(inputs: Inputs) -> str:
         return ", ".join([f"text of {inputs.length} tokens", *_mask_words(inputs.masks)])
     if isinstance(inputs, ClipSpec):
         what, kinds = "clip", [f"{clip.frames} frames of {clip.view.size}" for clip in inputs.clips]
+    elif isinstance(inputs, SoundSpec):
+        what, kinds = "sound", [_length(sound) for sound in inputs.sounds]
     else:
         what, kinds = "view", [str(view.size) for view in inputs.views]
     groups = [(len(list(same)), kind) for kind, same in groupby(kinds)]
@@ -138,7 +147,7 @@ def in_words(inputs: Inputs) -> str:
     else:
         words = " + ".join(f"{number} of {kind}" for number, kind in groups)
     parts = [words, *_mask_words(inputs.masks)]
-    if not isinstance(inputs, ClipSpec) and len(kinds) > 1 and len(set(inputs.draws)) == 1:
+    if isinstance(inputs, ViewSpec) and len(kinds) > 1 and len(set(inputs.draws)) == 1:
         parts.append("of one draw")
     return ", ".join(parts)
 
@@ -154,15 +163,14 @@ def drawn(inputs: Inputs) -> list[str]:
     elif isinstance(inputs, TextSpec):
         lines += ["text", *_columns(_settings(inputs), indent=2)]
     else:
-        each: Sequence[View | Clip] = inputs.clips if isinstance(inputs, ClipSpec) else inputs.views
-        what = "clip" if isinstance(inputs, ClipSpec) else "view"
+        what, each = _parts(inputs)
         first = 1
         for part, same in groupby(each):
             last = first + len(list(same)) - 1
             lines.append(f"{what} {first}" if first == last else f"{what}s {first} to {last}")
             lines += _columns(operations(part), indent=2)
             first = last + 1
-        if not isinstance(inputs, ClipSpec):
+        if isinstance(inputs, ViewSpec):
             shared = [(view, draw) for view, draw in enumerate(inputs.draws) if view != draw]
             lines += [f"view {view + 1} takes the draws of view {draw + 1}" for view, draw in shared]
         for mask in inputs.masks:
@@ -170,8 +178,28 @@ def drawn(inputs: Inputs) -> list[str]:
     return lines
 
 
-def operations(part: View | Clip) -> Iterator[tuple[str, str]]:
-    """Each operation of a view or clip that is on, and how, in the order in which they apply."""
+def _parts(inputs: ViewSpec | ClipSpec | SoundSpec) -> tuple[str, Sequence[View | Clip | Sound]]:
+    """What the parts are called, and they."""
+    if isinstance(inputs, SoundSpec):
+        return "sound", inputs.sounds
+    return ("clip", inputs.clips) if isinstance(inputs, ClipSpec) else ("view", inputs.views)
+
+
+def _length(sound: Sound) -> str:
+    """Such as "10.24 s in 1024 frames of 128 bands" or "2 s at 16000 Hz"."""
+    seconds = f"{sound.samples / sound.rate:.4g} s"
+    if sound.mel is None:
+        return f"{seconds} at {sound.rate} Hz"
+    return f"{seconds} in {sound.mel.frames(sound.samples)} frames of {sound.mel.bins} bands"
+
+
+def operations(part: View | Clip | Sound) -> Iterator[tuple[str, str]]:
+    """Each operation of a view, clip or sound that is on, and how, in the order in which they apply."""
+    if isinstance(part, Sound):
+        yield from ((key, value) for key, value in _settings(part) if key != "mel")
+        if part.mel is not None:
+            yield "spectrogram", ", ".join(f"{key} {value}" for key, value in _settings(part.mel))
+        return
     if isinstance(part, Clip):
         yield from ((key, value) for key, value in _settings(part) if key != "view")
         yield from operations(part.view)
@@ -193,9 +221,8 @@ def operations(part: View | Clip) -> Iterator[tuple[str, str]]:
         yield "flip", f"probability {view.flip:.3g}"
     if view.turns != (0,):
         yield "turn", f"{' or '.join(map(str, view.turns))} quarters, counter-clockwise"
-    for name in PHOTOMETRIC:
-        if probability := getattr(view, name):
-            yield name, f"probability {probability:.3g}" + (f": {how[name]}" if name in how else "")
+    for name in view.operations:
+        yield name, f"probability {getattr(view, name):.3g}" + (f": {how[name]}" if name in how else "")
     yield "normalize", ", ".join(f"{key} {value}" for key, value in _settings(view.normalize))
 
 

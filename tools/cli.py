@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The parsed command line: `run` is the function to call, `keys` the arguments that set configuration keys.
+    """The parsed command line: `run` is the function to call, `keys` the arguments that set configuration keys, `flags`
+    the names of the command's own options.
 
     Raises:
         SystemExit: after help, with 0, or after a usage error, with 2; both have been printed.
@@ -110,7 +111,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if unknown:
         flag = unknown[0].split("=")[0]
         parsers[name].error(f"unknown argument {flag!r}{nearest(flag, parsers[name].options)}")
-    parsed.keys = keys
+    parsed.keys, parsed.flags = keys, parsers[name].options
     return parsed
 
 

@@ -118,5 +118,5 @@ def _train(config: RunConfig) -> None:
             raise
         shutil.rmtree(run)
         result = train(config)
-    if result.stopped_by is not None:
+    if result.ending.why != "finished":
         raise KeyboardInterrupt

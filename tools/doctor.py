@@ -280,10 +280,11 @@ def timed(work: Callable[[], object], samples: int, device: torch.device, second
 def training_step(method: Method, config: RunConfig, device: torch.device) -> Callable[[Batch], None]:
     """One step of training as the loop takes it."""
     optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size)
-    half = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+    half = config.precision in ("bfloat16", "float16") or (config.precision == "auto" and device.type == "cuda")
+    dtype = torch.float16 if config.precision == "float16" else torch.bfloat16
 
     def step(batch: Batch) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, dtype, enabled=half):
             loss = method.loss(batch.to(device))["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -3,28 +3,38 @@
 from headrace.train.checkpoint import checkpoint_paths
 from headrace.train.config import (
     CheckpointConfig,
+    DistributedConfig,
     LoaderConfig,
     LogConfig,
     OptimConfig,
+    PlayerConfig,
+    ProbeConfig,
     RunConfig,
     ScheduleConfig,
+    StopConfig,
 )
 from headrace.train.errors import ConfigError, RunError
-from headrace.train.metrics import read_metrics
+from headrace.train.metrics import Ending, read_ending, read_metrics
 from headrace.train.run import RunResult, load_run, train
 
 __all__ = [
     "CheckpointConfig",
     "ConfigError",
+    "DistributedConfig",
+    "Ending",
     "LoaderConfig",
     "LogConfig",
     "OptimConfig",
+    "PlayerConfig",
+    "ProbeConfig",
     "RunConfig",
     "RunError",
     "RunResult",
     "ScheduleConfig",
+    "StopConfig",
     "checkpoint_paths",
     "load_run",
+    "read_ending",
     "read_metrics",
     "train",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ FORMAT = 1
 #   model      state_dict of the method
 #   optimizer  state_dict of the optimiser
 #   loader     state_dict of the loader
+#   precision  state of float16's loss scale; empty otherwise, and missing in older ones
+#   evaluator  state_dict of the evaluator: the best scores so far
 # No state of a random generator: every draw is a function of the seed and the step.
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 
@@ -63,6 +66,20 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
     for old in [*checkpoint_paths(folder)[keep:], *folder.glob("*.tmp")]:
         old.unlink(missing_ok=True)
     return path
+
+
+def keep_best(path: Path) -> None:
+    """Let best.pt, beside the checkpoint `path`, be the same file, which stays when `path` goes; a copy of it where the
+    file system has no links."""
+    best, aside = path.with_name("best.pt"), path.with_name("best.pt.tmp")
+    if best.exists() and best.samefile(path):
+        return
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(path, aside)
+    except OSError:
+        shutil.copyfile(path, aside)
+    os.replace(aside, best)
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:

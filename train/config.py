@@ -1,27 +1,24 @@
 """A run in one object: every setting, whether it came from a recipe, a YAML file or the command line.
 
-Configs are plain dataclasses, and `RunConfig.from_dict` builds them strictly: an unknown key is refused with the
-nearest known one, a value of the wrong type or out of range with its field. The resolved config is saved with the
-run.
+Configs are plain dataclasses, and `RunConfig.from_dict` builds them strictly (`headrace.train.settings.plain`). The
+resolved config is saved with the run.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
 import os
-import re
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 
 from headrace.models import METHODS
 from headrace.pipeline.order.window import LANES, WINDOW
 from headrace.train.errors import ConfigError
+from headrace.train.settings.overrides import override, split_arguments
+from headrace.train.settings.plain import build, nearest, read_yaml, require_plain, to_plain
 
 OWN = "own"
 """Stands in `RunConfig.method` for a method that is none of `METHODS`; `train` is given it."""
@@ -33,19 +30,22 @@ def _require(good: bool, name: str, value: object, rule: str) -> None:
 
 
 @dataclass(kw_only=True)
-class OptimConfig:
-    """How weights move."""
+class PlayerConfig:
+    """How the weights of one player move."""
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
-    """AdamW, SGD with momentum, or LARS (arXiv 1708.03888)."""
+    name: Literal["adamw", "sgd", "lars", "muon"] = "adamw"
+    """AdamW, SGD with momentum, LARS (arXiv 1708.03888), or Muon (arXiv 2502.16982) for matrices, the weights of two
+    dimensions, and AdamW for all others: convolutions, biases, norms, and tables of embeddings. Muon's steps have the
+    size of AdamW's, so that one `lr` and one `weight_decay` serve both."""
     lr: float = 1e-3
     """Peak learning rate."""
     scale_lr: bool = False
     """Whether the peak is `lr` times `batch_size` / 256, the linear scaling rule of large batches."""
     weight_decay: float = 1e-4
-    """Decoupled for AdamW, added to the gradient for SGD and LARS; biases and norms are left out. 0 turns it off."""
+    """Decoupled for AdamW and Muon, added to the gradient for SGD and LARS; biases and norms are left out. 0 turns it
+    off."""
     momentum: float = 0.9
-    """Of SGD and LARS; 0 turns it off."""
+    """Of SGD, LARS and Muon; 0 turns it off."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
     trust: float = 0.001
@@ -56,13 +56,9 @@ class OptimConfig:
     """Largest norm of the gradient; larger ones are scaled down. 0 turns it off."""
     clip_by: Literal["all", "tensor", "module"] = "all"
     """Whose norm: of all gradients together, of each tensor by itself (DINO), or of each of the method's parts."""
-    accumulate: int = 1
-    """Parts in which each rank takes its share of a batch, one after the other, before one step of the optimiser along
-    their mean gradient. Losses that compare samples, and batch norms, see the samples of a part only."""
 
     def __post_init__(self) -> None:
         _require(self.clip >= 0, "clip", self.clip, "at least 0")
-        _require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
@@ -71,9 +67,27 @@ class OptimConfig:
 
 
 @dataclass(kw_only=True)
-class ScheduleConfig:
-    """Learning rate over the run: linear warm-up, then half a cosine."""
+class OptimConfig(PlayerConfig):
+    """How weights move: all of them, but for those of a second player that `players` names."""
 
+    accumulate: int = 1
+    """Parts in which each rank takes its share of a batch, one after the other, before one step of the optimiser along
+    their mean gradient. Losses that compare samples, and batch norms, see the samples of a part only."""
+    players: dict[str, PlayerConfig] = field(default_factory=dict)
+    """Optimisers of a method's other players by name, such as a discriminator's; a player that is not here moves as the
+    others do. The warm-up and the way down of `schedule` are theirs too, `final_weight_decay` is not."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """Learning rate over the run: linear warm-up, then a way down."""
+
+    shape: Literal["cosine", "linear"] = "cosine"
+    """Of the way down: half a cosine, or a straight line."""
     warmup_epochs: float = 10.0
     """Length of the warm-up, in epochs; 0 turns it off."""
     final: float = 0.0
@@ -119,6 +133,64 @@ class LoaderConfig:
         _require(self.window >= self.lanes, "window", self.window, f"at least lanes, {self.lanes}")
 
 
+Score = Literal["loss", "knn", "linear"]
+"""What an evaluation measures: the held-out loss, and the accuracies of probes."""
+
+
+@dataclass(kw_only=True)
+class ProbeConfig:
+    """Evaluations while the run goes on. Its weights are the same with and without them, bit for bit."""
+
+    every: int = 0
+    """Epochs between evaluations; the last epoch of the run is evaluated too. 0 turns them off."""
+    protocols: tuple[Literal["knn", "linear"], ...] = ("knn",)
+    """Probes of the frozen encoder. They learn from `data` and are scored on `validation` or, without it, on a fifth of
+    `data` that they do not learn from; both need labels. [] for none."""
+    samples: int | None = None
+    """Samples of `data`, drawn at random but always the same, that are shown to probes at most; null takes all."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, "every", self.every, "at least 0")
+        _require(len(set(self.protocols)) == len(self.protocols), "protocols", self.protocols, "different ones")
+        _require(self.samples is None or self.samples > 1, "samples", self.samples, "above 1 or null")
+
+
+@dataclass(kw_only=True)
+class StopConfig:
+    """What ends a run before its last epoch."""
+
+    on: Score | None = None
+    """Score of the evaluations whose standstill ends the run: the held-out loss, which is to fall, or the accuracy of a
+    probe, which is to rise. null turns early stopping off."""
+    patience: int = 10
+    """Evaluations without a better score, after which the run ends."""
+    min_change: float = 0.0
+    """By how much a score must be better than the best to count, in its own unit: 0.001 is a tenth of a percent of
+    accuracy. 0 counts anything."""
+    min_epochs: int = 0
+    """Epochs before which the run does not stop early."""
+    hours: float | None = None
+    """Wall time after which the run ends with a checkpoint, to be gone on with by the next start; null for no limit."""
+
+    def __post_init__(self) -> None:
+        _require(self.patience >= 1, "patience", self.patience, "at least 1")
+        _require(self.min_change >= 0, "min_change", self.min_change, "at least 0")
+        _require(self.min_epochs >= 0, "min_epochs", self.min_epochs, "at least 0")
+        _require(self.hours is None or self.hours > 0, "hours", self.hours, "above 0 or null")
+
+
+@dataclass(kw_only=True)
+class DistributedConfig:
+    """How several ranks train together."""
+
+    timeout_s: float = 1800.0
+    """Seconds after which a rank that waits for the others takes them for lost, and the run ends. It must be longer
+    than anything that one rank does alone, such as the k-means of a whole set's features."""
+
+    def __post_init__(self) -> None:
+        _require(self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0")
+
+
 @dataclass(kw_only=True)
 class CheckpointConfig:
     """What is kept for resuming and for probes."""
@@ -127,6 +199,8 @@ class CheckpointConfig:
     """Steps between checkpoints; 0 writes one at the end of the run and when it is interrupted, no others."""
     keep: int = 2
     """How many of the newest checkpoints stay on disk; at least 2, so that a damaged one has a predecessor."""
+    best: Score | None = None
+    """Score by which the best evaluated state is kept as best.pt beside them; null keeps none."""
 
     def __post_init__(self) -> None:
         _require(self.every_steps >= 0, "every_steps", self.every_steps, "at least 0")
@@ -157,8 +231,14 @@ class RunConfig:
     `train` writes down its class and the fields of its config here, so that a run goes on with the same only."""
     data: str = ""
     """Folder of the shard set to train on."""
+    validation: str = ""
+    """Folder of a shard set that is not trained on, for evaluations: the method's loss on it, and the scores of probes;
+    "" for none."""
     out: str = ""
     """Folder of the run; created where it is missing."""
+    init: str = ""
+    """What the backbone starts from: another run's folder, one of its checkpoints, or a file of weights (safetensors,
+    or a state dict) with timm's names. It is read once, before the first step. "" for weights drawn from `seed`."""
     epochs: int = 100
     """Passes over the shard set."""
     batch_size: int = 256
@@ -167,9 +247,10 @@ class RunConfig:
     """Of the weights, the order, the augmentations and the dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; "auto" takes CUDA where there is some."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the forward pass; weights and optimiser stay float32. "auto" takes bfloat16 where it is faster: measured on
-    a CPU, assumed on a GPU that supports it. A resumed run keeps what it chose."""
+    a CPU, assumed on a GPU that supports it. A resumed run keeps what it chose. "float16" scales the loss, and leaves
+    out the steps in which the gradient overflows."""
     sync_batch_norm: bool = False
     """Whether batch norm takes its statistics over all ranks (CUDA only); off, each rank uses its own samples."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -182,6 +263,12 @@ class RunConfig:
     """Checkpoints."""
     log: LogConfig = field(default_factory=LogConfig)
     """Metrics."""
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """Evaluations."""
+    stop: StopConfig = field(default_factory=StopConfig)
+    """Early stopping."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Several ranks."""
 
     def __post_init__(self) -> None:
         if self.method == OWN:
@@ -197,10 +284,24 @@ class RunConfig:
         _require(self.epochs > 0, "epochs", self.epochs, "above 0")
         _require(self.batch_size > 1, "batch_size", self.batch_size, "above 1")
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        if self.validation and not self.probe.every:
+            raise ConfigError("validation: is looked at every probe.every epochs, which is 0")
+        for name, score in (("stop.on", self.stop.on), ("checkpoint.best", self.checkpoint.best)):
+            self._require_measured(name, score)
+
+    def _require_measured(self, name: str, score: Score | None) -> None:
+        """ConfigError where no evaluation measures what the field `name` is about."""
+        if score is None:
+            return
+        _require(self.probe.every > 0, name, score, "null where probe.every is 0")
+        if score == "loss":
+            _require(bool(self.validation), name, score, "knn, linear or null without a validation set")
+        else:
+            _require(score in self.probe.protocols, name, score, "among probe.protocols")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, as YAML and checkpoints take them; `from_dict` turns it back."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = to_plain(self)
         return plain
 
     @classmethod
@@ -210,7 +311,7 @@ class RunConfig:
         Raises:
             ConfigError: for an unknown key, a value of the wrong type or one out of range.
         """
-        config: RunConfig = _build(cls, values, "", model=_method_config(values.get("method", cls.method)))
+        config: RunConfig = build(cls, values, model=_method_config(values.get("method", cls.method)))
         return config
 
     def with_overrides(self, arguments: Sequence[str]) -> RunConfig:
@@ -222,13 +323,13 @@ class RunConfig:
         Raises:
             ConfigError: as `from_dict`, and for an argument without key or value.
         """
-        overrides = dict(_split_arguments(arguments))
+        overrides = dict(split_arguments(arguments))
         values = self.to_dict()
         if overrides.get("method", self.method) != self.method:
             del values["model"]
         model = _method_config(overrides.get("method", self.method))
         for key, text in overrides.items():
-            _override(values, key, text, model)
+            override(values, key, text, RunConfig, model=model)
         return RunConfig.from_dict(values)
 
     @classmethod
@@ -239,7 +340,7 @@ class RunConfig:
             ConfigError: naming the file, if it is not there, no YAML mapping, or as `from_dict`.
         """
         try:
-            values = _yaml(Path(path).read_text(encoding="utf-8"))
+            values = read_yaml(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
         if not isinstance(values, Mapping):
@@ -261,190 +362,8 @@ def _method_config(method: object) -> Any:
     if method == OWN:
         return dict[str, Any] | None
     if not isinstance(method, str) or method not in METHODS:
-        raise ConfigError(f"method: unknown method {method!r}{_nearest(str(method), list(METHODS))}")
+        raise ConfigError(f"method: unknown method {method!r}{nearest(str(method), list(METHODS))}")
     return METHODS[method].config
-
-
-def _build(cls: type[Any], values: object, path: str, **hints: Any) -> Any:
-    """An instance of the dataclass `cls`; `path` is its dotted key, `hints` are types that the class leaves open."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{path or 'config'}: must be a mapping, got {values!r}")
-    hints = get_type_hints(cls) | hints
-    known = [f.name for f in fields(cls)]
-    converted = {}
-    for key, value in values.items():
-        dotted = f"{path}.{key}" if path else str(key)
-        if key not in known:
-            raise ConfigError(f"{dotted}: unknown key{_nearest(str(key), known)}")
-        converted[key] = _convert(value, hints[key], dotted)
-    try:
-        return cls(**converted)
-    except ConfigError as error:
-        raise ConfigError(f"{path}.{error}" if path else str(error)) from None
-    except ValueError as error:  # from the configs of methods
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _convert(value: object, hint: Any, key: str) -> Any:
-    """`value` as the type `hint`, or ConfigError."""
-    origin, options = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return copy.deepcopy(value)
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value, key)
-    if origin is Literal:
-        if value not in options:
-            raise ConfigError(f"{key}: must be one of {', '.join(map(str, options))}, got {value!r}")
-        return value
-    if origin in (Union, types.UnionType):
-        return _convert_to_one(value, options, key)
-    if (origin or hint) in (tuple, list, Sequence):
-        return _convert_each(value, hint, key)
-    if (origin or hint) in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key}: must be a mapping, got {value!r}")
-        items = copy.deepcopy(dict(value))
-        return {k: _convert(v, options[1], f"{key}.{k}") for k, v in items.items()} if options else items
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint not in _TYPE_WORDS:
-        raise ConfigError(f"{key}: of the type {getattr(hint, '__name__', hint)}, which cannot be written in a config")
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{key}: must be {_TYPE_WORDS[hint]}, got {value!r}")
-    return value
-
-
-_TYPE_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
-
-
-def _convert_each(value: object, hint: Any, key: str) -> Any:
-    """A list as the tuple or list that `hint` asks for, each item as its type."""
-    origin, options = get_origin(hint) or hint, get_args(hint)
-    if origin is tuple and options and options[-1] is not Ellipsis:
-        kinds: Sequence[Any] | None = options
-    else:
-        kinds = None
-    if not isinstance(value, (list, tuple)) or (kinds is not None and len(value) != len(kinds)):
-        wanted = "a list" if kinds is None else f"a list of {len(kinds)}"
-        raise ConfigError(f"{key}: must be {wanted}, got {value!r}")
-    each = kinds if kinds is not None else [options[0] if options else Any] * len(value)
-    items = (_convert(item, kind, f"{key}[{i}]") for i, (item, kind) in enumerate(zip(value, each, strict=True)))
-    return list(items) if origin is list else tuple(items)
-
-
-def _convert_to_one(value: object, options: Sequence[Any], key: str) -> Any:
-    """`value` as the one of several types that it is.
-
-    A whole number is taken for an integer where a number may be either. Of several dataclasses the one counts whose
-    fields the keys are, all of them or at least no others.
-    """
-    if value is None and types.NoneType in options:
-        return None
-    options = [option for option in options if option is not types.NoneType]
-    made: list[tuple[Any, Any]] = []
-    errors: list[str] = []
-    for option in options:
-        try:
-            made.append((option, _convert(value, option, key)))
-        except ConfigError as error:
-            errors.append(str(error))
-    if not made:
-        if len(errors) == 1:
-            raise ConfigError(errors[0])
-        raise ConfigError(f"{key}: fits none of {len(errors)} kinds: " + "; or ".join(errors))
-    exact = [result for option, result in made if _is_exactly(value, option)]
-    if len(exact) == 1:
-        return exact[0]
-    if len({type(result) for _, result in made}) > 1 and isinstance(value, Mapping):
-        kinds = ", ".join(option.__name__ for option, _ in made)
-        raise ConfigError(f"{key}: may be {kinds}; give more keys, so that it is one of them, got {value!r}")
-    return exact[0] if exact else made[0][1]
-
-
-def _is_exactly(value: object, option: Any) -> bool:
-    """Whether `value` is of the type, rather than something that becomes it."""
-    if is_dataclass(option):
-        return isinstance(value, Mapping) and value.keys() == {f.name for f in fields(option)}
-    return option in _TYPE_WORDS and type(value) is option
-
-
-def _is_text(hint: Any) -> bool:
-    """Whether a field takes what stands on the command line as it is, and nothing else, but for null."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return all(_is_text(option) for option in get_args(hint) if option is not types.NoneType)
-    return hint is str or (get_origin(hint) is Literal and all(isinstance(each, str) for each in get_args(hint)))
-
-
-def _split_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(dotted key, value as text) of each override."""
-    rest = iter(arguments)
-    for argument in rest:
-        key, equals, text = argument.removeprefix("--").partition("=")
-        if not equals:
-            if not argument.startswith("--"):
-                raise ConfigError(f"{argument}: an override reads key=value or --key value")
-            following = next(rest, None)
-            if following is None or following.startswith("--"):
-                raise ConfigError(f"{argument}: needs a value")
-            text = following
-        yield key.replace("-", "_"), text
-
-
-def _override(values: dict[str, Any], key: str, text: str, model: Any) -> None:
-    """Set the dotted `key` of the nested `values` to what `text` means for the field's type."""
-    cls: type[Any] = RunConfig
-    *groups, last = key.split(".")
-    for i, name in enumerate([*groups, last]):
-        hint = (get_type_hints(cls) | ({"model": model} if cls is RunConfig else {})).get(name)
-        if hint is None:
-            raise ConfigError(f"{key}: unknown key{_nearest(key, list(_dotted_keys(RunConfig, model)))}")
-        if i == len(groups):
-            nullable = types.NoneType in get_args(hint)
-            as_it_is = _is_text(hint) and not (nullable and text in ("null", "~", ""))
-            values[last] = text if as_it_is else _parse(text, key)
-            return
-        values = values.setdefault(name, {})
-        if get_origin(hint) is dict:  # free-form from here on
-            values[".".join([*groups, last][i + 1 :])] = _parse(text, key)
-            return
-        if not is_dataclass(hint):
-            raise ConfigError(f"{key}: {'.'.join(groups[: i + 1])} has no keys of its own")
-        cls = hint  # type: ignore[assignment]
-
-
-def _dotted_keys(cls: type[Any], model: Any, prefix: str = "") -> Iterator[str]:
-    for name, hint in (get_type_hints(cls) | ({"model": model} if cls is RunConfig else {})).items():
-        if is_dataclass(hint) and isinstance(hint, type):
-            yield from _dotted_keys(hint, model, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def _nearest(key: str, known: Sequence[str]) -> str:
-    """What to add to a message about an unknown key."""
-    same_name = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-    near = same_name or difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads 1e-4 as a number, which YAML 1.1 takes for a text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)  # a SafeLoader
-
-
-def _parse(text: str, key: str) -> Any:
-    try:
-        return _yaml(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{key}: not a YAML value: {text!r}") from None
 
 
 def recorded(config: object) -> dict[str, Any]:
@@ -453,22 +372,6 @@ def recorded(config: object) -> dict[str, Any]:
     Raises:
         ConfigError: for a value that they do not take.
     """
-    plain: dict[str, Any] = _plain(asdict(config)) if is_dataclass(config) and not isinstance(config, type) else {}
-    _require_plain(plain, "model")
+    plain: dict[str, Any] = to_plain(config) if is_dataclass(config) and not isinstance(config, type) else {}
+    require_plain(plain, "model")
     return plain
-
-
-def _require_plain(value: object, key: str) -> None:
-    if isinstance(value, dict | list):
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _require_plain(item, f"{key}.{name}")
-    elif type(value) not in _TYPE_WORDS:
-        kind = type(value).__name__
-        raise ConfigError(f"{key}: a {kind} cannot be written in a config; numbers, texts and lists of them can")
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, all the way down."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

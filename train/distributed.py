@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -52,12 +53,13 @@ class World:
 
 
 @contextmanager
-def join(device: str) -> Iterator[World]:
+def join(device: str, timeout_s: float) -> Iterator[World]:
     """The world that torchrun describes in the environment, or a world of one.
 
     Args:
         device: "cpu", "cuda", or "auto" for CUDA where there is some. Ranks talk over gloo on the CPU and over
             nccl on CUDA, each with the GPU of its local rank.
+        timeout_s: seconds that ranks wait for each other.
 
     Raises:
         ConfigError: if CUDA is asked for and missing.
@@ -70,7 +72,7 @@ def join(device: str) -> Iterator[World]:
         torch.cuda.set_device(place)
     ours = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
     if ours:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
     try:
         if dist.is_initialized():
             yield World(dist.get_rank(), dist.get_world_size(), place)

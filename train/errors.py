@@ -9,3 +9,7 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on or cannot be read; `str(error)` is one line that says why and what to do."""
+
+
+class NotFiniteError(RunError):
+    """Figures that say nothing, because some of what they are made of is not finite."""

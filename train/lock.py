@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import socket
@@ -15,13 +13,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from headrace.shards.lock import FileLock
 from headrace.train.distributed import World
 from headrace.train.errors import RunError
 
 NAME = "run.lock"
 """In the run's folder, for as long as somebody writes to it."""
 
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _PAUSE_S = 0.5  # longer than a record takes to reach another machine's view of the folder
 
 
@@ -83,66 +81,33 @@ def one_writer(out: Path, world: World, say: Callable[[str], None]) -> Iterator[
                 made.rmdir()
 
 
-@dataclass
-class _Held:
-    path: Path
-    descriptor: int | None
-    """Open and locked; None where the file system has no locks."""
-    owner: int
-
-    def release(self) -> None:
-        if os.getpid() != self.owner:  # a forked child has none of it
-            return
-        if self.descriptor is None or _is_at(self.descriptor, self.path):
-            self.path.unlink(missing_ok=True)
-        if self.descriptor is not None:
-            _HELD.discard(self.descriptor)
-            os.close(self.descriptor)
-
-
-_HELD: set[int] = set()
-
-
-def _let_go_in_child() -> None:
-    """A forked child that outlives its parent would keep the lock."""
-    while _HELD:
-        os.close(_HELD.pop())
-
-
-os.register_at_fork(after_in_child=_let_go_in_child)
-
-
-def _lock(path: Path) -> tuple[_Held, Holder | None]:
+def _lock(path: Path) -> tuple[FileLock, Holder | None]:
     """The lock, and the process that it was taken over from, if there was one."""
+    lock = FileLock(path)
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            taken = lock.take()
         except FileNotFoundError:  # the folder has just gone with another holder, who had made it
             continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = _read(path)
-            os.close(descriptor)
-            if error.errno in _UNSUPPORTED:
-                return _lock_by_record(path, holder)
-            if isinstance(error, BlockingIOError):
-                raise RunError(_refusal(path, holder)) from None
-            raise
-        if _is_at(descriptor, path):  # else its holder has just taken it away
-            break
-        os.close(descriptor)
-    gone = _read(path)
-    record = _record(Holder.this_process())
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, record, 0)
-    _HELD.add(descriptor)
-    return _Held(path, descriptor, os.getpid()), gone
+        break
+    holder = _read(path)
+    if not taken:
+        raise RunError(_refusal(path, holder))
+    try:
+        if lock.enforced:
+            path.write_bytes(_record(Holder.this_process()))
+        else:
+            _lock_by_record(path, holder)
+    except BaseException:
+        lock.forget()
+        raise
+    return lock, holder
 
 
-def _lock_by_record(path: Path, holder: Holder | None) -> tuple[_Held, Holder | None]:
-    """The lock where the file system has none. Of several that try at once, the last to write has it."""
+def _lock_by_record(path: Path, holder: Holder | None) -> None:
+    """Say in the file that it is ours, where nothing else does. Of several that try at once, the last to write has
+    it."""
     ours = Holder.this_process()
     if holder and holder.host != ours.host:
         raise RunError(f"{_refusal(path, holder)}; if that process is gone, delete {path}: nobody can tell from here")
@@ -153,7 +118,6 @@ def _lock_by_record(path: Path, holder: Holder | None) -> tuple[_Held, Holder | 
     now = _read(path)
     if now != ours:
         raise RunError(_refusal(path, now))
-    return _Held(path, None, ours.pid), holder
 
 
 def _refusal(path: Path, holder: Holder | None) -> str:
@@ -171,14 +135,6 @@ def _read(path: Path) -> Holder | None:
         return Holder(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _is_alive(holder: Holder) -> bool:

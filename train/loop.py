@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +16,16 @@ from headrace.models.parts.schedules import cosine
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.transfer import DeviceBatches
-from headrace.train.checkpoint import save_checkpoint
+from headrace.train.checkpoint import keep_best, save_checkpoint
 from headrace.train.config import RunConfig
 from headrace.train.distributed import World, last_part
+from headrace.train.evaluator import Evaluator
 from headrace.train.finite import FiniteState, gradient_norm
-from headrace.train.metrics import Meter, Record, RunLog, loader_figures
-from headrace.train.optim import clip_gradients, drop_frozen, peak_lr, set_schedule, step_unless
-from headrace.train.schedule import warmup_cosine
-from headrace.train.stopping import Stop, Watch
+from headrace.train.metrics import Ending, Meter, Record, RunLog, loader_figures
+from headrace.train.optim import clip_players, drop_frozen, peak_lr, set_schedule, step_unless
+from headrace.train.precision import Precision
+from headrace.train.schedule import SHAPES
+from headrace.train.stopping import Stop, Watch, interrupted
 
 
 @dataclass(kw_only=True)
@@ -37,7 +39,9 @@ class Run:
     module: nn.Module
     """From a batch to the method's losses, whose gradients are averaged over ranks."""
     optimizer: torch.optim.Optimizer
+    precision: Precision
     loader: Loader
+    evaluator: Evaluator
     weights: FiniteState
     first_step: int
     """Steps that were taken before."""
@@ -71,66 +75,81 @@ class Run:
             self.optimizer.state.pop(parameter, None)
 
 
-def take_steps(run: Run, stop: Stop) -> tuple[int, str | None, Record | None]:
-    """Train to the end of the run, or until a signal.
+def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
+    """Train to the end of the run, or until an evaluation, a signal or the clock ends it.
 
     Returns:
-        Steps taken in all, the name of the signal that ended the run early, the last record.
+        How it ended, and the last record.
 
     Raises:
         RunError: If loss, gradient or weights are not finite.
     """
-    config, world, method, optimizer, loader, log = (
-        run.config, run.world, run.method, run.optimizer, run.loader, run.log
+    config, world, method, optimizer, loader, evaluator, log = (
+        run.config, run.world, run.method, run.optimizer, run.loader, run.evaluator, run.log
     )  # fmt: skip
     out = Path(config.out)
     batches = DeviceBatches(loader, world.device)
-    watch, meter = Watch(world, stop), Meter()
+    precision, meter = run.precision, Meter()
+    watch = Watch(world, stop, gradient_counts=not precision.scaled)
     trained = [p for p in method.parameters() if p.requires_grad]
-    step, record, stopped_by = run.first_step, None, None
+    step, record = run.first_step, None
+    if not step:
+        evaluator.draw_first()
+    ending = _ending(run, step)
     counted = replace(loader.stats)
-    while step < run.total_steps and not stopped_by:
+    while not ending:
         for batch in meter.watch(batches, config.batch_size):
             context = run.context(step)
             terms = _forward_backward(run, batch, context)
+            precision.unscale(optimizer)
             with torch.no_grad():
                 method.after_backward(context)
             norm = gradient_norm(trained)
-            if config.optim.clip:
-                clip_gradients(method, config.optim.clip, config.optim.clip_by)
+            clip_players(method, optimizer, config.optim)
             drop_frozen(optimizer, context.epoch)
-            step_unless(optimizer, watch.step(step + 1, terms["loss"], norm))
+            bad = watch.step(step + 1, terms["loss"], norm)
+            step_unless(optimizer, bad)
+            precision.after_step(bad)
             with torch.no_grad():
                 method.after_step(context)
             step += 1
             if log:
                 log.advance(step)
 
-            last = step == run.total_steps
-            signalled = watch.signal
-            log_now = last or step % config.log.every_steps == 0
+            asked, due, last = watch.asked, evaluator.due(step), step == run.total_steps
+            log_now = last or due or step % config.log.every_steps == 0
             save_now = last or (config.checkpoint.every_steps > 0 and step % config.checkpoint.every_steps == 0)
-            if not (log_now or save_now or signalled):
+            if not (log_now or save_now or asked):
                 continue
             # From here on the device is waited for.
             watch.check(out)
-            scalars = _read({**terms, "grad_norm": norm}, world)
-            stopped_by = signal.Signals(signalled).name if signalled else None
+            precision.check(out)
             if log_now:
-                record = {"step": step, "epoch": batch.epoch, **scalars, "lr": optimizer.param_groups[0]["lr"]}
-                record |= meter.read() | loader_figures(loader, counted)
+                record = {"step": step, "epoch": batch.epoch, **_read({**terms, "grad_norm": norm}, world)}
+                record |= {"lr": optimizer.param_groups[0]["lr"]} | meter.read() | loader_figures(loader, counted)
+                record |= precision.figures()
+                if due:
+                    record |= evaluator.evaluate(step)
                 meter.restart()
                 counted = replace(loader.stats)
                 if log:
                     log.write(record)
                     log.warn_of(loader)
-            if save_now or stopped_by:
+            ending = _ending(run, step, asked)
+            if save_now or ending or step == evaluator.best_step:
                 _save(run, step, batches, watch)
-            if stopped_by or last:
+            if ending:
                 break
-    if log and stopped_by:
-        log.say(f"{stopped_by}: stopped at step {step} of {run.total_steps} with a checkpoint; run again to resume")
-    return step, stopped_by, record
+    return ending, record
+
+
+def _ending(run: Run, step: int, asked: int = 0) -> Ending | None:
+    """Why the run is to end after `step` steps, None if it goes on."""
+    if step == run.total_steps:
+        return Ending(why="finished", line=f"finished: {run.config.epochs} epochs, {step} steps", step=step)
+    if line := run.evaluator.stopped(step):
+        return Ending(why="early stop", line=line, step=step)
+    return interrupted(asked, step, run.total_steps) if asked else None
 
 
 def _forward_backward(run: Run, batch: Batch, context: Context) -> dict[str, Tensor]:
@@ -139,7 +158,8 @@ def _forward_backward(run: Run, batch: Batch, context: Context) -> dict[str, Ten
     step, total = context.step, context.total_steps
     warmup = round(config.schedule.warmup_epochs * context.steps_per_epoch)
     peak = peak_lr(config.optim, config.batch_size)
-    lr = peak * warmup_cosine(step, total=total, warmup=warmup, final=config.schedule.final)
+    share = SHAPES[config.schedule.shape](step, total=total, warmup=warmup, final=config.schedule.final)
+    lr = peak * share
     decay, final_decay = config.optim.weight_decay, config.schedule.final_weight_decay
     set_schedule(run.optimizer, lr, peak, decay if final_decay is None else cosine(decay, final_decay, step / total))
     parts = batch.parts(config.optim.accumulate)
@@ -152,9 +172,9 @@ def _forward_backward(run: Run, batch: Batch, context: Context) -> dict[str, Ten
         run.optimizer.zero_grad(set_to_none=True)
         for number, part in enumerate(parts):
             with last_part(run.module, number == len(parts) - 1):
-                with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                with run.precision.autocast():
                     terms = run.module(part)
-                (terms["loss"] / len(parts)).backward()
+                run.precision.backward(terms["loss"] / len(parts))
             for name, term in terms.items():
                 sums[name] = term.detach() / len(parts) + sums.get(name, 0)
     return sums
@@ -173,12 +193,17 @@ def _save(run: Run, step: int, batches: DeviceBatches, watch: Watch) -> None:
             "model": run.method.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "loader": batches.state_dict(),
+            "precision": run.precision.state_dict(),
+            "evaluator": run.evaluator.state_dict(),
         }
-        save_checkpoint(out / "checkpoints", checkpoint, run.config.checkpoint.keep)
+        path = save_checkpoint(out / "checkpoints", checkpoint, run.config.checkpoint.keep)
+        if step == run.evaluator.best_step:
+            keep_best(path)
     run.world.max(0)  # nobody runs ahead, or leaves, before the file is there
 
 
 def _read(terms: dict[str, Tensor], world: World) -> Record:
-    """Scalars as numbers, their means over ranks."""
+    """Scalars as numbers, their means over ranks; what is not finite, as the norm of a gradient that float16 could not
+    hold, is left out."""
     values = world.mean(torch.stack([term.detach().float() for term in terms.values()])).tolist()
-    return dict(zip(terms, values, strict=True))
+    return {name: value for name, value in zip(terms, values, strict=True) if math.isfinite(value)}

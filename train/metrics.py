@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from headrace.pipeline import Loader, LoaderStats
 from headrace.shards.printing import printable
 
 T = TypeVar("T")
+ENDED = "ended.json"
+"""In a run's folder, while nobody trains there: an `Ending`. A run that was killed has none."""
 Record = dict[str, Any]
 """One line of metrics.jsonl: `step` (steps taken, from 1), `epoch` (of the step's batch, from 0), `loss` and the
 method's other scalars (mean over ranks), `grad_norm` (Euclidean norm of the step's whole gradient), `lr`,
@@ -26,7 +29,13 @@ loader, and `label_clumping` or, without labels, `shard_clumping`: pairs of samp
 rank's batches, over as many as a uniform shuffle has in the mean (`headrace.pipeline.order.mixing`): 1.0 for a perfect
 shuffle, more where samples of a kind come together. By shards, that is how the order "window" works and nothing to
 worry about, if the set was shuffled when it was written. Of a remote set also `cache_room`: bytes of its cache, over
-those with which shards are fetched about once an epoch; below 1.0 they are fetched several times."""
+those with which shards are fetched about once an epoch; below 1.0 they are fetched several times. In float16 also
+`loss_scale` and `skipped_steps`, those that were left out since the run began; of such a step itself `grad_norm` is
+missing, as anything that is not finite is.
+
+After an epoch that was evaluated also `held_out_loss` (mean over the validation set), `knn` and `linear` (accuracies of
+probes, 0 to 1), those of them that are measured and finite, and `evaluate_s`: seconds that this took, which
+`samples_per_s` and `data_wait` leave out."""
 
 
 class Meter:
@@ -99,6 +108,18 @@ def cache_warning(room: int, needed: int) -> str:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Why a run ended."""
+
+    why: str
+    """"finished", "early stop", "wall time", "error", or the name of a signal, such as "SIGTERM"."""
+    line: str
+    """For people."""
+    step: int
+    """Steps taken in all."""
+
+
 class RunLog:
     """Everything that a run writes while it goes on; opened by rank 0 only.
 
@@ -128,6 +149,11 @@ class RunLog:
         self._bad_told = bad_told
         self._clumping_told = False
         self._on_step = on_step
+        self._progress = progress
+        self._out = out
+        (out / ENDED).unlink(missing_ok=True)
+        self.step = first_step
+        """Steps taken in all."""
         self._file = open(_truncated(out / "metrics.jsonl", first_step), "a", encoding="utf-8")  # noqa: SIM115
         self._events: Any = None
         if tensorboard:
@@ -143,6 +169,7 @@ class RunLog:
 
     def advance(self, step: int) -> None:
         """Move the bar to `step` steps taken."""
+        self.step = step
         self._bar.update(self._task, completed=step)
 
     def write(self, record: Record) -> None:
@@ -167,6 +194,21 @@ class RunLog:
     def say(self, line: str) -> None:
         """A line for people, above the bar."""
         self._console.print(printable(line, "\n"), markup=False)
+
+    def tell(self, line: str) -> None:
+        """A line for people who asked for the progress."""
+        if self._progress:
+            self.say(line)
+
+    def end(self, ending: Ending) -> None:
+        """Say why the run ended, and keep it as ended.json. An error is said by whoever catches it."""
+        aside = self._out / f"{ENDED}.tmp"
+        aside.write_text(json.dumps(asdict(ending), indent=2) + "\n", encoding="utf-8")
+        os.replace(aside, self._out / ENDED)
+        if ending.why == "finished":
+            self.tell(ending.line)
+        elif ending.why != "error":
+            self.say(ending.line)
 
     def warn_of(self, loader: Loader) -> None:
         """A line for each bad sample since the last time, and once for labels that clump."""
@@ -199,6 +241,12 @@ def read_metrics(out: str | Path) -> list[Record]:
         if line.endswith("\n"):
             records.append(json.loads(line))
     return records
+
+
+def read_ending(out: str | Path) -> Ending | None:
+    """Why the run in the folder `out` ended; None while it goes on, and where it was killed."""
+    path = Path(out) / ENDED
+    return Ending(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def _truncated(path: Path, step: int) -> Path:

@@ -2,126 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Collection, Container, Sequence
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from headrace.models.method import ParameterGroup
-from headrace.train.config import OptimConfig
+from headrace.train.config import OptimConfig, PlayerConfig
+from headrace.train.errors import ConfigError
+from headrace.train.optimizers import LARS, SGD, Muon, Several
 
 
-class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose step is scaled, layer by layer, to the size of the layer's weights.
-
-    With weights w, gradient g, momentum m, trust coefficient eta:
-    `u = (g + weight_decay * w) * eta * |w| / |g + weight_decay * w|`, and then either
-    `v <- m * v + lr * u`, `w <- w - v` (SimCLR), or `v <- m * v + u`, `w <- w - lr * v` (BYOL, Barlow Twins, VICReg,
-    MoCo v3): the two differ where the learning rate changes. The scale is 1 where either norm is 0, and in groups with
-    `adapt` False.
-
-    Source: arXiv 1708.03888, algorithm 1. The paper divides by `|g| + weight_decay * |w|`; this is SimCLR's code
-    (google-research/simclr at 036ea7b, lars_optimizer.py), which takes the norm of the sum, and
-    facebookresearch/barlowtwins at 8e8d284, main.py.
-
-    Args:
-        params: parameters, or groups of them; a group may set `adapt` (default True), `weight_decay` and `lr`.
-        lr_in_momentum: whether the learning rate is multiplied into v.
-    """
-
-    found_inf: Tensor | None = None
-    """float32 scalar on the device: where it is 1, `step` changes nothing; as torch's fused optimisers have it."""
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        *,
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust: float = 0.001,
-        lr_in_momentum: bool = True,
-    ) -> None:
-        self.lr_in_momentum = lr_in_momentum
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
-        super().__init__(params, defaults)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update, of a group's tensors together; nothing is read back from the device."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [w for w in group["params"] if w.grad is not None]
-            if weights:
-                self._step(group, weights)
-        return loss
-
-    def _step(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        u: list[Tensor] = [w.grad for w in weights if w.grad is not None]
-        if group["weight_decay"]:
-            u = list(torch._foreach_add(u, weights, alpha=group["weight_decay"]))
-        if group["adapt"]:
-            w_norms, u_norms = (torch.stack(list(torch._foreach_norm(tensors))) for tensors in (weights, u))
-            usable = (w_norms > 0) & (u_norms > 0)
-            u = list(torch._foreach_mul(u, list(torch.where(usable, group["trust"] * w_norms / u_norms, 1.0).unbind())))
-        for w in weights:
-            if "momentum" not in self.state[w]:
-                self.state[w]["momentum"] = torch.zeros_like(w)
-        v: list[Tensor] = [self.state[w]["momentum"] for w in weights]
-        inside, outside = (group["lr"], 1.0) if self.lr_in_momentum else (1.0, group["lr"])
-        moved = list(torch._foreach_mul(v, group["momentum"]))
-        torch._foreach_add_(moved, u, alpha=inside)
-        if self.found_inf is not None:
-            good = self.found_inf == 0
-            moved = [torch.where(good, new, old) for new, old in zip(moved, v, strict=True)]
-        torch._foreach_copy_(v, moved)
-        torch._foreach_add_(weights, self._held(moved), alpha=-outside)
-
-    def _held(self, steps: list[Tensor]) -> list[Tensor]:
-        """The steps, or nothing where the update is held back."""
-        if self.found_inf is None:
-            return steps
-        return [torch.where(self.found_inf == 0, step, 0.0) for step in steps]
-
-
-def peak_lr(config: OptimConfig, batch_size: int) -> float:
+def peak_lr(config: PlayerConfig, batch_size: int) -> float:
     """The learning rate after the warm-up, for a global batch of `batch_size` samples."""
     return config.lr * batch_size / 256 if config.scale_lr else config.lr
 
 
-def build_optimizer(groups: Sequence[ParameterGroup], config: OptimConfig, batch_size: int) -> torch.optim.Optimizer:
+def build_optimizer(
+    groups: Sequence[ParameterGroup],
+    config: OptimConfig,
+    batch_size: int,
+    *,
+    tables: Collection[nn.Parameter] = (),
+) -> torch.optim.Optimizer:
     """The optimiser that `config` names, over a method's parameter groups; one that `step_unless` can hold back.
 
-    Each group keeps what the method said of it: its scales, `constant_lr`, `frozen_epochs`.
+    Each group keeps what the method said of it: its scales, `constant_lr`, `frozen_epochs`, `player`. Where there are
+    several players, or Muon, which leaves a part to AdamW, it is several optimisers in one.
+
+    Args:
+        batch_size: of a step, over all ranks.
+        tables: matrices that Muon leaves to AdamW; see `embedding_tables`.
+
+    Raises:
+        ConfigError: if `config` names a player that has no parameters, or Muon finds no matrix.
     """
-    params: list[dict[str, Any]] = [{name: getattr(group, name) for name in _GROUP} for group in groups]
-    lr, weight_decay = peak_lr(config, batch_size), config.weight_decay
-    for group in params:
-        group["weight_decay"] = weight_decay * group["decay_scale"]
-        if config.name == "adamw":
-            group["betas"] = (config.betas[0] * group["momentum_scale"], config.betas[1])
-        else:
-            group["momentum"] = config.momentum * group["momentum_scale"]
-    if config.name == "adamw":
-        return torch.optim.AdamW(params, lr=lr, betas=config.betas, weight_decay=weight_decay, fused=True)
-    if config.name == "sgd":
-        return torch.optim.SGD(params, lr=lr, momentum=config.momentum, weight_decay=weight_decay, fused=True)
-    return LARS(
-        params,
-        lr=lr,
-        momentum=config.momentum,
-        weight_decay=weight_decay,
-        trust=config.trust,
-        lr_in_momentum=config.lr_in_momentum,
-    )
+    players = dict.fromkeys(["", *(group.player for group in groups)])
+    for name in config.players:
+        if name not in players or not name:
+            known = ", ".join(filter(None, players)) or "none"
+            raise ConfigError(f"optim.players.{name}: the method has no such player; its players: {known}")
+    parts = []
+    for player in players:
+        own = [group for group in groups if group.player == player]
+        settings = config.players.get(player, config)
+        scale = peak_lr(settings, batch_size) / peak_lr(config, batch_size)
+        entries = [
+            {name: getattr(group, name) for name in _GROUP}
+            | {"lr_scale": scale * group.lr_scale, "own_decay": None if settings is config else settings.weight_decay}
+            for group in own
+        ]
+        parts += _optimizers(entries, settings, batch_size, tables)
+    return parts[0] if len(parts) == 1 else Several(parts)
 
 
 _GROUP = [field.name for field in fields(ParameterGroup)]
+
+
+def _optimizers(
+    groups: list[dict[str, Any]], config: PlayerConfig, batch_size: int, tables: Collection[nn.Parameter]
+) -> list[torch.optim.Optimizer]:
+    """Of one player: one optimiser, or two."""
+    if not groups:
+        return []
+    lr, weight_decay = peak_lr(config, batch_size), config.weight_decay
+    for group in groups:
+        group["weight_decay"] = weight_decay * group["decay_scale"]
+        if config.name in ("adamw", "muon"):
+            group["betas"] = (config.betas[0] * group["momentum_scale"], config.betas[1])
+        if config.name != "adamw":
+            group["momentum"] = config.momentum * group["momentum_scale"]
+    if config.name == "adamw":
+        return [torch.optim.AdamW(groups, lr=lr, betas=config.betas, weight_decay=weight_decay, fused=True)]
+    if config.name == "sgd":
+        return [SGD(groups, lr=lr, momentum=config.momentum, weight_decay=weight_decay, fused=True)]
+    if config.name == "muon":
+        left = {id(table) for table in tables}
+        matrices, others = (
+            [
+                {**group, "params": chosen}
+                for group in groups
+                if (chosen := [p for p in group["params"] if (p.ndim == 2 and id(p) not in left) == wanted])
+            ]
+            for wanted in (True, False)
+        )
+        if not matrices:
+            raise ConfigError("optim: muon is for matrices, and there is none among the weights that it is for")
+        muon = Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=config.momentum, adjust_lr_fn=_AS_ADAMW)
+        return [muon, *_optimizers(others, replace(config, name="adamw"), batch_size, ())]
+    return [
+        LARS(
+            groups,
+            lr=lr,
+            momentum=config.momentum,
+            weight_decay=weight_decay,
+            trust=config.trust,
+            lr_in_momentum=config.lr_in_momentum,
+        )
+    ]
+
+
+_AS_ADAMW = "match_rms_adamw"  # steps of AdamW's usual size
+
+
+def embedding_tables(module: nn.Module) -> list[nn.Parameter]:
+    """The tables of a module's embeddings: matrices whose rows are looked up, for which Muon is not made."""
+    return [p for part in module.modules() if isinstance(part, nn.Embedding) for p in part.parameters()]
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, lr: float, peak: float, weight_decay: float) -> None:
@@ -130,11 +118,12 @@ def set_schedule(optimizer: torch.optim.Optimizer, lr: float, peak: float, weigh
     Args:
         lr: of the step.
         peak: the largest of the run, which groups with a constant rate keep.
-        weight_decay: of the step.
+        weight_decay: of the step; a player with an optimiser of its own has its own.
     """
     for group in optimizer.param_groups:
         group["lr"] = (peak if group["constant_lr"] else lr) * group["lr_scale"]
-        group["weight_decay"] = weight_decay * group["decay_scale"]
+        own = group["own_decay"]
+        group["weight_decay"] = (weight_decay if own is None else own) * group["decay_scale"]
 
 
 def drop_frozen(optimizer: torch.optim.Optimizer, epoch: int) -> None:
@@ -145,17 +134,29 @@ def drop_frozen(optimizer: torch.optim.Optimizer, epoch: int) -> None:
                 parameter.grad = None
 
 
+def clip_players(method: nn.Module, optimizer: torch.optim.Optimizer, config: OptimConfig) -> None:
+    """Clip each player's gradients as its configuration says."""
+    for player in dict.fromkeys(group["player"] for group in optimizer.param_groups):
+        settings = config.players.get(player, config)
+        if settings.clip:
+            groups = [group["params"] for group in optimizer.param_groups if group["player"] == player]
+            clip_gradients(method, settings.clip, settings.clip_by, {id(p) for params in groups for p in params})
+
+
 @torch.no_grad()
-def clip_gradients(method: nn.Module, most: float, by: Literal["all", "tensor", "module"]) -> None:
+def clip_gradients(
+    method: nn.Module, most: float, by: Literal["all", "tensor", "module"], among: Container[int] | None = None
+) -> None:
     """Scale gradients down to a norm of `most`; nothing is read back from the device.
 
     Args:
         by: "all" takes the norm of all gradients together; "tensor" of each tensor by itself, as DINO does; "module" of
             each of the method's own parts (backbone, head, ...), as DINOv2 does.
+        among: `id` of each parameter that is meant; None means all.
     """
     parts: dict[str, list[Tensor]] = {}
     for name, parameter in method.named_parameters():
-        if parameter.grad is not None:
+        if parameter.grad is not None and (among is None or id(parameter) in among):
             part = {"all": "", "tensor": name, "module": name.partition(".")[0]}[by]
             parts.setdefault(part, []).append(parameter.grad)
     for gradients in parts.values():
@@ -174,8 +175,10 @@ def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
 
 def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load `state`, but for the implementation that it was made with, which belongs to a device."""
-    own = [{key: group[key] for key in _IMPLEMENTATION & group.keys()} for group in optimizer.param_groups]
-    groups = [group | ours for group, ours in zip(state["param_groups"], own, strict=True)]
+    groups = [
+        ours | saved | {key: ours[key] for key in _IMPLEMENTATION & ours.keys()}
+        for ours, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
     optimizer.load_state_dict({**state, "param_groups": groups})
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,24 +16,27 @@ from headrace.models.layout import channels_last
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.engines import DEVICE_ENGINES
-from headrace.shards import ShardSet, open_shards
+from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.shards.printing import printable
 from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.train.checkpoint import (
     checkpoint_name,
     checkpoint_paths,
+    keep_best,
     newest_checkpoint,
     read_checkpoint,
 )
 from headrace.train.config import OWN, RunConfig, recorded
 from headrace.train.distributed import World, distribute, join
 from headrace.train.errors import ConfigError, RunError
+from headrace.train.evaluator import Evaluator, require_measurable
 from headrace.train.finite import FiniteState
+from headrace.train.initialize import initialize
 from headrace.train.lock import one_writer
 from headrace.train.loop import Run, take_steps
-from headrace.train.metrics import Record, RunLog
-from headrace.train.optim import build_optimizer, resume_optimizer
-from headrace.train.precision import SAMPLES, choose_precision
+from headrace.train.metrics import Ending, Record, RunLog
+from headrace.train.optim import build_optimizer, embedding_tables, resume_optimizer
+from headrace.train.precision import SAMPLES, Precision, choose_precision
 from headrace.train.stopping import stop_signals
 
 
@@ -47,8 +52,8 @@ class RunResult:
     """Optimiser steps taken, counting those before a resume."""
     total_steps: int
     """Steps of the whole run."""
-    stopped_by: str | None
-    """Name of the signal that ended the run early, such as "SIGTERM"; None if it ran to its end."""
+    ending: Ending
+    """Why it ended, which ended.json in the run's folder says as well."""
     record: Record | None
     """The last line of metrics that this call logged on rank 0."""
     config: RunConfig
@@ -76,6 +81,9 @@ def train(
     metrics or checkpoint, whichever comes first, without writing that checkpoint. So does one whose loss or weights
     are not finite.
 
+    `config.probe`, `config.stop` and `config.validation` say how the run is judged while it goes on, and when it ends
+    before its last epoch. Started again, a run that stopped early stays as it is.
+
     Args:
         config: the run; `config.data` and `config.out` must be given.
         method: makes a method of yours, where `config.method` is "own", such as `lambda: MyMethod(MyConfig())`. It is
@@ -96,21 +104,38 @@ def train(
     for name in ("data", "out"):
         if not getattr(config, name):
             raise ConfigError(f"{name}: must be given")
-    if has_secrets(config.data):
-        raise ConfigError(
-            "data: a user, password or query in the URL would be kept in config.yaml and in every checkpoint; give "
-            "them to the store's own tools instead, by variables of the environment or .netrc (docs/remote.md)"
-        )
-    config = replace(config, data=from_anywhere(config.data))  # a run may be looked at from another folder
-    with join(config.device) as world, open_shards(config.data) as shards, stop_signals() as stop:
+    for name in ("data", "validation"):
+        if has_secrets(getattr(config, name)):
+            raise ConfigError(
+                f"{name}: a user, password or query in the URL would be kept in config.yaml and in every checkpoint; "
+                "give them to the store's own tools instead, by variables of the environment or .netrc (docs/remote.md)"
+            )
+    # A run may be looked at from another folder.
+    config = replace(config, data=from_anywhere(config.data))
+    if config.validation:
+        config = replace(config, validation=from_anywhere(config.validation))
+    if config.init:
+        config = replace(config, init=os.path.abspath(config.init))
+    with (
+        join(config.device, config.distributed.timeout_s) as world,
+        open_shards(config.data) as shards,
+        _opened(config.validation) as validation,
+        stop_signals(config.stop.hours) as stop,
+    ):
         if config.batch_size % world.size:
             raise ConfigError(f"batch_size: must be a multiple of the {world.size} ranks, got {config.batch_size}")
         if config.batch_size > len(shards):
             raise ConfigError(f"batch_size: must be at most {len(shards)}, the samples of {config.data}")
         with one_writer(Path(config.out), world, _say):
-            run = _start(config, method, world, shards, progress, on_step)
+            run = _start(config, method, world, shards, validation, progress, on_step)
             try:
-                step, stopped_by, record = take_steps(run, stop)
+                ending, record = take_steps(run, stop)
+                if run.log:
+                    run.log.end(ending)
+            except (RunError, ShardError) as error:
+                if run.log:
+                    run.log.end(Ending(why="error", line=str(error), step=run.log.step))
+                raise
             finally:
                 run.loader.close()
                 if run.log:
@@ -119,12 +144,17 @@ def train(
     return RunResult(
         out=out,
         checkpoint=checkpoint_paths(out / "checkpoints")[0],
-        step=step,
+        step=ending.step,
         total_steps=run.total_steps,
-        stopped_by=stopped_by,
+        ending=ending,
         record=record,
         config=run.config,
     )
+
+
+def _opened(place: str) -> AbstractContextManager[ShardSet | None]:
+    """The shard set there; None for ""."""
+    return open_shards(place) if place else nullcontext()
 
 
 def _start(
@@ -132,6 +162,7 @@ def _start(
     make: Callable[[], Method] | None,
     world: World,
     shards: ShardSet,
+    validation: ShardSet | None,
     progress: bool,
     on_step: Callable[[Record], None] | None,
 ) -> Run:
@@ -143,6 +174,11 @@ def _start(
         raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
     config, method = first_weights(config, make)
     config = _continued(config, out, state)
+    require_measurable(config, world, method, shards, validation)
+    if config.init and not state:
+        line = initialize(method, Path(config.init))
+        if world.rank == 0:
+            _say(line)
     method = channels_last(method.to(world.device)).train()
     if config.precision == "auto":
         precision, reason = choose_precision(method, world, partial(_first_batch, config, method, shards, world))
@@ -150,7 +186,9 @@ def _start(
         if world.rank == 0 and progress:
             _say(f"precision {precision}: {reason}")
     module = distribute(method, world, config.sync_batch_norm)
-    optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size)
+    tables = embedding_tables(method)
+    optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size, tables=tables)
+    numbers = Precision(config.precision, world.device)
     loader = _loader(config, method, shards, world, config.batch_size)
     weights = FiniteState(method)
     if state:
@@ -160,36 +198,58 @@ def _start(
             raise ConfigError(f"data or loader: {error}, and {out} was started otherwise") from None
         _load_weights(method, state, out)
         resume_optimizer(optimizer, state["optimizer"])
+        numbers.load_state_dict(state.get("precision", {}))
         if broken := weights.broken():
             file = checkpoint_name(first_step)
             raise RunError(f"{out}: {broken} is not finite in {file}; delete that checkpoint to go on from one before")
 
+    total_steps = config.epochs * len(loader)
+    log = None
+    if world.rank == 0:
+        config.save(out / "config.yaml")
+        log = RunLog(
+            out,
+            first_step=first_step,
+            total_steps=total_steps,
+            progress=progress,
+            tensorboard=config.log.tensorboard,
+            on_step=on_step,
+            bad_told=len(loader.bad),
+        )
+    evaluator = Evaluator(
+        config,
+        world,
+        method,
+        shards,
+        validation,
+        partial(_loader, config, method),
+        steps_per_epoch=len(loader),
+        tell=log.tell if log else _silent,
+    )
+    if state:
+        evaluator.load_state_dict(state.get("evaluator", {}))  # states were without
     run = Run(
         config=config,
         world=world,
         method=method,
         module=module,
         optimizer=optimizer,
+        precision=numbers,
         loader=loader,
+        evaluator=evaluator,
         weights=weights,
         first_step=first_step,
         whole_set=partial(_whole_set, config, shards, world),
+        log=log,
     )
-    if world.rank == 0:
-        config.save(out / "config.yaml")
-        run.log = log = RunLog(
-            out,
-            first_step=first_step,
-            total_steps=run.total_steps,
-            progress=progress,
-            tensorboard=config.log.tensorboard,
-            on_step=on_step,
-            bad_told=len(loader.bad),
-        )
+    if log:
         if first_step:
-            done = "is finished" if first_step == run.total_steps else "resumes"
-            log.say(f"{out} {done}: step {first_step} of {run.total_steps}")
+            over = first_step == total_steps or evaluator.stopped(first_step)
+            log.say(f"{out} {'is finished' if over else 'resumes'}: step {first_step} of {total_steps}")
         log.warn_of_cache(loader)
+        best = out / "checkpoints" / checkpoint_name(evaluator.best_step)
+        if best.exists():  # the run may have been killed between the two
+            keep_best(best)
     return run
 
 
@@ -268,7 +328,9 @@ def _load_weights(method: Method, state: dict[str, Any], path: Path) -> None:
         raise ConfigError(f"{path}: its weights are of another network: {' '.join(str(error).split())}") from None
 
 
-def _loader(config: RunConfig, method: Method, shards: ShardSet, world: World, batch_size: int) -> Loader:
+def _loader(
+    config: RunConfig, method: Method, shards: ShardSet, world: World, batch_size: int, drop_last: bool = True
+) -> Loader:
     """This rank's share of global batches of `batch_size` samples."""
     engine = config.loader.engine
     try:
@@ -287,6 +349,7 @@ def _loader(config: RunConfig, method: Method, shards: ShardSet, world: World, b
             order=config.loader.order,
             window=config.loader.window,
             lanes=config.loader.lanes,
+            drop_last=drop_last,
             on_error=config.loader.on_error,
             max_bad=config.loader.max_bad,
         )
@@ -337,10 +400,13 @@ def _config_of(state: dict[str, Any], path: Path) -> RunConfig:
         raise RunError(f"{path}: its config does not fit this version of headrace ({error})") from None
 
 
+_NOT_SHAPING = ("data", "validation", "out", "device", "loader", "checkpoint", "log", "distributed", "probe", "stop")
+
+
 def _shaping(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of the settings that must not change in mid-run."""
     for key, value in values.items():
-        if prefix == "" and key in ("data", "out", "device", "loader", "checkpoint", "log"):
+        if prefix == "" and key in _NOT_SHAPING:
             continue
         if isinstance(value, dict):
             yield from _shaping(value, f"{prefix}{key}.")

@@ -1,12 +1,14 @@
-"""What ends a run before its time: signals, and what is not finite; all ranks decide alike."""
+"""What ends a run before its time: signals, its wall time, and what is not finite; all ranks decide alike."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from types import FrameType
 from typing import NoReturn
 
@@ -16,19 +18,43 @@ from torch import Tensor
 from headrace.train.checkpoint import checkpoint_paths
 from headrace.train.distributed import World
 from headrace.train.errors import RunError
+from headrace.train.metrics import Ending
+
+WALL_TIME = 1000
+"""Stands for the end of the wall time among the numbers of signals."""
 
 
 class Stop:
-    """Filled by a signal's handler."""
+    """What asks the run to stop: a signal, whose handler fills it, or the clock."""
 
     signal: int = 0
-    """The signal that asked to stop, 0 for none."""
+    """The signal that asked, 0 for none."""
+    deadline: float = math.inf
+    """When the wall time is over, on the clock of `perf_counter`."""
+
+    @property
+    def asked(self) -> int:
+        """A signal's number, WALL_TIME, or 0 for neither."""
+        return self.signal or (WALL_TIME if perf_counter() >= self.deadline else 0)
+
+
+def interrupted(asked: int, step: int, total: int) -> Ending:
+    """The end of a run that was asked to stop, see `Stop.asked`, with a checkpoint after `step` of `total` steps."""
+    by = "wall time" if asked == WALL_TIME else signal.Signals(asked).name
+    line = f"{by}: stopped at step {step} of {total} with a checkpoint; run again to resume"
+    return Ending(why=by, line=line, step=step)
 
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Note SIGINT and SIGTERM instead of dying of them; a second one acts as usual. Only in the main thread."""
+def stop_signals(hours: float | None = None) -> Iterator[Stop]:
+    """Note SIGINT and SIGTERM instead of dying of them; a second one acts as usual. Only in the main thread.
+
+    Args:
+        hours: wall time from now on, after which to stop as well; None for no end.
+    """
     stop = Stop()
+    if hours is not None:
+        stop.deadline = perf_counter() + 3600 * hours
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -48,14 +74,16 @@ def stop_signals() -> Iterator[Stop]:
 
 
 class Watch:
-    """Whether each step's loss and gradient are finite and a signal came, agreed on by all ranks.
+    """Whether each step's loss and gradient are finite and the run was asked to stop, agreed on by all ranks.
 
     That takes one reduction of three numbers a step, and nobody waits for it: it stays on the device, and what the
-    host needs of it, the signal, is read a step later, when a step is under way behind it.
+    host needs of it, who asked, is read a step later, when a step is under way behind it.
     """
 
-    def __init__(self, world: World, stop: Stop) -> None:
+    def __init__(self, world: World, stop: Stop, *, gradient_counts: bool = True) -> None:
+        """`gradient_counts` says whether a gradient that is not finite ends the run, or its step is just left out."""
         self._world, self._stop = world, stop
+        self._counts = torch.tensor([True, gradient_counts], device=world.device)
         self._first = torch.zeros(2, dtype=torch.int64, device=world.device)
         """The first step whose loss, and the first whose gradient, was not finite; 0 for none."""
         self._before: _Late | None = None
@@ -71,20 +99,20 @@ class Watch:
         Returns:
             float32 scalar on the device, the same on all ranks: 1 if the optimiser must leave the weights alone.
         """
-        signalled = torch.full((), self._stop.signal, dtype=torch.int64, device=loss.device)
+        asked = torch.full((), self._stop.asked, dtype=torch.int64, device=loss.device)
         bad = ~torch.stack([loss.detach(), norm.detach()]).isfinite()
-        votes = self._world.greatest(torch.cat([signalled[None], bad.long()]))
+        votes = self._world.greatest(torch.cat([asked[None], bad.long()]))
         found = votes[1:] > 0
-        self._first = torch.where((self._first == 0) & found, step, self._first)
+        self._first = torch.where((self._first == 0) & found & self._counts, step, self._first)
         if self._world.size > 1:
             self._before, self._now = self._now, _Late(votes[0])
         return found.any().float()
 
     @property
-    def signal(self) -> int:
-        """The signal to obey, 0 for none: at once in one process, a step later where ranks must obey it together."""
+    def asked(self) -> int:
+        """`Stop.asked`, at once in one process, a step later where ranks must obey it together."""
         if self._world.size == 1:
-            return self._stop.signal
+            return self._stop.asked
         return self._before.read() if self._before else 0
 
     def check(self, out: Path) -> None:

@@ -56,9 +56,22 @@ def tiny_resnet(*, width: int = 16, stem_stride: int = 2) -> BackboneConfig:
     return BackboneConfig(name="resnet18", stem="small", stem_stride=stem_stride, feature_norm=True, options=options)
 
 
-def tiny_vit(*, width: int = 96, depth: int = 4, patch: int = 4) -> BackboneConfig:
-    """A ViT for demos on small pictures, with `width` features and `width` / 32 attention heads."""
-    options = {"patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": max(1, width // 32)}
+def tiny_vit(
+    *, width: int = 96, depth: int = 4, patch: int = 4, pool: Literal["token", "avg"] = "token"
+) -> BackboneConfig:
+    """A ViT for demos on small pictures, with `width` features and `width` / 32 attention heads.
+
+    Args:
+        pool: what is kept of a picture behind the last norm, the class token or the mean of the patches.
+    """
+    options: dict[str, Any] = {
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": max(1, width // 32),
+    }
+    if pool == "avg":
+        options |= {"global_pool": "avg", "fc_norm": False}  # else timm moves the norm behind the mean
     return BackboneConfig(name="vit_tiny_patch16_224", options=options)
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from headrace.pipeline.compiled import kernel
 from headrace.pipeline.images.masks import MaskSpec
 from headrace.pipeline.images.plan import Plan, plan
-from headrace.pipeline.images.views import View, ViewSpec
+from headrace.pipeline.images.view import View
+from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.random import key_word, philox, unit
 from headrace.pipeline.rows import Rows
 
@@ -264,9 +265,9 @@ class ClipPlan(Rows):
         self.pixels[:] = plan(spec.views, int(seed), int(epoch), sample_ids, sizes)
 
     def drawn(self) -> DrawnClips:
-        """The labels, sharing memory."""
+        """The labels, sharing memory but for those of the pixels."""
         columns = {name: getattr(self, name) for name in DrawnClips._fields if name not in ("crop", "flip")}
-        columns |= {"crop": self.pixels.crop, "flip": self.pixels.flip}
+        columns |= {name: np.ascontiguousarray(getattr(self.pixels, name)) for name in ("crop", "flip")}
         return DrawnClips(**{name: torch.from_numpy(column) for name, column in columns.items()})
 
 

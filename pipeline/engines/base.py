@@ -87,12 +87,18 @@ def pixel_spans(pictures: np.ndarray, numbers: np.ndarray) -> Spans:
 class Engine(Protocol):
     """Applies plans. Deterministic, and safe to call from several threads at once."""
 
+    operations: frozenset[str]
+    """Those of `headrace.pipeline.images.view.OPERATIONS` that it has."""
+
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         """Write the V views of n samples into arrays (n, S, S, 3), uint8 levels or float32 normalised."""
 
 
 class WholeBatchEngine(ABC):
     """An engine with threads of its own: the loader hands it a batch in one call and closes it."""
+
+    operations: frozenset[str]
+    """See `Engine`."""
 
     def __init__(self) -> None:
         _ENGINES.add(self)
@@ -128,12 +134,14 @@ class TwoStageEngine(ABC):
     The loader calls `crop` for the batch, or parts of it if its cropper takes parts, then `finish` once.
     """
 
+    operations: frozenset[str]
+    """See `Engine`; of the second stage."""
     cropper: Engine
-    """What decodes, crops, resizes, flips and turns."""
+    """What decodes, crops, resizes, flips and turns, and has no operation behind that to do."""
 
     def crop(self, ids: np.ndarray, spans: Spans, plan: Plan, crops: list[np.ndarray]) -> StageTimes:
         """Write the cropped, resized, flipped and turned views into V arrays (n, S, S, 3), uint8. See `Engine`."""
-        return self.cropper.render(ids, spans, plan.geometry(), crops)
+        return self.cropper.render(ids, spans, plan, crops)
 
     @abstractmethod
     def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine
+from headrace.pipeline.engines.kernels import CODES
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans
@@ -76,6 +77,8 @@ class FfcvEngine(WholeBatchEngine):
         ImportError: if ffcv is not installed.
         ValueError: if the set is of another format or lies on a store.
     """
+
+    operations = frozenset(CODES)  # the native engine does what comes behind the crop
 
     def __init__(self, shards: ShardSet, field: str, spec: ViewSpec, threads: int | None = None) -> None:
         if importlib.util.find_spec("ffcv") is None:  # importing it here is what must not happen

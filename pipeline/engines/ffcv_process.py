@@ -17,7 +17,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
@@ -136,7 +135,7 @@ class Worker:
         for v, (engine, crop) in enumerate(zip(self._finish, crops, strict=True)):
             size = self.spec.views[v].size
             whole = np.tile(np.array([0, 0, size, size], np.int32), (len(ids), 1, 1))
-            engine.render(ids, pixel_spans(crop, np.arange(len(ids))), replace(plan.view(v), crop=whole), [views[v]])
+            engine.render(ids, pixel_spans(crop, np.arange(len(ids))), plan.view(v).with_crops(whole), [views[v]])
         return StageTimes(cut - started, perf_counter() - cut)
 
 

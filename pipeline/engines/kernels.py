@@ -11,9 +11,10 @@ from numba import types
 from numba.core import cgutils
 
 from headrace.pipeline.compiled import carray, inlined, intrinsic, kernel
+from headrace.pipeline.engines.blur import gaussian_blur
 from headrace.pipeline.images.colour import D65, LUMA, XYZ_OF_RGB
 from headrace.pipeline.images.noise import four_gaussians
-from headrace.pipeline.images.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from headrace.pipeline.images.view import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 _LUMA_R, _LUMA_G, _LUMA_B = map(np.float32, LUMA)
 _ZERO, _ONE, _WHITE = np.float32(0.0), np.float32(1.0), np.float32(255.0)
@@ -250,6 +251,47 @@ def jitter(image, order, factors):
             saturation(red, green, blue, factors[SATURATION])
         elif code == HUE:
             hue(red, green, blue, factors[HUE])
+
+
+_JITTER, _PROJECT, _DROP_CHANNELS, _GRAYSCALE, _BLUR, _SOLARIZE, _ERASE = range(7)
+CODES = {
+    "jitter": _JITTER,
+    "project": _PROJECT,
+    "drop_channels": _DROP_CHANNELS,
+    "grayscale": _GRAYSCALE,
+    "blur": _BLUR,
+    "solarize": _SOLARIZE,
+    "erase": _ERASE,
+}
+"""Operations of views, by which `operate` knows them."""
+
+
+@kernel
+def operate(code, image, view, drawn, plane):
+    """Do one of CODES to a planar image (3, S, S), in place, if its draws say so. `view`: of SETTINGS; `drawn`:
+    of DRAWS; `plane`: see `gaussian_blur`."""
+    flat = image.reshape(-1)
+    n = len(flat) // 3
+    red, green, blue = flat[:n], flat[n : 2 * n], flat[2 * n :]
+    if code == _JITTER:
+        jitter(image, drawn.jitter_order, drawn.jitter_factor)
+    elif code == _PROJECT:
+        if drawn.project:
+            project(red, green, blue)
+    elif code == _DROP_CHANNELS:
+        if drawn.kept >= 0:
+            drop_channels(flat, np.int64(drawn.kept), drawn.noise)
+    elif code == _GRAYSCALE:
+        if drawn.grayscale:
+            grayscale(red, green, blue)
+    elif code == _BLUR:
+        if drawn.blur_sigma > 0.0:
+            gaussian_blur(image, drawn.blur_sigma, view.blur_taps, plane)
+    elif code == _SOLARIZE:
+        if drawn.solarize:
+            solarize(flat, view.solarize_threshold)
+    elif code == _ERASE and drawn.erase[2]:
+        erase(image, drawn.erase, view.erase_value)
 
 
 # -- Into the batch -----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ Shape letters: B samples, V views, S side of a view in pixels, T taps of the blu
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,52 +23,15 @@ from headrace.pipeline.batch import rgb_to_lab, standardize
 from headrace.pipeline.engines.base import Engine, TwoStageEngine, threads_of_torch
 from headrace.pipeline.images.colour import LUMA
 from headrace.pipeline.images.noise import noise_planes
-from headrace.pipeline.images.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Plan
-from headrace.pipeline.images.views import View, ViewSpec
+from headrace.pipeline.images.plan import Plan
+from headrace.pipeline.images.view import BRIGHTNESS, CONTRAST, HUE, SATURATION, View
+from headrace.pipeline.images.views import ViewSpec
 
 # One row of parameters a sample. Up to three blends before the hue turns and three after it.
 _BLENDS = 6
 _HUE, _PROJECT, _KEPT, _GRAY, _SIGMA, _SOLARIZE, _ERASE = range(3 * _BLENDS, 3 * _BLENDS + 7)
 _PARAMETERS = _ERASE + 4
 _NEVER = 2.0  # a solarise threshold above every level of [0, 1]
-
-
-class KorniaEngine(TwoStageEngine):
-    """See `headrace.pipeline.engines.base.TwoStageEngine`. `crop` may be called by several threads, `finish` by one.
-
-    Args:
-        cropper: what crops.
-        spec: the views.
-        device: where the photometric half runs and leaves the views.
-    """
-
-    def __init__(self, cropper: Engine, spec: ViewSpec, device: str = "cpu") -> None:
-        self.cropper = cropper
-        self._device = torch.device(device)
-        self._views = spec.views
-        self._photometric = nn.ModuleList(Photometric(view) for view in spec.views).to(self._device)
-
-    @torch.no_grad()
-    @threads_of_torch()
-    def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """Everything from the jitter on and, for float32, normalise. See `TwoStageEngine.finish`."""
-        if not len(plan):  # a rank's share of an epoch's last batch
-            return [crop.to(self._device, dtype) for crop in crops]
-        parameters = torch.from_numpy(pack(plan))
-        if self._device.type == "cuda":
-            parameters = parameters.pin_memory()
-        here = parameters.to(self._device, non_blocking=True)
-        moved = [crop.to(self._device, non_blocking=True) for crop in crops]
-        as_float = dtype == torch.float32
-        noises = [self._noise(plan.noise[:, v], view) for v, view in enumerate(self._views)]
-        return [
-            photometric(crop, row, as_float, noise)
-            for photometric, crop, row, noise in zip(self._photometric, moved, here, noises, strict=True)
-        ]
-
-    def _noise(self, words: np.ndarray, view: View) -> Tensor | None:
-        """float32 (B, 2, S, S) on the device for a view that may drop channels."""
-        return torch.from_numpy(noise_planes(words, view.size)).to(self._device) if view.drop_channels else None
 
 
 def pack(plan: Plan) -> np.ndarray:
@@ -112,6 +76,7 @@ class Photometric(nn.Module):
     def __init__(self, view: View) -> None:
         super().__init__()
         self.view = view
+        self._operations = view.operations
         radius = view.blur_taps // 2
         mean, std = np.array(view.normalize.mean), np.array(view.normalize.std)
         scale = 1 / (std if view.normalize.space == "lab" else 255 * std)
@@ -129,34 +94,43 @@ class Photometric(nn.Module):
     def forward(self, crops: Tensor, parameters: Tensor, as_float: bool, noise: Tensor | None = None) -> Tensor:
         """uint8 (B, 3, S, S) and float32 (B, P) of `pack` to uint8 levels, or to normalised float32; with the float32
         (B, 2, S, S) of `noise_planes` where channels may be dropped."""
-        view = self.view
         images = crops.float()
-        if view.jitter:
-            blends = parameters[:, : 3 * _BLENDS].view(-1, _BLENDS, 3, 1, 1, 1)
-            for slot in range(_BLENDS // 2):
-                images = self._blend(images, blends[:, slot])
-            if view.hue:
-                turn = parameters[:, _HUE]
-                # Rounding may turn a level by one even where the hue stays.
-                images = torch.where(turn.view(-1, 1, 1, 1) == 0, images, _turn_hue(images, turn))
-                for slot in range(_BLENDS // 2, _BLENDS):
-                    images = self._blend(images, blends[:, slot])
-        if view.project:
-            images = torch.where(parameters[:, _PROJECT].view(-1, 1, 1, 1) > 0, _project(images), images)
-        if noise is not None:
-            images = _drop_channels(images, parameters[:, _KEPT].view(-1, 1, 1, 1), noise)
-        if view.grayscale:
-            images = torch.where(parameters[:, _GRAY].view(-1, 1, 1, 1) > 0, self._gray(images), images)
-        if view.blur:
-            images = self._blur(images, parameters[:, _SIGMA])
-        if view.solarize:
-            unit_threshold = view.solarize_threshold / 255
-            threshold = torch.where(parameters[:, _SOLARIZE] > 0, unit_threshold, _NEVER)
-            images = (solarize_unit(images / 255, threshold) * 255).round()
-        if view.erase:
-            images = torch.where(self._inside(parameters[:, _ERASE : _ERASE + 4]), self.erase_value, images)
+        for name in self._operations:
+            images = OPERATORS[name](self, images, parameters, noise)
         images = images.contiguous(memory_format=torch.channels_last)
         return self._floats(images) if as_float else images.to(torch.uint8)
+
+    def jitter(self, images: Tensor, parameters: Tensor, noise: Tensor | None) -> Tensor:
+        blends = parameters[:, : 3 * _BLENDS].view(-1, _BLENDS, 3, 1, 1, 1)
+        for slot in range(_BLENDS // 2):
+            images = self._blend(images, blends[:, slot])
+        if self.view.hue:
+            turn = parameters[:, _HUE]
+            # Rounding may turn a level by one even where the hue stays.
+            images = torch.where(turn.view(-1, 1, 1, 1) == 0, images, _turn_hue(images, turn))
+            for slot in range(_BLENDS // 2, _BLENDS):
+                images = self._blend(images, blends[:, slot])
+        return images
+
+    def project(self, images: Tensor, parameters: Tensor, noise: Tensor | None) -> Tensor:
+        return torch.where(parameters[:, _PROJECT].view(-1, 1, 1, 1) > 0, _project(images), images)
+
+    def drop_channels(self, images: Tensor, parameters: Tensor, noise: Tensor | None) -> Tensor:
+        assert noise is not None
+        return _drop_channels(images, parameters[:, _KEPT].view(-1, 1, 1, 1), noise)
+
+    def grayscale(self, images: Tensor, parameters: Tensor, noise: Tensor | None) -> Tensor:
+        return torch.where(parameters[:, _GRAY].view(-1, 1, 1, 1) > 0, self._gray(images), images)
+
+    def blur(self, images: Tensor, parameters: Tensor, noise: Tensor | None) -> Tensor:
+        return self._blurred(images, parameters[:, _SIGMA])
+
+    def solarize(self, images: Tensor, parameters: Tensor, noise: Tensor | None) -> Tensor:
+        threshold = torch.where(parameters[:, _SOLARIZE] > 0, self.view.solarize_threshold / 255, _NEVER)
+        return (solarize_unit(images / 255, threshold) * 255).round()
+
+    def erase(self, images: Tensor, parameters: Tensor, noise: Tensor | None) -> Tensor:
+        return torch.where(self._inside(parameters[:, _ERASE : _ERASE + 4]), self.erase_value, images)
 
     def _floats(self, images: Tensor) -> Tensor:
         normalize = self.view.normalize
@@ -185,7 +159,7 @@ class Photometric(nn.Module):
             blended = blended + gray * own + gray.mean(dim=(1, 2, 3), keepdim=True) * common
         return blended.clamp(0, 255).floor()
 
-    def _blur(self, images: Tensor, sigma: Tensor) -> Tensor:
+    def _blurred(self, images: Tensor, sigma: Tensor) -> Tensor:
         """Separable Gaussian with reflected borders; a deviation of 0 gives the kernel that changes nothing."""
         b, c, s, _ = images.shape
         exponent = -0.5 * (self.offsets / sigma.clamp(min=1e-3)[:, None]) ** 2  # (B, T)
@@ -220,3 +194,55 @@ def _drop_channels(images: Tensor, kept: Tensor, noise: Tensor) -> Tensor:
 
 def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     return (adjust_hue(images / 255, turns * (2 * math.pi)).clamp(0, 1) * 255.999).floor()
+
+
+OPERATORS: dict[str, Callable[[Photometric, Tensor, Tensor, Tensor | None], Tensor]] = {
+    "jitter": Photometric.jitter,
+    "project": Photometric.project,
+    "drop_channels": Photometric.drop_channels,
+    "grayscale": Photometric.grayscale,
+    "blur": Photometric.blur,
+    "solarize": Photometric.solarize,
+    "erase": Photometric.erase,
+}
+"""Operation of a view to what does it to float32 levels (B, 3, S, S), given the parameters and noise of `forward`."""
+
+
+class KorniaEngine(TwoStageEngine):
+    """See `headrace.pipeline.engines.base.TwoStageEngine`. `crop` may be called by several threads, `finish` by one.
+
+    Args:
+        cropper: what crops, for views that are `View.crop_only`.
+        spec: the views.
+        device: where the photometric half runs and leaves the views.
+    """
+
+    operations = frozenset(OPERATORS)
+
+    def __init__(self, cropper: Engine, spec: ViewSpec, device: str = "cpu") -> None:
+        self.cropper = cropper
+        self._device = torch.device(device)
+        self._views = spec.views
+        self._photometric = nn.ModuleList(Photometric(view) for view in spec.views).to(self._device)
+
+    @torch.no_grad()
+    @threads_of_torch()
+    def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Every operation of the views and, for float32, normalise. See `TwoStageEngine.finish`."""
+        if not len(plan):  # a rank's share of an epoch's last batch
+            return [crop.to(self._device, dtype) for crop in crops]
+        parameters = torch.from_numpy(pack(plan))
+        if self._device.type == "cuda":
+            parameters = parameters.pin_memory()
+        here = parameters.to(self._device, non_blocking=True)
+        moved = [crop.to(self._device, non_blocking=True) for crop in crops]
+        as_float = dtype == torch.float32
+        noises = [self._noise(plan.noise[:, v], view) for v, view in enumerate(self._views)]
+        return [
+            photometric(crop, row, as_float, noise)
+            for photometric, crop, row, noise in zip(self._photometric, moved, here, noises, strict=True)
+        ]
+
+    def _noise(self, words: np.ndarray, view: View) -> Tensor | None:
+        """float32 (B, 2, S, S) on the device for a view that may drop channels."""
+        return torch.from_numpy(noise_planes(words, view.size)).to(self._device) if view.drop_channels else None

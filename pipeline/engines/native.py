@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -18,16 +18,12 @@ from numba import types
 from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.compiled import carray, intrinsic, kernel
 from headrace.pipeline.engines.base import StageTimes, of_sample
-from headrace.pipeline.engines.blur import COLUMNS, gaussian_blur
+from headrace.pipeline.engines.blur import COLUMNS
 from headrace.pipeline.engines.kernels import (
+    CODES,
     as_pointer,
-    drop_channels,
-    erase,
-    grayscale,
-    jitter,
+    operate,
     pixels_at,
-    project,
-    solarize,
     standard_scale,
     store_floats,
     store_lab,
@@ -37,21 +33,19 @@ from headrace.pipeline.engines.kernels import (
 from headrace.pipeline.engines.resize import crop_resize
 from headrace.pipeline.images.decode import MAX_PIXELS, decode_image, decode_jpeg
 from headrace.pipeline.images.plan import Plan
-from headrace.pipeline.images.views import View, ViewSpec
-from headrace.pipeline.jpeg import DECODED, decode_region, jpeg_scratch, room_for
+from headrace.pipeline.images.view import View, settings
+from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.jpeg import DECODED, JpegScratch, decode_region, jpeg_scratch, room_for
 from headrace.shards import JPG, RAW, ShardSet, Spans
 
-_VIEW_LAYOUT = np.dtype(
+_LAYOUT = np.dtype(
     [
-        ("size", "i8"),
-        ("bicubic", "?"),
-        ("blur_taps", "i8"),
-        ("solarize_threshold", "i8"),
-        ("erase_value", "u1", 3),
+        ("operations", "i1", len(CODES)),  # codes of those that are on, in order; -1 behind them
         ("space", "i8"),
         ("scale", "f4", 3),
         ("shift", "f4", 3),
-    ]
+    ],
+    align=True,
 )
 _RGB, _LAB, _OWN = range(3)
 """How levels become floats: scaled, as Lab and scaled, by their own mean and deviation."""
@@ -60,10 +54,14 @@ _RGB, _LAB, _OWN = range(3)
 class NativeEngine:
     """Thread-safe: any number of threads may call `render` at once."""
 
+    operations = frozenset(CODES)
+    """See `headrace.pipeline.engines.base.Engine`."""
+
     def __init__(self, shards: ShardSet, field: str, spec: ViewSpec) -> None:
         self._shards = shards
         self._field = field
-        self._layout = np.array([_layout(view) for view in spec.views], _VIEW_LAYOUT)
+        self._settings = settings(spec.views)
+        self._layout = np.array([_layout(view) for view in spec.views], _LAYOUT)
         self._largest = max(view.size for view in spec.views)
         self._local = threading.local()
 
@@ -81,36 +79,19 @@ class NativeEngine:
         """
         started = perf_counter()
         scratch = self._scratch(spans)
-        address, encoding = spans.address.copy(), spans.encoding.copy()
+        known = spans._replace(address=spans.address.copy(), encoding=spans.encoding.copy())
+        draws = np.ascontiguousarray(plan.draws)
         cycles = np.zeros(2, np.uint64)
         decoded_here_s = 0.0
         done = 0
         while done < len(ids):
             done = _render(
                 done,
-                address,
-                spans.size,
-                spans.height,
-                spans.width,
-                encoding,
-                plan.crop,
-                plan.flip,
-                plan.turns,
-                plan.jitter_order,
-                plan.jitter_factor,
-                plan.project,
-                plan.kept,
-                plan.noise,
-                plan.grayscale,
-                plan.blur_sigma,
-                plan.solarize,
-                plan.erase,
+                known,
+                draws,
+                self._settings,
                 self._layout,
-                scratch.rows,
-                scratch.canvas,
-                scratch.plane,
-                scratch.jpeg,
-                scratch.image,
+                scratch.memory,
                 np.array([view.ctypes.data for view in views], np.int64),
                 views[0].dtype == np.float32,
                 cycles,
@@ -118,7 +99,7 @@ class NativeEngine:
             if done < len(ids):  # not a baseline JPEG, or damaged
                 decoding = perf_counter()
                 pixels = self._decode(int(ids[done]), spans, done, scratch)
-                address[done], encoding[done] = pixels.ctypes.data, RAW
+                known.address[done], known.encoding[done] = pixels.ctypes.data, RAW
                 decoded_here_s += perf_counter() - decoding
         compiled_s = perf_counter() - started - decoded_here_s
         decode_share = float(cycles[0]) / max(1.0, float(cycles.sum()))
@@ -133,7 +114,7 @@ class NativeEngine:
         with of_sample(self._shards, sample, self._field, "image"):
             if height * width > MAX_PIXELS:
                 raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS}")
-            pixels = decode_jpeg(data, scratch.image) if spans.encoding[i] == JPG else decode_image(data)
+            pixels = decode_jpeg(data, scratch.memory.decoded) if spans.encoding[i] == JPG else decode_image(data)
             if pixels.shape != (height, width, 3):
                 raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, the index says {width} x {height}")
         scratch.kept = pixels
@@ -159,20 +140,31 @@ class NativeEngine:
 
 
 def _layout(view: View) -> tuple[Any, ...]:
-    """A row of `_VIEW_LAYOUT`."""
+    """A row of `_LAYOUT`."""
+    codes = [CODES[name] for name in view.operations]
     normalize = view.normalize
     mean, std = np.array(normalize.mean), np.array(normalize.std)
     is_lab = normalize.space == "lab"
     return (
-        view.size,
-        view.interpolation == "bicubic",
-        view.blur_taps,
-        view.solarize_threshold,
-        view.erase_value,
+        codes + [-1] * (len(CODES) - len(codes)),
         _OWN if normalize.per_view else _LAB if is_lab else _RGB,
         1 / (std if is_lab else 255 * std),
         -mean / std,
     )
+
+
+class _Memory(NamedTuple):
+    """What the kernels work in."""
+
+    rows: np.ndarray
+    """uint32 (R, S), of `crop_resize`."""
+    canvas: np.ndarray
+    """uint8 (3 * S * S,): the view that is being made, planar."""
+    plane: np.ndarray
+    """int16, of `gaussian_blur`."""
+    jpeg: JpegScratch
+    decoded: np.ndarray
+    """uint8 (3 * pixels,): the image that views are cut from, where it is not stored as pixels."""
 
 
 class _Scratch:
@@ -180,11 +172,13 @@ class _Scratch:
 
     def __init__(self, capacity: tuple[int, ...], size: int) -> None:
         rows, pixels, samples, width, file_size = self.capacity = capacity
-        self.rows = np.empty((rows + 1, size), np.uint32)
-        self.canvas = np.empty(3 * size * size, np.uint8)
-        self.plane = np.empty(size * max(size, COLUMNS), np.int16)
-        self.jpeg = jpeg_scratch(samples, width, file_size)
-        self.image = np.empty(3 * pixels, np.uint8)
+        self.memory = _Memory(
+            rows=np.empty((rows + 1, size), np.uint32),
+            canvas=np.empty(3 * size * size, np.uint8),
+            plane=np.empty(size * max(size, COLUMNS), np.int16),
+            jpeg=jpeg_scratch(samples, width, file_size),
+            decoded=np.empty(3 * pixels, np.uint8),
+        )
         self.kept: np.ndarray | None = None  # pixels that a library decoded, alive until the next ones
 
 
@@ -200,103 +194,66 @@ def _cycles(typingctx):
 
 
 @kernel
-def _decode_union(address, size, crop, scratch, image):
+def _decode_union(address, size, draws, scratch, image):
     """Decode the smallest region of a JPEG that holds every view's crop. Returns a status of `jpeg`."""
     top, left, bottom, right = image.shape[0], image.shape[1], 0, 0
-    for v in range(len(crop)):
-        top, left = min(top, crop[v, 0]), min(left, crop[v, 1])
-        bottom, right = max(bottom, crop[v, 0] + crop[v, 2]), max(right, crop[v, 1] + crop[v, 3])
+    for v in range(len(draws)):
+        crop = draws[v].crop
+        top, left = min(top, crop[0]), min(left, crop[1])
+        bottom, right = max(bottom, crop[0] + crop[2]), max(right, crop[1] + crop[3])
     data = carray(as_pointer(address), size, np.uint8)
     return decode_region(data, top, left, bottom - top, right - left, scratch, image)
 
 
 @kernel
-def _render(
-    begin,
-    address,
-    size_in_bytes,
-    height,
-    width,
-    encoding,
-    crop,
-    flip,
-    turns,
-    jitter_order,
-    jitter_factor,
-    projected,
-    kept,
-    noise,
-    gray,
-    blur_sigma,
-    solarized,
-    erased,
-    layout,
-    rows,
-    canvas,
-    plane,
-    jpeg,
-    decoded,
-    out_address,
-    as_float,
-    cycles,
-):
+def _render(begin, spans, draws, settings, layouts, memory, out_address, as_float, cycles):
     """Samples from `begin` on, up to the first that the compiled decoder declines. Returns that sample, or n."""
     scales, shifts = np.empty(3, np.float32), np.empty(3, np.float32)
-    for i in range(begin, len(address)):
+    for i in range(begin, len(spans.address)):
         started = _cycles()
-        if encoding[i] == RAW:
-            source = pixels_at(address[i], height[i], width[i])
-        elif encoding[i] == JPG and np.int64(height[i]) * width[i] <= MAX_PIXELS:
-            source = decoded[: 3 * height[i] * width[i]].reshape(height[i], width[i], 3)
-            if _decode_union(address[i], size_in_bytes[i], crop[i], jpeg, source) != DECODED:
+        height, width = spans.height[i], spans.width[i]
+        if spans.encoding[i] == RAW:
+            source = pixels_at(spans.address[i], height, width)
+        elif spans.encoding[i] == JPG and np.int64(height) * width <= MAX_PIXELS:
+            source = memory.decoded[: 3 * height * width].reshape(height, width, 3)
+            if _decode_union(spans.address[i], spans.size[i], draws[i], memory.jpeg, source) != DECODED:
                 return i
         else:
             return i
         ready = _cycles()
         cycles[0] += ready - started
-        for v in range(len(layout)):
-            view = layout[v]
+        for v in range(len(settings)):
+            view, layout, drawn = settings[v], layouts[v], draws[i, v]
             size = view.size
             count = 3 * size * size
-            flat = canvas[:count]
+            flat = memory.canvas[:count]
             red, green, blue = (
                 flat[: count // 3],
                 flat[count // 3 : 2 * (count // 3)],
                 flat[2 * (count // 3) :],
             )
             image = flat.reshape(3, size, size)
-            top, left, crop_height, crop_width = crop[i, v]
-            crop_resize(source, top, left, crop_height, crop_width, flip[i, v], view.bicubic, rows, image)
-            if turns[i, v]:
-                turn(image, turns[i, v])
-            jitter(image, jitter_order[i, v], jitter_factor[i, v])
-            if projected[i, v]:
-                project(red, green, blue)
-            if kept[i, v] >= 0:
-                drop_channels(flat, np.int64(kept[i, v]), noise[i, v])
-            if gray[i, v]:
-                grayscale(red, green, blue)
-            if blur_sigma[i, v] > 0.0:
-                gaussian_blur(image, blur_sigma[i, v], view.blur_taps, plane)
-            if solarized[i, v]:
-                solarize(flat, view.solarize_threshold)
-            if erased[i, v, 2]:
-                erase(image, erased[i, v], view.erase_value)
+            top, left, crop_height, crop_width = drawn.crop
+            crop_resize(source, top, left, crop_height, crop_width, drawn.flip, view.bicubic, memory.rows, image)
+            if drawn.turns:
+                turn(image, drawn.turns)
+            for code in layout.operations:
+                operate(code, image, view, drawn, memory.plane)
             if as_float:
                 out = carray(as_pointer(out_address[v] + i * count * 4), count, np.float32)
-                if view.space == _LAB:
-                    store_lab(red, green, blue, view.scale, view.shift, out)
+                if layout.space == _LAB:
+                    store_lab(red, green, blue, layout.scale, layout.shift, out)
                 else:
-                    if view.space == _OWN:
+                    if layout.space == _OWN:
                         scales[0], shifts[0] = standard_scale(red)
                         scales[1], shifts[1] = standard_scale(green)
                         scales[2], shifts[2] = standard_scale(blue)
                     else:
-                        scales[:] = view.scale
-                        shifts[:] = view.shift
+                        scales[:] = layout.scale
+                        shifts[:] = layout.shift
                     store_floats(red, green, blue, scales, shifts, out)
             else:
                 out_levels = carray(as_pointer(out_address[v] + i * count), count, np.uint8)
                 store_levels(red, green, blue, out_levels)
         cycles[1] += _cycles() - ready
-    return len(address)
+    return len(spans.address)

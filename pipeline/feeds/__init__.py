@@ -16,8 +16,10 @@ from headrace.pipeline.feeds.base import DTYPES, BufferSpec, Feed, Source, strea
 from headrace.pipeline.feeds.clips import ClipFeed
 from headrace.pipeline.feeds.images import ImageFeed
 from headrace.pipeline.feeds.others import MixedFeed, OtherFeed, Partners
+from headrace.pipeline.feeds.sounds import SoundFeed
 from headrace.pipeline.feeds.texts import TextFeed
 from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.sounds.sounds import SoundSpec
 from headrace.pipeline.streams import Inputs, Mixed, Other, spec_of, streams_of
 from headrace.pipeline.texts.texts import TextSpec
 
@@ -27,6 +29,7 @@ FEEDS: dict[type[Any], Callable[[Any, Source], Feed[Any]]] = {
     ViewSpec: ImageFeed,
     ClipSpec: ClipFeed,
     TextSpec: TextFeed,
+    SoundSpec: SoundFeed,
 }
 """Type of specification to what feeds it."""
 

@@ -18,15 +18,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from headrace.shards.errors import ShardError
+from headrace.shards.lock import FileLock
 from headrace.shards.manifest import EXTENSIONS, MANIFEST_NAME, Manifest, read_manifest
 
 REJECTS_NAME = "rejects.jsonl"
@@ -85,60 +85,6 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), os.fspath(other))
 
 
-LOCK_TRIES = 10
-
-
-class Lock:
-    """An exclusive lock that goes with the process, however it ends: a file, which the holder removes again.
-
-    Some network file systems have no locks; there the user sees to it that there is one writer.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.descriptor = -1
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """In another process it is not held."""
-        return Lock, (self.path,)
-
-    def take(self) -> bool:
-        """False where another process has it."""
-        for _ in range(LOCK_TRIES):
-            try:
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            except PermissionError:
-                if not self.path.exists():
-                    raise
-                # Another user's, left by a process that was killed.
-                descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    os.close(descriptor)
-                    return False
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(self.path), os.fstat(descriptor)):
-                    self.descriptor = descriptor
-                    return True
-            os.close(descriptor)  # whoever had it has removed this file meanwhile
-        return False
-
-    def release(self) -> None:
-        """Let others in."""
-        if self.descriptor >= 0:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
-        self.forget()
-
-    def forget(self) -> None:
-        """In a forked process: the lock shall go with the process that took it."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-
-
 class Staging:
     """Context manager: `set` is where to write; `commit` gives it the destination's name.
 
@@ -161,7 +107,7 @@ class Staging:
         self.folder = hidden(self.destination, use)
         self.set = self.folder / SET_NAME if self.keep else self.folder
         self.displaced = displaced_name(self.destination)
-        self.lock = Lock(hidden(self.destination, "lock"))
+        self.lock = FileLock(hidden(self.destination, "lock"))
         self.entered = self.committed = False
 
     def __enter__(self) -> Staging:
@@ -183,10 +129,6 @@ class Staging:
             self.__exit__()
             raise
         return self
-
-    def unlock_in_child(self) -> None:
-        """To be called in a forked process: the lock shall go with the process that took it."""
-        self.lock.forget()
 
     def _recover(self) -> None:
         """Finish what `commit` was doing when it was killed between two renames."""

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from headrace.benchmarks.loader import VIDEOMAE
 from headrace.benchmarks.peers.video_dataset import Clips, chosen
 from headrace.benchmarks.videos import training_videos
-from headrace.pipeline import Clip
-from headrace.pipeline.clips.clip_presets import videomae
+from headrace.pipeline import Clip, plan
 from tests import clips
 
 pytestmark = pytest.mark.peer("av")
@@ -54,10 +54,22 @@ def test_the_same_frames(peer: str, videos: list[Path]) -> None:
 def test_a_clip_and_its_mask(videos: list[Path]) -> None:
     from headrace.benchmarks.peers import pyav
 
-    clip, visible, masked = Clips(videos, videomae(), pyav.decode)[1]
+    clip, visible, masked = Clips(videos, VIDEOMAE, pyav.decode)[1]
     assert (clip.shape, clip.dtype) == ((3, 16, 224, 224), torch.float32)
     assert torch.equal(torch.cat([visible, masked]).sort().values, torch.arange(8 * 196))
     assert torch.equal(visible.view(8, 20) % 196, (visible[:20] % 196).expand(8, 20))
+
+
+def test_crops_are_as_large_as_videomaes() -> None:
+    """GroupMultiScaleCrop of VideoMAE's transforms.py in a frame of 340 x 256."""
+    sides = [int(256 * scale) for scale in (1, 0.875, 0.75, 0.66)]
+    pairs = [(w, h) for i, w in enumerate(sides) for j, h in enumerate(sides) if abs(i - j) <= 1]
+    drawn = plan(VIDEOMAE.views, 0, 0, np.arange(4000), np.tile((256, 340), (4000, 1)))
+    height, width = drawn.crop[:, 0, 2:].T.astype(float)
+    shares, aspects = [w * h / (340 * 256) for w, h in pairs], [w / h for w, h in pairs]
+    assert np.percentile(height * width / (340 * 256), [0, 100]) == pytest.approx([min(shares), max(shares)], abs=0.02)
+    assert np.percentile(width / height, [0, 100]) == pytest.approx([min(aspects), max(aspects)], abs=0.02)
+    assert np.mean(height * width) / (340 * 256) == pytest.approx(np.mean(shares), abs=0.03)
 
 
 def test_frames_are_chosen_as_headrace_chooses_them() -> None:

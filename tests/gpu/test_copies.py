@@ -9,7 +9,7 @@ import torch
 
 from headrace.pipeline import Batch, Loader, View, ViewSpec
 from headrace.pipeline.batch import normalize_images
-from headrace.pipeline.images.views import Normalize
+from headrace.pipeline.images.view import Normalize
 from headrace.pipeline.transfer import DeviceBatches
 from headrace.shards import ShardSet
 

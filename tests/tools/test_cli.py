@@ -108,8 +108,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--epochs", "0"], "of at least 1"),
         (["show", "vews", "a", "--method", "simclr", "--out", "x.png"], "did you mean 'views'?"),
         (["show", "views", "a", "--method", "simclear", "--out", "x.png"], "did you mean 'simclr'?"),
-        (["show", "clips", "a", "--method", "simclr", "--out", "x.png"], "known: videomae"),
-        (["show", "clips", "a", "--preset", "videomea", "--out", "x.png"], "did you mean 'videomae'?"),
+        (["show", "clips", "a", "--method", "simclr", "--out", "x.png"], "simclr has no clips; it has views"),
         (["methods", "simclear"], "did you mean 'simclr'?"),
         (["methods", "simclr", "--markdown"], "give it alone"),
         (["train", "simclear", "--data", "a", "--out", "b"], "did you mean 'simclr'?"),
@@ -135,7 +134,7 @@ def test_sizes(text: str, size: int) -> None:
 
 
 def test_pictures_are_those_that_can_be_drawn() -> None:
-    from headrace.tools.pictures.show import PICTURES
+    from headrace.tools.pictures.canvas import PICTURES
 
     assert commands.arguments.PICTURES == PICTURES
 

@@ -15,7 +15,7 @@ from headrace.tools.cli import main
 from headrace.tools.errors import UserError
 from headrace.tools.evaluate import _pixel_side
 from headrace.tools.fields import image_field
-from headrace.tools.pictures.show import augmented, pixels
+from headrace.tools.pictures.show_views import augmented, pixels
 from headrace.train.probes import pixel_features
 from tests.conftest import digit_samples
 

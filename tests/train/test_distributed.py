@@ -18,6 +18,7 @@ from headrace.pipeline import Batch
 from headrace.shards import ShardSet
 from headrace.train import ConfigError, RunError, RunResult, read_metrics, train
 from headrace.train.checkpoint import checkpoint_paths
+from headrace.train.distributed import join
 from headrace.train.metrics import Record
 from tests.train.tiny_runs import final_state, same_bits, tiny_run
 
@@ -97,7 +98,7 @@ def told_to_stop_on_the_last_rank(rank: int, run: Callable[..., RunResult], port
     SimCLR.loss = signalled  # type: ignore[method-assign]
     result = run("stopped", port, "log.every_steps=1000", "checkpoint.every_steps=0")
     SimCLR.loss = sound  # type: ignore[method-assign]
-    assert (result.stopped_by, result.step, result.checkpoint.name) == ("SIGTERM", 3, "step-00000003.pt")
+    assert (result.ending.why, result.step, result.checkpoint.name) == ("SIGTERM", 3, "step-00000003.pt")
 
 
 def free_ports(count: int) -> list[int]:
@@ -138,3 +139,13 @@ def test_two_ranks_go_on_with_one_processs_run(
     assert not (tmp_path / "refused").exists()
     for what in ("loss", "gradient"):
         assert checkpoint_paths(tmp_path / f"unsound {what}" / "checkpoints") == []
+
+
+def test_a_rank_that_waits_in_vain_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time that the configuration says, where torch's own would be half an hour."""
+    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_ports(1)[0]}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(torch.distributed.DistError, match=r"[Tt]imed out"), join("cpu", 1.0):
+        pass
+    assert not torch.distributed.is_initialized()

@@ -12,8 +12,9 @@ from torch import nn
 
 from headrace.models.method import kernels_and_vectors
 from headrace.train import OptimConfig
-from headrace.train.optim import LARS, build_optimizer, peak_lr
-from headrace.train.schedule import warmup_cosine
+from headrace.train.optim import build_optimizer, peak_lr
+from headrace.train.optimizers import LARS, SGD
+from headrace.train.schedule import warmup_cosine, warmup_linear
 
 
 def network() -> nn.Sequential:
@@ -92,7 +93,7 @@ def test_groups_hold_every_trainable_weight_once() -> None:
     assert (kernels.decay_scale, vectors.decay_scale) == (1, 0)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD), ("lars", LARS)])
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", SGD), ("lars", LARS)])
 def test_the_config_reaches_the_optimiser(name: str, kind: type) -> None:
     config = OptimConfig(name=name, lr=0.2, weight_decay=0.3, momentum=0.8, betas=(0.7, 0.6))  # type: ignore[arg-type]
     optimizer = build_optimizer(kernels_and_vectors(network()), config, 512)
@@ -115,6 +116,15 @@ def test_schedule_climbs_in_a_line_and_falls_in_a_cosine() -> None:
     assert shares[9] == pytest.approx(0.5)
     assert shares[13] == pytest.approx(0.5 * (1 + math.cos(0.9 * math.pi)))
     assert shares[4:] == sorted(shares[4:], reverse=True)
+
+
+def test_a_linear_schedule_falls_in_a_line() -> None:
+    """As `transformers`' get_linear_schedule_with_warmup a step later: its first step has no learning rate at all."""
+    shares = [warmup_linear(step, total=14, warmup=4) for step in range(14)]
+    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert shares[5:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert warmup_linear(14, total=14, warmup=4) == 0
+    assert warmup_linear(9, total=14, warmup=4, final=0.5) == pytest.approx(0.75)
 
 
 def test_schedule_corners() -> None:

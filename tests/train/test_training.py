@@ -97,7 +97,7 @@ def test_a_crash_at_any_step_costs_nothing_but_time(
     result = train(config, progress=False, on_step=lambda record: seen.append(record["step"]))
     # The crash at step 3 comes after its record and before its checkpoint.
     assert seen == list(range((step - 1) // 3 * 3 + 1, STEPS + 1))
-    assert (result.step, result.total_steps, result.stopped_by) == (STEPS, STEPS, None)
+    assert (result.step, result.total_steps, result.ending.why) == (STEPS, STEPS, "finished")
     expected, found = final_state(whole), final_state(tmp_path)
     for part in ("step", "model", "optimizer", "loader"):
         assert same_bits(found[part], expected[part]), part
@@ -143,10 +143,10 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     handler = signal.getsignal(number)
     config = tiny_run(digits_webdataset.path, tmp_path)
     result = train(config, progress=False, on_step=send)
-    assert (result.step, result.stopped_by) == (5, number.name)
+    assert (result.step, result.ending.why) == (5, number.name)
     assert result.checkpoint.name == "step-00000005.pt"
     assert signal.getsignal(number) is handler
-    assert train(config, progress=False).stopped_by is None
+    assert train(config, progress=False).ending.why == "finished"
     assert same_bits(final_state(tmp_path)["model"], final_state(whole)["model"])
 
 

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
 
     from headrace.shards.remote.remote import redact
     from headrace.tools.doctor import diagnose, draw, waterfall
-    from headrace.tools.pictures.show import save
+    from headrace.tools.pictures.canvas import save
     from headrace.tools.progress import say, show, tell
 
     if not 0 < args.seconds < 1e6:

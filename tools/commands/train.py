@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML with configuration keys, as in RUN/config.yaml"
     )
+    parser.add_argument(
+        "--init", default="", metavar="RUN|FILE", help="start the backbone from another run, or from a file of weights"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -34,12 +38,15 @@ def run(args: argparse.Namespace) -> int | None:
     else:
         config = RunConfig.load(args.config).with_overrides([f"method={args.method}"])
     config = config.with_overrides(args.keys)
-    config.data, config.out = args.data, args.out
+    config.data, config.out, config.init = args.data, args.out, args.init or config.init
     result = train(config)
     if args.json:
-        record = result.record or {}
-        print_json({"steps": result.step, "checkpoint": str(result.checkpoint), "last": record})
-    return None if result.stopped_by is None else 128 + Signals[result.stopped_by]
+        done = {"steps": result.step, "checkpoint": str(result.checkpoint), "last": result.record or {}}
+        print_json(done | {"ending": asdict(result.ending)})
+    why = result.ending.why
+    if why in Signals.__members__:
+        return 128 + Signals[why]
+    return 124 if why == "wall time" else None  # as timeout's
 
 
 COMMAND = Command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headrace.tools.commands.arguments import Command, UsageError, positive, print_json
 
 if TYPE_CHECKING:
-    from headrace.tools.upkeep.verify import VerifyReport
+    from headrace.tools.upkeep.findings import VerifyReport
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +71,8 @@ def check(args: argparse.Namespace) -> int:
 def compare_sets(args: argparse.Namespace) -> int:
     """`verify DIR OTHER`."""
     from headrace.tools.progress import sample_bar, tell
-    from headrace.tools.upkeep.verify import compare, open_checked
+    from headrace.tools.upkeep.compare import compare
+    from headrace.tools.upkeep.unmapped import open_checked
 
     bar = sample_bar(f"comparing {args.dir} and {args.other}")
     with open_checked(args.dir) as one, open_checked(args.other) as other, bar as progress:
@@ -87,7 +88,8 @@ def repair_set(args: argparse.Namespace, report: VerifyReport) -> int:
     """`verify DIR --repair` of a set in which something was found."""
     from headrace.shards.remote.remote import redact
     from headrace.tools.progress import say, tell
-    from headrace.tools.upkeep.repair import plan_repair, repair
+    from headrace.tools.upkeep.repair import repair
+    from headrace.tools.upkeep.repair_plan import plan_repair
 
     say(str(report))
     plan = plan_repair(args.dir, report, workers=args.workers)

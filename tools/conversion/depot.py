@@ -77,9 +77,6 @@ class Depot(Protocol):
     def forget(self, unit: int) -> None:
         """Remove a unit that is complete: it is to be done anew."""
 
-    def forked(self) -> None:
-        """To be called in a forked process before it adds units."""
-
     def adding(self, unit: int) -> AbstractContextManager[Path]:
         """A folder for the unit's files, which goes away again."""
 
@@ -224,10 +221,6 @@ class LocalDepot:
         os.rename(folder, aside)
         remove(aside)
 
-    def forked(self) -> None:
-        """See `Depot`."""
-        self.staging.unlock_in_child()
-
     @contextmanager
     def adding(self, unit: int) -> Iterator[Path]:
         """See `Depot`; on the same file system, so that `add` can rename it."""
@@ -318,9 +311,6 @@ class RemoteDepot:
 
     def __exit__(self, *_: object) -> None:
         pass
-
-    def forked(self) -> None:
-        """See `Depot`."""
 
     def start(self, job: dict[str, Any], restart: bool = False) -> Manifest | None:
         """See `Depot`. ShardError also where there is a set already."""

@@ -152,7 +152,7 @@ def in_processes(
     finished = seen = 0
     size = min(workers, max(1, len(pending)))
     source = (job.source, job.src, job.split, job.seed)
-    with Pool[UnitRecord](size, partial(_work, job, depot), partial(_prepare, source, depot)) as pool:
+    with Pool[UnitRecord](size, partial(_work, job, depot), partial(_prepare, source)) as pool:
         while pending or pool.busy:
             while pending and pool.idle:
                 unit = pending.popleft()
@@ -173,11 +173,9 @@ def in_processes(
             yield from ((unit, result) for unit, result in results if isinstance(result, UnitRecord))
 
 
-def _prepare(source: Source, depot: Depot | None) -> None:
+def _prepare(source: Source) -> None:
     global _inherited
     if FORKS:
-        if depot is not None:
-            depot.forked()
         inherited = opened(*source)
         if not inherited[0].fork_safe:
             _inherited = inherited  # whose threads are not here, so that letting go of it might wait for them
@@ -201,7 +199,7 @@ def estimate_in_process(
         return estimate(source, src, split, settings, seed, numbers, threads)
     at: Source = (source, src, split, seed)
     last = Death(NONE, "")
-    with Pool[Estimate](1, partial(_estimate, at, settings), partial(_prepare, at, None)) as pool:
+    with Pool[Estimate](1, partial(_estimate, at, settings), partial(_prepare, at)) as pool:
         for _ in range(2 * MAX_LOST + 1):
             pool.give(0, (numbers, threads))
             while not (results := pool.results(POLL_S)):

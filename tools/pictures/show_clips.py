@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from headrace.pipeline import ClipSpec, DrawnClips, Loader
-from headrace.shards import ShardSet, open_shards
+from headrace.pipeline import ClipSpec, DrawnClips, TubeBlockMask, TubeMask
+from headrace.pipeline.images.masks import Masks, MaskSpec
 from headrace.shards.printing import printable
-from headrace.shards.remote.remote import redact
-from headrace.tools.errors import UserError
-from headrace.tools.pictures.show import blank, check_request, save
+from headrace.tools.pictures.canvas import blank
+from headrace.tools.pictures.delivered import Delivered
+from headrace.tools.pictures.masks import count_in_words, masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +29,38 @@ class ShownClip:
     """Key of the sample and the plan's numbers of the clip."""
 
 
-def clips_of(shards: ShardSet, spec: ClipSpec, *, count: int, seed: int = 0, epoch: int = 0) -> list[ShownClip]:
-    """The clips of the first `count` samples of the epoch's order (fewer where the set has fewer)."""
-    with Loader(shards, spec, min(count, len(shards)), seed=seed, prefetch=1) as loader:
-        loader.epoch = epoch
-        batch = next(iter(loader))
-    assert isinstance(batch.drawn, DrawnClips)
+def clips_of(one: Delivered, *, masks: bool = False) -> list[ShownClip]:
+    """The clips of a stream of videos, or with `masks` each mask's clip before and behind it."""
+    spec: Any = one.spec
     found = []
-    for row, sample in enumerate(batch.index.tolist()):
-        for k, (clip, view) in enumerate(zip(spec.clips, batch.views, strict=True)):
-            numbers = batch.drawn.frames[row, k, : clip.frames].tolist()
-            words = [shards.key(sample), *clip_words(spec, batch.drawn, row, k)]
-            frames = view[row].permute(1, 2, 3, 0).numpy()
-            found.append(ShownClip(frames=frames, numbers=numbers, title=" · ".join(words)))
+    for row, title in enumerate(one.titles):
+        clips = [_clip(one, title, row, k) for k in range(len(spec))]
+        if not masks:
+            found += clips
+            continue
+        for number, mask_spec in enumerate(spec.masks):
+            clip = clips[min(number, len(clips) - 1)]
+            mask = type(one.part.masks[number])(*(part[row : row + 1] for part in one.part.masks[number]))
+            found += [clip, _behind(clip, mask_spec, mask, number)]
     return found
+
+
+def _clip(one: Delivered, title: str, row: int, k: int) -> ShownClip:
+    spec: Any = one.spec
+    drawn: DrawnClips = one.part.drawn
+    return ShownClip(
+        frames=one.part.views[k][row].permute(1, 2, 3, 0).numpy(),
+        numbers=drawn.frames[row, k, : spec.clips[k].frames].tolist(),
+        title=" · ".join([title, *clip_words(spec, drawn, row, k)]),
+    )
+
+
+def _behind(clip: ShownClip, spec: MaskSpec, mask: Masks, number: int) -> ShownClip:
+    """A clip with what a mask hides of it dimmed. A step of the mask's time is as many frames as fit."""
+    steps = spec.frames if isinstance(spec, TubeMask | TubeBlockMask) else 1
+    frames = [masked(frame, spec, mask, t * steps // len(clip.frames)) for t, frame in enumerate(clip.frames)]
+    words = f"mask {number}: {type(spec).__name__}, {count_in_words(mask)}"
+    return ShownClip(frames=np.stack(frames), numbers=clip.numbers, title=words.replace("\n", ", "))
 
 
 def clip_words(spec: ClipSpec, drawn: DrawnClips, row: int, k: int) -> list[str]:
@@ -64,19 +81,6 @@ def clip_words(spec: ClipSpec, drawn: DrawnClips, row: int, k: int) -> list[str]
         words.append("the odd one")
     words.append(f"crop {height}x{width} at {top},{left}")
     return words + (["flip"] if drawn.flip[row, k] else [])
-
-
-def show_clips(
-    path: str | os.PathLike[str], spec: ClipSpec, out: Path, *, count: int = 4, seed: int = 0, epoch: int = 0
-) -> None:
-    """Draw the clips of `count` videos, a strip of frames each, into the picture `out`. Raises as `show`."""
-    check_request(out, count)
-    with open_shards(path) as shards:
-        try:
-            rows = clips_of(shards, spec, count=count, seed=seed, epoch=epoch)
-        except ValueError as error:  # the set holds no videos, say
-            raise UserError(str(error)) from error
-    save(draw_clips(rows, f"{os.path.basename(redact(os.fspath(path)))}, seed {seed}, epoch {epoch}"), out)
 
 
 STRIP = 16

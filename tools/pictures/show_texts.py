@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.text import Text
 from torch import Tensor
 
-from headrace.pipeline import Loader, MaskedTokens, SpanMask, TextSpec, TokenMask
+from headrace.pipeline import Inputs, MaskedTokens, SpanMask, TextSpec, TokenMask
 from headrace.pipeline.texts.tokenizer import TextTokenizer
 from headrace.pipeline.texts.tokens import IGNORED
-from headrace.shards import ShardSet, open_shards
+from headrace.shards import open_shards
 from headrace.shards.printing import printable
-from headrace.tools.errors import UserError
+from headrace.tools.pictures.canvas import check_count
+from headrace.tools.pictures.delivered import Delivered, delivered
 
 MASKS = ("none", "tokens", "words", "spans")
 """What can be masked."""
@@ -54,17 +55,14 @@ def text_spec(tokenizer: str | os.PathLike[str], mask: str, *, length: int = 128
     )
 
 
-def texts_of(shards: ShardSet, spec: TextSpec, *, count: int, seed: int = 0, epoch: int = 0) -> list[ShownText]:
-    """The texts of the first `count` samples of the epoch's order (fewer where the set has fewer)."""
-    tokenizer = TextTokenizer(spec.tokenizer)
-    with Loader(shards, spec, min(count, len(shards)), seed=seed, prefetch=1) as loader:
-        loader.epoch = epoch
-        batch = next(iter(loader))
-    texts = batch["text"]
+def texts_of(one: Delivered) -> list[ShownText]:
+    """The samples of a stream of texts."""
+    spec: Any = one.spec
+    tokenizer, texts = TextTokenizer(spec.tokenizer), one.part
     found = []
-    for row, sample in enumerate(batch.index.tolist()):
+    for row, title in enumerate(one.titles):
         length = int(texts.lengths[row])
-        words = [shards.key(sample), f"{length} tokens"]
+        words = [title, f"{length} tokens"]
         words += [f"text {int(texts.chosen[row])}"] if texts.chosen.any() else []
         lines = {}
         if not texts.masks:
@@ -105,19 +103,16 @@ def rendered(shown: ShownText) -> Text:
 
 
 def show_texts(
-    path: str | os.PathLike[str], spec: TextSpec, *, count: int = 6, seed: int = 0, epoch: int = 0
+    path: str | os.PathLike[str], inputs: Inputs, *, count: int = 6, seed: int = 0, epoch: int = 0
 ) -> list[Text]:
-    """The texts of `count` samples, to be printed.
+    """The texts of `count` samples, to be printed; those of several streams one stream after the other.
 
     Raises:
         UserError: if `count` is not positive, or set, tokenizer and mask do not go together.
         ShardError: if the shard set at `path` or a text cannot be read.
     """
-    if count < 1:
-        raise UserError(f"at least one sample has to be shown, not {count}")
+    check_count(count)
     with open_shards(path) as shards:
-        try:
-            found = texts_of(shards, spec, count=count, seed=seed, epoch=epoch)
-        except (ImportError, ValueError) as error:
-            raise UserError(str(error)) from error
-    return [rendered(each) for each in found]
+        found = delivered(shards, inputs, count=count, seed=seed, epoch=epoch)
+        streams = [one for one in found.values() if isinstance(one.spec, TextSpec)]
+        return [rendered(text) for one in streams for text in texts_of(one)]

@@ -20,26 +20,32 @@ class SmallViews(TypedDict):
     normalize: Normalize
 
 
-def small_views() -> SmallViews:
+def small_views(*, smallest_crop: float = 0.5) -> SmallViews:
     """Views of 24 pixels that take at least half of the picture and do not mirror it: digits and signs have a left and
-    a right. The mean and deviation are those of light strokes on black."""
+    a right. The mean and deviation are those of light strokes on black.
+
+    Args:
+        smallest_crop: share of the picture.
+    """
     return {
         "size": 24,
-        "crop_scale": (0.5, 1.0),
+        "crop_scale": (smallest_crop, 1.0),
         "flip": 0.0,
         "normalize": Normalize(mean=(0.13, 0.13, 0.13), std=(0.31, 0.31, 0.31)),
     }
 
 
-def small_run(method: str, model: Any, optim: OptimConfig, *, data: str, out: str) -> RunConfig:
-    """36 epochs in batches of 128, two of them of warm-up."""
+def small_run(
+    method: str, model: Any, optim: OptimConfig, *, data: str, out: str, batch_size: int = BATCH_SIZE
+) -> RunConfig:
+    """36 epochs, two of them of warm-up."""
     return RunConfig(
         method=method,
         model=model,
         data=data,
         out=out,
         epochs=EPOCHS,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         optim=optim,
         schedule=ScheduleConfig(warmup_epochs=2),
         checkpoint=CheckpointConfig(every_steps=200),

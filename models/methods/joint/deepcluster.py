@@ -74,6 +74,7 @@ class DeepCluster(Method):
 
     config: DeepClusterConfig
     inputs: ViewSpec
+    keeps_samples = True
     assignments: Tensor
     """int64 (N,): the cluster of each sample of the set; none before the first epoch."""
     weights: Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -12,8 +12,7 @@ from headrace.models.losses import nt_xent
 from headrace.models.method import Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.heads import projection_mlp
-from headrace.pipeline import Batch, Normalize, ViewSpec
-from headrace.pipeline.images.presets import PRESETS
+from headrace.pipeline import Batch, Normalize, View, ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +63,19 @@ class SimCLRConfig:
 
 
 def simclr_views(config: SimCLRConfig) -> ViewSpec:
-    """Two draws of the paper's augmentation: the preset's, with the colours as strong as `config` says."""
-    view, s = PRESETS["simclr"].views().views[0], config.strength
-    colours = {name: s * getattr(view, name) for name in ("brightness", "contrast", "saturation", "hue")}
-    view = replace(
-        view,
+    """Two draws of the paper's augmentation. google-research/simclr, data_util.py."""
+    s = config.strength
+    view = View(
         size=config.size,
         scale=config.crop_scale,
         ratio=config.crop_ratio,
         interpolation=config.interpolation,
         flip=config.flip,
         jitter=config.jitter if s > 0 else 0.0,
-        **colours,
+        brightness=0.8 * s,
+        contrast=0.8 * s,
+        saturation=0.8 * s,
+        hue=0.2 * s,
         grayscale=config.grayscale,
         blur=config.blur,
         normalize=config.normalize,

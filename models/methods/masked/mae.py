@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Attention
+from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from headrace.models.checks import require
@@ -61,7 +61,7 @@ class MAEConfig:
 
 
 class MAE(Method):
-    """Probes see the class token of a whole view.
+    """Probes see the class token of a whole view, or what else the backbone makes of its tokens.
 
     Followed: facebookresearch/mae at efb2a80, models_mae.py and main_pretrain.py. Which patches are hidden comes with
     the batch.
@@ -80,10 +80,10 @@ class MAE(Method):
             raise ValueError(f"MAEConfig.backbone must be a ViT with a class token, {config.backbone.name} is not one")
         fixed_positions(vit)
         self.patch = int(vit.patch_embed.patch_size[0])
-        grid = vit.patch_embed.grid_size
+        rows, columns = grid = vit.patch_embed.grid_size
         self.decoder = MaskedDecoder(
             self.feature_dim,
-            sine_cosine(*grid, config.decoder_dim),
+            sine_cosine(rows, columns, config.decoder_dim),
             depth=config.decoder_depth,
             heads=config.decoder_heads,
             numbers=3 * self.patch**2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class VideoMAE(Method):
         self.backbone, self.feature_dim = build_video_vit(
             config.backbone, size=config.size, frames=config.frames, tubelet=tubelet
         )
-        embed = self.backbone.patch_embed
+        embed: Any = self.backbone.patch_embed
         self.patch = int(embed.patch_size[0])
         self.decoder = MaskedDecoder(
             self.feature_dim,

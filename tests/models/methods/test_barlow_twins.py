@@ -1,10 +1,16 @@
-"""Barlow Twins' groups of parameters."""
+"""Barlow Twins' views and groups of parameters."""
 
 from __future__ import annotations
 
+from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, set_schedule
+from tests.models.authors_views import byol_pair, in_torchvisions_words
 from tests.models.tiny_methods import tiny
+
+
+def test_it_asks_for_the_authors_views() -> None:
+    assert in_torchvisions_words(BarlowTwinsConfig().views().views) == byol_pair(0.08)
 
 
 def test_biases_and_norms_have_a_learning_rate_of_their_own() -> None:

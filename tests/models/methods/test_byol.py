@@ -11,8 +11,8 @@ from headrace.models import Context
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.parts.schedules import cosine
 from headrace.pipeline import Batch, Loader
-from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
+from tests.models.authors_views import byol_pair, in_torchvisions_words
 from tests.models.tiny_methods import tiny
 
 
@@ -22,7 +22,9 @@ def batch_of(method: Any, shards: ShardSet) -> Batch:
 
 
 def test_it_asks_for_the_authors_views() -> None:
-    assert BYOLConfig().views() == PRESETS["byol"].views()
+    views = BYOLConfig().views().views
+    assert in_torchvisions_words(views) == byol_pair(0.08)
+    assert {view.interpolation for view in views} == {"bicubic"}
 
 
 def test_a_predictor_that_says_nothing_teaches_the_encoder_nothing(digits_webdataset: ShardSet) -> None:

@@ -17,10 +17,10 @@ from headrace.models import METHODS, Context, build_method
 from headrace.models.methods.joint import deepcluster
 from headrace.models.methods.joint.deepcluster import VGG, DeepClusterConfig, deepcluster_views
 from headrace.pipeline import Batch, Loader, ViewSpec
-from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
 from headrace.train import CheckpointConfig, LogConfig, OptimConfig, RunConfig, train
 from headrace.train.optim import build_optimizer
+from tests.models.authors_views import in_torchvisions_words, plain
 from tests.models.tiny_methods import TINY, tiny
 from tests.train.tiny_runs import final_state, same_bits
 
@@ -51,7 +51,7 @@ def whole_set(method: Any, shards: ShardSet) -> Batch:
 
 
 def test_it_asks_for_the_authors_views() -> None:
-    assert deepcluster_views(DeepClusterConfig()) == PRESETS["deepcluster"].views()
+    assert in_torchvisions_words(deepcluster_views(DeepClusterConfig()).views) == [plain(224, 0.08)]
 
 
 def test_the_loss_begins_each_epoch_at_ln_k_whatever_was_reached_before(digits_webdataset: ShardSet) -> None:

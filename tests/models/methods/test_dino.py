@@ -13,10 +13,10 @@ from headrace.models import Context, build_method
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.parts.heads import DINOHead
 from headrace.pipeline import Batch, Loader
-from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, clip_gradients, drop_frozen
+from tests.models.authors_views import BYOL, IMAGENET, PIL, byol_pair, in_torchvisions_words
 from tests.models.tiny_methods import TINY, tiny
 
 
@@ -30,7 +30,10 @@ def context(step: int) -> Context:
 
 
 def test_it_asks_for_the_authors_views() -> None:
-    assert DINOConfig().views() == PRESETS["dino"].views()
+    views = DINOConfig().views().views
+    small = ((96, 0.05, 0.4), 0.5, BYOL, 0.2, (0.5, 0.1, 2.0, PIL), 0.0, IMAGENET)
+    assert in_torchvisions_words(views) == [*byol_pair(0.4), *[small] * 8]
+    assert {view.interpolation for view in views} == {"bicubic"}
 
 
 def test_the_teacher_begins_as_the_student_without_its_drop_path() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from headrace.models.losses import masked_patch_loss, normalize_patches
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.parts.masked_vit import encode_visible, patchify, unpatchify
 from headrace.models.parts.positions import sine_cosine
-from headrace.pipeline import Batch, Loader, Normalize
-from headrace.pipeline.images.presets import PRESETS
+from headrace.pipeline import Batch, Loader, Normalize, RandomMask
+from headrace.pipeline.images.masks import draw_masks
 from headrace.shards import ShardSet
 from tests.conftest import require_peer
+from tests.models.authors_views import in_torchvisions_words, plain
 from tests.models.tiny_methods import TINY, tiny
 
 
@@ -26,7 +28,12 @@ def batch_of(method: Any, shards: ShardSet) -> Batch:
 
 
 def test_it_asks_for_the_authors_view_and_mask() -> None:
-    assert build_method("mae", decoder_depth=1).inputs == PRESETS["mae"].views()
+    inputs: Any = build_method("mae", decoder_depth=1).inputs
+    assert in_torchvisions_words(inputs.views) == [plain(224, 0.2)]
+    assert inputs.views[0].interpolation == "bicubic"
+    assert inputs.masks == (RandomMask(grid=(14, 14), ratio=0.75),)
+    (drawn,) = draw_masks(inputs.masks, 0, 0, np.arange(20))
+    assert drawn.visible.shape == (20, 49)  # type: ignore[union-attr]
 
 
 def test_patches_are_rows_of_pixels_with_channels_fastest_and_come_back() -> None:

@@ -11,13 +11,16 @@ import torch
 from headrace.models import build_method
 from headrace.models.methods.pretext.rotation import RotationConfig
 from headrace.pipeline import Loader
-from headrace.pipeline.images.presets import PRESETS
 from headrace.shards import ShardSet
+from tests.models.authors_views import in_torchvisions_words, plain
 from tests.models.tiny_methods import RESNET, tiny
 
 
 def test_it_asks_for_the_authors_views() -> None:
-    assert build_method("rotation", RotationConfig(backbone=RESNET)).inputs == PRESETS["rotation"].views()
+    inputs: Any = build_method("rotation", RotationConfig(backbone=RESNET)).inputs
+    assert in_torchvisions_words(inputs.views) == [plain(224, 0.08)] * 4
+    assert [view.turns for view in inputs.views] == [(0,), (1,), (2,), (3,)]
+    assert inputs.draws == (0, 0, 0, 0)
 
 
 def test_every_view_is_the_first_turned_counter_clockwise_as_its_label_says(digits_webdataset: ShardSet) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from headrace.pipeline import Clip, ClipPlan, ClipSpec, TubeMask, View, clip_plan
-from headrace.pipeline.clips.clip_presets import CLIP_PRESETS
 
 VIEW = View(size=16)
 MANY = 4000
@@ -207,16 +206,3 @@ def test_contradictory_specifications_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ClipSpec(clips, **options)
-
-
-@pytest.mark.parametrize("name", CLIP_PRESETS)
-def test_presets_draw_what_their_papers_ask_for(name: str) -> None:
-    spec = CLIP_PRESETS[name]()
-    plan = drawn(spec, 250, 1000)
-    share(plan.reversed, {"frame_order": 0.5, "arrow_of_time": 0.5}.get(name, 0.0))
-    share(~plan.ordered, {"frame_order": 0.75, "odd_one_out": 1 / 6}.get(name, 0.0))
-    assert (plan.odd >= 0).all() == (name == "odd_one_out")
-    assert plan.frames.shape[1:] == {"frame_order": (1, 3), "odd_one_out": (6, 6)}.get(name, (1, 16))
-    assert len(spec.masks) == {"videomae": 1, "vjepa": 2}.get(name, 0)
-    for mask in spec.masks:
-        assert mask.grid == (14, 14)

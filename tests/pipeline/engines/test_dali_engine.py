@@ -108,7 +108,8 @@ def test_what_no_sample_explains_is_one_line(alone: str, photos: ShardSet, monke
 
 
 def test_without_dali_the_message_says_what_to_install(photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "headrace.pipeline.engines.dali", raising=False)
+    for module in ("dali", "dali_graph"):
+        monkeypatch.delitem(sys.modules, f"headrace.pipeline.engines.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(ImportError, match=r"pip install headrace\[dali\]") as caught:
         ENGINES["dali"](photos, "image", SPEC)

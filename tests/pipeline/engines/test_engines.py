@@ -1,6 +1,7 @@
 """The engines against each other, on real shards, with one plan."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image
 
 from headrace.benchmarks.parity import render
 from headrace.pipeline import View, ViewSpec
-from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES
+from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, operations_of
+from headrace.pipeline.images.view import OPERATIONS
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
 
 SIMCLR = View(
@@ -25,6 +27,7 @@ SIMCLR = View(
 )
 PLAIN = View(size=96, scale=(0.05, 0.25))
 SPEC = ViewSpec([SIMCLR, SIMCLR, PLAIN])
+PLAIN_SPEC = ViewSpec([PLAIN])
 
 # Those that need an optional package are skipped without it.
 AVAILABLE = [
@@ -46,6 +49,21 @@ def test_native_matches_torchvision(source: str, request: pytest.FixtureRequest)
     plain = np.abs(ours.astype(int) - theirs.astype(int))  # the last view: crop, resize and flip alone
     assert plain.max() <= 1
     assert plain.mean() < 1e-3
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_an_engine_refuses_what_it_lacks(engine: str, photos: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named with the operation and the engines that have it; views that have it off are drawn."""
+    made = ENGINES[engine](photos, "image", SPEC)
+    assert operations_of(engine) == made.operations == set(OPERATIONS)
+    monkeypatch.setattr(type(made), "operations", frozenset(OPERATIONS) - {"solarize"})
+    said = rf"^engine '{re.escape(engine)}' has no operation 'solarize' \(View.solarize\); use \w+"
+    with pytest.raises(ValueError, match=said) as caught:
+        ENGINES[engine](photos, "image", SPEC)
+    others = str(caught.value).partition("; use ")[2].split(" or ")
+    assert engine not in others
+    assert {"native", "torchvision", "ffcv"} - {engine} <= set(others)
+    ENGINES[engine](photos, "image", PLAIN_SPEC)
 
 
 @pytest.mark.parametrize("engine", AVAILABLE)

@@ -13,7 +13,7 @@ from headrace.pipeline import Loader, Normalize, View, ViewSpec, plan
 from headrace.pipeline.engines import ENGINES
 from headrace.pipeline.images.noise import noise_planes
 from headrace.pipeline.images.plan import Plan
-from headrace.pipeline.images.views import PHOTOMETRIC
+from headrace.pipeline.images.view import OPERATIONS
 from headrace.shards import ShardSet
 
 EVERYTHING = View(
@@ -82,11 +82,13 @@ def test_nothing_reads_the_host(floats: str | None) -> None:
 
 
 @pytest.mark.peer("kornia")
-@pytest.mark.parametrize("floats", [None, *FLOATS])
-def test_compiles_into_one_graph(floats: str | None) -> None:
+@pytest.mark.parametrize(
+    ("floats", "order"), [*((floats, OPERATIONS) for floats in (None, *FLOATS)), (None, OPERATIONS[::-1])]
+)
+def test_compiles_into_one_graph(floats: str | None, order: tuple[str, ...]) -> None:
     module = engine_module()
     parameters = torch.from_numpy(module.pack(drawn(6)))[0]
-    photometric = module.Photometric(replace(EVERYTHING, normalize=FLOATS[floats or "rgb"]))
+    photometric = module.Photometric(replace(EVERYTHING, order=order, normalize=FLOATS[floats or "rgb"]))
     compiled = torch.compile(photometric, fullgraph=True, backend="aot_eager")
     arguments = crops(6, EVERYTHING.size), parameters, floats is not None, noise(drawn(6), 0)
     torch.testing.assert_close(compiled(*arguments), photometric(*arguments))
@@ -144,7 +146,7 @@ def test_the_loader_finishes_whole_batches(engine: str, crops: str, most: float,
 def test_dali_only_crops_for_kornia(photos: ShardSet) -> None:
     """What Kornia does is not in DALI's graph, so that nothing is prepared for it."""
     crop = View(size=32, turns=(1, 3), interpolation="bicubic", brightness=0.4)
-    view = replace(crop, **dict.fromkeys(PHOTOMETRIC, 1.0))
+    view = replace(crop, **dict.fromkeys(OPERATIONS, 1.0))
     engine = ENGINES["dali+kornia"](photos, "image", ViewSpec([view]))
     assert tuple(engine.cropper._spec.views) == (crop,)
     engine.cropper.close()

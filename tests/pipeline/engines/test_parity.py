@@ -4,9 +4,12 @@ What is compared, and on which pictures, is in `headrace.benchmarks.parity`. Eve
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
 
 from headrace.benchmarks.parity import (
     CLIPS,
@@ -24,6 +27,7 @@ from headrace.benchmarks.parity import (
 )
 from headrace.pipeline import Clip, ClipSpec, Loader, Normalize, View, ViewSpec, plan
 from headrace.pipeline.clips.clips import DrawnClips
+from headrace.pipeline.images.view import OPERATIONS
 from headrace.shards import ShardSet, open_shards
 from tests.pipeline.colour import lab_of
 from tests.pipeline.engines.test_engines import AVAILABLE
@@ -35,12 +39,21 @@ CLOSE = (1, 0.001)
 
 BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
     # Blur weights have 16 bits, so that levels within 0.05 of a rounding border may round the other way.
-    "native": {"blur": (1, 0.02), "simclr": (2, 0.01), "byol": (2, 0.01), "clips: simclr, byol": (2, 0.01)},
+    "native": {
+        "blur": (1, 0.02),
+        "blur, gray, erase": (1, 0.02),
+        "simclr": (2, 0.01),
+        "byol": (2, 0.01),
+        "clips: simclr, byol": (2, 0.01),
+    },
     "dali": {
         # One matrix a sample; torchvision's truncated grey level is met on average, half a level lower.
         "saturation": (1, 0.2),
         # Later changes multiply what saturation left.
         "jitter": (6, 0.2),
+        "gray, jitter": (6, 0.2),
+        "backwards": (6, 0.2),
+        "between": (6, 0.2),
         # torchvision rounds to levels between the horizontal and the vertical pass, DALI after both.
         "enlarge": (1, 0.25),
         # Bicubic weights overshoot; torchvision clips that between the passes as well.
@@ -58,10 +71,17 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         "clip: crop": (16, 0.25),
         "clips: simclr, byol": (30, 0.4),
     },
-    # A level that float32 rounds the other way, multiplied by one change of up to 1.8, of so many frames also by two.
-    "kornia": {"simclr": (2, 0.001), "byol": (2, 0.001), "clips: simclr, byol": (3, 0.001)},
+    # A level that float32 rounds the other way, multiplied by one change of up to 1.8; of so many frames, and of grey
+    # pixels, of which many lie on a rounding border, also by two.
+    "kornia": {
+        "gray, jitter": (3, 0.001),
+        "simclr": (2, 0.001),
+        "byol": (2, 0.001),
+        "clips: simclr, byol": (3, 0.001),
+    },
     # DALI's crops, see above, and what kornia makes of them.
     "dali+kornia": {
+        "gray, jitter": (3, 0.001),
         "enlarge": (1, 0.25),
         "bicubic enlarge": (12, 0.25),
         "crop": (16, 0.25),
@@ -89,6 +109,20 @@ BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
         "patch pair": (56, 2.5),
     },
 }
+HALF = dict.fromkeys(("jitter", "grayscale", "solarize", "project", "drop_channels", "erase"), 0.6)
+ORDERS = {
+    "gray, jitter": View(**{**WHOLE, **COLOUR, "jitter": 0.9, "grayscale": 0.5, "order": ("grayscale", "jitter")}),
+    "backwards": View(**{**WHOLE, **COLOUR, **HALF, "order": OPERATIONS[::-1]}),
+    "between": View(
+        **{**WHOLE, **COLOUR, **HALF},
+        order=("solarize", "project", "erase", "jitter", "drop_channels", "grayscale"),
+        erase_value=(200, 30, 90),
+    ),
+    "blur, gray, erase": View(
+        **WHOLE, blur=0.9, grayscale=0.5, erase=0.9, erase_value=(200, 30, 90), order=("erase", "blur", "grayscale")
+    ),
+}
+"""Views whose operations apply in another order than the usual one."""
 CHECKED = [engine for engine in AVAILABLE if engine != "torchvision"]
 
 
@@ -138,6 +172,39 @@ def test_samples_that_go_without_stay_as_they_are(engine: str, squares: ShardSet
     views = render(engine, squares, spec, ids)
     for i, v in np.argwhere(spared):
         assert np.array_equal(views[v][i], squares.read(int(i))["image"])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("engine", CHECKED)
+def test_orders(engine: str, order: str, squares: ShardSet) -> None:
+    largest, mean = errors(engine, squares, ViewSpec.repeat(ORDERS[order], 2), SAMPLES)
+    bound = BOUNDS[engine].get(order, CLOSE)
+    assert (largest <= bound[0], mean <= bound[1]) == (True, True), (largest, mean)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_another_order_gives_other_pixels(order: str, squares: ShardSet) -> None:
+    view = ORDERS[order]
+    spec = ViewSpec([view, replace(view, order=OPERATIONS)], draws=[0, 0])
+    ours, usual = render("native", squares, spec, np.arange(SAMPLES))
+    assert not np.array_equal(ours, usual)
+
+
+def test_mocos_order_is_its_code(squares: ShardSet) -> None:
+    """1911.05722's main_moco.py greys, then jitters: torchvision's operators one after the other, by the plan."""
+    view = View(**{**WHOLE, **COLOUR, "jitter": 0.9, "grayscale": 0.5, "order": ("grayscale", "jitter")})
+    ids = np.arange(SAMPLES)
+    (ours,) = render("native", squares, ViewSpec([view]), ids)
+    drawn = plan(ViewSpec([view]), 11, 0, ids, np.full((SAMPLES, 2), SIDE))  # as `render` draws it
+    changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    for i in range(SAMPLES):
+        image = torch.from_numpy(squares.read(i)["image"].copy()).permute(2, 0, 1)
+        if drawn.grayscale[i, 0]:
+            image = F.rgb_to_grayscale(image, 3)
+        for code in drawn.jitter_order[i, 0]:
+            if code >= 0:
+                image = changes[code](image, float(drawn.jitter_factor[i, 0, code]))
+        assert np.array_equal(ours[i], image.permute(1, 2, 0).numpy())
 
 
 @pytest.mark.parametrize("engine", AVAILABLE)

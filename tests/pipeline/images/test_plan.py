@@ -1,4 +1,5 @@
-from dataclasses import fields, replace
+import pickle
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
@@ -19,6 +20,9 @@ SIMCLR = View(
     solarize=0.1,
 )
 SPEC = ViewSpec.repeat(SIMCLR, 2)
+DRAWN = ["crop", "flip", "turns", "jitter_order", "jitter_factor", "project", "kept", "noise"]
+DRAWN += ["grayscale", "blur_sigma", "solarize", "erase"]
+"""Columns of a plan."""
 
 
 def draw(spec: ViewSpec, ids: np.ndarray, size: tuple[int, int] = (375, 500), seed: int = 3, epoch: int = 1) -> Plan:
@@ -26,8 +30,8 @@ def draw(spec: ViewSpec, ids: np.ndarray, size: tuple[int, int] = (375, 500), se
 
 
 def assert_same(a: Plan, b: Plan) -> None:
-    for f in fields(Plan):
-        assert np.array_equal(getattr(a, f.name), getattr(b, f.name)), f.name
+    for name in (*DRAWN, "arrangement"):
+        assert np.array_equal(getattr(a, name), getattr(b, name)), name
 
 
 def test_a_sample_gets_the_same_numbers_in_any_batch() -> None:
@@ -40,9 +44,8 @@ def test_a_sample_gets_the_same_numbers_in_any_batch() -> None:
 def test_a_view_does_not_depend_on_the_views_after_it() -> None:
     alone = draw(ViewSpec([SIMCLR]), np.arange(50))
     first_of_two = draw(SPEC, np.arange(50))
-    for f in fields(Plan):
-        if f.name != "arrangement":
-            assert np.array_equal(getattr(alone, f.name)[:, 0], getattr(first_of_two, f.name)[:, 0]), f.name
+    for name in DRAWN:
+        assert np.array_equal(getattr(alone, name)[:, 0], getattr(first_of_two, name)[:, 0]), name
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"epoch": 2}])
@@ -157,6 +160,44 @@ def test_draws_never_move(more: dict) -> None:
     assert few.describe(1, 0) == {"crop": (4, 0, 28, 24), "blur": 0.979}
 
 
+EVERYTHING = replace(
+    SIMCLR,
+    turns=(0, 1, 3),
+    project=0.3,
+    drop_channels=0.4,
+    erase=0.6,
+    flip=0.4,
+    blur_sigma=(0.3, 1.1),
+    ratio=(0.5, 1.7),
+)
+STILL = View(size=8, flip=0.0)
+MANY = {
+    "everything": ViewSpec([EVERYTHING, replace(EVERYTHING, size=17, scale=(0.3, 0.4), jitter=1.0, hue=0.0)]),
+    "rotations": ViewSpec.rotations(EVERYTHING),
+    "shared": ViewSpec([SIMCLR, EVERYTHING, replace(SIMCLR, size=16, erase=1.0)], draws=[0, 1, 0]),
+    "tiles": ViewSpec([EVERYTHING, Tiles(view=replace(EVERYTHING, flip=0.0, turns=(0,)), permutations=60)]),
+    "pairs": ViewSpec([PatchPair(view=replace(SIMCLR, flip=0.0)), PatchPair(view=STILL, scale=(0.9, 1.0), jitter=0.5)]),
+}
+FROZEN_PLANS = {
+    "everything": "70b0973481de95c3",
+    "rotations": "ee44750575a28ff7",
+    "shared": "b60df26805a1bcac",
+    "tiles": "98eaa2eeea707128",
+    "pairs": "3e7fc82c257a0aec",
+}
+"""SHA-256 of all columns of 300 samples, as they were drawn when each column was an array of its own."""
+
+
+@pytest.mark.parametrize("spec", MANY)
+def test_all_columns_of_many_specifications_stay(spec: str) -> None:
+    random = np.random.default_rng(5)
+    drawn = plan(MANY[spec], 9, 2, random.integers(0, 1 << 40, 300), random.integers(1, 600, (300, 2)))
+    digest = sha256()
+    for name in (*DRAWN, "arrangement"):
+        digest.update(np.ascontiguousarray(getattr(drawn, name)).tobytes())
+    assert digest.hexdigest()[:16] == FROZEN_PLANS[spec]
+
+
 def test_each_channel_is_kept_as_often_and_each_view_has_its_noise() -> None:
     drawn = draw(ViewSpec([replace(SIMCLR, drop_channels=1.0)] * 2), np.arange(9000))
     for v in range(2):
@@ -200,20 +241,17 @@ def test_nothing_is_erased_where_no_rectangle_fits() -> None:
 def test_views_that_share_draws_differ_in_their_settings_alone() -> None:
     small = replace(SIMCLR, size=16, turns=(3,))
     shared = draw(ViewSpec([SIMCLR, SIMCLR, small], draws=[0, 1, 0]), np.arange(60))
-    for f in fields(Plan):
-        column = getattr(shared, f.name)
-        if f.name == "arrangement":
-            continue
-        assert np.array_equal(column[:, 1], getattr(draw(SPEC, np.arange(60)), f.name)[:, 1])
-        if f.name != "turns":
-            assert np.array_equal(column[:, 0], column[:, 2]), f.name
+    for name in DRAWN:
+        column = getattr(shared, name)
+        assert np.array_equal(column[:, 1], getattr(draw(SPEC, np.arange(60)), name)[:, 1])
+        if name != "turns":
+            assert np.array_equal(column[:, 0], column[:, 2]), name
     rotations = draw(ViewSpec.rotations(SIMCLR), np.arange(60))
     assert np.all(rotations.turns == np.arange(4))
     assert np.all(rotations.crop == rotations.crop[:, :1])
     assert np.all(rotations.jitter_factor == rotations.jitter_factor[:, :1])
 
 
-STILL = View(size=8, flip=0.0)
 SIZES = [(1, 1), (2, 3), (7, 5), (1, 500), (32, 32), (256, 341), (375, 500)]
 
 
@@ -318,11 +356,22 @@ def test_describe_names_what_applies() -> None:
     assert words["erase"] == tuple(drawn.erase[0, 0])
 
 
-def test_geometry_keeps_the_crops_and_nothing_else() -> None:
-    spec = ViewSpec.repeat(replace(SIMCLR, turns=(1, 2), project=0.5, drop_channels=0.5, erase=0.9), 2)
-    geometry = draw(spec, np.arange(50)).geometry()
-    for v in range(2):
-        for i in range(50):
-            assert set(geometry.describe(i, v)) <= {"crop", "flip", "turned"}
-    for name in ("crop", "flip", "turns"):
-        assert np.array_equal(getattr(geometry, name), getattr(draw(spec, np.arange(50)), name))
+def test_columns_are_the_records_fields_in_place() -> None:
+    drawn = draw(SPEC, np.arange(5))
+    drawn.crop[3, 1] = 7, 8, 9, 10
+    assert drawn.draws[3, 1]["crop"].tolist() == [7, 8, 9, 10]
+    second = drawn.view(1)
+    assert np.shares_memory(second.draws, drawn.draws)
+    assert second.crop.shape == (5, 1, 4)
+    other = drawn.with_crops(np.zeros((5, 2, 4), np.int32))
+    assert not other.crop.any()
+    assert drawn.crop[3, 1, 3] == 10
+    assert np.array_equal(other.flip, drawn.flip)
+    assert_same(pickle.loads(pickle.dumps(drawn)), drawn)  # as engines in other processes get it
+    with pytest.raises(AttributeError, match="'Plan' object has no attribute 'shear'"):
+        _ = drawn.shear
+
+
+def test_the_order_moves_no_draw() -> None:
+    view = replace(EVERYTHING, order=EVERYTHING.order[::-1])
+    assert_same(draw(ViewSpec([view]), np.arange(40)), draw(ViewSpec([EVERYTHING]), np.arange(40)))

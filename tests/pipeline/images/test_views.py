@@ -6,6 +6,7 @@ import torch
 
 from headrace.pipeline import Normalize, PatchPair, Tiles, View, ViewSpec, center_view
 from headrace.pipeline.batch import Batch, normalize_images
+from headrace.pipeline.images.view import OPERATIONS
 from tests.pipeline.colour import lab_of
 
 
@@ -32,11 +33,24 @@ from tests.pipeline.colour import lab_of
         ({"erase_scale": (0.0, 0.3)}, "erase_scale"),
         ({"erase_ratio": (3.0, 0.3)}, "erase_ratio"),
         ({"erase_value": (0, 0, 256)}, "erase_value"),
+        ({"order": ("grayscale", "sharpen")}, r"View\.order must be different names out of jitter, .*'sharpen'"),
+        ({"order": ("flip", "jitter")}, r"View\.order .*'flip'"),
+        ({"order": ("blur", "erase", "blur")}, r"View\.order must be different names"),
+        ({"order": ("grayscale",), "blur": 0.5}, r"View\.order must name blur, which is on, got \('grayscale',\)"),
     ],
 )
 def test_contradictions_fail_while_describing(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         View(**({"size": 32} | change))
+
+
+def test_operations_are_those_that_are_on_in_their_order() -> None:
+    view = View(size=32, jitter=0.8, hue=0.1, grayscale=0.2, solarize=0.1)
+    assert view.operations == ("jitter", "grayscale", "solarize")
+    assert replace(view, order=("grayscale", "jitter", "solarize")).operations == ("grayscale", "jitter", "solarize")
+    assert replace(view, order=OPERATIONS[::-1]).operations == ("solarize", "grayscale", "jitter")
+    assert view.crop_only() == View(size=32, hue=0.1)
+    assert View(size=32, order=()).operations == ()
 
 
 def test_blur_kernel_defaults_to_a_tenth() -> None:

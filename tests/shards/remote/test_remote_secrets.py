@@ -101,7 +101,7 @@ def test_nothing_that_is_shown_or_written_has_credentials(
         (FAILED, ["verify", url, "out"]),
         (USAGE, ["verify", url, "--repair"]),
         (FAILED, ["verify", f"{url}x"]),
-        (0, ["show", "views", url, "--preset", "simclr", "--out", "views.png"]),
+        (0, ["show", "views", url, "--method", "simclr", "--out", "views.png"]),
         (FAILED, ["inspect", url.replace("://", ":/")]),
         (FAILED, ["inspect", f"{url}?{TOKEN}"]),
         (USAGE, ["train", "simclr", "--data", url, "--out", "run"]),

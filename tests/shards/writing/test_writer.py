@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from headrace.shards import Field, ShardError, ShardWriter, open_shards, write_back, write_shards
 from headrace.shards.formats import ffcv, webdataset
+from headrace.shards.lock import FileLock
 from headrace.shards.manifest import Format
 from headrace.shards.writing import staging as staging_module
 from headrace.shards.writing import writer as writer_module
@@ -408,7 +409,7 @@ def test_what_killed_writers_have_left_goes(tmp_path: Path) -> None:
 
 def test_one_holds_a_lock(tmp_path: Path) -> None:
     path = tmp_path / ".set.lock"
-    one, other = staging_module.Lock(path), staging_module.Lock(path)
+    one, other = FileLock(path), FileLock(path)
     assert one.take()
     assert not other.take()
     assert not pickle.loads(pickle.dumps(one)).take()

@@ -18,7 +18,8 @@ from headrace.tools.conversion.convert import convert
 from headrace.tools.conversion.units import stored_order
 from headrace.tools.errors import UserError
 from headrace.tools.media.images import MAX_PIXELS, check_decodes, decode_rgb
-from headrace.tools.upkeep.verify import compare, verify
+from headrace.tools.upkeep.compare import compare
+from headrace.tools.upkeep.verify import verify
 
 FORMATS: list[Format] = ["webdataset", "ffcv"]
 

@@ -17,7 +17,8 @@ import pytest
 from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
-from headrace.tools.upkeep.verify import compare, verify
+from headrace.tools.upkeep.compare import compare
+from headrace.tools.upkeep.verify import verify
 
 BUCKET = "headrace-convert"
 SHARD_SIZE = 1 << 20

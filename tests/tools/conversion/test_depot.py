@@ -25,7 +25,8 @@ from headrace.tools.conversion.convert import convert
 from headrace.tools.conversion.depot import LocalDepot
 from headrace.tools.conversion.units import Reject
 from headrace.tools.errors import UserError
-from headrace.tools.upkeep.repair import plan_repair, repair
+from headrace.tools.upkeep.repair import repair
+from headrace.tools.upkeep.repair_plan import plan_repair
 from headrace.tools.upkeep.verify import verify
 
 SHARD_SIZE = 9000

@@ -9,6 +9,7 @@ import pytest
 from headrace.pipeline import CorruptedSpans, Loader, MaskedTokens
 from headrace.shards import Field, open_shards, write_shards
 from headrace.tools.cli import FAILED, USAGE, main
+from headrace.tools.pictures.delivered import delivered
 from headrace.tools.pictures.show_texts import MASKS, rendered, text_spec, texts_of
 from tests import texts
 
@@ -34,7 +35,7 @@ def test_what_is_shown_is_what_the_loader_gives(mask: str, folder: Path) -> None
     spec = text_spec(file, mask, length=30)
     name = Tokenizer.from_file(str(file)).id_to_token
     with open_shards(folder / "set") as shards:
-        shown = texts_of(shards, spec, count=4, seed=3, epoch=1)
+        shown = texts_of(delivered(shards, spec, count=4, seed=3, epoch=1)["text"])
         with Loader(shards, spec, 4, seed=3) as loader:
             loader.epoch = 1
             batch = next(iter(loader))
@@ -76,10 +77,9 @@ def test_the_command_prints_them(folder: Path, capsys: pytest.CaptureFixture[str
     assert main([*arguments, "--samples", "0"]) == USAGE
     assert "'0' is no whole number of at least 1" in capsys.readouterr().err
     for wrong, message in (
-        (["show", "texts", str(folder / "set")], "texts need a --tokenizer"),
+        (["show", "texts", str(folder / "set")], "show texts needs --method, or --tokenizer FILE"),
         ([*arguments, "--mask", "wrds"], "did you mean 'words'?"),
-        (["show", "views", str(folder / "set"), "--out", "x.png"], "needs --method or --preset"),
-        (["show", "views", str(folder / "set"), "--method", "simclr"], "needs --out"),
+        (["show", "views", *arguments[2:], "--out", "x.png"], "a tokenizer has no views; it has texts"),
     ):
         assert main(wrong) == USAGE
         assert message in capsys.readouterr().err

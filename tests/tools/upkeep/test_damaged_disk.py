@@ -19,8 +19,10 @@ from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.shards.errors import MachineError
 from headrace.tools.cli import main
 from headrace.tools.errors import UserError
-from headrace.tools.upkeep.repair import plan_repair, repair
-from headrace.tools.upkeep.verify import compare, verify
+from headrace.tools.upkeep.compare import compare
+from headrace.tools.upkeep.repair import repair
+from headrace.tools.upkeep.repair_plan import plan_repair
+from headrace.tools.upkeep.verify import verify
 from tests.failing_disk import FailingDisk
 from tests.shards.test_reading import bad_sectors  # noqa: F401  a fixture
 

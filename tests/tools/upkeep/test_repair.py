@@ -19,8 +19,10 @@ from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.shards.index import index_bytes
 from headrace.tools.cli import main
 from headrace.tools.errors import UserError
-from headrace.tools.upkeep.repair import RepairReport, plan_repair, repair
-from headrace.tools.upkeep.verify import compare, verify
+from headrace.tools.upkeep.compare import compare
+from headrace.tools.upkeep.repair import RepairReport, repair
+from headrace.tools.upkeep.repair_plan import plan_repair
+from headrace.tools.upkeep.verify import verify
 from tests import clips
 
 FORMATS = ("webdataset", "ffcv")
@@ -301,7 +303,7 @@ def test_a_full_disk_leaves_the_old_set(copied: Path, monkeypatch: pytest.Monkey
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("headrace.tools.upkeep.repair.write_file", full)
+    monkeypatch.setattr("headrace.tools.upkeep.rewrite.write_file", full)
     with pytest.raises(Exception, match="No space left on device; nothing was changed"):
         repair(plan)
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
@@ -311,7 +313,8 @@ KILLER = """
     import os, shutil, signal, sys
     from pathlib import Path
     from headrace.shards import open_shards
-    from headrace.tools.upkeep.repair import plan_repair, repair
+    from headrace.tools.upkeep.repair import repair
+    from headrace.tools.upkeep.repair_plan import plan_repair
     from headrace.tools.upkeep.verify import verify
 
     damaged, work = Path(sys.argv[1]), Path(sys.argv[2])

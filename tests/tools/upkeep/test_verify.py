@@ -17,8 +17,9 @@ from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shar
 from headrace.tools.cli import main
 from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
+from headrace.tools.upkeep.compare import compare
 from headrace.tools.upkeep.inspect import contact_sheet, inspect_shards
-from headrace.tools.upkeep.verify import compare, verify
+from headrace.tools.upkeep.verify import verify
 from tests import clips
 
 

@@ -20,9 +20,11 @@ import xxhash
 from headrace.pipeline import Loader, View, ViewSpec
 from headrace.shards import ShardError, open_shards
 from headrace.tools.conversion.convert import convert
+from headrace.tools.upkeep.compare import compare
 from headrace.tools.upkeep.inspect import inspect_shards
-from headrace.tools.upkeep.repair import RepairReport, plan_repair, repair
-from headrace.tools.upkeep.verify import compare, verify
+from headrace.tools.upkeep.repair import RepairReport, repair
+from headrace.tools.upkeep.repair_plan import plan_repair
+from headrace.tools.upkeep.verify import verify
 
 COUNT = 12
 FORMATS = ("webdataset", "ffcv")

@@ -1,0 +1,101 @@
+"""What was measured already: a line of JSON each, written when it ended, so that a killed benchmark goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Generic, TypeVar
+
+from headrace.benchmarks.learning.speed import Speed
+from headrace.benchmarks.machine import ROOT, versions
+from headrace.train import RunConfig
+
+OURS, PEER, INPUT, SPEED = "headrace", "lightly", "input", "speed"
+DECIDING = ("shards", "pipeline", "models", "train", "benchmarks/learning", "benchmarks/peers")
+"""Folders whose sources decide about a score."""
+PLACES = ("data", "out", "loader", "log", "checkpoint")
+"""Parts of a configuration that do not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training, or the input itself, judged by every probe."""
+
+    digest: str
+    """Of everything that decides about the scores; see `digest_of`."""
+    commit: str
+    """Of the sources that it ran with."""
+    data: str
+    method: str
+    """Empty for the input itself."""
+    side: str
+    """OURS, PEER or INPUT."""
+    seed: int
+    scores: dict[str, float]
+    """Probe to accuracy, 0 to 1."""
+    untrained: dict[str, float] | None = None
+    """The same of the encoder that OURS began with; None for the others."""
+
+
+R = TypeVar("R", Trial, Speed)
+
+
+class Records(Generic[R]):
+    """What was measured, by digest, in memory and as lines in a file.
+
+    Args:
+        path: made where it is missing. Several processes may add to one file. A line that a kill cut short is skipped.
+        kind: of each record.
+    """
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        self.path = path
+        self.found: dict[str, R] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                record = kind(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            self.found[record.digest] = record
+
+    def add(self, record: R) -> None:
+        self.found[record.digest] = record
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            start = b"" if _ends_a_line(file) else b"\n"
+            file.write(start + json.dumps(asdict(record)).encode() + b"\n")
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    """Whether nothing, or a whole line, stands at the end of the file."""
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def sources_digest(root: Path = ROOT) -> str:
+    """Of the Python files that decide about a score, committed or not."""
+    digest = hashlib.sha256()
+    for folder in DECIDING:
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def digest_of(config: RunConfig | None, *, data: str, content: str, side: str, sources: str) -> str:
+    """A name for what is measured: two with the same one have the same scores.
+
+    Args:
+        config: of the training; None for the input itself.
+        data: name of the set.
+        content: digest of its samples.
+        side: OURS, PEER, INPUT or SPEED.
+        sources: of `sources_digest`.
+    """
+    settings = {} if config is None else {key: x for key, x in config.to_dict().items() if key not in PLACES}
+    whole = [settings, data, content, side, sources, versions()]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,83 @@
+"""What was measured is found again by its digest, and only where everything that decides is the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.benchmarks.learning.records import DECIDING, OURS, PEER, Records, Trial, digest_of, sources_digest
+from headrace.benchmarks.learning.speed import Speed
+from headrace.train.recipes import simclr_small
+
+TRIAL = Trial(
+    digest="a1", commit="c0ffee", data="digits", method="simclr", side=OURS, seed=0, scores={"knn": 0.5}, untrained=None
+)
+GIVEN: dict[str, Any] = {"data": "digits", "content": "1234", "side": OURS, "sources": "5678"}
+
+
+def test_records_are_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "trials.jsonl"
+    records = Records(path, Trial)
+    records.add(TRIAL)
+    records.add(replace(TRIAL, digest="b2", untrained={"knn": 0.25}))
+    assert Records(path, Trial).found == records.found
+    assert list(records.found) == ["a1", "b2"]
+    speed = Speed(digest="c3", commit="", data="digits", method="mae", ours=[1.0], peer=[], foreign_cores=0.0)
+    Records(tmp_path / "speeds.jsonl", Speed).add(speed)
+    assert Records(tmp_path / "speeds.jsonl", Speed).found == {"c3": speed}
+
+
+@pytest.mark.parametrize("kept", [1, 30, -1])
+def test_a_line_that_a_kill_cut_short_is_measured_again(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "trials.jsonl"
+    Records(path, Trial).add(TRIAL)
+    whole = path.read_bytes()
+    second = replace(TRIAL, digest="b2")
+    Records(path, Trial).add(second)
+    path.write_bytes(whole + path.read_bytes()[len(whole) :][:kept].removesuffix(b"}"))
+    records = Records(path, Trial)
+    assert list(records.found) == ["a1"]
+    records.add(second)
+    assert list(Records(path, Trial).found) == ["a1", "b2"]
+
+
+def test_records_of_two_processes_are_all_kept(tmp_path: Path) -> None:
+    first, second = (Records(tmp_path / "trials.jsonl", Trial) for _ in range(2))
+    first.add(TRIAL)
+    second.add(replace(TRIAL, digest="b2"))
+    first.add(replace(TRIAL, digest="c3"))
+    assert list(Records(tmp_path / "trials.jsonl", Trial).found) == ["a1", "b2", "c3"]
+
+
+def test_a_digest_does_not_depend_on_places() -> None:
+    config = simclr_small(data="a", out="b").with_overrides(["epochs=36"])
+    same = simclr_small(data="c", out="d").with_overrides(["log.every_steps=3", "loader.threads=1"])
+    assert digest_of(config, **GIVEN) == digest_of(same, **GIVEN)
+
+
+def test_a_digest_depends_on_all_that_decides() -> None:
+    config = simclr_small()
+    changed = [
+        digest_of(config.with_overrides([change]), **GIVEN)
+        for change in ("seed=1", "epochs=2", "model.temperature=0.3", "optim.lr=0.5", "batch_size=64")
+    ]
+    changed += [digest_of(config, **{**GIVEN, key: x}) for key, x in (("data", "emoji"), ("content", "1"))]
+    changed += [digest_of(config, **{**GIVEN, "side": PEER}), digest_of(config, **{**GIVEN, "sources": "1"})]
+    assert len({digest_of(config, **GIVEN), *changed}) == 1 + len(changed)
+
+
+def test_sources_are_those_below_the_deciding_folders(tmp_path: Path) -> None:
+    for folder in DECIDING:
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        (tmp_path / folder / "deep" / "a.py").write_text("x = 1\n", encoding="utf-8")
+    before = sources_digest(tmp_path)
+    (tmp_path / "models" / "README.md").write_text("of no weight", encoding="utf-8")
+    assert sources_digest(tmp_path) == before
+    for folder in DECIDING:
+        (tmp_path / folder / "deep" / "a.py").write_text("x = 2\n", encoding="utf-8")
+        after = sources_digest(tmp_path)
+        assert after != before
+        before = after

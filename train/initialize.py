@@ -1,0 +1,131 @@
+"""First weights from elsewhere: another run's backbone, or a file of a network's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from headrace.models import Method
+from headrace.train.checkpoint import newest_checkpoint, read_checkpoint
+from headrace.train.errors import ConfigError, RunError
+
+_SHOWN = 3
+"""Names that a message lists."""
+
+
+def initialize(method: Method, source: Path) -> str:
+    """Give the weights in `source` to the method's backbone, and to its twins: other parts of the method that are the
+    same network, such as a teacher or a slow copy.
+
+    Args:
+        source: a run's folder, of which the newest readable checkpoint counts; a checkpoint; a file of safetensors or a
+            state dict that `torch.save` wrote, with the names of timm's model or with those behind "backbone.".
+
+    Returns:
+        A line that says what was taken, what stays as it was drawn, and what was not used.
+
+    Raises:
+        ConfigError: if there is nothing to read, no tensor of it is the backbone's, or one has another shape or is not
+            finite. Nothing was changed then.
+    """
+    backbone: nn.Module = method.backbone
+    wanted = backbone.state_dict()
+    given = _renamed(_read(source), wanted)
+    found = {name: given[name] for name in wanted if name in given}
+    if not found:
+        raise ConfigError(
+            f"init: {source}: has no tensor of the backbone, which has {_list(wanted)}; has {_list(given)}"
+        )
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            here, there = tuple(wanted[name].shape), tuple(tensor.shape)
+            raise ConfigError(f"init: {source}: {name} has the shape {there}, and {here} in the method's backbone")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ConfigError(f"init: {source}: {name} is not finite")
+    twins = _twins(method)
+    for module in (backbone, *twins.values()):
+        module.load_state_dict(found, strict=False)
+    line = f"init: {len(found)} of the backbone's {len(wanted)} tensors are from {source}"
+    for what, names in (
+        ("missing there, left as drawn", wanted.keys() - found.keys()),
+        ("not used", given.keys() - found.keys()),
+        ("also given to", twins),
+    ):
+        if names:
+            line += f"; {what}: {_list(sorted(names))}"
+    return line
+
+
+def _read(source: Path) -> dict[str, Tensor]:
+    """The tensors of a backbone."""
+    try:
+        tensors = _tensors(source)
+    except RunError as error:
+        raise ConfigError(f"init: {error}") from None
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"init: {source}: cannot be read ({' '.join(str(error).split())})") from None
+    inside = {name.removeprefix("backbone."): x for name, x in tensors.items() if name.startswith("backbone.")}
+    return inside or tensors
+
+
+def _tensors(source: Path) -> dict[str, Tensor]:
+    if source.is_dir():
+        state = newest_checkpoint(source / "checkpoints", warn=lambda line: None)
+        if state is None:
+            raise RunError(f"{source}: no checkpoint in it")
+        return _only_tensors(state["model"], source)
+    if source.suffix == ".safetensors":
+        return load_file(source)
+    if not source.exists():
+        raise RunError(f"{source}: no such run or file")
+    try:
+        return _only_tensors(read_checkpoint(source)["model"], source)
+    except RunError as not_ours:
+        try:
+            state = torch.load(source, map_location="cpu", weights_only=True)
+        except Exception:  # torch raises a dozen kinds for what it does not read
+            raise not_ours from None
+    inner = next((state[name] for name in ("state_dict", "model") if isinstance(state, dict) and name in state), state)
+    return _only_tensors(inner, source)
+
+
+def _only_tensors(values: object, source: Path) -> dict[str, Tensor]:
+    tensors = {name: x for name, x in values.items() if isinstance(x, Tensor)} if isinstance(values, Mapping) else {}
+    if not tensors:
+        raise RunError(f"{source}: holds no state dict")
+    return tensors
+
+
+def _renamed(given: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors by the names that most of `wanted` have: a network with a norm of its features lies one level deeper
+    than the network alone."""
+    wanted = set(wanted)
+    spellings = [
+        dict(given),
+        {f"0.{name}": x for name, x in given.items()},
+        {name.removeprefix("0."): x for name, x in given.items()},
+    ]
+    return max(spellings, key=lambda tensors: len(tensors.keys() & wanted))
+
+
+def _twins(method: Method) -> dict[str, nn.Module]:
+    """Parts of the method, outside its backbone, whose tensors have the names and shapes of the backbone's."""
+    own = set(method.backbone.modules())
+    shapes = _shapes(method.backbone)
+    return {name: module for name, module in method.named_modules() if module not in own and _shapes(module) == shapes}
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: x.shape for name, x in module.state_dict().items()}
+
+
+def _list(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
