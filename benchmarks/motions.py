@@ -2,7 +2,7 @@
 
     python -m headrace.benchmarks.motions OUT [--train N] [--test N]
 
-A square window goes over Debian's wallpapers (`headrace.benchmarks.photographs`), shrunk to 320 pixels a side: left,
+A square window goes over Debian's wallpapers (`headrace.benchmarks.photographs`), shrunk to 480 pixels a side: left,
 right, up or down, nearer or farther, clockwise or counter-clockwise, at a drawn place with a drawn speed. No single
 frame says which way. Test clips are of other wallpapers than training clips. Each clip is a stack of 10
 frames of 36 x 36 pixels and depends on its split and number alone.
@@ -32,7 +32,7 @@ MOTIONS = ("left", "right", "up", "down", "nearer", "farther", "clockwise", "cou
 FRAMES = 10
 SIDE = 36
 """Of a frame, in pixels."""
-SHORT_SIDE = 320
+SHORT_SIDE = 480
 """To which wallpapers are shrunk, in pixels."""
 PICTURES = {
     "train": (
@@ -47,11 +47,11 @@ TEXTURE = 3.0
 else another place is drawn."""
 COUNTS = {"train": 2400, "test": 800}
 
-SHIFT = (0.5, 2.0)
+SHIFT = (1.5, 4.0)
 """Pixels a frame, from and to."""
-ZOOM = (1.02, 1.06)
+ZOOM = (1.05, 1.12)
 """Factor a frame."""
-TURN = (2.0, 6.0)
+TURN = (5.0, 12.0)
 """Degrees a frame."""
 
 
