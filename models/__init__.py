@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields, replace
 from typing import Any, Literal, NamedTuple
 
-from headrace.models.method import Context, Method, ParameterGroup
+from headrace.models.method import Context, Method, ParameterGroup, Tower
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
@@ -16,8 +16,10 @@ from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
+from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
+from headrace.models.methods.text.bert import BERT, BERTConfig
 from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
@@ -29,6 +31,7 @@ __all__ = [
     "Method",
     "MethodEntry",
     "ParameterGroup",
+    "Tower",
     "build_backbone",
     "build_method",
 ]
@@ -133,6 +136,25 @@ METHODS: dict[str, MethodEntry] = {
         "1803.07728",
         "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
         "a ResNet-50 in the place of their AlexNet, which timm has not",
+    ),
+    "bert": MethodEntry(
+        BERTConfig,
+        BERT,
+        "text",
+        "1810.04805",
+        "google-research/bert at eedf571: modeling.py, run_pretraining.py, create_pretraining_data.py, optimization.py",
+        "masks are drawn anew in each epoch instead of ten times for all; segments are cut between words instead of "
+        "sentences, and exactly half of the pairs are broken on average; all texts may be as long as the longest; "
+        "AdamW corrects its bias, which theirs does not",
+    ),
+    "clip": MethodEntry(
+        CLIPConfig,
+        CLIP,
+        "pairs",
+        "2103.00020",
+        "openai/CLIP at d05afc4: clip/model.py; mlfoundations/open_clip at 89fb801: src/open_clip/loss.py, params.py",
+        "a text's state is read where its last token stands, which need not be the largest; blocks of the image tower "
+        "begin as timm draws them",
     ),
     "videomae": MethodEntry(
         VideoMAEConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -44,6 +44,16 @@ class Context:
     def progress(self) -> float:
         """Share of the run's steps before this one, from 0 to below 1."""
         return self.step / self.total_steps
+
+
+class Tower(NamedTuple):
+    """One of several encoders whose features lie in one space."""
+
+    inputs: Inputs
+    """What it is shown of each sample."""
+    embed: Callable[[Batch], Tensor]
+    """To rows (B, D) of length 1, of which those that belong together have a large product. Call it in evaluation mode;
+    a sample's row does not depend on the rest of the batch then."""
 
 
 @dataclass(kw_only=True)
@@ -111,6 +121,11 @@ class Method(nn.Module):
         (view,) = batch.normalized()
         features: Tensor = self.backbone(view)
         return features
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """By the names of their streams, for retrieval and zero-shot classification; by default none."""
+        return {}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The trainable parameters; by default kernels, and vectors (biases, norms), which are neither decayed nor

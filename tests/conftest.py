@@ -29,6 +29,7 @@ from headrace.tools.sources.mnist import digits
 from tests.clips import STACK_FIELDS, stacks
 from tests.failing_disk import FailingDisk, build_library
 from tests.sounds import SOUND_FIELDS, sounds
+from tests.texts import paragraphs
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that runs the tests in the background passes that on
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -127,6 +128,35 @@ def digits_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shar
     """200 MNIST digits, raw RGB, in several tars."""
     path = tmp_path_factory.mktemp("digits") / "webdataset"
     write_shards(path, digit_samples(20), DIGIT_FIELDS, format="webdataset", shard_size=300_000)
+    with open_shards(path) as shards:
+        yield shards
+
+
+@pytest.fixture(scope="session")
+def texts_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """200 paragraphs of the descriptions of scikit-learn's data sets, in several tars; the label is a paragraph's first
+    sign: a letter, a mark or a digit."""
+    path = tmp_path_factory.mktemp("texts") / "webdataset"
+    samples = (
+        {"__key__": f"{number:06d}", "text": text, "label": 0 if text[0].isalpha() else 2 if text[0].isdigit() else 1}
+        for number, text in enumerate(paragraphs()[:200])
+    )
+    fields = {"text": Field(kind="text"), "label": Field(kind="int", classes=("letter", "mark", "digit"))}
+    write_shards(path, samples, fields, format="webdataset", shard_size=100_000)
+    with open_shards(path) as shards:
+        yield shards
+
+
+@pytest.fixture(scope="session")
+def captions_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """The 200 digits, each with two captions that say which it is, as COCO's images have several."""
+    path = tmp_path_factory.mktemp("captions") / "webdataset"
+    samples = (
+        sample
+        | {"captions": [f"a {sample['label']}", f"the digit {sample['label']} as number {number // 10} of its class"]}
+        for number, sample in enumerate(digit_samples(20))
+    )
+    write_shards(path, samples, DIGIT_FIELDS | {"captions": Field(kind="json")}, shard_size=300_000)
     with open_shards(path) as shards:
         yield shards
 

@@ -48,10 +48,18 @@ def summary(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "family": METHODS[name].family,
-        "inputs": in_words(inputs_of(name)),
+        "inputs": _inputs(name),
         "paper": METHODS[name].paper,
         "recipes": recipes_of(name),
     }
+
+
+def _inputs(name: str) -> str:
+    """`in_words`, or which library the method is missing."""
+    try:
+        return in_words(inputs_of(name))
+    except ImportError as error:
+        return f"not known: {error}"
 
 
 def in_full(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Scores of a run: probes of the trained encoder, beside raw pixels and the untrained encoder."""
+"""Scores of a run: probes of the trained encoder, beside the raw input and the untrained encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from rich.table import Table
 
 from headrace.models import Method
-from headrace.pipeline import ClipSpec, ViewSpec
+from headrace.pipeline import ClipSpec, SoundSpec, TextSpec, ViewSpec
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.tools.errors import UserError
@@ -23,15 +23,17 @@ from headrace.train import RunError, load_run
 from headrace.train.probes import (
     FROZEN_PROBES,
     Features,
+    band_features,
     extract_features,
     finetune_probe,
     frozen_scores,
     image_views,
     pixel_features,
+    word_features,
 )
 from headrace.train.run import first_weights
 
-ENCODERS = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
+ENCODERS = {"pixels": "raw input", "random": "untrained encoder", "trained": "trained encoder"}
 PROBES = {"knn": "k-NN", "linear": "linear", "finetune": "fine-tuned"}
 RESULTS = "results.json"
 PIXEL_SIDE = 32  # raw pixels are compared at this size at most: a linear probe of larger ones fills the memory
@@ -58,14 +60,14 @@ def evaluate(
         run: run folder.
         data: labelled shard set that probes learn from.
         test: labelled shard set that scores them; None holds a fifth of `data` out for that, always the same.
-        probes: keys of PROBES. "finetune" trains the encoder too, so raw pixels have none, and it needs `test`.
-        encoders: keys of ENCODERS.
+        probes: keys of PROBES. "finetune" trains the encoder too, so the raw input has none, and it needs `test`.
+        encoders: keys of ENCODERS; "pixels" are counts of words where the method reads texts.
         method: makes the method of a run that was trained with one of yours; see `headrace.train.train`.
 
     Raises:
         ConfigError: as `headrace.train.load_run`.
         RunError: if the run has no checkpoint, or a shard set has no labels or not what the method is shown; for
-            fine-tuning, if the method is not one of images, and for raw pixels, if it is shown none.
+            fine-tuning, if the method is not one of images, and for the raw input, if it is shown several streams.
         UserError: for fine-tuning without `test`, and in one of several processes of torchrun, which would all do the
             same.
         ShardError: for a shard set that cannot be read.
@@ -102,6 +104,11 @@ def _frozen(
     """Accuracy of the probes that leave the encoder as it is."""
     if not probes:
         return {}
+    shown = method.probe_inputs if encoder == "pixels" else None
+    if isinstance(shown, SoundSpec | TextSpec):
+        raw: Callable[..., Features] = band_features if isinstance(shown, SoundSpec) else word_features
+        test = None if score is None else raw(score, shown)
+        return frozen_scores(probes, raw(learn, shown), test, device=device())
     side = _pixel_side(method, learn) if encoder == "pixels" else None
     test = None if score is None else features(method, score, pixel_side=side)
     return frozen_scores(probes, features(method, learn, pixel_side=side), test, device=device())

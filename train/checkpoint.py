@@ -71,13 +71,15 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
 def keep_best(path: Path) -> None:
     """Let best.pt, beside the checkpoint `path`, be the same file, which stays when `path` goes; a copy of it where the
     file system has no links."""
-    aside = path.with_name("best.pt.tmp")
+    best, aside = path.with_name("best.pt"), path.with_name("best.pt.tmp")
+    if best.exists() and best.samefile(path):
+        return
     aside.unlink(missing_ok=True)
     try:
         os.link(path, aside)
     except OSError:
         shutil.copyfile(path, aside)
-    os.replace(aside, path.with_name("best.pt"))
+    os.replace(aside, best)
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:

@@ -75,7 +75,7 @@ class OptimConfig(PlayerConfig):
     their mean gradient. Losses that compare samples, and batch norms, see the samples of a part only."""
     players: dict[str, PlayerConfig] = field(default_factory=dict)
     """Optimisers of a method's other players by name, such as a discriminator's; a player that is not here moves as the
-    others do. The warm-up and the cosine of `schedule` are theirs too, `final_weight_decay` is not."""
+    others do. The warm-up and the way down of `schedule` are theirs too, `final_weight_decay` is not."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,8 +84,10 @@ class OptimConfig(PlayerConfig):
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """Learning rate over the run: linear warm-up, then half a cosine."""
+    """Learning rate over the run: linear warm-up, then a way down."""
 
+    shape: Literal["cosine", "linear"] = "cosine"
+    """Of the way down: half a cosine, or a straight line."""
     warmup_epochs: float = 10.0
     """Length of the warm-up, in epochs; 0 turns it off."""
     final: float = 0.0

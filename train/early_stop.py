@@ -81,10 +81,8 @@ class EarlyStop:
         way = "fallen" if score == "loss" else "risen"
         least = f" by {shown(score, best.min_change)}" if best.min_change else ""
         kept = "no finite value yet" if best.value is None else f"best {shown(score, best.value)} at epoch {best.epoch}"
-        return (
-            f"stopped after epoch {epoch} of {epochs}: {NAMES[score]} has not {way}{least} in {best.behind} "
-            f"evaluations ({kept})"
-        )
+        evaluations = "1 evaluation" if best.behind == 1 else f"{best.behind} evaluations"
+        return f"stopped after epoch {epoch} of {epochs}: {NAMES[score]} has not {way}{least} in {evaluations} ({kept})"
 
 
 def shown(score: Score, value: float) -> str:

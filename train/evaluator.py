@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from headrace.models import Method
+from headrace.models.parts.collectives import from_first
 from headrace.models.seeding import seeded
 from headrace.pipeline import Loader
 from headrace.pipeline.transfer import DeviceBatches
@@ -24,6 +25,7 @@ from headrace.train.early_stop import NAMES, Best, EarlyStop, shown
 from headrace.train.errors import ConfigError, NotFiniteError
 from headrace.train.metrics import Record
 from headrace.train.pictures import SAMPLES, draws, save_pictures
+from headrace.train.precision import Precision
 from headrace.train.probes import extract_features, frozen_scores
 
 COLUMNS: Mapping[Score, str] = {"loss": "held_out_loss", "knn": "knn", "linear": "linear"}
@@ -42,10 +44,6 @@ def require_measurable(
         for shards in (training, validation):
             if shards is not None and "label" not in shards.fields:
                 raise ConfigError(f"probe.protocols: must be [] where {shards.path} has no labels")
-        try:
-            _ = method.probe_inputs
-        except NotImplementedError as error:
-            raise ConfigError(f"probe.protocols: must be [], as {error}") from None
     if validation is None:
         return
     if method.keeps_samples:
@@ -89,6 +87,7 @@ class Evaluator:
         self._config, self._world, self._method = config, world, method
         self._training, self._validation = training, validation
         self._loader = loader
+        self._precision = Precision(config.precision, world.device)
         self._steps_per_epoch = steps_per_epoch
         self._tell = tell
         self._stop = EarlyStop(config.stop) if config.stop.on else None
@@ -108,7 +107,7 @@ class Evaluator:
         """Scores after `step` steps, as `headrace.train.metrics.Record` names them, the same on all ranks; pictures are
         saved beside. Waits for the device."""
         began = perf_counter()
-        method = copy.deepcopy(self._method).eval()
+        method = self._copy()
         scores: dict[Score, float] = {}
         if self._config.probe.every:
             with self._set_aside():
@@ -151,7 +150,7 @@ class Evaluator:
     def draw_first(self) -> None:
         """The pictures before the first step, so that a method whose pictures fail does so at once."""
         if draws(self._method):
-            self._draw(copy.deepcopy(self._method).eval(), 0)
+            self._draw(self._copy(), 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The best scores so far, in plain values."""
@@ -174,6 +173,15 @@ class Evaluator:
         with torch.no_grad(), seeded(self._config.seed, self._world.rank, device=self._world.device):
             yield
 
+    @torch.no_grad()
+    def _copy(self) -> Method:
+        """The method in evaluation mode, on every rank with rank 0's buffers, which are those of a checkpoint."""
+        method = copy.deepcopy(self._method).eval()
+        if self._world.size > 1:
+            for buffer in method.buffers():
+                buffer.copy_(from_first(buffer))
+        return method
+
     def _held_out_loss(self, method: Method, validation: ShardSet) -> float:
         """Mean over the samples of `validation`, in batches of as many samples as a loss sees in training.
 
@@ -185,7 +193,7 @@ class Evaluator:
         sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss times samples, and samples
         with self._loader(validation, world, size, world.size > 1) as loader:
             for batch in DeviceBatches(loader, device):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16"):
+                with self._precision.autocast():
                     loss = method.loss(batch)["loss"]
                 sums += torch.stack([loss.double() * len(batch), sums.new_full((), len(batch))])
         weighted, samples = world.mean(sums).tolist()

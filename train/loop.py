@@ -24,7 +24,7 @@ from headrace.train.finite import FiniteState, gradient_norm
 from headrace.train.metrics import Ending, Meter, Record, RunLog, loader_figures
 from headrace.train.optim import clip_players, drop_frozen, peak_lr, set_schedule, step_unless
 from headrace.train.precision import Precision
-from headrace.train.schedule import warmup_cosine
+from headrace.train.schedule import SHAPES
 from headrace.train.stopping import Stop, Watch, interrupted
 
 
@@ -93,6 +93,8 @@ def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
     watch = Watch(world, stop, gradient_counts=not precision.scaled)
     trained = [p for p in method.parameters() if p.requires_grad]
     step, record = run.first_step, None
+    if not step:
+        evaluator.draw_first()
     ending = _ending(run, step)
     counted = replace(loader.stats)
     while not ending:
@@ -156,7 +158,8 @@ def _forward_backward(run: Run, batch: Batch, context: Context) -> dict[str, Ten
     step, total = context.step, context.total_steps
     warmup = round(config.schedule.warmup_epochs * context.steps_per_epoch)
     peak = peak_lr(config.optim, config.batch_size)
-    lr = peak * warmup_cosine(step, total=total, warmup=warmup, final=config.schedule.final)
+    share = SHAPES[config.schedule.shape](step, total=total, warmup=warmup, final=config.schedule.final)
+    lr = peak * share
     decay, final_decay = config.optim.weight_decay, config.schedule.final_weight_decay
     set_schedule(run.optimizer, lr, peak, decay if final_decay is None else cosine(decay, final_decay, step / total))
     parts = batch.parts(config.optim.accumulate)

@@ -43,12 +43,10 @@ def save_pictures(out: Path, step: int, pictures: Mapping[str, Tensor]) -> None:
         os.replace(aside, folder / f"{name}.png")
 
 
-def newest_pictures(out: Path) -> tuple[int, dict[str, Path]]:
-    """The step of the pictures that were drawn last in the run `out`, and the files by name, in the order of names; 0
-    and none where there are none."""
-    found = [(int(match[1]), path) for path in out.glob("pictures/*") if (match := _FOLDER.fullmatch(path.name))]
-    step, folder = max(found, default=(0, None))
-    return step, {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.png"))}
+def drawn_pictures(out: Path) -> dict[int, dict[str, Path]]:
+    """The files of the run `out` by step and name, both in order."""
+    found = {int(match[1]): path for path in out.glob("pictures/*") if (match := _FOLDER.fullmatch(path.name))}
+    return {step: {path.stem: path for path in sorted(found[step].glob("*.png"))} for step in sorted(found)}
 
 
 def _row(images: Tensor) -> np.ndarray:

@@ -250,8 +250,6 @@ def _start(
         best = out / "checkpoints" / checkpoint_name(evaluator.best_step)
         if best.exists():  # the run may have been killed between the two
             keep_best(best)
-    if not first_step:
-        evaluator.draw_first()
     return run
 
 

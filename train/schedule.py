@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, final: float = 0.0) -> float:
@@ -19,7 +20,24 @@ def warmup_cosine(step: int, *, total: int, warmup: int, final: float = 0.0) -> 
 
     Source: SGDR (arXiv 1608.03983) without restarts; the warm-up of arXiv 1706.02677, as in SimCLR's model_util.py.
     """
+    return _risen_or(lambda progress: 0.5 * (1 + math.cos(math.pi * progress)), step, total, warmup, final)
+
+
+def warmup_linear(step: int, *, total: int, warmup: int, final: float = 0.0) -> float:
+    """Share of the peak learning rate at `step`: up in a straight line, then down in another; else as `warmup_cosine`.
+
+    Source: `transformers`' get_linear_schedule_with_warmup. BERT's own code (google-research/bert at eedf571,
+    optimization.py) counts the way down from step 0, so that it drops a little where the warm-up ends.
+    """
+    return _risen_or(lambda progress: 1 - progress, step, total, warmup, final)
+
+
+def _risen_or(fall: Callable[[float], float], step: int, total: int, warmup: int, final: float) -> float:
+    """The warm-up, and behind it what `fall` makes of the progress from there, from 0 to 1, towards `final`."""
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    return final + (1 - final) * fall((step - warmup) / max(1, total - warmup))
+
+
+SHAPES: dict[str, Callable[..., float]] = {"cosine": warmup_cosine, "linear": warmup_linear}
+"""By the names that `ScheduleConfig.shape` has for them."""

@@ -14,6 +14,7 @@ from headrace.models.losses.reconstruction import (
     with_statistics_of,
 )
 from headrace.models.losses.redundancy import barlow_twins_loss
+from headrace.models.losses.tokens import masked_token_loss
 
 __all__ = [
     "barlow_twins_loss",
@@ -21,6 +22,7 @@ __all__ = [
     "cosine_regression",
     "dino_loss",
     "masked_patch_loss",
+    "masked_token_loss",
     "normalize_channels",
     "normalize_patches",
     "nt_xent",

@@ -137,7 +137,7 @@ class TextReader:
 
     def __init__(self, spec: TextSpec, shards: ShardSet) -> None:
         self.spec = spec
-        self.field = _text_field(spec, shards)
+        self.field = text_field(shards, spec.field)
         self.tokenizer = TextTokenizer(spec.tokenizer)
         self._shards = shards
         self._before, self._between, self._behind = self.tokenizer.frame(pair=spec.pair is not None)
@@ -322,7 +322,7 @@ class TextReader:
             if not size:
                 raise ValueError("the text is empty")
             value = self._shards.decode(self.field, np.frombuffer(memory_at(address, size), np.uint8))
-            found = _texts_of(value)
+            found = texts_of(value)
         except (ValueError, RecursionError) as error:
             raise self._error(sample, f"cannot decode the text: {error}") from error
         if not found:
@@ -338,7 +338,7 @@ def _part(tokens: np.ndarray, words: np.ndarray, first: int, size: int) -> Token
     return tokens[first : first + size].copy(), words[first : first + size].copy()
 
 
-def _texts_of(value: Any) -> list[tuple[int, str]]:
+def texts_of(value: Any) -> list[tuple[int, str]]:
     """The texts of a field's value, numbered, without blank ones."""
     texts = value if isinstance(value, list) else [value]
     found = []
@@ -351,16 +351,21 @@ def _texts_of(value: Any) -> list[tuple[int, str]]:
     return found
 
 
-def _text_field(spec: TextSpec, shards: ShardSet) -> str:
+def text_field(shards: ShardSet, named: str | None) -> str:
+    """The field whose texts are taken: the one that is named, else the first of `TEXT_FIELDS` that there is.
+
+    Raises:
+        ValueError: if there is none.
+    """
     kinds = {name: field.kind for name, field in shards.fields.items()}
-    if spec.field is None:
+    if named is None:
         for name in TEXT_FIELDS:
             if kinds.get(name) in ("text", "json"):
                 return name
         raise ValueError(f"{shards.path} has no field {' or '.join(TEXT_FIELDS)}; it has {', '.join(kinds)}")
-    if kinds.get(spec.field) not in ("text", "json"):
-        raise ValueError(f"{shards.path} has no text field {spec.field!r}; it has {', '.join(kinds)}")
-    return spec.field
+    if kinds.get(named) not in ("text", "json"):
+        raise ValueError(f"{shards.path} has no text field {named!r}; it has {', '.join(kinds)}")
+    return named
 
 
 def _with_ids(mask: TokenMask | SpanMask, tokenizer: TextTokenizer, room: int) -> TokenMask | SpanMask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.models import METHODS, Context, Method, build_method
 from headrace.models.seeding import seeded
-from headrace.pipeline import Batch, ClipSpec, Loader, SoundSpec, ViewSpec
+from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.batch import _kept_scale_and_shift
 from headrace.shards import ShardSet, open_shards
 from headrace.train import CheckpointConfig, LogConfig, OptimConfig, RunConfig, ScheduleConfig, train
 from headrace.train.distributed import LossModule
-from tests.models.tiny_methods import TINY, tiny
+from tests.models.tiny_methods import LIBRARIES, TINY, require_libraries, set_of, tiny
 from tests.ranks import on_ranks
 from tests.train.tiny_runs import final_state, same_bits
 
 SAMPLES, STEPS = 40, 5
-SETS: dict[type[Any], str] = {
-    ViewSpec: "digits_webdataset",
-    ClipSpec: "clips_webdataset",
-    SoundSpec: "sounds_webdataset",
-}
-"""Type of a method's inputs to the fixture of a set that has such samples."""
 each_method = pytest.mark.parametrize("name", METHODS)
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def name(request: pytest.FixtureRequest) -> str:
+    require_libraries(request.param)
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def shards(name: str, request: pytest.FixtureRequest) -> ShardSet:
     """200 real samples of the kind that the method takes."""
-    found: ShardSet = request.getfixturevalue(SETS[type(tiny(name).inputs)])
-    return found
+    opened: ShardSet = request.getfixturevalue(set_of(name))
+    return opened
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +206,7 @@ def loss_and_gradients(method: Method, module: nn.Module, shards: ShardSet, batc
 
 
 def of_rank(rank: int, paths: dict[str, str]) -> dict[str, Any]:
+    """Of each method, on the set whose path stands beside its name."""
     found = {}
     for name, path in paths.items():
         method = tiny(name)
@@ -222,8 +219,8 @@ def of_rank(rank: int, paths: dict[str, str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    sets = {name: SETS[type(tiny(name).inputs)] for name in METHODS}
-    paths = {name: str(request.getfixturevalue(fixture).path) for name, fixture in sets.items()}
+    installed = [name for name in METHODS if all(map(find_spec, LIBRARIES.get(name, ())))]
+    paths = {name: str(request.getfixturevalue(set_of(name)).path) for name in installed}
     return on_ranks(of_rank, 2, tmp_path_factory.mktemp("ranks"), paths)
 
 

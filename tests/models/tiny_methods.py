@@ -1,12 +1,14 @@
-"""Every method so small that a step takes milliseconds, for 200 real digits or clips, or notes."""
+"""Every method so small that a step takes milliseconds, for 200 real samples."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from headrace.models import BackboneConfig, Method, build_method
+from headrace.models import METHODS, BackboneConfig, Method, build_method
 from headrace.models.parts.backbones import tiny_resnet
 from headrace.pipeline import Mel
+from tests import texts
+from tests.conftest import require_peer
 
 RESNET = tiny_resnet(width=8)
 VIT = BackboneConfig(
@@ -45,6 +47,11 @@ TINY: dict[str, dict[str, Any]] = {
             **{key: value for key, value in VIT.options.items() if key != "img_size"}, "dynamic_img_size": False,
         }),
     },
+    "bert": {"tokenizer": str(texts.words()), "length": 24, "positions": 24, "width": 16, "depth": 2, "heads": 2},
+    "clip": {
+        "tokenizer": str(texts.words()), "length": 16, "size": 24, "embed_dim": 16, "text_width": 16, "text_depth": 2,
+        "text_heads": 2, "backbone": RESNET,
+    },
     "videomae": {
         "size": 16, "frames": 4, "stride": 2, "mask_ratio": 0.75,
         "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
@@ -54,6 +61,29 @@ TINY: dict[str, dict[str, Any]] = {
 """Fields of each method's config."""
 
 
+SETS = {
+    "video": "clips_webdataset",
+    "sound": "sounds_webdataset",
+    "text": "texts_webdataset",
+    "pairs": "captions_webdataset",
+}
+"""The fixture of real samples for the methods of a family that is not shown digits."""
+LIBRARIES: dict[str, tuple[str, ...]] = dict.fromkeys(("bert", "clip"), ("tokenizers", "transformers"))
+"""What a method needs of an extra."""
+
+
+def set_of(name: str) -> str:
+    """The fixture of 200 real samples that a method is tested on."""
+    return SETS.get(METHODS[name].family, "digits_webdataset")
+
+
+def require_libraries(name: str) -> None:
+    """Skips the test of a method whose libraries are not installed, see `tests.conftest.require_peer`."""
+    for library in LIBRARIES.get(name, ()):
+        require_peer(library)
+
+
 def tiny(name: str, seed: int = 0) -> Method:
     """The method, in training mode."""
+    require_libraries(name)
     return build_method(name, seed=seed, **TINY[name]).train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def test_json_is_a_list_of_all_methods(capsys: pytest.CaptureFixture[str]) -> No
     assert simclr["inputs"] == "2 views of 224"
     assert simclr["paper"] == "2002.05709"
     assert "simclr_digits" in simclr["recipes"]
+
+
+def test_without_an_extra_the_list_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(["methods", "--json"]) == 0
+    found = {each["name"]: each["inputs"] for each in json.loads(capsys.readouterr().out)}
+    assert "bert needs the library transformers: pip install headrace[text]" in found["bert"]
+    assert found["simclr"] == "2 views of 224"
+    assert main(["methods", "bert"]) == 1
+    assert "pip install headrace[text]" in capsys.readouterr().err
 
 
 def test_the_table_has_a_line_a_method(capsys: pytest.CaptureFixture[str]) -> None:

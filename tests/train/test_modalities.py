@@ -21,7 +21,7 @@ from headrace.tools.doctor import diagnose
 from headrace.tools.evaluate import evaluate
 from headrace.tools.pictures.report import write_report
 from headrace.train import RunConfig, RunError, load_run, read_metrics, train
-from headrace.train.probes import finetune_probe
+from headrace.train.probes import finetune_probe, word_features
 from tests import texts
 from tests.train.tiny_runs import final_state, tiny_run
 
@@ -161,6 +161,23 @@ def test_any_modality_trains_and_resumes(method: str, shards: ShardSet, tmp_path
 
 
 @pytest.mark.peer("tokenizers")
+@pytest.mark.parametrize(("method", "protocols"), [("clips", "[knn,linear]"), ("words", "[]"), ("pairs", "[knn]")])
+def test_any_modality_is_judged_while_it_trains(
+    method: str, protocols: str, shards: ShardSet, tmp_path: Path, tokenizer: Path
+) -> None:
+    config = run_of(method, shards, tmp_path, tokenizer)
+    watched = ["probe.every=1", f"probe.protocols={protocols}", f"validation={shards.path}", "stop.on=loss"]
+    train(config.with_overrides(watched), progress=False)
+    evaluated = [record for record in read_metrics(tmp_path) if "evaluate_s" in record]
+    assert [record["step"] for record in evaluated] == [4, 8]
+    for record in evaluated:
+        assert record["held_out_loss"] > 0
+        for protocol in ("knn", "linear"):
+            assert (protocol in record) == (protocol in protocols)
+            assert 0 <= record.get(protocol, 0) <= 1
+
+
+@pytest.mark.peer("tokenizers")
 @pytest.mark.parametrize(("method", "seen"), [("clips", "clips of videos"), ("words", "texts")])
 def test_where_a_probe_is_impossible_one_sentence_says_so(
     method: str, seen: str, shards: ShardSet, tmp_path: Path, tokenizer: Path
@@ -180,10 +197,23 @@ def test_where_a_probe_is_impossible_one_sentence_says_so(
 
 
 @pytest.mark.peer("tokenizers")
-def test_texts_have_no_pixels(shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
+def test_texts_are_probed_beside_counts_of_their_words(shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
     train(run_of("words", shards, tmp_path, tokenizer), progress=False)
-    with pytest.raises(RunError, match="Words is shown no pixels, so that there are none to compare with"):
-        evaluate(tmp_path, shards.path, encoders=("pixels",))
+    scores = evaluate(tmp_path, shards.path, shards.path, encoders=("pixels",))
+    assert scores["pixels"]["linear"] == 1.0, "of 24 texts that it has seen"
+    counts, labels = word_features(shards, TextSpec(tokenizer=tokenizer, length=16))
+    assert labels.tolist() == [n % 2 for n in range(SAMPLES)]
+    lengths = [min(16, 2 + len(each)) for each in tokens_of(tokenizer, texts.paragraphs()[:SAMPLES])]
+    assert counts.sum(axis=1).tolist() == lengths
+    assert counts.shape == (SAMPLES, 2048)
+
+
+def tokens_of(tokenizer: Path, documents: list[str]) -> list[list[int]]:
+    from tokenizers import Tokenizer
+
+    library: Any = Tokenizer.from_file(str(tokenizer))
+    library.no_truncation()
+    return [each.ids for each in library.encode_batch(documents, add_special_tokens=False)]
 
 
 @pytest.mark.peer("tokenizers")

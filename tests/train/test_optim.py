@@ -14,7 +14,7 @@ from headrace.models.method import kernels_and_vectors
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, peak_lr
 from headrace.train.optimizers import LARS, SGD
-from headrace.train.schedule import warmup_cosine
+from headrace.train.schedule import warmup_cosine, warmup_linear
 
 
 def network() -> nn.Sequential:
@@ -116,6 +116,15 @@ def test_schedule_climbs_in_a_line_and_falls_in_a_cosine() -> None:
     assert shares[9] == pytest.approx(0.5)
     assert shares[13] == pytest.approx(0.5 * (1 + math.cos(0.9 * math.pi)))
     assert shares[4:] == sorted(shares[4:], reverse=True)
+
+
+def test_a_linear_schedule_falls_in_a_line() -> None:
+    """As `transformers`' get_linear_schedule_with_warmup a step later: its first step has no learning rate at all."""
+    shares = [warmup_linear(step, total=14, warmup=4) for step in range(14)]
+    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert shares[5:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert warmup_linear(14, total=14, warmup=4) == 0
+    assert warmup_linear(9, total=14, warmup=4, final=0.5) == pytest.approx(0.75)
 
 
 def test_schedule_corners() -> None:

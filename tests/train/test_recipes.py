@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from headrace.models import METHODS, build_method
-from headrace.pipeline import ClipSpec
+from headrace.pipeline import ClipSpec, TextSpec
+from headrace.pipeline.streams import spec_of, streams_of
 from headrace.shards import Field, write_shards
 from headrace.tools.sources.mnist import digits
 from headrace.train import RunConfig, train
 from headrace.train.optim import peak_lr
 from headrace.train.recipes import RECIPES, simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
+from tests import texts
 from tests.clips import STACK_FIELDS, stacks
-from tests.conftest import require_peer
+from tests.conftest import DIGIT_FIELDS, digit_samples, require_peer
+from tests.models.tiny_methods import require_libraries
 from tests.sounds import SOUND_FIELDS, sounds
 
 IMAGES = {"joint", "masked", "pretext"}
@@ -31,6 +33,7 @@ def test_a_recipe_survives_yaml_and_builds(name: str, tmp_path: Path) -> None:
     assert RunConfig.load(tmp_path / "run.yaml") == config
     assert RECIPES[name].__name__ == name
     assert RECIPES[name].__doc__
+    require_libraries(config.method)
     assert build_method(config.method, config.model).feature_dim > 0
 
 
@@ -92,12 +95,26 @@ def some_sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def some_captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 digits with real texts beside them."""
+    path = tmp_path_factory.mktemp("captions") / "set"
+    samples = (sample | {"text": text} for sample, text in zip(digit_samples(7), texts.paragraphs()[:64], strict=False))
+    write_shards(path, samples, DIGIT_FIELDS | {"text": Field(kind="text")})
+    return path
+
+
+DATA = {"video": "some_clips", "sound": "some_sounds", "text": "some_captions", "pairs": "some_captions"}
+"""Fixtures for families that do not take images alone."""
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_small_recipe_takes_its_first_steps(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    data = request.getfixturevalue(
-        {"video": "some_clips", "sound": "some_sounds"}.get(METHODS[name].family, "some_digits")
-    )
+    require_libraries(name)
+    data = request.getfixturevalue(DATA.get(METHODS[name].family, "some_digits"))
     config = RECIPES[f"{name}_small"](data=str(data), out=str(tmp_path / "run"))
+    if METHODS[name].family in ("text", "pairs"):
+        config = config.with_overrides([f"model.tokenizer={texts.words()}"])
     changes = ["epochs=2", "batch_size=32", "precision=float32", "log.tensorboard=false", "log.every_steps=1"]
     losses: list[float] = []
     result = train(config.with_overrides(changes), progress=False, on_step=lambda record: losses.append(record["loss"]))
@@ -108,7 +125,9 @@ def test_a_small_recipe_takes_its_first_steps(name: str, request: pytest.Fixture
 
 @pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.family in (*IMAGES, "video")])
 def test_small_pictures_and_clips_are_never_mirrored(name: str) -> None:
+    require_libraries(name)
     config = RECIPES[f"{name}_small"]()
-    inputs: Any = build_method(config.method, config.model).inputs
-    views = inputs.views.views if isinstance(inputs, ClipSpec) else inputs.views
-    assert all(view.flip == 0.0 for view in views)
+    streams = streams_of(build_method(config.method, config.model).inputs)
+    for spec in map(spec_of, streams.values()):
+        views = [] if isinstance(spec, TextSpec) else spec.views.views if isinstance(spec, ClipSpec) else spec.views
+        assert all(view.flip == 0.0 for view in views)

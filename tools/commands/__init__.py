@@ -11,6 +11,7 @@ from headrace.tools.commands import (
     report,
     shard,
     show,
+    tokenizer,
     train,
     verify,
 )
@@ -24,6 +25,7 @@ COMMANDS: tuple[Command, ...] = (
     show.COMMAND,
     doctor.COMMAND,
     methods.COMMAND,
+    tokenizer.COMMAND,
     train.COMMAND,
     evaluate.COMMAND,
     bench.COMMAND,

@@ -28,8 +28,9 @@ from headrace.tools.hardware import cores, processor
 from headrace.tools.pictures.charts import class_map, legend, line_chart
 from headrace.tools.pictures.page import Section, definitions, page, png_uri, tiles
 from headrace.tools.pictures.show_views import augmented, pixels
-from headrace.train import RunConfig, load_run, read_metrics
+from headrace.train import RunConfig, load_run, read_ending, read_metrics
 from headrace.train.metrics import Record
+from headrace.train.pictures import drawn_pictures
 
 GALLERY_SAMPLES = 9
 MAP_SAMPLES = 1000  # t-SNE of more takes minutes
@@ -43,6 +44,12 @@ CURVES = (
     ("samples_per_s", "samples a second", False, True),
     ("data_wait", "share of the time spent waiting for data", True, True),
     ("lr", "learning rate", False, True),
+)
+# The same of evaluations while a run goes on, which not every run has.
+EVALUATED = (
+    ("held_out_loss", "held-out loss", False, False),
+    ("knn", "k-NN on held-out samples", True, False),
+    ("linear", "linear probe on held-out samples", True, False),
 )
 
 
@@ -69,8 +76,9 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
     sections = [
         Section("At a glance", "", tiles(headline(results, metrics))),
         probes(results),
-        Section("Training", "", training_charts(metrics)),
+        Section("Training", endings(runs), training_charts(metrics)),
         gallery(config, method),
+        pictures(first),
         feature_map(method, read_results(first).get("test") or config.data, seed),
         Section("Configuration", "Saved with the run; it starts the run again.", resolved_config(runs)),
         Section("Environment", "Where this page was made.", definitions(environment())),
@@ -138,7 +146,8 @@ def probe_table(results: Mapping[str, Any]) -> str:
 def training_charts(metrics: Mapping[str, Sequence[Record]]) -> str:
     """The curves of all runs, one chart a metric."""
     charts = ""
-    for metric, label, percent, from_zero in CURVES:
+    logged = {name for records in metrics.values() for record in records for name in record}
+    for metric, label, percent, from_zero in (*CURVES, *(curve for curve in EVALUATED if curve[0] in logged)):
         series = {
             name: (
                 [row["step"] for row in rows if metric in row],
@@ -149,6 +158,25 @@ def training_charts(metrics: Mapping[str, Sequence[Record]]) -> str:
         chart = line_chart(series, label=label, percent=percent, from_zero=from_zero)
         charts += f"<div><h3>{escape(label)}</h3>{chart}</div>"
     return f'{legend(list(metrics))}<div class="charts">{charts}</div>'
+
+
+def endings(runs: Mapping[str, Path]) -> str:
+    """Why each run ended; its name before it where there are several."""
+    found = {name: ending.line for name, run in runs.items() if (ending := read_ending(run))}
+    return "; ".join(f"{name} {line}" if len(runs) > 1 else line for name, line in found.items())
+
+
+def pictures(run: Path) -> Section:
+    """What the method drew last of its work, and before its first step."""
+    drawn = {step: files for step, files in drawn_pictures(run).items() if files}
+    rows = ""
+    for step in sorted({min(drawn), max(drawn)}) if drawn else ():
+        rows += f"<h3>{f'after step {step:,}' if step else 'before the first step'}</h3>"
+        for name, path in drawn[step].items():
+            picture = png_uri(np.asarray(Image.open(path)))
+            rows += f'<figure class="row"><img src="{picture}" alt=""><figcaption>{escape(name)}</figcaption></figure>'
+    note = "The same samples each time, a column each." if rows else ""
+    return Section("What the method makes of them", note, rows)
 
 
 def gallery(config: RunConfig, method: Method) -> Section:

@@ -1,6 +1,13 @@
 """How good features are, by the accuracy of simple classifiers on them."""
 
-from headrace.train.probes.features import Features, extract_features, image_views, pixel_features
+from headrace.train.probes.features import (
+    Features,
+    band_features,
+    extract_features,
+    image_views,
+    pixel_features,
+    word_features,
+)
 from headrace.train.probes.finetune import FinetuneConfig, finetune_probe
 from headrace.train.probes.frozen import FROZEN_PROBES, frozen_scores
 from headrace.train.probes.knn import knn_probe
@@ -10,6 +17,7 @@ __all__ = [
     "FROZEN_PROBES",
     "Features",
     "FinetuneConfig",
+    "band_features",
     "extract_features",
     "finetune_probe",
     "frozen_scores",
@@ -17,4 +25,5 @@ __all__ = [
     "knn_probe",
     "linear_probe",
     "pixel_features",
+    "word_features",
 ]

@@ -12,13 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from headrace.models import Method
-from headrace.pipeline import Batch, ClipSpec, Inputs, Loader, Normalize, ViewSpec, center_view
+from headrace.pipeline import (
+    Batch,
+    ClipSpec,
+    Inputs,
+    Loader,
+    Mel,
+    Normalize,
+    SoundSpec,
+    TextSpec,
+    ViewSpec,
+    center_view,
+)
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import NotFiniteError, RunError
 
 Features = tuple[np.ndarray, np.ndarray]
 """float32 (n, D) features and int64 (n,) labels."""
+BUCKETS = 2048
+"""Of `word_features`."""
 
 
 def image_views(method: Method) -> ViewSpec:
@@ -28,7 +41,7 @@ def image_views(method: Method) -> ViewSpec:
         RunError: for a method of clips or texts.
     """
     if not isinstance(method.inputs, ViewSpec):
-        seen = "clips of videos" if isinstance(method.inputs, ClipSpec) else "texts"
+        seen = {ClipSpec: "clips of videos", SoundSpec: "sounds"}.get(type(method.inputs), "texts")
         raise RunError(f"{type(method).__name__} encodes {seen}, and this works on single images only")
     return method.inputs
 
@@ -108,6 +121,44 @@ def pixel_features(
     pixels, labels = extract_features(lambda batch: batch.normalized()[0].flatten(1), shards, inputs, threads=threads)
     red, green, blue = np.split(pixels, 3, axis=1)
     return (red if np.array_equal(red, green) and np.array_equal(red, blue) else pixels), labels
+
+
+def band_features(shards: ShardSet, sounds: SoundSpec, *, threads: int | None = None) -> Features:
+    """Mean and deviation over time of each band of a log-mel spectrogram: what any encoder of sounds has to beat.
+
+    Args:
+        sounds: which crop, and of which spectrogram; one of a wave has that of `Mel`'s defaults.
+
+    Returns:
+        float32 (n, 2 bands) and int64 (n,).
+    """
+    first = sounds.plain().sounds[0]
+    heard = SoundSpec([replace(first, mel=first.mel or Mel())], field=sounds.field)
+
+    def statistics(batch: Batch) -> Tensor:
+        (mels,) = batch["sound"].mels
+        deviation, mean = torch.std_mean(mels[:, 0], dim=1, correction=0)
+        return torch.cat([mean, deviation], dim=1)
+
+    return extract_features(statistics, shards, heard, threads=threads)
+
+
+def word_features(shards: ShardSet, texts: TextSpec, *, threads: int | None = None) -> Features:
+    """How often each token stands in a text, as features: what any encoder of texts has to beat.
+
+    Args:
+        texts: which part of which texts, and the tokenizer; special tokens count as others do.
+
+    Returns:
+        float32 (n, `BUCKETS`) and int64 (n,); tokens share a bucket where there are more of them.
+    """
+
+    def count(batch: Batch) -> Tensor:
+        bucket = batch.lone.tokens * 2_654_435_761 % 2**32 * BUCKETS // 2**32  # Knuth's multiplicative hash
+        counts = torch.zeros(len(batch), BUCKETS)
+        return counts.scatter_add_(1, bucket, batch.lone.attention.float())
+
+    return extract_features(count, shards, texts, threads=threads)
 
 
 @contextmanager

@@ -14,15 +14,19 @@ from headrace.train.recipes.joint import (
     swav_small,
 )
 from headrace.train.recipes.masked import mae_small
+from headrace.train.recipes.pairs import clip_small
 from headrace.train.recipes.pretext import rotation_small
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
 from headrace.train.recipes.sounds import masked_spectrogram_audioset, masked_spectrogram_small
+from headrace.train.recipes.text import bert_small
 from headrace.train.recipes.video import videomae_k400, videomae_small
 
 __all__ = [
     "RECIPES",
     "barlow_twins_small",
+    "bert_small",
     "byol_small",
+    "clip_small",
     "deepcluster_small",
     "dino_small",
     "mae_small",
@@ -54,6 +58,8 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,
+    "bert_small": bert_small,
+    "clip_small": clip_small,
     "videomae_small": videomae_small,
     "videomae_k400": videomae_k400,
 }

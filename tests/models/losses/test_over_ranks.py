@@ -16,6 +16,7 @@ from headrace.models.losses import (
     clip_loss,
     cosine_regression,
     dino_loss,
+    masked_token_loss,
     nt_xent,
     queue_info_nce,
     sinkhorn,
@@ -43,6 +44,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine_regression": cosine_regression,
     "dino_loss": lambda z1, z2: dino_loss([z1, z2], [z1, z2], z1.new_zeros(D), 0.1, 0.04),
     "swapped_prediction": swav,
+    "masked_token_loss": lambda z1, z2: masked_token_loss(z1, z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -100)),
     "barlow_twins_loss": lambda z1, z2: barlow_twins_loss(z1, z2, 0.1, over_ranks="exact"),
     "barlow_twins_loss, local_gradient": lambda z1, z2: barlow_twins_loss(z1, z2, 0.1, over_ranks="local_gradient"),
 }

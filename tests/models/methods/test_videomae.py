@@ -17,7 +17,7 @@ from headrace.models.parts.masked_vit import encode_visible, patchify_clips, unp
 from headrace.models.parts.positions import sine_cosine_line
 from headrace.models.parts.video_vit import build_video_vit
 from headrace.pipeline import Batch, Clip, ClipSpec, Loader, Normalize, TubeMask, View
-from headrace.pipeline.images.views import IMAGENET_MEAN, IMAGENET_STD
+from headrace.pipeline.images.view import IMAGENET_MEAN, IMAGENET_STD
 from headrace.shards import ShardSet
 from headrace.train.optim import peak_lr
 from headrace.train.recipes import videomae_k400

@@ -112,7 +112,10 @@ def plain_loop(shards: ShardSet, spec: ClipSpec, seed: int, epoch: int, ids: np.
         found.append(
             [
                 torch.stack(
-                    [apply_view(frames[t], plan.pixels, 0, k, clip.view) for t in plan.frames[0, k, : clip.frames]]
+                    [
+                        apply_view(frames[t], plan.pixels.draws[0, k], clip.view)
+                        for t in plan.frames[0, k, : clip.frames]
+                    ]
                 )
                 for k, clip in enumerate(spec.clips)
             ]
@@ -232,7 +235,7 @@ def test_stored_frames_in_both_formats(format: Literal["webdataset", "ffcv"], tm
         for k in range(2):
             for t, number in enumerate(plan.frames[0, k]):
                 frame = torch.from_numpy(pixels[sample][number]).permute(2, 0, 1)
-                expected = apply_view(frame, plan.pixels, 0, k, spec.clips[k].view)
+                expected = apply_view(frame, plan.pixels.draws[0, k], spec.clips[k].view)
                 assert torch.equal(batch.views[k][row, :, t], expected)
 
 

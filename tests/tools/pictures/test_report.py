@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from headrace.shards import Field, ShardSet, write_shards
 from headrace.tools.errors import UserError
@@ -18,7 +21,9 @@ from headrace.tools.evaluate import PROBES, evaluate, read_results, rows, save_r
 from headrace.tools.pictures.report import throughput, write_report
 from headrace.train import read_metrics, train
 from headrace.train.checkpoint import read_checkpoint
+from headrace.train.pictures import save_pictures
 from headrace.train.recipes import simclr_digits
+from tests.train.tiny_runs import tiny_run
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 LOADING = {"src", "href", "xlink:href", "data", "poster", "srcset", "action"}
@@ -130,6 +135,31 @@ def test_the_page_shows_curves_views_map_config_and_versions(run: Path, text: st
     assert (run / "config.yaml").read_text(encoding="utf-8") in "".join(Page(text).texts)
     assert "torch 2" in words
     assert "tiny &lt;run&gt;" in text
+
+
+def test_what_was_found_while_training_is_shown(digits_webdataset: ShardSet, run: Path, tmp_path: Path) -> None:
+    """The curves of evaluations, why the run ended, and what the method drew first and last."""
+    folder = tmp_path / "run"
+    watched = ("epochs=9", "batch_size=100", "probe.every=1", "probe.protocols=[knn,linear]", "stop.on=knn")
+    settings = (*watched, "stop.patience=1", "stop.min_change=1", f"validation={digits_webdataset.path}")
+    train(tiny_run(digits_webdataset.path, folder, *settings), progress=False)
+    for step, level in ((0, 0.0), (2, 0.25), (4, 1.0)):
+        save_pictures(folder, step, {"input": torch.full((2, 3, 4, 4), level), "guess": torch.ones(2, 3, 4, 4)})
+    text = write_report(folder).read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.count('class="chart"') == 7
+    for label in ("held-out loss", "k-NN on held-out samples", "linear probe on held-out samples"):
+        assert label in page.texts
+    best = 100 * read_metrics(folder)[1]["knn"]
+    line = f"stopped after epoch 2 of 9: knn has not risen by 100 % in 1 evaluation (best {best:.3g} % at epoch 1)"
+    assert line in page.texts
+    assert [text for text in page.texts if text in ("before the first step", "after step 2", "after step 4")] == [
+        "before the first step", "after step 4"
+    ]  # fmt: skip
+    assert text.count('<figure class="row">') == 4
+    shown = [base64.b64decode(address.partition(",")[2]) for address in page.addresses]
+    levels = [np.asarray(Image.open(io.BytesIO(png))) for png in shown]
+    assert [int(level[0, 0, 0]) for level in levels if level.shape == (4, 10, 3)] == [255, 0, 255, 255]
 
 
 def test_a_run_without_scores_or_shards_still_has_a_report(run: Path, tmp_path: Path) -> None:

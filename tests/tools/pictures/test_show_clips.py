@@ -13,6 +13,7 @@ from PIL import Image
 from headrace.pipeline import Clip, ClipSpec, Loader, RandomMask, TubeBlockMask, TubeMask, View
 from headrace.pipeline.images.masks import MaskSpec
 from headrace.shards import Field, ShardSet, open_shards, write_shards
+from headrace.tools.cli import main
 from headrace.tools.errors import UserError
 from headrace.tools.pictures.delivered import delivered
 from headrace.tools.pictures.show import show, shown
@@ -106,6 +107,16 @@ def test_they_make_a_picture(what: str, folder: Path, tmp_path: Path) -> None:
     with Image.open(out) as image:
         assert image.width > 800
         assert image.height > 200
+
+
+@pytest.mark.parametrize("what", ["clips", "masks"])
+def test_the_command_draws_those_of_a_recipe(
+    what: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "clips.png"
+    assert main(["show", what, str(folder), "--method", "videomae_small", "--samples", "1", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert Image.open(out).width > 800
 
 
 def test_what_cannot_be_drawn(folder: Path, photos: ShardSet, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Methods of images beside something else: texts."""
