@@ -141,36 +141,56 @@ def test_step(tmp_path: Path) -> None:
         assert each["rounds"][0]["samples"] % SMOKE_BATCH == 0
 
 
-def test_methods(tmp_path: Path) -> None:
-    """Every method that the digits suit trains a little, and so does its peer where lightly is installed."""
-    from headrace.benchmarks.learning.sets import SETS
+def smoke_methods(out: Path, *arguments: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows and the table, after a check of the files."""
     from headrace.benchmarks.methods import main
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["--smoke", "--out", str(out), "--json", str(out / "figures.json"), *arguments]) == 0
+    (markdown,) = out.glob("methods_*.md")
+    assert markdown.read_text(encoding="utf-8").strip() == printed.getvalue().strip()
+    with Image.open(markdown.with_suffix(".png")) as picture:
+        picture.load()
+    return json.loads((out / "figures.json").read_text(encoding="utf-8"))["rows"], printed.getvalue()
+
+
+def has_peer(name: str) -> bool:
+    """In CI, which has lightly, every peer takes part."""
     from headrace.benchmarks.peers.lightly_methods import PEERS
+
+    return name in PEERS and (os.environ.get("HEADRACE_REQUIRE_PEERS") == "1" or installed("lightly"))
+
+
+def test_methods(tmp_path: Path) -> None:
+    """Every method that the digits suit trains a little, and so does its peer."""
+    from headrace.benchmarks.learning.sets import SETS
     from headrace.models import METHODS, build_method
     from headrace.train.recipes import RECIPES
 
-    figures = tmp_path / "figures.json"
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        assert main(["--smoke", "--out", str(tmp_path), "--json", str(figures)]) == 0
-    report = json.loads(figures.read_text(encoding="utf-8"))
+    rows, table = smoke_methods(tmp_path, "--data", "digits", "--part", "scores")
     built = {name: build_method(name, RECIPES[f"{name}_small"]().model) for name in METHODS}
     names = [name for name in METHODS if SETS["digits"].suits(built[name])]
-    assert [(row["method"], row["probe"]) for row in report["rows"]] == [
+    assert [(row["method"], row["probe"]) for row in rows] == [
         (name, probe) for name in names for probe in ("knn", "linear")
     ]
-    for row in report["rows"]:
+    for row in rows:
         assert row["data"] == "digits"
         assert row["seeds"] == [0]
         assert all(0 <= row[each] <= 1 for each in ("score", "untrained", "input"))
+        assert (row["peer"] is not None) == has_peer(row["method"])
+        assert row["samples_per_s"] is row["peer_samples_per_s"] is None
+    assert all(table.count(f"| {name} |") == 2 for name in names)
+
+
+def test_speed_of_methods(tmp_path: Path) -> None:
+    """Of one with a peer and of one without."""
+    rows, _ = smoke_methods(tmp_path, "--only", "simclr,mae")
+    assert [row["method"] for row in rows] == ["simclr", "simclr", "mae", "mae"]
+    for row in rows:
         assert row["samples_per_s"] > 0
-        has_peer = row["method"] in PEERS and (os.environ.get("HEADRACE_REQUIRE_PEERS") == "1" or installed("lightly"))
-        assert (row["peer"] is not None) == (row["peer_samples_per_s"] is not None) == has_peer
-    (markdown,) = tmp_path.glob("methods_*.md")
-    assert markdown.read_text(encoding="utf-8").strip() == printed.getvalue().strip()
-    assert all(markdown.read_text(encoding="utf-8").count(f"| {name} |") == 2 for name in names)
-    with Image.open(markdown.with_suffix(".png")) as picture:
-        picture.load()
+        assert (row["peer_samples_per_s"] is not None) == has_peer(row["method"])
+        assert len(row["speeds"]["ours"]) == 1
 
 
 def test_methods_refuses_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
