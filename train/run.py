@@ -189,7 +189,7 @@ def _start(
     tables = embedding_tables(method)
     optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size, tables=tables)
     numbers = Precision(config.precision, world.device)
-    loader = _loader(config, method, shards, world, config.batch_size)
+    loader = _loader(config, method, shards, world, config.batch_size, epochs=config.epochs)
     weights = FiniteState(method)
     if state:
         try:
@@ -329,9 +329,15 @@ def _load_weights(method: Method, state: dict[str, Any], path: Path) -> None:
 
 
 def _loader(
-    config: RunConfig, method: Method, shards: ShardSet, world: World, batch_size: int, drop_last: bool = True
+    config: RunConfig,
+    method: Method,
+    shards: ShardSet,
+    world: World,
+    batch_size: int,
+    drop_last: bool = True,
+    epochs: int = 1,
 ) -> Loader:
-    """This rank's share of global batches of `batch_size` samples."""
+    """This rank's share of global batches of `batch_size` samples, for so many epochs of a run."""
     engine = config.loader.engine
     try:
         return Loader(
@@ -345,7 +351,7 @@ def _loader(
             world_size=world.size,
             threads=config.loader.threads,
             prefetch=config.loader.prefetch,
-            epochs=config.epochs,
+            epochs=epochs,
             order=config.loader.order,
             window=config.loader.window,
             lanes=config.loader.lanes,
