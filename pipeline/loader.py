@@ -436,7 +436,7 @@ class Loader:
         buffers = [self._pool.take(*buffer) for buffer in self._feed.buffers(len(ids))]
         arrays = [buffer.numpy() for buffer in buffers]
         render = self._feed.render
-        step = -(-len(ids) // self._parts(len(ids)))
+        step = max(1, -(-len(ids) // self._parts(len(ids))))
         parts = []
         for i in range(0, len(ids), step):
             part = slice(i, i + step)

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 
 from headrace.models import METHODS, MethodEntry, build_method
 from headrace.pipeline import Clip, ClipSpec, Inputs, Mixed, Other, Sound, SoundSpec, TextSpec, View, ViewSpec
@@ -75,7 +75,7 @@ def in_full(name: str) -> dict[str, Any]:
 
 def table() -> Table:
     """Every method, for a terminal."""
-    made = Table("method", "family", "inputs", "paper", "recipes")
+    made = Table(Column("method", no_wrap=True), "family", "inputs", "paper", "recipes")
     for name in METHODS:
         found = summary(name)
         made.add_row(name, found["family"], found["inputs"], found["paper"], ", ".join(found["recipes"]))

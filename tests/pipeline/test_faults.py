@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from headrace.pipeline import Batch, DrawnViews, Loader, View, ViewSpec, plan
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES
@@ -257,7 +258,9 @@ def test_bad_batches_leave_no_memory_behind(policy: str, damaged: ShardSet) -> N
             list(loader)
         held = list(loader)
         del held  # all of its memory comes back at once
-        assert {shape: len(buffers) for shape, buffers in loader._pool.free.items()} == {(10, 24, 24, 3): 5}
+        assert {shape: len(buffers) for shape, buffers in loader._pool.free.items()} == {
+            ((10, 24, 24, 3), torch.uint8): 5
+        }
 
 
 def open_files() -> int:

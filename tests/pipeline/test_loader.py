@@ -264,7 +264,6 @@ def test_two_loaders_do_not_disturb_each_other(digits_webdataset: ShardSet, phot
         ({"threads": 0}, "threads"),
         ({"dtype": "float16"}, "float16"),
         ({"batch_size": 400}, "200 samples"),
-        ({"image_field": "picture"}, "picture"),
         ({"order": "random"}, "order 'random' is not one of global, window"),
         ({"order": "window", "window": 3, "lanes": 4}, "window must be at least 4, the number of lanes, got 3"),
         ({"order": "window", "lanes": 0}, "lanes must be at least 1"),

@@ -19,6 +19,8 @@ from headrace.pipeline import Batch, Normalize, Texts, TextSpec, View, ViewSpec
 
 VOCABULARY = 49_408
 LARGEST_SCALE = math.log(100)
+WEB = Normalize(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+"""Of the images that CLIP was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,7 @@ class CLIPConfig:
     """Side of the square view, in pixels; that of the backbone if it is a ViT."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """Area of the random crop as a share of the image; there is no other augmentation."""
-    normalize: Normalize = field(
-        default_factory=lambda: Normalize(
-            mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
-        )
-    )
+    normalize: Normalize = field(default_factory=lambda: WEB)
     """Mean and deviation that views are normalised with."""
     embed_dim: int = 512
     """Of the space that images and texts share."""

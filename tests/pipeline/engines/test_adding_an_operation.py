@@ -79,7 +79,11 @@ def test_the_pages_three_edits_add_an_operation(tmp_path: Path) -> None:
         path.write_text(edited(path.read_text(encoding="utf-8"), hunks), encoding="utf-8")
     lacking = [name for name in ("dali", "kornia") if installed(name)]
     done = subprocess.run(
-        [sys.executable, "-c", USE, str(tmp_path), *lacking], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", USE, str(tmp_path), *lacking],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.stdout == "the same pixels\n", done.stderr
 

@@ -94,6 +94,6 @@ def test_a_tall_and_a_wide_picture_need_no_square(digits_webdataset: ShardSet) -
     sides = np.array([20_000, 500], np.int32)
     spans = Spans(np.zeros(2, np.int64), np.full(2, 1000), sides, sides[::-1].copy(), np.full(2, JPG, np.uint8))
     scratch = engine._scratch(spans)
-    held = sum(array.nbytes for array in (*scratch.jpeg, scratch.image))
+    held = sum(array.nbytes for array in (*scratch.memory.jpeg, scratch.memory.decoded))
     assert held < 7 * 20_000 * 600
     assert engine._scratch(spans) is scratch

@@ -125,7 +125,6 @@ def test_tokens_are_the_librarys(name: str, shards: ShardSet, tokenizers: dict[s
     assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(COUNT))
     lengths = set()
     for batch in batches:
-        assert batch.drawn is None
         assert [(part.dtype, part.shape) for part in texts_of(batch)] == [
             (torch.int64, (12, 32)),
             (torch.int64, (12,)),
