@@ -40,11 +40,20 @@ from a folder of pictures (one folder a class) to a score:
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """With room for the names of commands, which argparse measures without their indent."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if action.choices is not None and action.metavar == "COMMAND":
+            self._action_max_length += 2
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that knows its options by name and refuses in one line with code 2."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
 
     @property
     def options(self) -> list[str]:
