@@ -199,6 +199,7 @@ LEAST = {
     "show": ["views", "a", "--method", "simclr", "--out", "x.png"],
     "doctor": ["a", "--method", "simclr"],
     "methods": ["simclr"],
+    "tokenizer": ["a", "--vocab", "100", "--kind", "bpe", "--out", "b.json"],
     "train": ["simclr", "--data", "a", "--out", "b"],
     "eval": ["knn", "a", "--data", "b"],
     "bench": ["loader"],
