@@ -179,7 +179,10 @@ def _start(
         line = initialize(method, Path(config.init))
         if world.rank == 0:
             _say(line)
-    method = channels_last(method.to(world.device)).train()
+    try:
+        method = channels_last(method.to(world.device)).train()
+    except ValueError as error:
+        raise ConfigError(f"{config.method}: {error}") from None
     if config.precision == "auto":
         precision, reason = choose_precision(method, world, partial(_first_batch, config, method, shards, world))
         config = replace(config, precision=precision)

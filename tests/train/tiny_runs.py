@@ -21,7 +21,7 @@ def tiny_run(data: str | Path, out: str | Path, *overrides: str) -> RunConfig:
         stem_stride=2,
         options={
             "layers": [1, 1, 1, 1],
-            "channels": [4, 4, 8, 8],
+            "channels": [8, 8, 8, 8],
             "stem_type": "deep",
             "stem_width": 2,
             "drop_rate": 0.1,

@@ -125,7 +125,7 @@ def test_tokens_are_the_librarys(name: str, shards: ShardSet, tokenizers: dict[s
     assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(COUNT))
     lengths = set()
     for batch in batches:
-        assert [(part.dtype, part.shape) for part in texts_of(batch)] == [
+        assert [(part.dtype, part.shape) for part in tensors_of(texts_of(batch))] == [
             (torch.int64, (12, 32)),
             (torch.int64, (12,)),
             (torch.bool, (12, 32)),
