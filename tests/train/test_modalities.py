@@ -255,5 +255,5 @@ def test_a_convolution_that_would_overwrite_memory_is_refused() -> None:
     """Wider ones, ones without a stride, and those of single channels, whose gradients are right, are not."""
     for sound in (nn.Conv2d(8, 4, 1, stride=2), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, stride=2, groups=4)):
         channels_last(sound)
-    with pytest.raises(ValueError, match="^1: a 1 x 1 convolution with a stride needs 8 channels or more on the CPU"):
+    with pytest.raises(ValueError, match=r"^1: a 1 x 1 convolution with a stride needs 8 channels or more on the CPU"):
         channels_last(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 8, 1, stride=2)))
