@@ -340,7 +340,11 @@ def _loader(
     drop_last: bool = True,
     epochs: int = 1,
 ) -> Loader:
-    """This rank's share of global batches of `batch_size` samples, for so many epochs of a run."""
+    """This rank's share of global batches of `batch_size` samples, for so many epochs of a run.
+
+    Raises:
+        ConfigError: if settings, set and method's inputs do not go together, or a package is missing.
+    """
     engine = config.loader.engine
     try:
         return Loader(
@@ -364,6 +368,8 @@ def _loader(
         )
     except ImportError as error:
         raise ConfigError(f"loader.engine: {error}") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _first_batch(config: RunConfig, method: Method, shards: ShardSet, world: World) -> Batch:

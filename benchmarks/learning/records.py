@@ -14,10 +14,16 @@ from headrace.benchmarks.machine import ROOT, versions
 from headrace.train import RunConfig
 
 OURS, PEER, INPUT, SPEED = "headrace", "lightly", "input", "speed"
-DECIDING = ("shards", "pipeline", "models", "train", "benchmarks/learning", "benchmarks/peers")
-"""Folders whose sources decide about a score."""
+DECIDING = (
+    "shards", "pipeline", "models", "train", "benchmarks/learning/training.py", "benchmarks/peers/lightly_methods.py"
+)  # fmt: skip
+"""Folders and files whose sources decide about a score, beside what a set holds."""
+RECIPES_FOLDER = "train/recipes"
+"""Not its own: what a recipe says is in the configuration."""
 PLACES = ("data", "out", "loader", "log", "checkpoint")
 """Parts of a configuration that do not."""
+TOKENIZER_PLACE = "tokenizer"
+"""Nor does this part of a method's: the tokenizer is in the set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +86,10 @@ def _ends_a_line(file: BinaryIO) -> bool:
 def sources_digest(root: Path = ROOT) -> str:
     """Of the Python files that decide about a score, committed or not."""
     digest = hashlib.sha256()
-    for folder in DECIDING:
-        for path in sorted((root / folder).rglob("*.py")):
+    for place in DECIDING:
+        for path in sorted((root / place).rglob("*.py")) if (root / place).is_dir() else [root / place]:
+            if path.is_relative_to(root / RECIPES_FOLDER):
+                continue
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -97,5 +105,7 @@ def digest_of(config: RunConfig | None, *, data: str, content: str, side: str, s
         sources: of `sources_digest`.
     """
     settings = {} if config is None else {key: x for key, x in config.to_dict().items() if key not in PLACES}
+    if config is not None:
+        settings["model"] = {key: x for key, x in settings["model"].items() if key != TOKENIZER_PLACE}
     whole = [settings, data, content, side, sources, versions()]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,18 @@ from PIL import Image, ImageOps
 
 from headrace.benchmarks.emoji import emoji
 from headrace.benchmarks.errors import SourceMissing
+from headrace.benchmarks.glosses import glosses
+from headrace.benchmarks.motions import COUNTS, write_motions
+from headrace.benchmarks.prompts import LANGUAGES, prompts
 from headrace.benchmarks.stamps import stamps
 from headrace.models import Method
-from headrace.pipeline import ViewSpec
-from headrace.shards import Field, ShardSet, write_shards
+from headrace.pipeline import Clip, ClipSpec, Mel, Sound, SoundSpec, TextSpec, ViewSpec
+from headrace.shards import Field, ShardSet, open_shards, write_shards
+from headrace.shards.manifest import MANIFEST_NAME
 from headrace.tools.errors import UserError
 from headrace.tools.sources.mnist import TRAIN_EACH, digits
-from headrace.train.probes import Features, pixel_features
+from headrace.tools.tokenizer import train_tokenizer
+from headrace.train.probes import Features, band_features, pixel_features, word_features
 from headrace.train.recipes.small import EPOCHS
 
 SIDE = 32
@@ -31,10 +36,17 @@ SMOKE_EACH = {"train": 12, "test": 4}
 TEST_STYLE = "fluent"
 """Of emoji; they are learnt in the other styles."""
 TEST_SHARE = 4
-"""One of so many captions of stamps is for testing."""
+"""One of so many captions of stamps, and of so many prompts, is for testing."""
+GLOSSES_EACH = {"train": 1600, "test": 200}
+"""Of a category."""
+GLOSS_TOKENS = 64
+VOCABULARY = 4096
+"""Tokens of a set's tokenizer."""
+TOKENIZER = "tokenizer.json"
+"""Beside the shard sets of a set with texts."""
 
-Samples = Iterator[tuple[npt.NDArray[np.uint8], int]]
-"""RGB pixels (H, W, 3) and labels."""
+Samples = Iterator[dict[str, Any]]
+"""Without their keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +72,41 @@ def content(folder: Path) -> str:
     """A digest of the samples of a set that was written."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix != ".json":  # manifests say when they were written
+        if path.is_file() and path.name != MANIFEST_NAME:  # it says when it was written
             digest.update(path.relative_to(folder).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _sees_images(method: Method) -> bool:
-    return isinstance(method.inputs, ViewSpec)
+def _takes(*kinds: type) -> Callable[[Method], bool]:
+    """Whether a method's inputs are one of these kinds, or streams of all of them."""
+
+    def suits(method: Method) -> bool:
+        inputs = method.inputs
+        streams = inputs.values() if isinstance(inputs, Mapping) else (inputs,)
+        return {type(stream) for stream in streams} == set(kinds)
+
+    return suits
 
 
-def _write(folder: Path, split: str, classes: Sequence[str], samples: Samples) -> None:
-    fields = {"image": Field(kind="image", encoding="raw"), "label": Field(kind="int", classes=tuple(classes))}
-    numbered: Iterator[dict[str, Any]] = (
-        {"__key__": f"{number:05d}", "image": pixels, "label": label} for number, (pixels, label) in enumerate(samples)
-    )
-    write_shards(folder / split, numbered, fields, format="ffcv")
+IMAGE = Field(kind="image", encoding="raw")
+
+
+def _write(folder: Path, split: str, classes: Sequence[str], fields: Mapping[str, Field], samples: Samples) -> None:
+    """Samples with a label, and with what `fields` names."""
+    numbered = ({"__key__": f"{number:05d}", **sample} for number, sample in enumerate(samples))
+    label = Field(kind="int", classes=tuple(classes))
+    write_shards(folder / split, numbered, {**fields, "label": label}, format="ffcv")
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """Of the texts for training."""
+    try:
+        with open_shards(folder / "train") as shards:
+            tokenizer = train_tokenizer(shards, "wordpiece", VOCABULARY)
+    except ImportError as error:
+        raise SourceMissing(str(error)) from None
+    tokenizer.save(str(folder / TOKENIZER))
 
 
 def _write_digits(folder: Path, smoke: bool) -> None:
@@ -90,22 +121,27 @@ def _write_digits(folder: Path, smoke: bool) -> None:
             of_class = np.flatnonzero(labels == label)
             of_split = of_class[:TRAIN_EACH] if split == "train" else of_class[TRAIN_EACH:]
             rows += of_split[: each if smoke else None].tolist()
-        samples = ((np.repeat(pixels[i, :, :, None], 3, axis=2), int(labels[i])) for i in rows)
-        _write(folder, split, "0123456789", samples)
+        samples = ({"image": np.repeat(pixels[i, :, :, None], 3, axis=2), "label": int(labels[i])} for i in rows)
+        _write(folder, split, "0123456789", {"image": IMAGE}, samples)
 
 
 def _write_emoji(folder: Path, smoke: bool) -> None:
-    """Every concept in two styles for training, and in the third for testing."""
+    """Every concept in two styles for training, and in the third for testing; its name is the text."""
     found = emoji()[:: 40 if smoke else 1]
     classes = sorted({each.category for each in found})
     for split, testing in (("train", False), ("test", True)):
         samples = (
-            (on_white(path), classes.index(each.category))
+            {
+                "image": on_white(path),
+                "text": each.name.replace("_", " ").replace("-", " "),
+                "label": classes.index(each.category),
+            }
             for each in found
             for style, path in each.pictures.items()
             if (style == TEST_STYLE) == testing
         )
-        _write(folder, split, classes, samples)
+        _write(folder, split, classes, {"image": IMAGE, "text": Field(kind="text")}, samples)
+    _write_tokenizer(folder)
 
 
 def _write_stamps(folder: Path, smoke: bool) -> None:
@@ -116,11 +152,11 @@ def _write_stamps(folder: Path, smoke: bool) -> None:
     of_test = set(captions[TEST_SHARE - 1 :: TEST_SHARE])
     for split, testing in (("train", False), ("test", True)):
         samples = (
-            (on_white(each.path), classes.index(each.category))
+            {"image": on_white(each.path), "label": classes.index(each.category)}
             for each in found
             if (each.caption in of_test) == testing
         )
-        _write(folder, split, classes, samples)
+        _write(folder, split, classes, {"image": IMAGE}, samples)
 
 
 def on_white(path: Path) -> npt.NDArray[np.uint8]:
@@ -132,11 +168,64 @@ def on_white(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(square.convert("RGB"))
 
 
+def _write_glosses(folder: Path, smoke: bool) -> None:
+    """Those of every category in an order of chance: as many as are wanted for training, and the next ones for
+    testing."""
+    found = sorted(glosses(), key=lambda each: hashlib.sha256(each.key.encode()).digest())
+    classes = sorted({each.category for each in found})
+    by_class = {name: [each for each in found if each.category == name] for name in classes}
+    learnt = GLOSSES_EACH["train"]
+    for split, each in GLOSSES_EACH.items():
+        first, count = (learnt, each) if split == "test" else (0, each)
+        count = SMOKE_EACH[split] if smoke else count
+        samples = (
+            {"text": gloss.text, "label": classes.index(name)}
+            for name in classes
+            for gloss in by_class[name][first : first + count]
+        )
+        _write(folder, split, classes, {"text": Field(kind="text")}, samples)
+    _write_tokenizer(folder)
+
+
+def _write_prompts(folder: Path, smoke: bool) -> None:
+    """What is said in the test prompts is said in none for training, in whatever language."""
+    found = prompts()
+    names = sorted({each.name for each in found})[:: 20 if smoke else 1]
+    of_test = set(names[TEST_SHARE - 1 :: TEST_SHARE])
+    languages = list(LANGUAGES)
+    for split, wanted in (("train", set(names) - of_test), ("test", of_test)):
+        samples = (
+            {"audio": each.path.read_bytes(), "label": languages.index(each.language)}
+            for each in found
+            if each.name in wanted
+        )
+        _write(folder, split, list(LANGUAGES.values()), {"audio": Field(kind="audio", encoding="wav")}, samples)
+
+
+def _write_motions(folder: Path, smoke: bool) -> None:
+    write_motions(folder, {split: SMOKE_EACH[split] * 8 for split in COUNTS} if smoke else COUNTS)
+
+
+def _words(shards: ShardSet) -> Features:
+    tokenizer = Path(str(shards.path)).parent / TOKENIZER
+    return word_features(shards, TextSpec(tokenizer=tokenizer, length=GLOSS_TOKENS))
+
+
+def _bands(shards: ShardSet) -> Features:
+    mel = Mel(bins=64, window=200, hop=80, fft=512, low=50.0)
+    second = Sound(samples=mel.samples(96), rate=8000, place="center", short="loop", mel=mel)
+    return band_features(shards, SoundSpec([second]))
+
+
+def _frames(shards: ShardSet) -> Features:
+    return pixel_features(shards, 16, clips=ClipSpec([Clip(frames=8, strides=(1,))]))
+
+
 SETS: dict[str, LearningSet] = {
     "digits": LearningSet(
         title="Digits",
         about="4,000 digits of MNIST, tested on 1,000 others",
-        suits=_sees_images,
+        suits=_takes(ViewSpec),
         write=_write_digits,
         input_title="raw pixels",
         input_features=partial(pixel_features, size=28),
@@ -144,8 +233,9 @@ SETS: dict[str, LearningSet] = {
     ),
     "emoji": LearningSet(
         title="Emoji",
-        about="1,599 emoji of 8 categories in the styles Noto and Twemoji, tested on the same ones in the style Fluent",
-        suits=_sees_images,
+        about="1,599 emoji of 8 categories with their names in the styles Noto and Twemoji, tested on the same ones in "
+        "the style Fluent",
+        suits=lambda method: _takes(ViewSpec)(method) or _takes(ViewSpec, TextSpec)(method),
         write=_write_emoji,
         input_title="raw pixels",
         input_features=partial(pixel_features, size=SIDE),
@@ -154,11 +244,38 @@ SETS: dict[str, LearningSet] = {
     "stamps": LearningSet(
         title="Stamps",
         about="Stamps of 16 categories, three quarters of their captions for training, tested on the others",
-        suits=_sees_images,
+        suits=_takes(ViewSpec),
         write=_write_stamps,
         input_title="raw pixels",
         input_features=partial(pixel_features, size=SIDE),
         epochs=EPOCHS * 7,
+    ),
+    "glosses": LearningSet(
+        title="Glosses",
+        about="16,000 glosses of WordNet's nouns in 10 categories, tested on 2,000 others",
+        suits=_takes(TextSpec),
+        write=_write_glosses,
+        input_title="counts of words",
+        input_features=_words,
+        epochs=EPOCHS // 4,
+    ),
+    "motions": LearningSet(
+        title="Motions",
+        about="2,400 clips of pictures before a camera that moves in one of 8 ways, tested on 800 of other pictures",
+        suits=_takes(ClipSpec),
+        write=_write_motions,
+        input_title="raw frames",
+        input_features=_frames,
+        epochs=EPOCHS * 5 // 3,
+    ),
+    "prompts": LearningSet(
+        title="Prompts",
+        about="Words and sentences spoken in 5 languages, three quarters of them for training, tested on the others",
+        suits=_takes(SoundSpec),
+        write=_write_prompts,
+        input_title="mean and deviation by band",
+        input_features=_bands,
+        epochs=EPOCHS * 2,
     ),
 }
 """By the name that `--data` takes. A method is trained on the first one that suits it where nothing else is asked for:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headrace.benchmarks.learning.sets import LearningSet
+from headrace.benchmarks.learning.sets import TOKENIZER, LearningSet
 from headrace.benchmarks.peers.lightly_methods import Peer, build_peer
 from headrace.models import Context, build_method
 from headrace.models.layout import channels_last
@@ -34,9 +34,12 @@ def small_config(name: str, data: Path, out: Path, *, seed: int, epochs: int, sm
     """The method's small recipe, for so many epochs, in float32, with little written."""
     changes = [f"seed={seed}", f"epochs={epochs}", "precision=float32", "device=cpu"]
     changes += ["checkpoint.every_steps=0", "log.tensorboard=false"]
+    recipe = RECIPES[f"{name}_small"](data=str(data / "train"), out=str(out))
+    if "tokenizer" in vars(recipe.model):
+        changes.append(f"model.tokenizer={data / TOKENIZER}")
     if smoke:
         changes += [f"batch_size={SMOKE_BATCH}", "log.every_steps=1"]
-    return RECIPES[f"{name}_small"](data=str(data / "train"), out=str(out)).with_overrides(changes)
+    return recipe.with_overrides(changes)
 
 
 def probe(encode: Callable[[Batch], Tensor], inputs: Any, data: Path) -> Scores:

@@ -238,6 +238,8 @@ def _render(begin, spans, draws, settings, layouts, memory, out_address, as_floa
             if drawn.turns:
                 turn(image, drawn.turns)
             for code in layout.operations:
+                if code < 0:
+                    break
                 operate(code, image, view, drawn, memory.plane)
             if as_float:
                 out = carray(as_pointer(out_address[v] + i * count * 4), count, np.float32)

@@ -46,6 +46,11 @@ class TextTokenizer:
         except ImportError as error:
             raise ImportError(f"texts need the library tokenizers: pip install headrace[text] ({error})") from error
         self.path = str(path)
+        if not self.path:
+            raise ValueError(
+                "TextSpec.tokenizer names no file; of a method it is the key model.tokenizer, "
+                "and headrace tokenizer makes one from a shard set"
+            )
         try:
             tokenizer = Tokenizer.from_file(self.path)
         except Exception as error:  # the library raises nothing narrower

@@ -20,7 +20,7 @@ from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.doctor import diagnose
 from headrace.tools.evaluate import evaluate
 from headrace.tools.pictures.report import write_report
-from headrace.train import RunConfig, RunError, load_run, read_metrics, train
+from headrace.train import ConfigError, RunConfig, RunError, load_run, read_metrics, train
 from headrace.train.probes import finetune_probe, word_features
 from tests import texts
 from tests.train.tiny_runs import final_state, tiny_run
@@ -206,6 +206,11 @@ def test_texts_are_probed_beside_counts_of_their_words(shards: ShardSet, tmp_pat
     lengths = [min(16, 2 + len(each)) for each in tokens_of(tokenizer, texts.paragraphs()[:SAMPLES])]
     assert counts.sum(axis=1).tolist() == lengths
     assert counts.shape == (SAMPLES, 2048)
+
+
+def test_a_method_of_texts_without_a_tokenizer_is_refused_in_one_line(shards: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^TextSpec.tokenizer names no file; of a method it is the key model"):
+        train(run_of("words", shards, tmp_path, Path()).with_overrides(["model.tokenizer="]), progress=False)
 
 
 def tokens_of(tokenizer: Path, documents: list[str]) -> list[list[int]]:

@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from headrace.models.checks import require
-from headrace.models.losses import masked_patch_loss, normalize_patches
+from headrace.models.losses import masked_patch_loss, normalize_patches, with_statistics_of
 from headrace.models.method import Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.masked_vit import (
     MaskedDecoder,
     encode_visible,
+    filled_in,
     fixed_positions,
     hidden_of,
     mae_initialization,
     patchify,
+    unpatchify,
 )
 from headrace.models.parts.positions import sine_cosine
 from headrace.models.parts.windowed_decoder import WindowedDecoder
@@ -123,12 +126,9 @@ class MaskedSpectrogram(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"` alone; see `headrace.models.losses.masked_patch_loss`."""
-        (mels,), (masks,) = batch["sound"].mels, batch["sound"].masks
-        prediction = self.decoder(encode_visible(self.backbone, mels, masks.visible), masks.visible)
-        target = patchify(mels, self.patch)
+        target, prediction, hidden = self._patches(batch)
         if self.config.normalize_targets:
             target = normalize_patches(target)
-        hidden = hidden_of(masks.visible, target.shape[1])
         return {"loss": masked_patch_loss(prediction, target, hidden)}
 
     def encode(self, batch: Batch) -> Tensor:
@@ -138,3 +138,24 @@ class MaskedSpectrogram(Method):
         vit: Any = self.backbone
         (tokens,) = vit.forward_intermediates(mels, indices=1, norm=False, output_fmt="NLC", intermediates_only=True)
         return F.layer_norm(tokens.mean(dim=1), (self.feature_dim,), eps=1e-6)
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """A spectrogram as it is ("input"), as the encoder sees it ("masked"), and filled in ("reconstruction"): time
+        runs to the right, pitch upwards, grey from its least value to its largest. Where targets are normalised,
+        predictions get the mean and deviation of the true patches, so that they look better than they are."""
+        patches, prediction, hidden = self._patches(batch)
+        if self.config.normalize_targets:
+            prediction = with_statistics_of(prediction, patches, channels=1)
+        low, high = (extreme(patches, dim=(1, 2), keepdim=True) for extreme in (torch.amin, torch.amax))
+        span = (high - low).clamp(min=1e-6)
+        shown = filled_in((patches - low) / span, (prediction - low) / span, hidden)
+        rows = self.config.frames // self.patch
+        mels = {name: unpatchify(each, self.patch, rows).float().clamp(0, 1) for name, each in shown.items()}
+        return {name: each.transpose(2, 3).flip(2).expand(-1, 3, -1, -1) for name, each in mels.items()}
+
+    def _patches(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches as they are and as the decoder predicts them, (B, L, N) each, and which were hidden, bool (B, L)."""
+        (mels,), (masks,) = batch["sound"].mels, batch["sound"].masks
+        prediction = self.decoder(encode_visible(self.backbone, mels, masks.visible), masks.visible)
+        patches = patchify(mels, self.patch)
+        return patches, prediction, hidden_of(masks.visible, patches.shape[1])

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from headrace.benchmarks.learning.records import DECIDING, OURS, PEER, Records, Trial, digest_of, sources_digest
+from headrace.benchmarks.learning.records import (
+    DECIDING,
+    OURS,
+    PEER,
+    RECIPES_FOLDER,
+    Records,
+    Trial,
+    digest_of,
+    sources_digest,
+)
 from headrace.benchmarks.learning.speed import Speed
-from headrace.train.recipes import simclr_small
+from headrace.train.recipes import bert_small, simclr_small
 
 TRIAL = Trial(
     digest="a1", commit="c0ffee", data="digits", method="simclr", side=OURS, seed=0, scores={"knn": 0.5}, untrained=None
@@ -69,15 +78,23 @@ def test_a_digest_depends_on_all_that_decides() -> None:
     assert len({digest_of(config, **GIVEN), *changed}) == 1 + len(changed)
 
 
-def test_sources_are_those_below_the_deciding_folders(tmp_path: Path) -> None:
-    for folder in DECIDING:
-        (tmp_path / folder / "deep").mkdir(parents=True)
-        (tmp_path / folder / "deep" / "a.py").write_text("x = 1\n", encoding="utf-8")
+def test_a_digest_does_not_depend_on_where_the_tokenizer_lies() -> None:
+    here, there = (bert_small().with_overrides([f"model.tokenizer={folder}/t.json"]) for folder in "ab")
+    assert digest_of(here, **GIVEN) == digest_of(there, **GIVEN)
+
+
+def test_sources_are_the_deciding_files_and_those_below_the_deciding_folders(tmp_path: Path) -> None:
+    paths = [tmp_path / place if place.endswith(".py") else tmp_path / place / "deep" / "a.py" for place in DECIDING]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x = 1\n", encoding="utf-8")
     before = sources_digest(tmp_path)
-    (tmp_path / "models" / "README.md").write_text("of no weight", encoding="utf-8")
+    for other in ("models/README.md", "benchmarks/learning/table.py", f"{RECIPES_FOLDER}/joint.py"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_text("of no weight", encoding="utf-8")
     assert sources_digest(tmp_path) == before
-    for folder in DECIDING:
-        (tmp_path / folder / "deep" / "a.py").write_text("x = 2\n", encoding="utf-8")
+    for path in paths:
+        path.write_text("x = 2\n", encoding="utf-8")
         after = sources_digest(tmp_path)
         assert after != before
         before = after

@@ -101,6 +101,32 @@ def test_twice_as_loud_has_the_same_targets(sounds_webdataset: ShardSet) -> None
     torch.testing.assert_close(targets[0], targets[1], atol=2e-2, rtol=0)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pictures_are_the_spectrogram_without_and_with_what_was_hidden(
+    normalize: bool, sounds_webdataset: ShardSet
+) -> None:
+    method: Any = build_method("masked_spectrogram", **{**TINY["masked_spectrogram"], "normalize_targets": normalize})
+    batch = batch_of(method.eval(), sounds_webdataset)
+    (mels,), (masks,) = batch["sound"].mels, batch.masks
+    shown = method.pictures(batch)
+    assert list(shown) == ["input", "masked", "reconstruction"]
+    hidden = torch.ones(8, 16, dtype=torch.bool).scatter(1, masks.visible, False)
+    frames = unpatchify(hidden[:, :, None].expand(-1, -1, 16).float(), 4, 4)  # (B, 1, times, bands)
+    where = frames.transpose(2, 3).flip(2).expand(-1, 3, -1, -1) == 1
+    for picture in shown.values():
+        assert picture.shape == (8, 3, 16, 16)
+        assert picture.dtype == torch.float32
+        assert 0 <= picture.min() <= picture.max() <= 1
+    loudest = (
+        mels[3, 0].flatten().argmax().item()
+    )  # its place in the picture: right by its time, down from the top band
+    assert shown["input"][3, :, 15 - loudest % 16, loudest // 16].tolist() == [1, 1, 1]
+    assert (shown["masked"][where] == 0.5).all()
+    for name in ("masked", "reconstruction"):
+        assert torch.equal(shown[name][~where], shown["input"][~where])
+    assert not torch.equal(shown["reconstruction"][where], shown["input"][where])
+
+
 def test_positions_are_of_time_and_band(sounds_webdataset: ShardSet) -> None:
     method: Any = build_method("masked_spectrogram", backbone=NARROW, decoder_dim=32, decoder_depth=1)
     assert torch.equal(method.backbone.pos_embed[0, 1:], sine_cosine(64, 8, 24))

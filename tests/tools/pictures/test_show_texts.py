@@ -76,6 +76,8 @@ def test_the_command_prints_them(folder: Path, capsys: pytest.CaptureFixture[str
     assert "bert.json has no token <extra_id_0>" in capsys.readouterr().err
     assert main([*arguments, "--samples", "0"]) == USAGE
     assert "'0' is no whole number of at least 1" in capsys.readouterr().err
+    assert main(["show", "texts", str(folder / "set"), "--method", "bert"]) == FAILED
+    assert "TextSpec.tokenizer names no file; of a method it is the key model.tokenizer" in capsys.readouterr().err
     for wrong, message in (
         (["show", "texts", str(folder / "set")], "show texts needs --method, or --tokenizer FILE"),
         ([*arguments, "--mask", "wrds"], "did you mean 'words'?"),
