@@ -209,7 +209,7 @@ def test_texts_are_probed_beside_counts_of_their_words(shards: ShardSet, tmp_pat
 
 
 def test_a_method_of_texts_without_a_tokenizer_is_refused_in_one_line(shards: ShardSet, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="^TextSpec.tokenizer names no file; of a method it is the key model"):
+    with pytest.raises(ConfigError, match=r"^TextSpec\.tokenizer names no file; of a method it is the key model"):
         train(run_of("words", shards, tmp_path, Path()).with_overrides(["model.tokenizer="]), progress=False)
 
 
