@@ -32,6 +32,7 @@ from headrace.train.errors import ConfigError, RunError
 from headrace.train.evaluator import Evaluator, require_measurable
 from headrace.train.finite import FiniteState
 from headrace.train.initialize import initialize
+from headrace.train.layers import layered
 from headrace.train.lock import one_writer
 from headrace.train.loop import Run, take_steps
 from headrace.train.metrics import Ending, Record, RunLog
@@ -190,7 +191,8 @@ def _start(
             _say(f"precision {precision}: {reason}")
     module = distribute(method, world, config.sync_batch_norm)
     tables = embedding_tables(method)
-    optimizer = build_optimizer(method.parameter_groups(), config.optim, config.batch_size, tables=tables)
+    groups = layered(method.parameter_groups(), method.backbone, config.optim.layer_decay)
+    optimizer = build_optimizer(groups, config.optim, config.batch_size, tables=tables)
     numbers = Precision(config.precision, world.device)
     loader = _loader(config, method, shards, world, config.batch_size, epochs=config.epochs)
     weights = FiniteState(method)
