@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,7 +130,7 @@ def texture(frame: np.ndarray) -> float:
     return min(float(np.abs(np.diff(frame.astype(np.float32), axis=axis)).mean()) for axis in (0, 1))
 
 
-def write_motions(folder: Path, counts: dict[str, int]) -> None:
+def write_motions(folder: Path, counts: Mapping[str, int]) -> None:
     """Shard sets `train` and `test` of so many clips.
 
     Raises:

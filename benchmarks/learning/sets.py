@@ -17,6 +17,7 @@ from headrace.benchmarks.emoji import emoji
 from headrace.benchmarks.errors import SourceMissing
 from headrace.benchmarks.glosses import glosses
 from headrace.benchmarks.motions import COUNTS, write_motions
+from headrace.benchmarks.moving_digits import Split, write_moving_digits
 from headrace.benchmarks.prompts import LANGUAGES, prompts
 from headrace.benchmarks.stamps import stamps
 from headrace.models import Method
@@ -31,15 +32,15 @@ from headrace.train.recipes.small import EPOCHS
 
 SIDE = 32
 """Of emoji and stamps, in pixels; digits have 28."""
-SMOKE_EACH = {"train": 12, "test": 4}
+SMOKE_EACH: dict[Split, int] = {"train": 12, "test": 4}
 """Digits of a class."""
 TEST_STYLE = "fluent"
 """Of emoji; they are learnt in the other styles."""
 TEST_SHARE = 4
 """One of so many captions of stamps, and of so many prompts, is for testing."""
-GLOSSES_EACH = {"train": 1600, "test": 200}
+GLOSSES_EACH: dict[Split, int] = {"train": 1600, "test": 200}
 """Of a category."""
-GLOSS_TOKENS = 64
+GLOSS_TOKENS = 32
 VOCABULARY = 4096
 """Tokens of a set's tokenizer."""
 TOKENIZER = "tokenizer.json"
@@ -202,8 +203,12 @@ def _write_prompts(folder: Path, smoke: bool) -> None:
         _write(folder, split, list(LANGUAGES.values()), {"audio": Field(kind="audio", encoding="wav")}, samples)
 
 
+def _write_moving_digits(folder: Path, smoke: bool) -> None:
+    write_moving_digits(folder, SMOKE_EACH if smoke else None)
+
+
 def _write_motions(folder: Path, smoke: bool) -> None:
-    write_motions(folder, {split: SMOKE_EACH[split] * 8 for split in COUNTS} if smoke else COUNTS)
+    write_motions(folder, {split: 8 * each for split, each in SMOKE_EACH.items()} if smoke else COUNTS)
 
 
 def _words(shards: ShardSet) -> Features:
@@ -258,6 +263,15 @@ SETS: dict[str, LearningSet] = {
         input_title="counts of words",
         input_features=_words,
         epochs=EPOCHS // 4,
+    ),
+    "moving_digits": LearningSet(
+        title="Moving digits",
+        about="4,000 clips of digits that drift before photographs, tested on 1,000 of other digits and photographs",
+        suits=_takes(ClipSpec),
+        write=_write_moving_digits,
+        input_title="raw frames",
+        input_features=_frames,
+        epochs=EPOCHS,
     ),
     "motions": LearningSet(
         title="Motions",
