@@ -3,76 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from headrace.models import Method
 from headrace.models.method import Context
 from headrace.models.parts.schedules import cosine
 from headrace.models.seeding import seeded
-from headrace.pipeline import Batch, Loader, ViewSpec
+from headrace.pipeline import Batch
 from headrace.pipeline.transfer import DeviceBatches
 from headrace.train.checkpoint import keep_best, save_checkpoint
-from headrace.train.config import RunConfig
 from headrace.train.distributed import World, last_part
-from headrace.train.evaluator import Evaluator
-from headrace.train.finite import FiniteState, gradient_norm
-from headrace.train.metrics import Ending, Meter, Record, RunLog, loader_figures
+from headrace.train.finite import gradient_norm
+from headrace.train.metrics import Ending, Meter, Record, loader_figures
 from headrace.train.optim import clip_players, drop_frozen, peak_lr, set_schedule, step_unless
-from headrace.train.precision import Precision
 from headrace.train.schedule import SHAPES
+from headrace.train.state import Run
 from headrace.train.stopping import Stop, Watch, interrupted
-
-
-@dataclass(kw_only=True)
-class Run:
-    """What the steps work with."""
-
-    config: RunConfig
-    """As resolved."""
-    world: World
-    method: Method
-    module: nn.Module
-    """From a batch to the method's losses, whose gradients are averaged over ranks."""
-    optimizer: torch.optim.Optimizer
-    precision: Precision
-    loader: Loader
-    evaluator: Evaluator
-    weights: FiniteState
-    first_step: int
-    """Steps that were taken before."""
-    whole_set: Callable[[ViewSpec], Iterator[Batch]]
-    """For `Context.batches`."""
-    log: RunLog | None = None
-    """On rank 0."""
-
-    @property
-    def total_steps(self) -> int:
-        """Of the whole run."""
-        return self.config.epochs * len(self.loader)
-
-    def context(self, step: int) -> Context:
-        """Where the run stands before `step`, from 0."""
-        return Context(
-            step=step,
-            epoch=step // len(self.loader),
-            steps_per_epoch=len(self.loader),
-            epochs=self.config.epochs,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            samples=len(self.loader.shards),
-            batches=self.whole_set,
-            forget=self.forget,
-        )
-
-    def forget(self, parameters: Sequence[nn.Parameter]) -> None:
-        """For `Context.forget`."""
-        for parameter in parameters:
-            self.optimizer.state.pop(parameter, None)
 
 
 def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:

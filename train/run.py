@@ -34,10 +34,11 @@ from headrace.train.finite import FiniteState
 from headrace.train.initialize import initialize
 from headrace.train.layers import layered
 from headrace.train.lock import one_writer
-from headrace.train.loop import Run, take_steps
+from headrace.train.loop import take_steps
 from headrace.train.metrics import Ending, Record, RunLog
 from headrace.train.optim import build_optimizer, embedding_tables, resume_optimizer
 from headrace.train.precision import SAMPLES, Precision, choose_precision
+from headrace.train.state import Run
 from headrace.train.stopping import stop_signals
 
 
