@@ -182,19 +182,18 @@ class Bench:
         return self.speeds.found.get(digest)
 
     def rows_of(self, data: str, name: str, *, scores: bool, speed: bool) -> list[Row]:
-        """The rows of a method on a set by every probe, none where a training is missing; measures what it is told
-        to."""
+        """The rows of a method on a set by every probe, over the seeds with which all was trained; none where there is
+        no such seed. Measures what it is told to."""
         ours, theirs = [], []
         for seed in self.asked.seeds:
-            ours.append(self.trial(data, name, seed, OURS, measure=scores))
-            if has_peer(name):
-                theirs.append(self.trial(data, name, seed, PEER, measure=scores))
+            own = self.trial(data, name, seed, OURS, measure=scores)
+            peer = self.trial(data, name, seed, PEER, measure=scores) if has_peer(name) else None
+            if own and (peer or not has_peer(name)):
+                ours.append(own)
+                theirs += [peer] if peer else []
         rate = self.speed(name, measure=speed)
-        found, found_theirs = [each for each in ours if each], [each for each in theirs if each]
-        if len(found) + len(found_theirs) < len(ours) + len(theirs):
-            return []
         shown = rate if rate and rate.data == data else None
-        return [row(probe, self.input_trial(data), found, found_theirs, shown) for probe in PROBES]
+        return [row(probe, self.input_trial(data), ours, theirs, shown) for probe in PROBES] if ours else []
 
     def rows(self) -> list[Row]:
         """What is known."""
@@ -279,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     commit=source,
                     machine=machine(cores),
                     versions=versions(),
-                    settings={"seeds": len(asked.seeds), "epochs": asked.epochs or "by the set", "smoke": asked.smoke},
+                    settings={"epochs": asked.epochs or "by the set", "smoke": asked.smoke},
                     rows=rows,
                     missing=bench.missing,
                 )

@@ -123,12 +123,13 @@ def as_markdown(report: MethodsReport) -> str:
         lines += ["", "**Other processes were busy while speed was measured: do not quote samples a second.**"]
     for data, probe, rows in _tables(report):
         learning = SETS[data]
-        heads = ("trained", "untrained", learning.input_title, "lightly", "samples/s", "lightly, samples/s")
+        heads = ("seeds", "trained", "untrained", learning.input_title, "lightly", "samples/s", "lightly, samples/s")
         lines += ["", f"## {learning.title}, {TITLES[probe]}", ""]
         lines += [f"{learning.about}.", ""]
         lines += [f"| method | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
         for each in rows:
             cells = [
+                str(len(each.seeds)),
                 _percent(each.scores),
                 _percent(each.untrained_scores),
                 _percent([each.input]),

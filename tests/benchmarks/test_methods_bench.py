@@ -91,7 +91,10 @@ def test_a_killed_run_goes_on(trained: list[str], tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(methods, "train_ours", ours)
     _, written = run(ASKED, tmp_path / "b", tmp_path)
     assert trained == [*WHOLE, "simclr speed", "mae speed"]
-    assert [len(rows) for rows in written] == [2, 2, 4, 4, 4]
+    assert [len(rows) for rows in written] == [4, 4, 4, 4, 4]
+    assert [each.seeds for rows in (written[0], written[-1]) for each in rows] == [[0, 1]] * 2 + [[0]] * 2 + [
+        [0, 1]
+    ] * 4
 
 
 def test_other_sources_are_measured_anew(trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
