@@ -90,9 +90,9 @@ def deepcluster_small(*, data: str = "", out: str = "") -> RunConfig:
 
 
 def dino_small(*, data: str = "", out: str = "") -> RunConfig:
-    """A tiny ResNet, which needs less data than a ViT, and 256 prototypes. The teacher begins at 0.99: with 0.95 its
-    neighbours stayed worse than those of pixels. No small views, and large ones of nearly the whole picture: with smaller ones the features of short
-    trials lay in a few directions."""
+    """A tiny ResNet, which needs less data than a ViT, and 256 prototypes. The teacher begins at 0.99: with 0.95 the
+    neighbours of features stayed worse than those of pixels. No small views, and large ones of nearly the whole
+    picture: with smaller ones the features of short trials lay in a few directions."""
     model = DINOConfig(
         **small_views(smallest_crop=0.85),
         **_byol_colours(),
