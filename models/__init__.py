@@ -12,9 +12,16 @@ from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsC
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
+from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
+from headrace.models.methods.joint.moco_v3 import MoCoV3, MoCoV3Config
+from headrace.models.methods.joint.nnclr import NNCLR, NNCLRConfig
+from headrace.models.methods.joint.ressl import ReSSL, ReSSLConfig
 from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
+from headrace.models.methods.joint.simsiam import SimSiam, SimSiamConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
+from headrace.models.methods.joint.tico import TiCo, TiCoConfig
+from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
@@ -121,6 +128,66 @@ METHODS: dict[str, MethodEntry] = {
         "2104.14294",
         "facebookresearch/dino at 7c446df: main_dino.py, utils.py, vision_transformer.py",
         "a Gaussian blur in the place of PIL's box filters",
+    ),
+    "moco_v3": MethodEntry(
+        MoCoV3Config,
+        MoCoV3,
+        "joint",
+        "2104.02057",
+        "facebookresearch/moco-v3 at c349e6e: moco/builder.py, main_moco.py, CONFIG.md",
+        "a ViT begins as timm draws it, with positions that are learnt; a Gaussian blur in the place of PIL's box "
+        "filters",
+    ),
+    "simsiam": MethodEntry(
+        SimSiamConfig,
+        SimSiam,
+        "joint",
+        "2011.10566",
+        "facebookresearch/simsiam at a7bc177: simsiam/builder.py, main_simsiam.py",
+        "the projector's last layer has no bias, which theirs freezes in front of a batch norm; the cosine falls with "
+        "every step instead of every epoch; a Gaussian blur in the place of PIL's box filters",
+    ),
+    "nnclr": MethodEntry(
+        NNCLRConfig,
+        NNCLR,
+        "joint",
+        "2104.14548",
+        "the paper; lightly-ai/lightly at e8d317f: models/modules/heads.py; solo-learn at 9187ea3: methods/nnclr.py",
+        "no authors' code is known, and several of the paper's numbers could not be checked",
+    ),
+    "ressl": MethodEntry(
+        ReSSLConfig,
+        ReSSL,
+        "joint",
+        "2107.09282",
+        "KyleZheng1997/ReSSL at 4d67daa: main.py, models/ressl.py",
+        "a Gaussian blur in the place of PIL's box filters",
+    ),
+    "vicreg": MethodEntry(
+        VICRegConfig,
+        VICReg,
+        "joint",
+        "2105.04906",
+        "facebookresearch/vicreg at 4e12602: main_vicreg.py, augmentations.py",
+        "a Gaussian blur in the place of PIL's box filters",
+    ),
+    "tico": MethodEntry(
+        TiCoConfig,
+        TiCo,
+        "joint",
+        "2206.10698",
+        "lightly-ai/lightly at e8d317f: loss/tico_loss.py, benchmarks/imagenet/resnet50/tico.py",
+        "no authors' code is known; the slow network moves behind the optimiser's step instead of before the loss",
+    ),
+    "lejepa": MethodEntry(
+        LeJEPAConfig,
+        LeJEPA,
+        "joint",
+        "2511.08544",
+        "rbalestr-lab/lejepa at eddffdd: README.md, MINIMAL.md, lejepa/univariate/epps_pulley.py, "
+        "lejepa/multivariate/slicing.py",
+        "a ResNet-50 with its own features in the place of a ViT whose classifier of 512 outputs is the embedding; a "
+        "blur with a kernel of a tenth of the view's side, of which the README says nothing",
     ),
     "mae": MethodEntry(
         MAEConfig,

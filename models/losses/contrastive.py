@@ -1,4 +1,4 @@
-"""Find the partner among the others: SimCLR, MoCo, CLIP."""
+"""Find the partner among the others: SimCLR, MoCo, NNCLR, CLIP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.models.losses.precision import full_precision
-from headrace.models.parts.collectives import gather, rank
+from headrace.models.parts.collectives import gather, gathered, rank
 
 
 @full_precision
@@ -68,6 +68,34 @@ def queue_info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float
     positive = (query * key).sum(dim=1, keepdim=True)  # (N, 1)
     logits = torch.cat([positive, query @ queue.detach().to(query.dtype).T], dim=1) / temperature  # (N, 1 + K)
     return F.cross_entropy(logits, logits.new_zeros(len(query), dtype=torch.int64))
+
+
+@full_precision
+def in_batch_info_nce(query: Tensor, key: Tensor, temperature: float, *, key_gradient: bool) -> Tensor:
+    """The cross entropy of finding each query's own key among the keys of all ranks, mean over N.
+
+    `-log(exp(q_i.k_i / t) / sum_j exp(q_i.k_j / t))`. MoCo v3 adds both directions, times `2 t`, with keys of a slow
+    network; NNCLR takes the mean of both, with neighbours as queries and predictions as keys. Every rank must pass the
+    same N; the mean of the ranks' losses has the gradient of one process with all the samples.
+
+    Args:
+        query, key: (N, D), not normalised yet.
+        temperature: t, above 0.
+        key_gradient: whether keys get gradient, those of other ranks, too.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2104.02057, algorithm 1, facebookresearch/moco-v3 at c349e6e, moco/builder.py, contrastive_loss;
+    arXiv 2104.14548, equation 2.
+    """
+    if query.shape != key.shape or query.ndim != 2:
+        raise ValueError(f"in_batch_info_nce needs two (N, D) tensors, got {tuple(query.shape)} and {tuple(key.shape)}")
+    _check_temperature("in_batch_info_nce", temperature)
+    query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
+    keys = gather(key) if key_gradient else gathered(key)
+    own = torch.arange(len(query), device=query.device) + rank() * len(query)
+    return F.cross_entropy(query @ keys.T / temperature, own)
 
 
 @full_precision

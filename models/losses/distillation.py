@@ -1,4 +1,4 @@
-"""Agree with a slower copy of oneself: BYOL, DINO."""
+"""Agree with a slower copy of oneself: BYOL, DINO, ReSSL."""
 
 from __future__ import annotations
 
@@ -66,3 +66,28 @@ def dino_loss(
         if i != j
     ]
     return torch.stack(pairs).mean()
+
+
+@full_precision
+def relation_loss(
+    student: Tensor, teacher: Tensor, queue: Tensor, student_temperature: float, teacher_temperature: float
+) -> Tensor:
+    """ReSSL's loss: to others, a student's view is as similar as a teacher's.
+
+    `-sum_j softmax_j(k.queue / t_t) log softmax_j(q.queue / t_s)`, mean over N. The teacher and the queue get no
+    gradient.
+
+    Args:
+        student, teacher: q and k, (N, D), not normalised yet.
+        queue: (K, D), rows of length 1; the samples themselves are not among them.
+        student_temperature, teacher_temperature: t_s and t_t, above 0; 0.1 and 0.04 in the paper.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2107.09282, equation 5; authors' code KyleZheng1997/ReSSL at 4d67daa, models/ressl.py.
+    """
+    queue = queue.detach().to(student.dtype)
+    targets = F.softmax(F.normalize(teacher.detach(), dim=1) @ queue.T / teacher_temperature, dim=1)
+    predictions = F.log_softmax(F.normalize(student, dim=1) @ queue.T / student_temperature, dim=1)
+    return -(targets * predictions).sum(dim=1).mean()

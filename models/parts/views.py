@@ -53,3 +53,50 @@ class BYOLViews:
             view = replace(view, jitter=0.8, brightness=0.4 * s, contrast=0.4 * s, saturation=0.2 * s, hue=0.1 * s)
         pairs = zip(self.blur, self.solarize, strict=True)
         return ViewSpec([replace(view, blur=blur, solarize=solarize) for blur, solarize in pairs])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoViews:
+    """MoCo v2's augmentation, drawn twice; SimSiam and ReSSL's student take it, too.
+
+    facebookresearch/moco at 4397a04, main_moco.py with --aug-plus.
+    """
+
+    size: int = 224
+    """Side of the square views, in pixels."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Area of the random crop as a share of the image."""
+    flip: float = 0.5
+    """Probability of a horizontal flip; 0 turns it off."""
+    strength: float = 1.0
+    """Factor of the colour jitter's strengths (brightness, contrast and saturation 0.4, hue 0.1); 0 turns it off."""
+    grayscale: float = 0.2
+    """Probability of dropping the colour; 0 turns it off."""
+    blur: float = 0.5
+    """Probability of a Gaussian blur; 0 turns it off."""
+    normalize: Normalize = field(default_factory=Normalize)
+    """Mean and deviation that views are normalised with."""
+
+    def __post_init__(self) -> None:
+        if self.strength < 0:
+            raise ValueError(f"{type(self).__name__}.strength must not be negative, got {self.strength}")
+        self.views()  # its fields' limits are View's
+
+    def views(self) -> ViewSpec:
+        """Two draws."""
+        return ViewSpec.repeat(self.view(), 2)
+
+    def view(self) -> View:
+        """What is drawn."""
+        s = self.strength
+        view = View(
+            size=self.size,
+            scale=self.crop_scale,
+            flip=self.flip,
+            grayscale=self.grayscale,
+            blur=self.blur,
+            normalize=self.normalize,
+        )
+        if s > 0:
+            view = replace(view, jitter=0.8, brightness=0.4 * s, contrast=0.4 * s, saturation=0.4 * s, hue=0.1 * s)
+        return view

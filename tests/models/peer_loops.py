@@ -182,6 +182,72 @@ def barlow_twins(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         yield step_by(optimizer, criterion(first, second))
 
 
+def simsiam(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import NegativeCosineSimilarity
+    from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
+
+    config, backbone = method.config, copy.deepcopy(method.backbone)
+    projector = SimSiamProjectionHead(method.feature_dim, config.hidden_dim, config.projection_dim)
+    predictor = SimSiamPredictionHead(config.projection_dim, config.predictor_dim, config.projection_dim)
+    carry(method.projector, projector)
+    carry(method.predictor, predictor)
+    criterion = NegativeCosineSimilarity()
+    optimizer = optimizer_of(backbone, projector, predictor, decay_vectors=True)
+    for batch in batches:
+        z1, z2 = (projector(backbone(view)) for view in batch.views)
+        p1, p2 = predictor(z1), predictor(z2)
+        yield step_by(optimizer, 0.5 * (criterion(p1, z2.detach()) + criterion(p2, z1.detach())))
+
+
+def vicreg(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import VICRegLoss
+    from lightly.models.modules.heads import ProjectionHead
+
+    hidden, out = method.config.hidden_dim, method.config.projection_dim
+    backbone = copy.deepcopy(method.backbone)
+    # Difference: lightly's projector has biases in its last layer instead of before the norms.
+    head = ProjectionHead(
+        [
+            (method.feature_dim, hidden, nn.BatchNorm1d(hidden), nn.ReLU(), True),
+            (hidden, hidden, nn.BatchNorm1d(hidden), nn.ReLU(), True),
+            (hidden, out, None, None, False),
+        ]
+    )
+    carry(method.projector, head)
+    criterion, optimizer = VICRegLoss(), optimizer_of(backbone, head)
+    for batch in batches:
+        z1, z2 = (head(backbone(view)) for view in batch.views)
+        yield step_by(optimizer, criterion(z1, z2))
+
+
+def tico(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import TiCoLoss
+    from lightly.models.modules.heads import TiCoProjectionHead
+    from lightly.models.utils import update_momentum
+    from lightly.utils.scheduler import cosine_schedule
+
+    config = method.config
+    backbone, slow_backbone = copy.deepcopy(method.backbone), copy.deepcopy(method.slow_backbone)
+    head, slow_head = (
+        TiCoProjectionHead(method.feature_dim, config.hidden_dim, config.projection_dim) for _ in range(2)
+    )
+    carry(method.projector, head)
+    carry(method.slow_projector, slow_head)
+    criterion = TiCoLoss(beta=config.beta, rho=config.rho)
+    optimizer = optimizer_of(backbone, head)
+    for step, batch in enumerate(batches):
+        first, second = batch.views
+        z1 = head(backbone(first))
+        with torch.no_grad():
+            z2 = slow_head(slow_backbone(second))
+        yield step_by(optimizer, criterion(z1, z2))
+        # Difference: lightly's momentum is 1 at the last step, ours would be at the step behind it; its example moves
+        # the slow network before the loss.
+        momentum = cosine_schedule(step, EPOCHS * STEPS_PER_EPOCH + 1, config.momentum, 1.0)
+        update_momentum(backbone, slow_backbone, momentum)
+        update_momentum(head, slow_head, momentum)
+
+
 def swav(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
     from lightly.loss import SwaVLoss
     from lightly.loss.memory_bank import MemoryBankModule
@@ -287,6 +353,9 @@ LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "swav": ("lightly", "sgd", swav),
     "barlow_twins": ("lightly", "sgd", barlow_twins),
     "dino": ("lightly", "adamw", dino),
+    "simsiam": ("lightly", "sgd", simsiam),
+    "vicreg": ("lightly", "sgd", vicreg),
+    "tico": ("lightly", "sgd", tico),
     "mae": ("transformers", "adamw", mae),
 }
 """By our method's name: whose parts, the optimiser, and the loop."""

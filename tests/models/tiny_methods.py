@@ -34,6 +34,21 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "drop_path_rate": 0.1}),
         "warmup_teacher_epochs": 2, "teacher_temperature": 0.07,
     },
+    "moco_v3": {
+        **PLAIN, "blur": (0.5, 0.1), "temperature": 0.2, "hidden_dim": 32, "projection_dim": 16,
+        "projector_layers": 3, "predictor_norm": True,
+    },
+    "simsiam": {**PLAIN, "blur": 0.0, "hidden_dim": 32, "projection_dim": 16, "predictor_dim": 8},
+    "nnclr": {
+        **PLAIN, "blur": (0.5, 0.1), "queue": 80, "hidden_dim": 32, "predictor_dim": 32, "projection_dim": 16,
+    },
+    "ressl": {**PLAIN, "blur": 0.0, "queue": 40, "hidden_dim": 32, "projection_dim": 16, "batch_norm_splits": 2},
+    "vicreg": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
+    "tico": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
+    "lejepa": {
+        **PLAIN, "blur": (0.5, 0.5), "local_views": 2, "local_size": 16, "directions": 32, "hidden_dim": 32,
+        "projection_dim": 8,
+    },
     "mae": {
         "size": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),

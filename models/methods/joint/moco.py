@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,27 +17,14 @@ from headrace.models.parts.momentum import follow, slow_copy
 from headrace.models.parts.norms import split_batch_norms
 from headrace.models.parts.queue import Queue
 from headrace.models.parts.shuffling import shuffled, unshuffled
-from headrace.pipeline import Batch, Normalize, View, ViewSpec
+from headrace.models.parts.views import MoCoViews
+from headrace.pipeline import Batch, ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoV2Config:
+class MoCoV2Config(MoCoViews):
     """MoCo v2 with the authors' values for ImageNet (facebookresearch/moco at 4397a04, README, --aug-plus --mlp)."""
 
-    size: int = 224
-    """Side of the square views, in pixels."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    """Area of the random crop as a share of the image."""
-    flip: float = 0.5
-    """Probability of a horizontal flip; 0 turns it off."""
-    strength: float = 1.0
-    """Factor of the colour jitter's strengths (brightness, contrast and saturation 0.4, hue 0.1); 0 turns it off."""
-    grayscale: float = 0.2
-    """Probability of dropping the colour; 0 turns it off."""
-    blur: float = 0.5
-    """Probability of a Gaussian blur; 0 turns it off."""
-    normalize: Normalize = field(default_factory=Normalize)
-    """Mean and deviation that views are normalised with."""
     temperature: float = 0.2
     """Temperature of the loss."""
     momentum: float = 0.999
@@ -55,26 +42,11 @@ class MoCoV2Config:
     """The network that is kept."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.temperature > 0, self, "temperature", "be above 0")
         require(0 <= self.momentum <= 1, self, "momentum", "lie in [0, 1]")
         for name in ("queue", "projection_dim", "batch_norm_splits"):
             require(getattr(self, name) >= 1, self, name, "be at least 1")
-        moco_v2_views(self)  # its fields' limits are View's
-
-
-def moco_v2_views(config: MoCoV2Config) -> ViewSpec:
-    """Two draws of one augmentation. facebookresearch/moco, main_moco.py with --aug-plus."""
-    s = config.strength
-    view = View(
-        size=config.size,
-        scale=config.crop_scale,
-        flip=config.flip,
-        grayscale=config.grayscale,
-        normalize=config.normalize,
-    )
-    if s > 0:
-        view = replace(view, jitter=0.8, brightness=0.4 * s, contrast=0.4 * s, saturation=0.4 * s, hue=0.1 * s)
-    return ViewSpec.repeat(replace(view, blur=config.blur), 2)
 
 
 class MoCoV2(Method):
@@ -91,7 +63,7 @@ class MoCoV2(Method):
     def __init__(self, config: MoCoV2Config) -> None:
         super().__init__()
         self.config = config
-        self.inputs = moco_v2_views(config)
+        self.inputs = config.views()
         backbone, self.feature_dim = build_backbone(config.backbone)
         self.backbone = split_batch_norms(backbone, config.batch_norm_splits)
         self.projector = nn.Sequential(

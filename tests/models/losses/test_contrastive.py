@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses import clip_loss, nt_xent, queue_info_nce
+from headrace.models.losses import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
 from tests.conftest import require_peer
 
 MOCO_VALUES = [(65536, 0.07, 0.0401, 11.090), (65536, 0.2, 6.093, 11.090), (4096, 0.1, 0.1706, 8.318)]
@@ -187,3 +187,52 @@ def test_clip_loss_is_symmetric_and_starts_at_ln_n() -> None:
     torch.testing.assert_close(clip_loss(image, text, scale), clip_loss(text, image, scale))
     torch.testing.assert_close(clip_loss(3 * image, text, scale), clip_loss(image, text, scale))
     assert clip_loss(image, torch.ones(6, 5), scale * 0).item() == pytest.approx(math.log(6))
+
+
+def slow_in_batch(q: Tensor, k: Tensor, t: float) -> float:
+    loss = 0.0
+    for i in range(len(q)):
+        cosines = [float(q[i] @ k[j] / q[i].norm() / k[j].norm()) / t for j in range(len(k))]
+        loss += math.log(sum(map(math.exp, cosines))) - cosines[i]
+    return loss / len(q)
+
+
+def test_in_batch_info_nce_is_the_papers_sum() -> None:
+    q, k = random_views(7, 5)
+    q, k = q.double(), k.double()
+    for t in (0.1, 1.0):
+        found = in_batch_info_nce(q, k, t, key_gradient=True).item()
+        assert found == pytest.approx(slow_in_batch(q, k, t), rel=1e-10)
+    scaled = in_batch_info_nce(3 * q, 0.5 * k, 0.1, key_gradient=True)
+    torch.testing.assert_close(scaled, in_batch_info_nce(q, k, 0.1, key_gradient=True))
+
+
+def test_the_mean_of_both_directions_is_clips_loss() -> None:
+    q, k = (x.double() for x in random_views(6, 4))
+    both = (in_batch_info_nce(q, k, 0.2, key_gradient=True) + in_batch_info_nce(k, q, 0.2, key_gradient=True)) / 2
+    torch.testing.assert_close(both, clip_loss(q, k, q.new_tensor(5.0)))
+
+
+def test_in_batch_info_nce_has_moco_v3s_known_values() -> None:
+    """Twice the temperature times both directions: 4 t ln N where all keys are one, and perfect pairs."""
+    for n, t, expected in ((4096, 1.0, 33.271), (4096, 0.2, 6.654), (256, 0.2, 4.436)):
+        same = torch.ones(n, 4, dtype=torch.float64)
+        assert 4 * t * in_batch_info_nce(same, same, t, key_gradient=False).item() == pytest.approx(expected, abs=1e-3)
+    apart = torch.eye(64, dtype=torch.float64)
+    found = 4 * 0.2 * in_batch_info_nce(apart, apart, 0.2, key_gradient=False).item()
+    assert found == pytest.approx(4 * 0.2 * math.log(1 + 63 * math.exp(-5)), rel=1e-9)
+
+
+def test_keys_get_gradient_where_it_is_asked_for() -> None:
+    for wanted in (False, True):
+        q, k = (x.requires_grad_() for x in random_views(4, 3))
+        in_batch_info_nce(q, k, 0.2, key_gradient=wanted).backward()
+        assert q.grad is not None
+        assert (k.grad is not None) == wanted
+
+
+def test_in_batch_info_nce_refuses_what_has_no_meaning() -> None:
+    with pytest.raises(ValueError, match=r"needs two \(N, D\) tensors, got \(3, 2\) and \(4, 2\)"):
+        in_batch_info_nce(torch.zeros(3, 2), torch.zeros(4, 2), 0.1, key_gradient=False)
+    with pytest.raises(ValueError, match="needs a temperature above 0, got 0"):
+        in_batch_info_nce(torch.zeros(3, 2), torch.zeros(3, 2), 0, key_gradient=False)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses import cosine_regression, dino_loss
+from headrace.models.losses import cosine_regression, dino_loss, relation_loss
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -116,3 +116,44 @@ def test_the_teacher_gets_no_gradient_and_one_view_is_refused() -> None:
     assert teacher.grad is None
     with pytest.raises(ValueError, match="at least two views, got 1"):
         dino_loss([student[0]], [teacher[0]], draw(5), 0.1, 0.07)
+
+
+def slow_relation(q: Tensor, k: Tensor, queue: Tensor, ts: float, tt: float) -> float:
+    loss = 0.0
+    for a, b in zip(q, k, strict=True):
+        ours = [float(a @ row / a.norm()) / ts for row in queue]
+        theirs = [float(b @ row / b.norm()) / tt for row in queue]
+        norm, whole = math.log(sum(map(math.exp, ours))), sum(map(math.exp, theirs))
+        loss -= sum(math.exp(t) / whole * (s - norm) for s, t in zip(ours, theirs, strict=True))
+    return loss / len(q)
+
+
+def test_relation_loss_is_the_papers_sum() -> None:
+    q, k, queue = draw(5, 4), draw(5, 4, seed=1), F.normalize(draw(9, 4, seed=2), dim=1)
+    found = relation_loss(q, k, queue, 0.1, 0.04).item()
+    assert found == pytest.approx(slow_relation(q, k, queue, 0.1, 0.04), rel=1e-10)
+    assert found != pytest.approx(relation_loss(q, k, queue, 0.04, 0.1).item(), rel=1e-3)
+
+
+def test_relation_loss_is_at_least_the_teachers_entropy_and_flat_where_it_reaches_it() -> None:
+    q, queue = draw(6, 4).requires_grad_(), F.normalize(draw(20, 4, seed=2), dim=1)
+    loss = relation_loss(q, q, queue, 0.1, 0.1)
+    p = F.softmax(F.normalize(q.detach(), dim=1) @ queue.T / 0.1, dim=1)
+    torch.testing.assert_close(loss, -(p * p.log()).sum(dim=1).mean())
+    (gradient,) = torch.autograd.grad(loss, q)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+    assert relation_loss(draw(6, 4, seed=3), q, queue, 0.1, 0.1) > loss
+
+
+def test_relation_loss_of_equal_similarities_is_the_logarithm_of_the_queue() -> None:
+    queue = torch.tensor([[0.0, 1.0]]).expand(131072, 2)
+    x = torch.tensor([[1.0, 0.0]])
+    assert relation_loss(x, x, queue, 0.1, 0.04).item() == pytest.approx(11.784, abs=1e-3)
+
+
+def test_the_relations_teacher_gets_no_gradient() -> None:
+    q, k, queue = (draw(4, 3, seed=seed).requires_grad_() for seed in range(3))
+    relation_loss(q, k, queue, 0.1, 0.04).backward()
+    assert q.grad is not None
+    assert k.grad is None
+    assert queue.grad is None

@@ -13,14 +13,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from headrace.models.losses import (
     barlow_twins_loss,
+    centre_distance,
     clip_loss,
     cosine_regression,
     dino_loss,
+    in_batch_info_nce,
     masked_token_loss,
     nt_xent,
     queue_info_nce,
+    relation_loss,
+    second_moment,
+    sigreg,
     sinkhorn,
     swapped_prediction,
+    tico_loss,
+    vicreg_terms,
 )
 from tests.ranks import on_ranks
 
@@ -45,6 +52,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dino_loss": lambda z1, z2: dino_loss([z1, z2], [z1, z2], z1.new_zeros(D), 0.1, 0.04),
     "swapped_prediction": swav,
     "masked_token_loss": lambda z1, z2: masked_token_loss(z1, z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -100)),
+    "in_batch_info_nce": lambda z1, z2: in_batch_info_nce(z1, z2, 0.2, key_gradient=True),
+    "in_batch_info_nce, keys of a slow network": lambda z1, z2: in_batch_info_nce(
+        z1, z2.detach(), 0.2, key_gradient=False
+    ),
+    "relation_loss": lambda z1, z2: relation_loss(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.1, 0.04),
+    "vicreg_terms": lambda z1, z2: torch.stack(vicreg_terms(z1, z2)).sum(),
+    "tico_loss": lambda z1, z2: tico_loss(z1, z2, second_moment(z1), 8.0),
+    "sigreg": lambda z1, z2: sigreg(torch.stack([z1, z2]), F.normalize(draw(D, 7, seed=6), dim=0)),
+    "centre_distance": lambda z1, z2: centre_distance(torch.stack([z1, z2]), 1),
     "barlow_twins_loss": lambda z1, z2: barlow_twins_loss(z1, z2, 0.1, over_ranks="exact"),
     "barlow_twins_loss, local_gradient": lambda z1, z2: barlow_twins_loss(z1, z2, 0.1, over_ranks="local_gradient"),
 }

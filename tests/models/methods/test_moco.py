@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.models import Context
-from headrace.models.methods.joint.moco import MoCoV2Config, moco_v2_views
+from headrace.models.methods.joint.moco import MoCoV2Config
 from headrace.models.parts.momentum import follow, slow_copy
 from headrace.models.parts.norms import SplitBatchNorm2d, split_batch_norms
 from headrace.models.parts.queue import Queue
@@ -34,7 +34,7 @@ CONTEXT = Context(step=0, epoch=0, steps_per_epoch=5, epochs=2, batch_size=8)
 def test_it_asks_for_the_authors_views() -> None:
     colours = (0.8, 0.4, 0.4, 0.4, 0.1)
     view = ((224, 0.2, 1.0), 0.5, colours, 0.2, (0.5, 0.1, 2.0, 23), 0.0, IMAGENET)
-    assert in_torchvisions_words(moco_v2_views(MoCoV2Config()).views) == [view] * 2
+    assert in_torchvisions_words(MoCoV2Config().views().views) == [view] * 2
 
 
 def test_the_keys_of_a_step_replace_the_oldest_rows_after_its_loss(digits_webdataset: ShardSet) -> None:

@@ -1,0 +1,147 @@
+"""Joint-embedding methods on ImageNet: the runs that their authors published, and the numbers that those reached.
+
+Accuracies are the authors', of linear classifiers on frozen features by protocols of their own; Headrace has run none
+of these.
+"""
+
+from __future__ import annotations
+
+from headrace.models.methods.joint.lejepa import LeJEPAConfig
+from headrace.models.methods.joint.moco_v3 import MoCoV3Config
+from headrace.models.methods.joint.nnclr import NNCLRConfig
+from headrace.models.methods.joint.ressl import ReSSLConfig
+from headrace.models.methods.joint.simsiam import SimSiamConfig
+from headrace.models.methods.joint.tico import TiCoConfig
+from headrace.models.methods.joint.vicreg import VICRegConfig
+from headrace.models.parts.backbones import BackboneConfig
+from headrace.train.config import OptimConfig, RunConfig, ScheduleConfig
+
+
+def moco_v3_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 4096, 100 epochs: 68.9 % in the authors' CONFIG.md, 72.8 % after 300 and 74.6 % after 1,000.
+
+    LARS with learning rate 0.6 x batch / 256 (0.3 for the longer runs), weight decay 1e-6, 10 epochs of warm-up
+    (facebookresearch/moco-v3 at c349e6e).
+    """
+    return RunConfig(
+        method="moco_v3",
+        model=MoCoV3Config(),
+        data=data,
+        out=out,
+        epochs=100,
+        batch_size=4096,
+        sync_batch_norm=True,
+        optim=OptimConfig(name="lars", lr=0.6, scale_lr=True, weight_decay=1e-6, lr_in_momentum=False),
+        schedule=ScheduleConfig(warmup_epochs=10),
+    )
+
+
+def simsiam_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 512, 100 epochs: 68.1 % in the authors' README.
+
+    SGD with learning rate 0.05 x batch / 256, weight decay 1e-4 on everything, no warm-up (facebookresearch/simsiam at
+    a7bc177, main_simsiam.py with --fix-pred-lr).
+    """
+    return RunConfig(
+        method="simsiam",
+        model=SimSiamConfig(),
+        data=data,
+        out=out,
+        epochs=100,
+        batch_size=512,
+        sync_batch_norm=True,
+        optim=OptimConfig(name="sgd", lr=0.05, scale_lr=True, weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=0),
+    )
+
+
+def nnclr_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 4096, 1,000 epochs: 75.6 % in the paper (arXiv 2104.14548).
+
+    LARS with learning rate 0.3 x batch / 256, weight decay 1e-6, 10 epochs of warm-up. No authors' code is known: these
+    are the numbers that others quote from the paper.
+    """
+    return RunConfig(
+        method="nnclr",
+        model=NNCLRConfig(),
+        data=data,
+        out=out,
+        epochs=1000,
+        batch_size=4096,
+        sync_batch_norm=True,
+        optim=OptimConfig(name="lars", lr=0.3, scale_lr=True, weight_decay=1e-6, lr_in_momentum=False),
+        schedule=ScheduleConfig(warmup_epochs=10),
+    )
+
+
+def ressl_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 256, 200 epochs: 69.9 % in the authors' README.
+
+    SGD with learning rate 0.05, weight decay 1e-4 but for norms and biases, 5 epochs of warm-up
+    (KyleZheng1997/ReSSL at 4d67daa).
+    """
+    return RunConfig(
+        method="ressl",
+        model=ReSSLConfig(),
+        data=data,
+        out=out,
+        epochs=200,
+        batch_size=256,
+        optim=OptimConfig(name="sgd", lr=0.05, weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=5),
+    )
+
+
+def vicreg_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 2048, 1,000 epochs: 73.2 % in the authors' README.
+
+    LARS with learning rate 0.2 x batch / 256, weight decay 1e-6, 10 epochs of warm-up, a cosine down to a thousandth
+    (facebookresearch/vicreg at 4e12602).
+    """
+    return RunConfig(
+        method="vicreg",
+        model=VICRegConfig(),
+        data=data,
+        out=out,
+        epochs=1000,
+        batch_size=2048,
+        sync_batch_norm=True,
+        optim=OptimConfig(name="lars", lr=0.2, scale_lr=True, weight_decay=1e-6, lr_in_momentum=False),
+        schedule=ScheduleConfig(warmup_epochs=10, final=0.001),
+    )
+
+
+def tico_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 256, 100 epochs: 49.7 % in lightly's benchmark, which is not the method's level.
+
+    LARS with learning rate 0.2 x batch / 256, weight decay 1.5e-6 (lightly-ai/lightly at e8d317f,
+    benchmarks/imagenet/resnet50/tico.py). No authors' code is known.
+    """
+    return RunConfig(
+        method="tico",
+        model=TiCoConfig(),
+        data=data,
+        out=out,
+        epochs=100,
+        batch_size=256,
+        sync_batch_norm=True,
+        optim=OptimConfig(name="lars", lr=0.2, scale_lr=True, weight_decay=1.5e-6, lr_in_momentum=False),
+        schedule=ScheduleConfig(warmup_epochs=10),
+    )
+
+
+def lejepa_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50 and the settings of the authors' README: AdamW with learning rate 5e-4, weight decay 5e-4 (5e-2 for
+    ViTs), a warm-up, and a cosine down to a thousandth (rbalestr-lab/lejepa at eddffdd), in batches of 256 for 100
+    epochs, of which lightly's benchmark reports 64.0 %.
+    """
+    return RunConfig(
+        method="lejepa",
+        model=LeJEPAConfig(backbone=BackboneConfig()),
+        data=data,
+        out=out,
+        epochs=100,
+        batch_size=256,
+        optim=OptimConfig(lr=5e-4, weight_decay=5e-4),
+        schedule=ScheduleConfig(warmup_epochs=10, final=0.001),
+    )
