@@ -139,6 +139,87 @@ class BarlowTwinsPeer(Peer):
         return self.criterion(first, second)
 
 
+class SimSiamPeer(Peer):
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import NegativeCosineSimilarity
+        from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
+
+        c = self.config
+        self.head = SimSiamProjectionHead(self.dim, c.hidden_dim, c.projection_dim)
+        self.predictor = SimSiamPredictionHead(c.projection_dim, c.predictor_dim, c.projection_dim)
+        self.criterion = NegativeCosineSimilarity()
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        first, second = (self.head(self.backbone(view)) for view in views)
+        p1, p2 = self.predictor(first), self.predictor(second)
+        return (self.criterion(p1, second.detach()) + self.criterion(p2, first.detach())) / 2
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return _all_in_one(self)
+
+
+class VICRegPeer(Peer):
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import VICRegLoss
+        from lightly.models.modules.heads import VICRegProjectionHead
+
+        c = self.config
+        self.head = VICRegProjectionHead(self.dim, c.hidden_dim, c.projection_dim, num_layers=3)
+        self.criterion = VICRegLoss(c.invariance, c.variance, c.covariance)
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        first, second = (self.head(self.backbone(view)) for view in views)
+        return self.criterion(first, second)
+
+
+class NNCLRPeer(Peer):
+    """Whose loss counts both views of all other samples, as SimCLR's does."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules import NNMemoryBankModule
+        from lightly.models.modules.heads import NNCLRPredictionHead, NNCLRProjectionHead
+
+        c = self.config
+        self.head = NNCLRProjectionHead(self.dim, c.hidden_dim, c.projection_dim)
+        self.predictor = NNCLRPredictionHead(c.projection_dim, c.predictor_dim, c.projection_dim)
+        self.bank = NNMemoryBankModule(size=(c.queue, c.projection_dim))
+        self.criterion = NTXentLoss(temperature=c.temperature)
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        first, second = (self.head(self.backbone(view)) for view in views)
+        p1, p2 = self.predictor(first), self.predictor(second)
+        near1, near2 = self.bank(first.detach(), update=False), self.bank(second.detach(), update=True)
+        return (self.criterion(near1, p2) + self.criterion(near2, p1)) / 2
+
+
+class TiCoPeer(Peer):
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import TiCoLoss
+        from lightly.models.modules.heads import TiCoProjectionHead
+
+        c = self.config
+        self.head = TiCoProjectionHead(self.dim, c.hidden_dim, c.projection_dim)
+        self.slow = copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False)
+        self.criterion = TiCoLoss(beta=c.beta, rho=c.rho)
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        from lightly.models.utils import update_momentum
+        from lightly.utils.scheduler import cosine_schedule
+
+        momentum = cosine_schedule(context.step, context.total_steps, self.config.momentum, 1.0)
+        update_momentum(self.backbone, self.slow[0], momentum)
+        update_momentum(self.head, self.slow[1], momentum)
+        first = self.head(self.backbone(views[0]))
+        with torch.no_grad():
+            second = self.slow[1](self.slow[0](views[1]))
+        return self.criterion(first, second)
+
+
 class SwAVPeer(Peer):
     """Without a queue."""
 
@@ -226,6 +307,10 @@ PEERS: dict[str, Callable[[Method], Peer]] = {
     "barlow_twins": BarlowTwinsPeer,
     "swav": SwAVPeer,
     "dino": DINOPeer,
+    "simsiam": SimSiamPeer,
+    "nnclr": NNCLRPeer,
+    "vicreg": VICRegPeer,
+    "tico": TiCoPeer,
 }
 """By the name of Headrace's method."""
 
