@@ -46,6 +46,31 @@ def test_imagenet_has_the_papers_values() -> None:
     assert (config.epochs, config.schedule.warmup_epochs, config.sync_batch_norm) == (100, 10, True)
 
 
+@pytest.mark.parametrize(
+    ("name", "peak", "optimizer", "decay"),
+    [
+        ("moco_v2", 0.03, "sgd", 1e-4),
+        ("moco_v3", 9.6, "lars", 1e-6),
+        ("byol", 3.2, "lars", 1.5e-6),
+        ("simsiam", 0.1, "sgd", 1e-4),
+        ("nnclr", 4.8, "lars", 1e-6),
+        ("ressl", 0.05, "sgd", 1e-4),
+        ("barlow_twins", 1.6, "lars", 1e-6),
+        ("vicreg", 1.6, "lars", 1e-6),
+        ("tico", 0.2, "lars", 1.5e-6),
+        ("lejepa", 5e-4, "adamw", 5e-4),
+        ("dino", 1e-3, "adamw", 0.04),
+        ("mae", 2.4e-3, "adamw", 0.05),
+    ],
+)
+def test_imagenet_is_what_each_method_s_authors_ran(name: str, peak: float, optimizer: str, decay: float) -> None:
+    config = RECIPES[f"{name}_imagenet"]()
+    assert peak_lr(config.optim, config.batch_size) == pytest.approx(peak)
+    assert (config.optim.name, config.optim.weight_decay) == (optimizer, decay)
+    assert config.model == METHODS[name].config()  # the defaults are the authors'
+    assert config.optim.name != "lars" or not config.optim.lr_in_momentum
+
+
 def test_cifar10_has_lightlys_values() -> None:
     config = simclr_cifar10()
     assert peak_lr(config.optim, config.batch_size) == pytest.approx(0.06 * 512 / 128)
