@@ -25,10 +25,12 @@ SHARD_SIZE = 1 << 20
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes with one core each, in this machine."""
+    """Two nodes with one core each, in this machine, whose processes are as urgent as others: Ray's own choice starves
+    beside another process of tests."""
     import ray
     from ray.cluster_utils import Cluster
 
+    os.environ["RAY_worker_niceness"] = "0"
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         found.add_node(num_cpus=1)
