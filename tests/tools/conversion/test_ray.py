@@ -30,7 +30,7 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         found.add_node(num_cpus=1)
