@@ -29,21 +29,26 @@ def masked_spectrogram_audioset(*, data: str = "", out: str = "") -> RunConfig:
 
 
 def masked_spectrogram_small(*, data: str = "", out: str = "") -> RunConfig:
-    """A tiny ViT on a second of sound at 8 kHz, 96 frames of 64 bands in 96 patches of 8 x 8, of which 24 are seen, and
+    """A tiny ViT on a second of sound at 8 kHz, 96 frames of 64 bands in 96 patches of 8 x 8, of which 38 are seen, and
     a decoder of one block with attention among all. The mean and twice the deviation are those of words spoken on
-    the telephone."""
+    the telephone.
+
+    Patches are compared as they are, as in MAE's small recipe, and in small batches: normalised ones taught features
+    that a linear classifier read worse than those of an untrained network.
+    """
     model = MaskedSpectrogramConfig(
         rate=8000,
         frames=96,
         mel=Mel(bins=64, window=200, hop=80, fft=512, low=50.0, mean=-4.7, std=8.6),
         place="random",
         short="loop",
-        mask_ratio=0.75,
+        mask_ratio=0.6,
+        normalize_targets=False,
         decoder_dim=64,
         decoder_depth=1,
         decoder_heads=4,
         decoder_window=None,
         backbone=tiny_vit(patch=8),
     )
-    optim = OptimConfig(lr=1e-3, weight_decay=0.05, betas=(0.9, 0.95))
-    return small_run("masked_spectrogram", model, optim, data=data, out=out)
+    optim = OptimConfig(lr=4e-3, weight_decay=0.05, betas=(0.9, 0.95))
+    return small_run("masked_spectrogram", model, optim, data=data, out=out, batch_size=64)
