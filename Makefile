@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 PACKAGES := shards pipeline models train tools benchmarks
 # Passed on to the command: make demo ARGS="--format ffcv", make test ARGS="tests/shards -x"
 ARGS ?=
-# Processes that share the tests, a file's tests in one of them; 0 is this process alone: make test JOBS=2
+# Processes that share the tests, a file's tests in one of them; 0 is this process alone: make test JOBS=2. Several of them
+# compute with one thread each: torch's threads would wait for cores that the other processes have.
 JOBS ?= 0
 
 # A stamp .venv/.with-NAME says that the extras of NAME are installed as pyproject.toml lists them now.
@@ -37,7 +38,7 @@ demo: $(VENV)/.with-demo
 	@$(BIN)/headrace demo $(ARGS)
 
 test: $(VENV)/.with-$(TEST_EXTRAS)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(if $(filter-out 0 1,$(JOBS)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(VENV)/.with-bench
 	$(BIN)/headrace bench all $(ARGS)
