@@ -2,6 +2,7 @@
 
     python -m headrace.benchmarks.methods [--only NAME,...] [--data SET,...] [--part scores|speed] [--seeds N]
                                           [--epochs N] [--smoke] [--json FILE] [--out DIR]
+    python -m headrace.benchmarks.methods --part table
 
 Every method trains on the same real set for the same number of samples, with its recipe `NAME_small`: images on
 digits, and, where `--data` asks for them, on emoji and stamps, which are fetched. Probes learn from the training
@@ -55,6 +56,8 @@ from headrace.train.recipes import RECIPES
 
 SEEDS = 3
 PARTS = ("scores", "speed")
+TABLE = "table"
+"""Stands for neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +226,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", metavar="SET,...", help=f"of {', '.join(SETS)} (default: for each method the first that suits it)"
     )
-    parser.add_argument("--part", choices=PARTS, help="scores, or samples a second; the default is both, in this order")
+    parser.add_argument(
+        "--part",
+        choices=(*PARTS, TABLE),
+        help="scores, or samples a second; the default is both, in this order; table only writes what was measured",
+    )
     parser.add_argument("--seeds", type=int, help=f"trainings of each method (default {SEEDS})")
     parser.add_argument("--epochs", type=int, help="of each training (default: by the set)")
     parser.add_argument("--smoke", action="store_true", help="few digits, one epoch, one seed: sees that it runs")
@@ -247,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = Asked(
         methods=named("only", list(METHODS)) or tuple(METHODS),
         sets=named("data", list(SETS)),
-        parts=(options.part,) if options.part else PARTS,
+        parts={None: PARTS, TABLE: ()}.get(options.part, (options.part,)),
         seeds=range(options.seeds or (1 if options.smoke else SEEDS)),
         epochs=options.epochs or (1 if options.smoke else None),
         smoke=options.smoke,

@@ -77,6 +77,14 @@ def test_what_was_measured_is_not_measured_again(trained: list[str], tmp_path: P
     assert trained[len(WHOLE) + 2 :] == WHOLE  # other settings, other trainings
 
 
+def test_without_a_part_the_table_is_of_what_there_is(trained: list[str], tmp_path: Path) -> None:
+    run(replace(ASKED, parts=("scores",), methods=("mae",), seeds=range(1)), tmp_path / "a", tmp_path)
+    assert trained == ["mae 0 ours"]
+    _, written = run(replace(ASKED, parts=()), tmp_path / "b", tmp_path)
+    assert trained == ["mae 0 ours"]
+    assert [(each.method, each.seeds) for each in written[-1]] == [("mae", [0])] * 2
+
+
 def test_a_killed_run_goes_on(trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = methods.train_ours
 
