@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headrace.benchmarks.errors import BenchmarkError
 from headrace.benchmarks.learning.sets import TOKENIZER, LearningSet
 from headrace.benchmarks.peers.lightly_methods import Peer, build_peer
 from headrace.models import Context, build_method
@@ -95,9 +96,15 @@ def train_peer(config: RunConfig, data: Path) -> Scores:
 
 
 def run_ours(config: RunConfig) -> float:
-    """Samples a second of a training, between its first and its last line of metrics."""
+    """Samples a second of a training, between its first and its last line of metrics.
+
+    Raises:
+        BenchmarkError: if a signal ended it.
+    """
     clock = Clock(config.batch_size)
-    train(config, progress=False, on_step=lambda record: clock.tell(record["step"]))
+    result = train(config, progress=False, on_step=lambda record: clock.tell(record["step"]))
+    if result.step < result.total_steps:
+        raise BenchmarkError(f"{config.method}: {result.ending.line}")
     return clock.samples_per_s
 
 
