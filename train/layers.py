@@ -21,11 +21,16 @@ def layered(groups: Sequence[ParameterGroup], backbone: nn.Module, decay: float)
     Layers are timm's: of a ViT what comes before the blocks, and each block, the last norm with the last of them.
 
     Raises:
-        ConfigError: if the backbone is not timm's, which says what its layers are.
+        ConfigError: if the backbone is not timm's, which says what its layers are, or is a slow copy that gets no
+            gradient.
     """
     if decay == 1.0:
         return list(groups)
     layer_of = _layers(backbone)
+    if not any(id(parameter) in layer_of for group in groups for parameter in group.params):
+        raise ConfigError(
+            "optim.layer_decay: must be 1 for a method whose backbone only follows the network in training"
+        )
     divided = []
     for group in groups:
         by_scale: dict[float, list[nn.Parameter]] = {}

@@ -57,6 +57,9 @@ def test_what_a_group_says_stays_and_every_parameter_is_in_one_group() -> None:
 def test_a_backbone_without_known_layers_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"optim\.layer_decay: must be 1 for a backbone .* it is a Linear"):
         layered([], nn.Linear(2, 2), 0.5)
+    network = timm.create_model("resnet18", num_classes=0).requires_grad_(False)
+    with pytest.raises(ConfigError, match="must be 1 for a method whose backbone only follows the network in training"):
+        layered(kernels_and_vectors(network, nn.Linear(2, 2)), network, 0.5)
     with pytest.raises(ConfigError, match=r"optim\.layer_decay: must be above 0 and at most 1, got 1\.5"):
         tiny_run("data", "out", "optim.layer_decay=1.5")
 
