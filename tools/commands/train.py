@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING
 
 from headrace.tools.commands.arguments import Command, UsageError, configuration, print_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +23,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
+    from dataclasses import asdict
+
     from headrace.train import RunConfig, train
     from headrace.train.recipes import RECIPES
 
