@@ -147,6 +147,7 @@ def test_a_stopped_contestant_uses_no_cpu() -> None:
     try:
         rival.wait()
         rival.open(0.01)
+        time.sleep(0.05)  # a thread that runs hears of the signal at its next tick
         before = group_usage(rival._process.pid or 0).cpu_s
         time.sleep(0.3)
         assert group_usage(rival._process.pid or 0).cpu_s == before
