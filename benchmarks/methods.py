@@ -1,7 +1,7 @@
 """What methods learn: scores of each method's small recipe beside its input, the untrained encoder, and lightly.
 
     python -m headrace.benchmarks.methods [--only NAME,...] [--data SET,...] [--part scores|speed] [--seeds N]
-                                          [--epochs N] [--smoke] [--json FILE] [--out DIR]
+                                          [--epochs N] [--keep-older] [--smoke] [--json FILE] [--out DIR]
     python -m headrace.benchmarks.methods --part table
 
 Every method trains on the same real set for the same number of samples, with its recipe `NAME_small`: images on
@@ -11,8 +11,9 @@ loader: the same views, batches, steps, optimiser and schedule, the same backbon
 
 Scores may be computed on a busy machine. Samples a second want a quiet one: they are measured after them, in short
 trainings of ours and lightly's in turn. Each training that has ended is kept in the cache folder, as `trials.jsonl` and
-`speeds.jsonl` below `learning/`, with a digest of its settings, data and sources; the same command goes on where it
-was stopped, and the table is written anew with every row.
+`speeds.jsonl` below `learning/`, with digests of its settings and data, and of its sources; the same command goes on
+where it was stopped, and the table is written anew with every row. It shows what was measured with other sources, too,
+with their commit, until that is measured anew, which is done by the same command, unless it says `--keep-older`.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class Asked:
     seeds: range
     epochs: int | None
     """None takes each set's."""
+    keep_older: bool
+    """Whether what was measured with other sources is not to be measured anew."""
     smoke: bool
 
 
@@ -96,6 +99,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.sources = sources_digest()
+        self.current = None if self.asked.keep_older else self.sources
         self.trials = Records(self.records / "trials.jsonl", Trial)
         self.speeds = Records(self.records / "speeds.jsonl", Speed)
         self.contents: dict[str, str] = {}
@@ -132,14 +136,16 @@ class Bench:
         return small_config(name, self.folder / data, out, seed=seed, epochs=epochs, smoke=self.asked.smoke)
 
     def trial(self, data: str, name: str, seed: int, side: str, *, measure: bool) -> Trial | None:
-        """That of OURS or PEER with one seed; None where it is not kept, and not to be measured."""
+        """That of OURS or PEER with one seed, with whatever sources; None where there is none, and none is to be
+        measured."""
         config = self.config(data, name, seed, self.asked.epochs)
-        digest = digest_of(config, data=data, content=self.contents[data], side=side, sources=self.sources)
-        if digest not in self.trials.found and measure:
+        digest = digest_of(config, data=data, content=self.contents[data], side=side)
+        if measure and self.trials.find(digest, self.current) is None:
             self.progress(f"{data}, {name}, seed {seed}, {side}")
             ours = side == OURS
             trial = Trial(
                 digest=digest,
+                sources=self.sources,
                 commit=self.source,
                 data=data,
                 method=name,
@@ -149,25 +155,34 @@ class Bench:
                 scores=(train_ours if ours else train_peer)(config, self.folder / data),
             )
             self.trials.add(trial)
-        return self.trials.found.get(digest)
+        return self.trials.find(digest, None)
 
     def input_trial(self, data: str) -> Trial:
         """The input of a set itself, which takes seconds."""
-        digest = digest_of(None, data=data, content=self.contents[data], side=INPUT, sources=self.sources)
-        if digest not in self.trials.found:
-            scores = probe_input(self.folder / data, SETS[data])
-            empty = Trial(digest=digest, commit=self.source, data=data, method="", side=INPUT, seed=0, scores=scores)
-            self.trials.add(empty)
-        return self.trials.found[digest]
+        digest = digest_of(None, data=data, content=self.contents[data], side=INPUT)
+        known = self.trials.find(digest, self.sources)
+        if known is None:
+            known = Trial(
+                digest=digest,
+                sources=self.sources,
+                commit=self.source,
+                data=data,
+                method="",
+                side=INPUT,
+                seed=0,
+                scores=probe_input(self.folder / data, SETS[data]),
+            )
+            self.trials.add(known)
+        return known
 
     def speed(self, name: str, *, measure: bool) -> Speed | None:
-        """That of a method on its first set that can be had; None where it is not kept, and not to be measured."""
+        """That of a method on its first set that can be had; None as in `trial`."""
         data = next((data for data in self.contents if data in self.suited[name]), None)
         if data is None:
             return None
         config = self.config(data, name, 0, SPEED_EPOCHS)
-        digest = digest_of(config, data=data, content=self.contents[data], side=SPEED, sources=self.sources)
-        if digest not in self.speeds.found and measure:
+        digest = digest_of(config, data=data, content=self.contents[data], side=SPEED)
+        if measure and self.speeds.find(digest, self.current) is None:
             self.progress(f"{name}: samples a second")
             with open_shards(config.data) as shards:
                 samples = len(shards)
@@ -178,11 +193,12 @@ class Bench:
                 peer=has_peer(name),
                 rounds=1 if self.asked.smoke else ROUNDS,
                 digest=digest,
+                sources=self.sources,
                 commit=self.source,
                 data=data,
             )
             self.speeds.add(found)
-        return self.speeds.found.get(digest)
+        return self.speeds.find(digest, None)
 
     def rows_of(self, data: str, name: str, *, scores: bool, speed: bool) -> list[Row]:
         """The rows of a method on a set by every probe, over the seeds with which all was trained; none where there is
@@ -233,6 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, help=f"trainings of each method (default {SEEDS})")
     parser.add_argument("--epochs", type=int, help="of each training (default: by the set)")
+    parser.add_argument(
+        "--keep-older", action="store_true", help="do not measure anew what was measured with other sources"
+    )
     parser.add_argument("--smoke", action="store_true", help="few digits, one epoch, one seed: sees that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default benchmarks/results)")
@@ -257,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts={None: PARTS, TABLE: ()}.get(options.part, (options.part,)),
         seeds=range(options.seeds or (1 if options.smoke else SEEDS)),
         epochs=options.epochs or (1 if options.smoke else None),
+        keep_older=options.keep_older,
         smoke=options.smoke,
     )
     source = commit()  # now: what is edited meanwhile is not what is measured

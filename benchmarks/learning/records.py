@@ -31,9 +31,11 @@ class Trial:
     """One training, or the input itself, judged by every probe."""
 
     digest: str
-    """Of everything that decides about the scores; see `digest_of`."""
+    """Of what was trained on what; see `digest_of`."""
+    sources: str
+    """Digest of the sources that it ran with; see `sources_digest`."""
     commit: str
-    """Of the sources that it ran with."""
+    """Of the same sources."""
     data: str
     method: str
     """Empty for the input itself."""
@@ -50,7 +52,7 @@ R = TypeVar("R", Trial, Speed)
 
 
 class Records(Generic[R]):
-    """What was measured, by digest, in memory and as lines in a file.
+    """What was measured, in memory and as lines in a file.
 
     Args:
         path: made where it is missing. Several processes may add to one file. A line that a kill cut short is skipped.
@@ -59,16 +61,21 @@ class Records(Generic[R]):
 
     def __init__(self, path: Path, kind: type[R]) -> None:
         self.path = path
-        self.found: dict[str, R] = {}
+        self._found: dict[str, list[R]] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             try:
                 record = kind(**json.loads(line))
             except (ValueError, TypeError):
                 continue
-            self.found[record.digest] = record
+            self._found.setdefault(record.digest, []).append(record)
+
+    def find(self, digest: str, sources: str | None) -> R | None:
+        """The last record of what has this digest, with these sources; None as `sources` stands for any."""
+        fitting = [each for each in self._found.get(digest, ()) if sources in (None, each.sources)]
+        return fitting[-1] if fitting else None
 
     def add(self, record: R) -> None:
-        self.found[record.digest] = record
+        self._found.setdefault(record.digest, []).append(record)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             start = b"" if _ends_a_line(file) else b"\n"
@@ -94,18 +101,17 @@ def sources_digest(root: Path = ROOT) -> str:
     return digest.hexdigest()
 
 
-def digest_of(config: RunConfig | None, *, data: str, content: str, side: str, sources: str) -> str:
-    """A name for what is measured: two with the same one have the same scores.
+def digest_of(config: RunConfig | None, *, data: str, content: str, side: str) -> str:
+    """A name for what is measured: two with the same one, and the same sources, have the same scores.
 
     Args:
         config: of the training; None for the input itself.
         data: name of the set.
         content: digest of its samples.
         side: OURS, PEER, INPUT or SPEED.
-        sources: of `sources_digest`.
     """
     settings = {} if config is None else {key: x for key, x in config.to_dict().items() if key not in PLACES}
     if config is not None:
         settings["model"] = {key: x for key, x in settings["model"].items() if key != TOKENIZER_PLACE}
-    whole = [settings, data, content, side, sources, versions()]
+    whole = [settings, data, content, side, versions()]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]

@@ -23,6 +23,8 @@ class Speed:
 
     digest: str
     """See `headrace.benchmarks.learning.records`."""
+    sources: str
+    """The same."""
     commit: str
     """Of the sources that were measured."""
     data: str
@@ -35,7 +37,16 @@ class Speed:
 
 
 def measure_speed(
-    config: RunConfig, samples: int, out: Path, *, peer: bool, rounds: int, digest: str, commit: str, data: str
+    config: RunConfig,
+    samples: int,
+    out: Path,
+    *,
+    peer: bool,
+    rounds: int,
+    digest: str,
+    sources: str,
+    commit: str,
+    data: str,
 ) -> Speed:
     """Short trainings of `config` in turn, ours first.
 
@@ -56,6 +67,7 @@ def measure_speed(
             theirs.append(_watched(foreign, peer_speed, run))
     return Speed(
         digest=digest,
+        sources=sources,
         commit=commit,
         data=data,
         method=config.method,

@@ -17,6 +17,8 @@ from headrace.benchmarks.report import OURS, THEIRS, figure, replace_file
 from headrace.benchmarks.runner import NOISY_CORES
 
 TITLES = {"knn": "k-NN", "linear": "linear"}
+SHORT = 7
+"""Characters of a commit's name in a table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,28 +104,37 @@ class MethodsReport:
 def as_markdown(report: MethodsReport) -> str:
     """The tables, with the conditions above."""
     where = report.machine
-    commits = sorted({commit for each in report.rows for commit in each.commits} - {report.commit})
+    commits = {report.commit, *(commit for each in report.rows for commit in each.commits)}
     lines = [
         "# methods: what they learn",
         "",
         f"- Machine: {where.cpu}, {where.cores} of {where.cores_present} cores, {where.memory_gb:g} GB; "
         f"{where.system}; Python {where.python}",
-        f"- Date: {report.date}; source: {report.commit or 'unknown'}"
-        + (f"; some trainings ran at {', '.join(commits)}, whose sources of them are the same" if commits else ""),
+        f"- Date: {report.date}; source: {report.commit or 'unknown'}",
         f"- Settings: {', '.join(f'{name} {value}' for name, value in report.settings.items())}",
         f"- Versions: {', '.join(f'{name} {version}' for name, version in report.versions.items())}",
         "- Accuracy on test samples of probes on frozen features, in per cent: means over the seeds, lowest to highest "
         "in brackets. Every method takes its recipe `NAME_small`; on one set all see the same number of samples.",
         "- Lightly: its heads and loss in a plain loop, with the same batches, backbone, steps and optimiser. Samples "
         "a second are of whole training steps, taken apart from the scores: short trainings of both in turn, medians.",
+        "- The last column names the commits whose sources a row was trained with.",
     ]
-    if any(commit.endswith(CHANGED) for commit in (report.commit, *commits)):
+    if any(commit.endswith(CHANGED) for commit in commits):
         lines += ["", "**The sources differ from the commit that is named: do not quote these figures.**"]
     if not report.quiet:
         lines += ["", "**Other processes were busy while speed was measured: do not quote samples a second.**"]
     for data, probe, rows in _tables(report):
         learning = SETS[data]
-        heads = ("seeds", "trained", "untrained", learning.input_title, "lightly", "samples/s", "lightly, samples/s")
+        heads = (
+            "seeds",
+            "trained",
+            "untrained",
+            learning.input_title,
+            "lightly",
+            "samples/s",
+            "lightly, samples/s",
+            "commit",
+        )
         lines += ["", f"## {learning.title}, {TITLES[probe]}", ""]
         lines += [f"{learning.about}.", ""]
         lines += [f"| method | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
@@ -136,6 +147,7 @@ def as_markdown(report: MethodsReport) -> str:
                 _percent(each.peer_scores) if each.peer_scores else "",
                 figure(each.samples_per_s) if each.samples_per_s is not None else "",
                 figure(each.peer_samples_per_s) if each.peer_samples_per_s is not None else "",
+                ", ".join(_short(commit) for commit in each.commits),
             ]
             lines.append(f"| {each.method} | {' | '.join(cells)} |")
     if report.missing:
@@ -150,6 +162,10 @@ def _tables(report: MethodsReport) -> list[tuple[str, str, list[Row]]]:
         (data, probe, [each for each in report.rows if (each.data, each.probe) == (data, probe)])
         for data, probe in names
     ]
+
+
+def _short(commit: str) -> str:
+    return commit[:SHORT] + (CHANGED if commit.endswith(CHANGED) else "")
 
 
 def _percent(scores: Sequence[float]) -> str:

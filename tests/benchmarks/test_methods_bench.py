@@ -15,7 +15,9 @@ from headrace.benchmarks.learning.table import Row
 from headrace.benchmarks.methods import PARTS, Asked, Bench, measure
 from headrace.train import RunConfig
 
-ASKED = Asked(methods=("simclr", "mae"), sets=None, parts=PARTS, seeds=range(2), epochs=None, smoke=True)
+ASKED = Asked(
+    methods=("simclr", "mae"), sets=None, parts=PARTS, seeds=range(2), epochs=None, keep_older=False, smoke=True
+)
 
 
 @pytest.fixture
@@ -42,9 +44,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def run(asked: Asked, folder: Path, records: Path) -> tuple[Bench, list[list[Row]]]:
+def run(asked: Asked, folder: Path, records: Path, source: str = "c0ffee") -> tuple[Bench, list[list[Row]]]:
     """The bench, and the rows as they were written again and again."""
-    bench = Bench(asked=asked, folder=folder, records=records, source="c0ffee", progress=lambda what: None)
+    bench = Bench(asked=asked, folder=folder, records=records, source=source, progress=lambda what: None)
     written: list[list[Row]] = []
     measure(bench, written.append)
     return bench, written
@@ -105,12 +107,22 @@ def test_a_killed_run_goes_on(trained: list[str], tmp_path: Path, monkeypatch: p
     ] * 4
 
 
-def test_other_sources_are_measured_anew(trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_sources_are_shown_until_they_are_measured_anew(
+    trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores = replace(ASKED, parts=("scores",), methods=("mae",))
+    whole = ["mae 0 ours", "mae 1 ours"]
     run(scores, tmp_path / "a", tmp_path)
     monkeypatch.setattr(methods, "sources_digest", lambda: "other")
-    run(scores, tmp_path / "b", tmp_path)
-    assert trained == ["mae 0 ours", "mae 1 ours"] * 2
+    for kept in (replace(scores, parts=()), replace(scores, keep_older=True)):
+        _, written = run(kept, tmp_path / "b", tmp_path, source="decade")
+        assert trained == whole
+        assert written[-1][0].commits == ["c0ffee"]
+    _, written = run(scores, tmp_path / "c", tmp_path, source="decade")
+    assert trained == whole * 2
+    assert written[-1][0].commits == ["decade"]
+    run(replace(scores, keep_older=True, seeds=range(3)), tmp_path / "d", tmp_path)
+    assert trained == [*whole * 2, "mae 2 ours"]
 
 
 def test_what_cannot_be_had_or_suits_nothing_is_said(

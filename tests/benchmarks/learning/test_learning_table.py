@@ -18,6 +18,7 @@ def trial(method: str, side: str, seed: int, score: float, *, data: str = "digit
     untrained = {"knn": 0.25, "linear": 0.3} if side == OURS else None
     return Trial(
         digest=f"{method}{side}{seed}",
+        sources="5678",
         commit="c0ffee",
         data=data,
         method=method,
@@ -29,7 +30,7 @@ def trial(method: str, side: str, seed: int, score: float, *, data: str = "digit
 
 
 RATES = {"ours": [900.0, 1000.0, 1200.0], "peer": [500.0, 600.0, 700.0]}
-SPEED = Speed(digest="s", commit="c0ffee", data="digits", method="simclr", foreign_cores=0.0, **RATES)
+SPEED = Speed(digest="s", sources="5678", commit="c0ffee", data="digits", method="simclr", foreign_cores=0.0, **RATES)
 GIVEN = trial("", INPUT, 0, 0.5)
 SIDES = ((OURS, 0.9), (PEER, 0.8))
 TWO = [[trial("simclr", side, seed, score + 0.06 * seed) for seed in (0, 1)] for side, score in SIDES]
@@ -56,9 +57,11 @@ def test_a_row_holds_means_over_the_seeds_and_medians_over_the_rounds() -> None:
 
 def test_the_table_shows_spreads_and_leaves_empty_what_there_is_not() -> None:
     lines = as_markdown(REPORT).splitlines()
-    both = "| simclr | 2 | 93.0 (90.0 to 96.0) | 25.0 (25.0 to 25.0) | 50.0 | 83.0 (80.0 to 86.0) | 1,000 | 600 |"
+    both = (
+        "| simclr | 2 | 93.0 (90.0 to 96.0) | 25.0 (25.0 to 25.0) | 50.0 | 83.0 (80.0 to 86.0) | 1,000 | 600 | c0ffee |"
+    )
     assert both in lines
-    assert "| mae | 1 | 75.0 | 30.0 | 50.0 |  |  |  |" in lines
+    assert "| mae | 1 | 75.0 | 30.0 | 50.0 |  |  |  | c0ffee |" in lines
     assert [line for line in lines if line.startswith("## ")] == [
         "## Digits, k-NN",
         "## Digits, linear",
@@ -71,9 +74,9 @@ def test_the_table_shows_spreads_and_leaves_empty_what_there_is_not() -> None:
 def test_it_says_when_figures_are_not_to_be_quoted() -> None:
     busy = replace(BOTH, speeds=replace(SPEED, foreign_cores=0.9))
     assert "do not quote samples a second" in as_markdown(replace(REPORT, rows=[busy]))
-    older = replace(BOTH, commits=["0ff1ce+changes", "c0ffee"])
+    older = replace(BOTH, commits=["0ff1ce123456+changes", "c0ffee123456"])
     told = as_markdown(replace(REPORT, rows=[older]))
-    assert "some trainings ran at 0ff1ce+changes" in told
+    assert "| 0ff1ce1+changes, c0ffee1 |" in told
     assert "do not quote these figures" in told
 
 

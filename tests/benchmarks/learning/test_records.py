@@ -22,21 +22,51 @@ from headrace.benchmarks.learning.speed import Speed
 from headrace.train.recipes import bert_small, simclr_small
 
 TRIAL = Trial(
-    digest="a1", commit="c0ffee", data="digits", method="simclr", side=OURS, seed=0, scores={"knn": 0.5}, untrained=None
+    digest="a1",
+    sources="5678",
+    commit="c0ffee",
+    data="digits",
+    method="simclr",
+    side=OURS,
+    seed=0,
+    scores={"knn": 0.5},
+    untrained=None,
 )
-GIVEN: dict[str, Any] = {"data": "digits", "content": "1234", "side": OURS, "sources": "5678"}
+GIVEN: dict[str, Any] = {"data": "digits", "content": "1234", "side": OURS}
+
+
+def found(path: Path) -> list[str]:
+    """Those of three digests that a file has records of."""
+    records = Records(path, Trial)
+    return [digest for digest in ("a1", "b2", "c3") if records.find(digest, None)]
 
 
 def test_records_are_found_again(tmp_path: Path) -> None:
     path = tmp_path / "new" / "trials.jsonl"
     records = Records(path, Trial)
     records.add(TRIAL)
-    records.add(replace(TRIAL, digest="b2", untrained={"knn": 0.25}))
-    assert Records(path, Trial).found == records.found
-    assert list(records.found) == ["a1", "b2"]
-    speed = Speed(digest="c3", commit="", data="digits", method="mae", ours=[1.0], peer=[], foreign_cores=0.0)
+    second = replace(TRIAL, digest="b2", untrained={"knn": 0.25})
+    records.add(second)
+    for each in (records, Records(path, Trial)):
+        assert each.find("a1", None) == TRIAL
+        assert each.find("b2", "5678") == second
+        assert each.find("c3", None) is None
+    speed = Speed(
+        digest="c3", sources="", commit="", data="digits", method="mae", ours=[1.0], peer=[], foreign_cores=0.0
+    )
     Records(tmp_path / "speeds.jsonl", Speed).add(speed)
-    assert Records(tmp_path / "speeds.jsonl", Speed).found == {"c3": speed}
+    assert Records(tmp_path / "speeds.jsonl", Speed).find("c3", "") == speed
+
+
+def test_the_last_record_is_taken_of_the_wanted_sources_or_of_any(tmp_path: Path) -> None:
+    records = Records(tmp_path / "trials.jsonl", Trial)
+    older, newer = TRIAL, replace(TRIAL, sources="9abc")
+    for each in (older, newer):
+        records.add(each)
+    assert records.find("a1", "5678") == older
+    assert records.find("a1", "9abc") == newer
+    assert records.find("a1", None) == newer
+    assert records.find("a1", "other") is None
 
 
 @pytest.mark.parametrize("kept", [1, 30, -1])
@@ -47,10 +77,9 @@ def test_a_line_that_a_kill_cut_short_is_measured_again(tmp_path: Path, kept: in
     second = replace(TRIAL, digest="b2")
     Records(path, Trial).add(second)
     path.write_bytes(whole + path.read_bytes()[len(whole) :][:kept].removesuffix(b"}"))
-    records = Records(path, Trial)
-    assert list(records.found) == ["a1"]
-    records.add(second)
-    assert list(Records(path, Trial).found) == ["a1", "b2"]
+    assert found(path) == ["a1"]
+    Records(path, Trial).add(second)
+    assert found(path) == ["a1", "b2"]
 
 
 def test_records_of_two_processes_are_all_kept(tmp_path: Path) -> None:
@@ -58,7 +87,7 @@ def test_records_of_two_processes_are_all_kept(tmp_path: Path) -> None:
     first.add(TRIAL)
     second.add(replace(TRIAL, digest="b2"))
     first.add(replace(TRIAL, digest="c3"))
-    assert list(Records(tmp_path / "trials.jsonl", Trial).found) == ["a1", "b2", "c3"]
+    assert found(tmp_path / "trials.jsonl") == ["a1", "b2", "c3"]
 
 
 def test_a_digest_does_not_depend_on_places() -> None:
@@ -74,7 +103,7 @@ def test_a_digest_depends_on_all_that_decides() -> None:
         for change in ("seed=1", "epochs=2", "model.temperature=0.3", "optim.lr=0.5", "batch_size=64")
     ]
     changed += [digest_of(config, **{**GIVEN, key: x}) for key, x in (("data", "emoji"), ("content", "1"))]
-    changed += [digest_of(config, **{**GIVEN, "side": PEER}), digest_of(config, **{**GIVEN, "sources": "1"})]
+    changed.append(digest_of(config, **{**GIVEN, "side": PEER}))
     assert len({digest_of(config, **GIVEN), *changed}) == 1 + len(changed)
 
 
