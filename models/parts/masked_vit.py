@@ -72,6 +72,23 @@ def encode_visible(vit: Any, images: Tensor, visible: Tensor) -> Tensor:
     return vit.norm(vit.blocks(tokens))
 
 
+def encode_with_mask_tokens(vit: Any, images: Tensor, masked: Tensor | None, mask_token: Tensor) -> Tensor:
+    """(B, P + L, D): tokens in front of the patches and all patches behind all blocks and the last norm of a timm ViT,
+    in which one learnt token stands for each hidden patch.
+
+    Args:
+        vit: a timm VisionTransformer; one with `dynamic_img_size` takes images of any size.
+        images: (B, 3, H, W).
+        masked: bool (B, L), True where a patch is hidden; None hides nothing.
+        mask_token: (1, 1, D), what the blocks see of a hidden patch, before positions are added.
+    """
+    tokens = vit.patch_embed(images)  # (B, L, D), or (B, rows, columns, D) of a ViT for any size
+    if masked is not None:
+        where = masked.view(*tokens.shape[:-1], 1)
+        tokens = torch.where(where, mask_token.to(tokens.dtype).view(*[1] * (tokens.ndim - 1), -1), tokens)
+    return vit.norm(vit.blocks(vit.norm_pre(vit.patch_drop(vit._pos_embed(tokens)))))
+
+
 class MaskedDecoder(nn.Module):
     """MAE's decoder: a narrower ViT over what was seen and one learnt token for each of what was not.
 
