@@ -122,6 +122,12 @@ class Method(nn.Module):
         features: Tensor = self.backbone(view)
         return features
 
+    def cluster_scores(self, batch: Batch) -> Tensor | None:
+        """How near each sample of what `probe_inputs` asks for is to each of K clusters or prototypes, (B, K): it falls
+        to the one with its largest score. None, the default, where there are none. Call it in evaluation mode; a
+        sample's scores do not depend on the rest of the batch then."""
+        return None
+
     @property
     def towers(self) -> dict[str, Tower]:
         """By the names of their streams, for retrieval and zero-shot classification; by default none."""

@@ -39,7 +39,7 @@ def save_pictures(out: Path, step: int, pictures: Mapping[str, Tensor]) -> None:
         if images.ndim != 4 or images.shape[1] != 3 or not len(images):
             raise ValueError(f"pictures: {name} must be of shape (B, 3, H, W), got {tuple(images.shape)}")
         aside = folder / f"{name}.png.tmp"
-        Image.fromarray(_row(images)).save(aside, "PNG")
+        Image.fromarray(side_by_side(images)).save(aside, "PNG")
         os.replace(aside, folder / f"{name}.png")
 
 
@@ -49,7 +49,7 @@ def drawn_pictures(out: Path) -> dict[int, dict[str, Path]]:
     return {step: {path.stem: path for path in sorted(found[step].glob("*.png"))} for step in sorted(found)}
 
 
-def _row(images: Tensor) -> np.ndarray:
+def side_by_side(images: Tensor) -> np.ndarray:
     """float (B, 3, H, W) in [0, 1] as uint8 (H, W', 3), white between the samples; what is not a number is black."""
     levels = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     pixels = levels.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)

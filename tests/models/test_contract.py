@@ -149,8 +149,13 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(name: str, shards: Shar
         batch = next(iter(loader))
         features = method.encode(batch)
         alone = torch.cat([method.encode(part) for part in batch.parts(8)])
+        scores = method.cluster_scores(batch)
+        scores_alone = [method.cluster_scores(part) for part in batch.parts(8)]
     assert features.shape == (8, method.feature_dim)
     torch.testing.assert_close(alone, features, rtol=1e-4, atol=1e-5)
+    if scores is not None:
+        assert len(scores) == 8
+        torch.testing.assert_close(torch.cat(scores_alone), scores, rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
 
 
 # Killed and resumed

@@ -109,6 +109,7 @@ table.plain th{width:32%;color:var(--soft)}
 figure{margin:0}
 figure img{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:var(--line);border-radius:6px;
 image-rendering:pixelated}
+figure.other{opacity:.4}
 figure.row{margin:0 0 10px}
 figure.row img{aspect-ratio:auto;background:none}
 figcaption{color:var(--soft);font-size:11px;line-height:1.35;margin-top:5px}

@@ -1,9 +1,7 @@
-"""A run as one page: scores, curves, views, a map of its features, and what made it."""
+"""A run as one page: scores, curves, views, what its features say, and what made it."""
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,31 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from headrace.models import Method
 from headrace.pipeline import ViewSpec
-from headrace.pipeline.order.mixing import NO_LABEL
-from headrace.shards import ShardError, ShardSet, open_shards
-from headrace.shards.remote.remote import is_remote, redact
+from headrace.shards import ShardError, open_shards
+from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import ENCODERS, PROBES, features, read_results, rows, write_aside
+from headrace.tools.evaluate import ENCODERS, PROBES, read_results, rows, write_aside
 from headrace.tools.hardware import cores, processor
-from headrace.tools.pictures.charts import class_map, legend, line_chart
+from headrace.tools.pictures.charts import legend, line_chart
+from headrace.tools.pictures.features import feature_sections, missing
 from headrace.tools.pictures.page import Section, definitions, page, png_uri, tiles
-from headrace.tools.pictures.show_views import augmented, pixels
+from headrace.tools.pictures.show_views import augmented
 from headrace.train import RunConfig, load_run, read_ending, read_metrics
 from headrace.train.metrics import Record
 from headrace.train.pictures import drawn_pictures
 
 GALLERY_SAMPLES = 9
-MAP_SAMPLES = 1000  # t-SNE of more takes minutes
-MAP_LEAST = 5  # nor does it lay out so few as this
-THUMBNAIL = 28  # side of a map sample's picture, in pixels
-SPRITE_COLUMNS = 32
 
 # metric, name and unit, holds a share of 1, axis starts at 0
 CURVES = (
@@ -79,7 +70,7 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
         Section("Training", endings(runs), training_charts(metrics)),
         gallery(config, method),
         pictures(first),
-        feature_map(method, read_results(first).get("test") or config.data, seed),
+        *feature_sections(method, read_results(first).get("test") or config.data, seed),
         Section("Configuration", "Saved with the run; it starts the run again.", resolved_config(runs)),
         Section("Environment", "Where this page was made.", definitions(environment())),
     ]
@@ -199,70 +190,6 @@ def gallery(config: RunConfig, method: Method) -> Section:
         samples += f'<div class="sample">{figures}</div>'
     note = "Each sample as stored, then its views of epoch 0. The numbers draw the same view again, on any engine."
     return Section(heading, note, f'<div class="gallery">{samples}</div>')
-
-
-def missing(data: str, error: Exception) -> str:
-    """Why the shards that a run was made of are not shown."""
-    if not is_remote(data) and not os.path.exists(data):
-        return f"The shards at {os.path.abspath(data)} are not here any more."
-    return redact(f"The shards cannot be shown: {error}")
-
-
-def feature_map(method: Method, data: str, seed: int) -> Section:
-    """t-SNE of the encoder's features of some labelled samples; empty where `data` has hardly any or the method is not
-    one of images, a sentence where the data cannot be read."""
-    heading = "Map of the features"
-    if not isinstance(method.inputs, ViewSpec):
-        return Section(heading, "", "")
-    try:
-        with open_shards(data) as shards:
-            labels = shards.ints("label") if "label" in shards.fields else np.zeros(0, np.int64)
-            labelled = np.flatnonzero(labels != NO_LABEL)
-            if len(labelled) < MAP_LEAST:
-                return Section(heading, "", "")
-            found, labels = features(method, shards)
-            chosen = np.linspace(0, len(labels) - 1, min(len(labels), MAP_SAMPLES)).round().astype(np.int64)
-            sprite = thumbnails(shards, labelled[chosen])
-            known = dict(enumerate(shards.fields["label"].classes))
-            names = {c: known.get(c, str(c)) for c in np.unique(labels).tolist()}
-    except (ShardError, UserError, OSError) as error:
-        return Section(heading, missing(data, error), "")
-    labels = labels[chosen]
-    points = layout(found[chosen], seed)
-    note = (
-        f"{len(labels):,} samples of {os.path.basename(redact(data))}, t-SNE of the frozen features; the labels only "
-        "colour the dots. Point at a dot to see the sample."
-    )
-    label_names = escape(json.dumps([names[c] for c in labels.tolist()]))
-    return Section(
-        heading,
-        note,
-        f'<div class="mapbox" data-side="{THUMBNAIL}" data-columns="{SPRITE_COLUMNS}" data-names="{label_names}" '
-        f'data-sprite="{png_uri(sprite)}">{class_map(points, labels, names)}'
-        '<div class="peek"><div></div><span></span></div></div>',
-    )
-
-
-def layout(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """Two coordinates (n, 2) for features (n, d): directions only, 50 principal components, then t-SNE."""
-    directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    components = min(50, *directions.shape)
-    directions = PCA(components, random_state=seed).fit_transform(directions)
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    points: NDArray[np.float32] = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(directions)
-    return points
-
-
-def thumbnails(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """All samples in one picture, SPRITE_COLUMNS to a row, each THUMBNAIL pixels square."""
-    lines = -(-len(ids) // SPRITE_COLUMNS)
-    sprite = np.zeros((lines, THUMBNAIL, SPRITE_COLUMNS, THUMBNAIL, 3), np.uint8)
-    for position, i in enumerate(ids):
-        picture = Image.fromarray(pixels(shards, int(i)))
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        line, column = divmod(position, SPRITE_COLUMNS)
-        sprite[line, : picture.height, column, : picture.width] = np.asarray(picture)
-    return sprite.reshape(lines * THUMBNAIL, SPRITE_COLUMNS * THUMBNAIL, 3)
 
 
 def resolved_config(runs: Mapping[str, Path]) -> str:

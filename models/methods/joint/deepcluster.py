@@ -113,6 +113,11 @@ class DeepCluster(Method):
             "nmi": self.nmi.clone(),
         }
 
+    def cluster_scores(self, batch: Batch) -> Tensor:
+        """The classifier's outputs for the clusters of the last epoch."""
+        outputs: Tensor = self.classifier(F.relu(self.encode(batch)))
+        return outputs
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """The authors decay everything, and move the classifier without momentum."""
         classifier = list(self.classifier.parameters())

@@ -150,6 +150,11 @@ class DINO(Method):
             )
         }
 
+    def cluster_scores(self, batch: Batch) -> Tensor:
+        """The teacher's outputs, above the centre."""
+        outputs: Tensor = self.head(self.encode(batch)) - self.center
+        return outputs
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """Biases and vectors do not decay; position embeddings, class tokens and prototypes do. The last layer waits
         for its first epochs to pass."""

@@ -132,6 +132,11 @@ class SwAV(Method):
         self.new_rows.append(list(large))
         return {"loss": swapped_prediction(scores, targets, self.config.temperature)}
 
+    def cluster_scores(self, batch: Batch) -> Tensor:
+        """Of the prototypes."""
+        z = F.normalize(self.projector(self.encode(batch)), dim=1)
+        return F.linear(z, F.normalize(self.prototypes.weight, dim=1))
+
     @torch.no_grad()
     def _assignments(self, scores: Tensor, view: int) -> Tensor:
         """(B, K): soft assignments of the batch, to which the queue's rows add their weight."""

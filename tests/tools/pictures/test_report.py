@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,14 +16,17 @@ import pytest
 import torch
 from PIL import Image
 
+from headrace.models import METHODS
 from headrace.shards import Field, ShardSet, write_shards
 from headrace.tools.errors import UserError
 from headrace.tools.evaluate import PROBES, evaluate, read_results, rows, save_results
+from headrace.tools.pictures.features import Encoded, neighbours
 from headrace.tools.pictures.report import throughput, write_report
 from headrace.train import read_metrics, train
 from headrace.train.checkpoint import read_checkpoint
 from headrace.train.pictures import save_pictures
 from headrace.train.recipes import simclr_digits
+from tests.models.tiny_methods import TINY
 from tests.train.tiny_runs import tiny_run
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -160,6 +164,50 @@ def test_what_was_found_while_training_is_shown(digits_webdataset: ShardSet, run
     shown = [base64.b64decode(address.partition(",")[2]) for address in page.addresses]
     levels = [np.asarray(Image.open(io.BytesIO(png))) for png in shown]
     assert [int(level[0, 0, 0]) for level in levels if level.shape == (4, 10, 3)] == [255, 0, 255, 255]
+
+
+def test_it_shows_what_is_near_what_falls_to_prototypes_and_what_a_vit_attends_to(
+    digits_webdataset: ShardSet, run: Path, tmp_path: Path
+) -> None:
+    sections = ("Nearest samples", "Clusters and what falls to them", "What the class token attends to")
+    for name, shown in (("swav", sections[:2]), ("dino", sections), ("mae", (sections[0], sections[2]))):
+        model = replace(METHODS[name].config(), **TINY[name])
+        config = tiny_run(digits_webdataset.path, tmp_path / name, "epochs=1")
+        train(replace(config, method=name, model=model), progress=False)
+        text = write_report(tmp_path / name).read_text(encoding="utf-8")
+        words = Page(text).texts
+        assert [section for section in sections if section in words] == list(shown)
+        assert text.count("<figcaption>head ") == (2 if "What the class token attends to" in shown else 0)
+    (of_prototypes,) = [text for text in Page((tmp_path / "swav/report.html").read_text(encoding="utf-8")).texts
+                        if " have samples of " in text]  # fmt: skip
+    used, total = map(int, re.findall(r"\d+", of_prototypes)[:2])
+    sizes = [
+        int(n) for n in re.findall(r"number \d+: (\d+) samples", (tmp_path / "swav/report.html").read_text("utf-8"))
+    ]
+    assert total == 12
+    assert len(sizes) == min(used, 8)
+    assert sizes == sorted(sizes, reverse=True)
+    assert used > 8 or sum(sizes) == 200
+
+
+def test_nearest_samples_are_those_of_the_features(digits_webdataset: ShardSet) -> None:
+    """Each sample's feature is its number on an arc: the neighbours are the numbers beside it."""
+    arc = np.linspace(0, 1, 20, dtype=np.float32)
+    encoded = Encoded(
+        shards=digits_webdataset,
+        name="digits",
+        ids=np.arange(20) + 7,
+        features=np.stack([np.cos(arc), np.sin(arc)], axis=1) * np.linspace(1, 9, 20, dtype=np.float32)[:, None],
+        labels=np.arange(20) // 5,
+        names={label: f"of {label}" for label in range(4)},
+    )
+    names = re.findall(r"<figure( class=\"other\")?>.*?<figcaption>of (\d)</figcaption>", neighbours(encoded).html)
+    first = names[:10]
+    assert [label for _, label in first] == ["0"] * 5 + ["1"] * 5
+    assert [bool(other) for other, _ in first] == [False] * 5 + [True] * 5
+    (address, *_) = re.findall(r'src="([^"]+)"', neighbours(encoded).html)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
+    assert np.array_equal(shown, digits_webdataset.read(7)["image"])
 
 
 def test_a_run_without_scores_or_shards_still_has_a_report(run: Path, tmp_path: Path) -> None:
