@@ -14,6 +14,7 @@ from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterCo
 from headrace.models.methods.joint.dino import DINO, DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
+from headrace.models.methods.joint.moco_v1 import MoCoV1, MoCoV1Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3, MoCoV3Config
 from headrace.models.methods.joint.nnclr import NNCLR, NNCLRConfig
 from headrace.models.methods.joint.ressl import ReSSL, ReSSLConfig
@@ -76,6 +77,13 @@ METHODS: dict[str, MethodEntry] = {
         "google-research/simclr: tf2/objective.py, model.py, lars_optimizer.py, data_util.py",
         "the loss is the mean over 2N views, half of the code's; views are normalised; torchvision's crop and colours, "
         "resized with antialiasing",
+    ),
+    "moco_v1": MethodEntry(
+        MoCoV1Config,
+        MoCoV1,
+        "joint",
+        "1911.05722",
+        "facebookresearch/moco at 4397a04: moco/builder.py, main_moco.py",
     ),
     "moco_v2": MethodEntry(
         MoCoV2Config,

@@ -76,12 +76,17 @@ class MoCoV2Peer(Peer):
     def __init__(self, method: Method) -> None:
         super().__init__(method)
         from lightly.loss import NTXentLoss
-        from lightly.models.modules.heads import MoCoProjectionHead
 
         c = self.config
-        self.head = MoCoProjectionHead(self.dim, self.dim, c.projection_dim)
+        self.head = self.make_head()
         self.slow = copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False)
         self.criterion = NTXentLoss(temperature=c.temperature, memory_bank_size=(c.queue, c.projection_dim))
+
+    def make_head(self) -> nn.Module:
+        from lightly.models.modules.heads import MoCoProjectionHead
+
+        head: nn.Module = MoCoProjectionHead(self.dim, self.dim, self.config.projection_dim)
+        return head
 
     def loss(self, views: list[Tensor], context: Context) -> Tensor:
         from lightly.models.utils import batch_shuffle, batch_unshuffle, update_momentum
@@ -96,6 +101,14 @@ class MoCoV2Peer(Peer):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return _all_in_one(self)
+
+
+class MoCoV1Peer(MoCoV2Peer):
+    def make_head(self) -> nn.Module:
+        from lightly.models.modules.heads import ProjectionHead
+
+        head: nn.Module = ProjectionHead([(self.dim, self.config.projection_dim, None, None)])
+        return head
 
 
 class BYOLPeer(Peer):
@@ -302,6 +315,7 @@ class DINOPeer(Peer):
 
 PEERS: dict[str, Callable[[Method], Peer]] = {
     "simclr": SimCLRPeer,
+    "moco_v1": MoCoV1Peer,
     "moco_v2": MoCoV2Peer,
     "byol": BYOLPeer,
     "barlow_twins": BarlowTwinsPeer,

@@ -82,17 +82,30 @@ def with_lightlys_split_norms(module: nn.Module, splits: int) -> nn.Module:
     return module.double()
 
 
+def moco_v1(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.models.modules.heads import ProjectionHead
+
+    # Lightly has no head of version 1; the authors' is one layer with a bias.
+    layer = (method.feature_dim, method.config.projection_dim, None, None)
+    yield from moco(method, batches, lambda: ProjectionHead([layer]))
+
+
 def moco_v2(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
-    from lightly.loss import NTXentLoss
     from lightly.models.modules import MoCoProjectionHead
+
+    dim = method.feature_dim
+    yield from moco(method, batches, lambda: MoCoProjectionHead(dim, dim, method.config.projection_dim))
+
+
+def moco(method: Any, batches: list[Batch], make_head: Callable[[], nn.Module]) -> Iterator[Tensor]:
+    from lightly.loss import NTXentLoss
     from lightly.models.utils import batch_shuffle, batch_unshuffle, update_momentum
 
-    config, dim = method.config, method.feature_dim
-    splits = config.batch_norm_splits
+    config, splits = method.config, method.config.batch_norm_splits
     backbone, slow_backbone = (
         with_lightlys_split_norms(build_backbone(config.backbone)[0], splits).train() for _ in range(2)
     )
-    head, slow_head = (MoCoProjectionHead(dim, dim, config.projection_dim).double() for _ in range(2))
+    head, slow_head = (make_head().double() for _ in range(2))
     pairs = [
         (method.backbone, backbone), (method.slow_backbone, slow_backbone),
         (method.projector, head), (method.slow_projector, slow_head),
@@ -348,6 +361,7 @@ def mae(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
 
 LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "simclr": ("lightly", "sgd", simclr),
+    "moco_v1": ("lightly", "sgd", moco_v1),
     "moco_v2": ("lightly", "sgd", moco_v2),
     "byol": ("lightly", "sgd", byol),
     "swav": ("lightly", "sgd", swav),

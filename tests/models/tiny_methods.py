@@ -20,6 +20,7 @@ PLAIN: dict[str, Any] = {"size": 24, "strength": 0.5, "backbone": RESNET}
 
 TINY: dict[str, dict[str, Any]] = {
     "simclr": {**PLAIN, "blur": 0.0, "projection_hidden": 32, "projection_dim": 16},
+    "moco_v1": {**PLAIN, "projection_dim": 16, "queue": 40, "batch_norm_splits": 2},
     "moco_v2": {**PLAIN, "blur": 0.0, "projection_dim": 16, "queue": 40, "batch_norm_splits": 2},
     "byol": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
     "barlow_twins": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16, "over_ranks": "exact"},

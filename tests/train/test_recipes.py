@@ -49,6 +49,7 @@ def test_imagenet_has_the_papers_values() -> None:
 @pytest.mark.parametrize(
     ("name", "peak", "optimizer", "decay"),
     [
+        ("moco_v1", 0.03, "sgd", 1e-4),
         ("moco_v2", 0.03, "sgd", 1e-4),
         ("moco_v3", 9.6, "lars", 1e-6),
         ("byol", 3.2, "lars", 1.5e-6),

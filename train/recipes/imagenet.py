@@ -11,6 +11,7 @@ from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
+from headrace.models.methods.joint.moco_v1 import MoCoV1Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3Config
 from headrace.models.methods.joint.nnclr import NNCLRConfig
 from headrace.models.methods.joint.ressl import ReSSLConfig
@@ -20,6 +21,25 @@ from headrace.models.methods.joint.vicreg import VICRegConfig
 from headrace.models.methods.masked.mae import MAEConfig
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.train.config import OptimConfig, RunConfig, ScheduleConfig
+
+
+def moco_v1_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 256, 200 epochs: 60.8 % in the authors' README.
+
+    SGD with learning rate 0.03, a tenth of it from epoch 120 and a hundredth from 160 on, weight decay 1e-4 on
+    everything, no warm-up (facebookresearch/moco at 4397a04, eight GPUs). Keys change places over ranks: take several,
+    or split batch norms.
+    """
+    return RunConfig(
+        method="moco_v1",
+        model=MoCoV1Config(),
+        data=data,
+        out=out,
+        epochs=200,
+        batch_size=256,
+        optim=OptimConfig(name="sgd", lr=0.03, weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=0, final=1.0, drops={120: 0.1, 160: 0.1}),
+    )
 
 
 def moco_v2_imagenet(*, data: str = "", out: str = "") -> RunConfig:

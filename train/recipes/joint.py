@@ -10,6 +10,7 @@ from headrace.models.methods.joint.deepcluster import DeepClusterConfig
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
+from headrace.models.methods.joint.moco_v1 import MoCoV1Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3Config
 from headrace.models.methods.joint.nnclr import NNCLRConfig
 from headrace.models.methods.joint.ressl import ReSSLConfig
@@ -20,6 +21,23 @@ from headrace.models.methods.joint.vicreg import VICRegConfig
 from headrace.models.parts.backbones import tiny_resnet
 from headrace.train.config import OptimConfig, RunConfig
 from headrace.train.recipes.small import small_run, small_views
+
+
+def moco_v1_small(*, data: str = "", out: str = "") -> RunConfig:
+    """As MoCo v2's small recipe, but for the projector. Its temperature, too: at 0.07 a queue of keys that are all of
+    ten classes holds a sample's like as negatives."""
+    model = MoCoV1Config(
+        **small_views(),
+        strength=0.5,
+        grayscale=0.0,
+        temperature=0.2,
+        momentum=0.99,
+        queue=1024,
+        projection_dim=64,
+        batch_norm_splits=4,
+        backbone=tiny_resnet(),
+    )
+    return small_run("moco_v1", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
 def moco_v2_small(*, data: str = "", out: str = "") -> RunConfig:
