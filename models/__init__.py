@@ -11,6 +11,7 @@ from headrace.models.method import Context, Method, ParameterGroup, Tower
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
+from headrace.models.methods.joint.densecl import DenseCL, DenseCLConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
@@ -162,6 +163,15 @@ METHODS: dict[str, MethodEntry] = {
         "2104.14548",
         "the paper; lightly-ai/lightly at e8d317f: models/modules/heads.py; solo-learn at 9187ea3: methods/nnclr.py",
         "no authors' code is known, and several of the paper's numbers could not be checked",
+    ),
+    "densecl": MethodEntry(
+        DenseCLConfig,
+        DenseCL,
+        "joint",
+        "2011.09157",
+        "WXinlong/DenseCL at b64bbb6: openselfsup/models/densecl.py, necks.py, "
+        "configs/selfsup/densecl/densecl_imagenet_200ep.py",
+        "the cosine falls with every step instead of every epoch; a Gaussian blur in the place of PIL's box filters",
     ),
     "ressl": MethodEntry(
         ReSSLConfig,

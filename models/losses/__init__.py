@@ -4,7 +4,14 @@ Letters in shapes: N samples of this rank, W ranks, D dimensions of a projection
 views, L patches or tokens, P numbers of a patch. All are computed in float32 at least, also under autocast.
 """
 
-from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
+from headrace.models.losses.contrastive import (
+    clip_loss,
+    dense_info_nce,
+    in_batch_info_nce,
+    most_similar_cells,
+    nt_xent,
+    queue_info_nce,
+)
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
@@ -22,10 +29,12 @@ __all__ = [
     "centre_distance",
     "clip_loss",
     "cosine_regression",
+    "dense_info_nce",
     "dino_loss",
     "in_batch_info_nce",
     "masked_patch_loss",
     "masked_token_loss",
+    "most_similar_cells",
     "normalize_channels",
     "normalize_patches",
     "nt_xent",

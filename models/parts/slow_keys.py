@@ -85,11 +85,15 @@ class SlowKeys(Method):
         """For features of `feature_dim`; called once."""
         raise NotImplementedError(f"{type(self).__name__} must write make_projector()")
 
+    def slow_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Of (N, 3, H, W), each (N, ...): by default what the slow projector makes of the slow backbone's features."""
+        return (self.slow_projector(self.slow_backbone(images)),)
+
     @torch.no_grad()
-    def slow_key(self, images: Tensor) -> Tensor:
-        """(N, projection_dim) of the slow network, whose batch norms see the samples of all ranks in another order."""
+    def slow_keys(self, images: Tensor) -> tuple[Tensor, ...]:
+        """`slow_outputs` where batch norms see the samples of all ranks in another order."""
         images, order = shuffled(images)
-        return unshuffled(self.slow_projector(self.slow_backbone(images)), order)
+        return tuple(unshuffled(x, order) for x in self.slow_outputs(images))
 
     def after_step(self, context: Context) -> None:
         """The keys of this step enter their queues, and the slow network moves."""

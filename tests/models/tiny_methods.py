@@ -43,6 +43,9 @@ TINY: dict[str, dict[str, Any]] = {
     "nnclr": {
         **PLAIN, "blur": (0.5, 0.1), "queue": 80, "hidden_dim": 32, "predictor_dim": 32, "projection_dim": 16,
     },
+    "densecl": {
+        **PLAIN, "blur": 0.0, "queue": 40, "hidden_dim": 32, "projection_dim": 16, "batch_norm_splits": 2,
+    },
     "ressl": {**PLAIN, "blur": 0.0, "queue": 40, "hidden_dim": 32, "projection_dim": 16, "batch_norm_splits": 2},
     "vicreg": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
     "tico": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},

@@ -55,6 +55,7 @@ def test_imagenet_has_the_papers_values() -> None:
         ("byol", 3.2, "lars", 1.5e-6),
         ("simsiam", 0.1, "sgd", 1e-4),
         ("nnclr", 4.8, "lars", 1e-6),
+        ("densecl", 0.03, "sgd", 1e-4),
         ("ressl", 0.05, "sgd", 1e-4),
         ("barlow_twins", 1.6, "lars", 1e-6),
         ("vicreg", 1.6, "lars", 1e-6),

@@ -7,6 +7,7 @@ from typing import Any
 from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepClusterConfig
+from headrace.models.methods.joint.densecl import DenseCLConfig
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
@@ -172,6 +173,22 @@ def nnclr_small(*, data: str = "", out: str = "") -> RunConfig:
         backbone=tiny_resnet(),
     )
     return small_run("nnclr", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def densecl_small(*, data: str = "", out: str = "") -> RunConfig:
+    """As MoCo v2's small recipe. The map has two by two places, each a quarter of a digit."""
+    model = DenseCLConfig(
+        **small_views(),
+        strength=0.5,
+        grayscale=0.0,
+        momentum=0.99,
+        queue=1024,
+        hidden_dim=256,
+        projection_dim=64,
+        batch_norm_splits=4,
+        backbone=tiny_resnet(),
+    )
+    return small_run("densecl", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
 def ressl_small(*, data: str = "", out: str = "") -> RunConfig:

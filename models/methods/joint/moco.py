@@ -40,7 +40,8 @@ class MoCo(SlowKeys):
         """`"loss"` alone; see `headrace.models.losses.queue_info_nce`."""
         first, second = batch.normalized()
         query = self.projector(self.backbone(first))
-        key = F.normalize(widened(self.slow_key(second)), dim=1)
+        (key,) = self.slow_keys(second)
+        key = F.normalize(widened(key), dim=1)
         self.queue.put_later(key)
         return {"loss": queue_info_nce(query, key, self.queue.rows, self.config.temperature)}
 

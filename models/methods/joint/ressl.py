@@ -58,7 +58,7 @@ class ReSSL(SlowKeys):
         """`"loss"` alone; see `headrace.models.losses.relation_loss`."""
         strong, weak = batch.normalized()
         query = self.projector(self.backbone(strong))
-        key = self.slow_key(weak)
+        (key,) = self.slow_keys(weak)
         self.queue.put_later(F.normalize(widened(key), dim=1))
         c = self.config
         return {"loss": relation_loss(query, key, self.queue.rows, c.student_temperature, c.teacher_temperature)}

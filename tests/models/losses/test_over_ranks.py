@@ -16,6 +16,7 @@ from headrace.models.losses import (
     centre_distance,
     clip_loss,
     cosine_regression,
+    dense_info_nce,
     dino_loss,
     in_batch_info_nce,
     masked_token_loss,
@@ -44,9 +45,16 @@ def swav(z1: Tensor, z2: Tensor) -> Tensor:
     return swapped_prediction(scores, [sinkhorn(s, 0.05, 3) for s in scores], 0.1)
 
 
+def dense(z1: Tensor, z2: Tensor) -> Tensor:
+    cells1, cells2 = (torch.stack([z, z.roll(1, dims=1), z.square()], dim=2)[..., None] for z in (z1, z2))
+    queue = F.normalize(draw(16, D, seed=5), dim=1)
+    return dense_info_nce(cells1, cells2, cells1.flip(2), cells2.flip(2), queue, 0.2)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda z1, z2: nt_xent(z1, z2, 0.2),
     "queue_info_nce": lambda z1, z2: queue_info_nce(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.2),
+    "dense_info_nce": dense,
     "clip_loss": lambda z1, z2: clip_loss(z1, z2, z1.new_tensor(5.0)),
     "cosine_regression": cosine_regression,
     "dino_loss": lambda z1, z2: dino_loss([z1, z2], [z1, z2], z1.new_zeros(D), 0.1, 0.04),
