@@ -24,6 +24,7 @@ from headrace.models.methods.joint.simsiam import SimSiam, SimSiamConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
+from headrace.models.methods.joint.w_mse import WMSE, WMSEConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
@@ -188,6 +189,16 @@ METHODS: dict[str, MethodEntry] = {
         "2105.04906",
         "facebookresearch/vicreg at 4e12602: main_vicreg.py, augmentations.py",
         "a Gaussian blur in the place of PIL's box filters",
+    ),
+    "w_mse": MethodEntry(
+        WMSEConfig,
+        WMSE,
+        "joint",
+        "2007.06346",
+        "htdt/self-supervised at d9662c8: methods/w_mse.py, whitening.py, norm_mse.py, base.py, model.py, cfg.py, "
+        "train.py, datasets/transforms.py, datasets/imagenet.py",
+        "views are cropped before their colours change; AdamW decouples a decay that is too small to matter in their "
+        "Adam; a Gaussian blur in the place of PIL's box filters",
     ),
     "tico": MethodEntry(
         TiCoConfig,

@@ -274,6 +274,29 @@ class TiCoPeer(Peer):
         return self.criterion(first, second)
 
 
+class WMSEPeer(Peer):
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss.wmse_loss import WMSELoss
+        from lightly.models.modules.heads import ProjectionHead
+
+        c = self.config
+        norm = nn.BatchNorm1d(c.hidden_dim)
+        self.head = ProjectionHead(
+            [(self.dim, c.hidden_dim, norm, nn.ReLU()), (c.hidden_dim, c.projection_dim, None, None)]
+        )
+        self.criterion = WMSELoss(
+            embedding_dim=c.projection_dim, eps=c.eps, w_iter=c.partitions, w_size=c.group, num_samples=c.draws
+        )
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        loss: Tensor = self.criterion(self.head(torch.cat([self.backbone(view) for view in views])))
+        return loss
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return _all_in_one(self)
+
+
 class SwAVPeer(Peer):
     """Without a queue."""
 
@@ -367,6 +390,7 @@ PEERS: dict[str, Callable[[Method], Peer]] = {
     "nnclr": NNCLRPeer,
     "vicreg": VICRegPeer,
     "tico": TiCoPeer,
+    "w_mse": WMSEPeer,
 }
 """By the name of Headrace's method."""
 

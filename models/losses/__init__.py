@@ -23,6 +23,7 @@ from headrace.models.losses.reconstruction import (
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
 from headrace.models.losses.tokens import masked_token_loss
+from headrace.models.losses.whitening import w_mse_loss, whitened
 
 __all__ = [
     "barlow_twins_loss",
@@ -46,5 +47,7 @@ __all__ = [
     "swapped_prediction",
     "tico_loss",
     "vicreg_terms",
+    "w_mse_loss",
+    "whitened",
     "with_statistics_of",
 ]

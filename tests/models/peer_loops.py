@@ -329,6 +329,26 @@ def tico(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         update_momentum(head, slow_head, momentum)
 
 
+def w_mse(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss.wmse_loss import WMSELoss
+    from lightly.models.modules.heads import ProjectionHead
+
+    config, hidden, out = method.config, method.config.hidden_dim, method.config.projection_dim
+    backbone = copy.deepcopy(method.backbone)
+    # Lightly has no head of its own for it; the authors' first layer has a bias in front of batch norm.
+    head = ProjectionHead(
+        [(method.feature_dim, hidden, nn.BatchNorm1d(hidden), nn.ReLU(), True), (hidden, out, None, None)]
+    )
+    carry(method.projector, head)
+    criterion = WMSELoss(embedding_dim=out, w_iter=config.partitions, w_size=config.group).double()
+    optimizer = optimizer_of(backbone, head, decay_vectors=True)
+    for step, batch in enumerate(batches):
+        z = head(torch.cat([backbone(view) for view in batch.views]))
+        with seeded(0, step):  # the groups
+            loss = criterion(z)
+        yield step_by(optimizer, loss)
+
+
 def swav(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
     from lightly.loss import SwaVLoss
     from lightly.loss.memory_bank import MemoryBankModule
@@ -439,6 +459,7 @@ LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "simsiam": ("lightly", "sgd", simsiam),
     "vicreg": ("lightly", "sgd", vicreg),
     "tico": ("lightly", "sgd", tico),
+    "w_mse": ("lightly", "sgd", w_mse),
     "mae": ("transformers", "adamw", mae),
 }
 """By our method's name: whose parts, the optimiser, and the loop."""

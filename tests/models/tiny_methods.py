@@ -48,6 +48,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "ressl": {**PLAIN, "blur": 0.0, "queue": 40, "hidden_dim": 32, "projection_dim": 16, "batch_norm_splits": 2},
     "vicreg": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
+    "w_mse": {**PLAIN, "blur": 0.0, "group": 8, "hidden_dim": 32, "projection_dim": 4},
     "tico": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
     "lejepa": {
         **PLAIN, "blur": (0.5, 0.5), "local_views": 2, "local_size": 16, "directions": 32, "hidden_dim": 32,

@@ -20,6 +20,7 @@ from headrace.train.recipes.imagenet import (
     simsiam_imagenet,
     tico_imagenet,
     vicreg_imagenet,
+    w_mse_imagenet,
 )
 from headrace.train.recipes.joint import (
     barlow_twins_small,
@@ -37,6 +38,7 @@ from headrace.train.recipes.joint import (
     swav_small,
     tico_small,
     vicreg_small,
+    w_mse_small,
 )
 from headrace.train.recipes.masked import mae_small
 from headrace.train.recipes.pairs import clip_small
@@ -89,6 +91,8 @@ __all__ = [
     "vicreg_small",
     "videomae_k400",
     "videomae_small",
+    "w_mse_imagenet",
+    "w_mse_small",
 ]
 
 RECIPES: dict[str, Callable[..., RunConfig]] = {
@@ -120,6 +124,8 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "ressl_imagenet": ressl_imagenet,
     "vicreg_small": vicreg_small,
     "vicreg_imagenet": vicreg_imagenet,
+    "w_mse_small": w_mse_small,
+    "w_mse_imagenet": w_mse_imagenet,
     "tico_small": tico_small,
     "tico_imagenet": tico_imagenet,
     "lejepa_small": lejepa_small,

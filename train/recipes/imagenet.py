@@ -19,6 +19,7 @@ from headrace.models.methods.joint.ressl import ReSSLConfig
 from headrace.models.methods.joint.simsiam import SimSiamConfig
 from headrace.models.methods.joint.tico import TiCoConfig
 from headrace.models.methods.joint.vicreg import VICRegConfig
+from headrace.models.methods.joint.w_mse import WMSEConfig
 from headrace.models.methods.masked.mae import MAEConfig
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.train.config import OptimConfig, RunConfig, ScheduleConfig
@@ -246,6 +247,26 @@ def vicreg_imagenet(*, data: str = "", out: str = "") -> RunConfig:
         sync_batch_norm=True,
         optim=OptimConfig(name="lars", lr=0.2, scale_lr=True, weight_decay=1e-6, lr_in_momentum=False),
         schedule=ScheduleConfig(warmup_epochs=10, final=0.001),
+    )
+
+
+def w_mse_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-18, batch 512, 240 epochs of ImageNet-100, a hundred classes of ImageNet. The authors' repository, whose
+    command this is, has no accuracy of it.
+
+    Adam with learning rate 2e-3, a fifth of it for the last 50 epochs and a fifth of that for the last 25, 500 steps of
+    warm-up, which are two epochs, weight decay 1e-6 on everything (htdt/self-supervised at d9662c8, one process).
+    """
+    return RunConfig(
+        method="w_mse",
+        model=WMSEConfig(),
+        data=data,
+        out=out,
+        epochs=240,
+        batch_size=512,
+        sync_batch_norm=True,
+        optim=OptimConfig(lr=2e-3, weight_decay=1e-6),
+        schedule=ScheduleConfig(warmup_epochs=2, final=1.0, drops={190: 0.2, 215: 0.2}),
     )
 
 

@@ -19,6 +19,7 @@ from headrace.models.methods.joint.simsiam import SimSiamConfig
 from headrace.models.methods.joint.swav import SwAVConfig
 from headrace.models.methods.joint.tico import TiCoConfig
 from headrace.models.methods.joint.vicreg import VICRegConfig
+from headrace.models.methods.joint.w_mse import WMSEConfig
 from headrace.models.parts.backbones import tiny_resnet
 from headrace.train.config import OptimConfig, RunConfig
 from headrace.train.recipes.small import small_run, small_views
@@ -212,6 +213,21 @@ def vicreg_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ResNet and 256 outputs, of which a batch of 128 can tell the covariances."""
     model = VICRegConfig(**small_views(), **_byol_colours(), hidden_dim=256, projection_dim=256, backbone=tiny_resnet())
     return small_run("vicreg", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def w_mse_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet and 16 outputs, whitened over twice as many samples, as the authors do."""
+    model = WMSEConfig(
+        **small_views(),
+        strength=0.25,
+        grayscale=0.0,
+        blur=0.5,
+        group=32,
+        hidden_dim=256,
+        projection_dim=16,
+        backbone=tiny_resnet(),
+    )
+    return small_run("w_mse", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
 def tico_small(*, data: str = "", out: str = "") -> RunConfig:

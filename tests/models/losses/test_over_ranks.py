@@ -29,6 +29,7 @@ from headrace.models.losses import (
     swapped_prediction,
     tico_loss,
     vicreg_terms,
+    w_mse_loss,
 )
 from tests.ranks import on_ranks
 
@@ -67,6 +68,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relation_loss": lambda z1, z2: relation_loss(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.1, 0.04),
     "vicreg_terms": lambda z1, z2: torch.stack(vicreg_terms(z1, z2)).sum(),
     "tico_loss": lambda z1, z2: tico_loss(z1, z2, second_moment(z1), 8.0),
+    "w_mse_loss": lambda z1, z2: w_mse_loss(
+        torch.stack([z1[:, :3], z2[:, :3]], dim=1), draw(2, SAMPLES, seed=9).argsort(dim=1), 4, eps=0.0
+    ),
     "sigreg": lambda z1, z2: sigreg(torch.stack([z1, z2]), F.normalize(draw(D, 7, seed=6), dim=0)),
     "centre_distance": lambda z1, z2: centre_distance(torch.stack([z1, z2]), 1),
     "barlow_twins_loss": lambda z1, z2: barlow_twins_loss(z1, z2, 0.1, over_ranks="exact"),
