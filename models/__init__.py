@@ -11,9 +11,11 @@ from headrace.models.method import Context, Method, ParameterGroup, Tower
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
+from headrace.models.methods.joint.densecl import DenseCL, DenseCLConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
+from headrace.models.methods.joint.moco_v1 import MoCoV1, MoCoV1Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3, MoCoV3Config
 from headrace.models.methods.joint.nnclr import NNCLR, NNCLRConfig
 from headrace.models.methods.joint.ressl import ReSSL, ReSSLConfig
@@ -22,6 +24,7 @@ from headrace.models.methods.joint.simsiam import SimSiam, SimSiamConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
+from headrace.models.methods.joint.w_mse import WMSE, WMSEConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
@@ -76,6 +79,13 @@ METHODS: dict[str, MethodEntry] = {
         "google-research/simclr: tf2/objective.py, model.py, lars_optimizer.py, data_util.py",
         "the loss is the mean over 2N views, half of the code's; views are normalised; torchvision's crop and colours, "
         "resized with antialiasing",
+    ),
+    "moco_v1": MethodEntry(
+        MoCoV1Config,
+        MoCoV1,
+        "joint",
+        "1911.05722",
+        "facebookresearch/moco at 4397a04: moco/builder.py, main_moco.py",
     ),
     "moco_v2": MethodEntry(
         MoCoV2Config,
@@ -155,6 +165,15 @@ METHODS: dict[str, MethodEntry] = {
         "the paper; lightly-ai/lightly at e8d317f: models/modules/heads.py; solo-learn at 9187ea3: methods/nnclr.py",
         "no authors' code is known, and several of the paper's numbers could not be checked",
     ),
+    "densecl": MethodEntry(
+        DenseCLConfig,
+        DenseCL,
+        "joint",
+        "2011.09157",
+        "WXinlong/DenseCL at b64bbb6: openselfsup/models/densecl.py, necks.py, "
+        "configs/selfsup/densecl/densecl_imagenet_200ep.py",
+        "the cosine falls with every step instead of every epoch; a Gaussian blur in the place of PIL's box filters",
+    ),
     "ressl": MethodEntry(
         ReSSLConfig,
         ReSSL,
@@ -170,6 +189,16 @@ METHODS: dict[str, MethodEntry] = {
         "2105.04906",
         "facebookresearch/vicreg at 4e12602: main_vicreg.py, augmentations.py",
         "a Gaussian blur in the place of PIL's box filters",
+    ),
+    "w_mse": MethodEntry(
+        WMSEConfig,
+        WMSE,
+        "joint",
+        "2007.06346",
+        "htdt/self-supervised at d9662c8: methods/w_mse.py, whitening.py, norm_mse.py, base.py, model.py, cfg.py, "
+        "train.py, datasets/transforms.py, datasets/imagenet.py",
+        "views are cropped before their colours change; AdamW decouples a decay that is too small to matter in their "
+        "Adam; a Gaussian blur in the place of PIL's box filters",
     ),
     "tico": MethodEntry(
         TiCoConfig,

@@ -88,7 +88,7 @@ class OptimConfig(PlayerConfig):
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """Learning rate over the run: linear warm-up, then a way down."""
+    """Learning rate over the run: linear warm-up, then a way down, and drops."""
 
     shape: Literal["cosine", "linear"] = "cosine"
     """Of the way down: half a cosine, or a straight line."""
@@ -96,12 +96,17 @@ class ScheduleConfig:
     """Length of the warm-up, in epochs; 0 turns it off."""
     final: float = 0.0
     """Learning rate at the end, as a share of the peak; 1 keeps it constant."""
+    drops: dict[int, float] = field(default_factory=dict)
+    """Factors of the learning rate from an epoch on, counted from 0, beside whatever `shape` makes of it: {120: 0.1,
+    160: 0.1} with `final` 1 is MoCo's. {} for none."""
     final_weight_decay: float | None = None
     """Weight decay at the end, reached on half a cosine over the whole run, as DINO's; null keeps it constant."""
 
     def __post_init__(self) -> None:
         _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "at least 0")
         _require(0 <= self.final <= 1, "final", self.final, "in [0, 1]")
+        _require(all(epoch >= 0 for epoch in self.drops), "drops", self.drops, "by epochs of at least 0")
+        _require(all(factor > 0 for factor in self.drops.values()), "drops", self.drops, "factors above 0")
 
 
 @dataclass(kw_only=True)

@@ -19,7 +19,7 @@ from headrace.train.distributed import World, last_part
 from headrace.train.finite import gradient_norm
 from headrace.train.metrics import Ending, Meter, Record, loader_figures
 from headrace.train.optim import clip_players, drop_frozen, peak_lr, set_schedule, step_unless
-from headrace.train.schedule import SHAPES
+from headrace.train.schedule import SHAPES, dropped
 from headrace.train.state import Run
 from headrace.train.stopping import Stop, Watch, interrupted
 
@@ -108,7 +108,7 @@ def _forward_backward(run: Run, batch: Batch, context: Context) -> dict[str, Ten
     warmup = round(config.schedule.warmup_epochs * context.steps_per_epoch)
     peak = peak_lr(config.optim, config.batch_size)
     share = SHAPES[config.schedule.shape](step, total=total, warmup=warmup, final=config.schedule.final)
-    lr = peak * share
+    lr = peak * share * dropped(context.epoch, config.schedule.drops)
     decay, final_decay = config.optim.weight_decay, config.schedule.final_weight_decay
     set_schedule(run.optimizer, lr, peak, decay if final_decay is None else cosine(decay, final_decay, step / total))
     parts = batch.parts(config.optim.accumulate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, final: float = 0.0) -> float:
@@ -37,6 +37,16 @@ def _risen_or(fall: Callable[[float], float], step: int, total: int, warmup: int
     if step < warmup:
         return (step + 1) / warmup
     return final + (1 - final) * fall((step - warmup) / max(1, total - warmup))
+
+
+def dropped(epoch: int, drops: Mapping[int, float]) -> float:
+    """The product of the factors in `drops` whose epochs have come: `torch.optim.lr_scheduler.MultiStepLR`.
+
+    Args:
+        epoch: of the step, from 0.
+        drops: factor of the learning rate by the first epoch, counted from 0, that it holds for.
+    """
+    return math.prod(factor for first, factor in drops.items() if epoch >= first)
 
 
 SHAPES: dict[str, Callable[..., float]] = {"cosine": warmup_cosine, "linear": warmup_linear}

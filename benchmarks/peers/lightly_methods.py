@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from headrace.models import Context, Method, ParameterGroup
 from headrace.models.method import kernels_and_vectors
-from headrace.models.parts.backbones import build_backbone
+from headrace.models.parts.backbones import build_backbone, map_and_features
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch
 
@@ -76,12 +76,17 @@ class MoCoV2Peer(Peer):
     def __init__(self, method: Method) -> None:
         super().__init__(method)
         from lightly.loss import NTXentLoss
-        from lightly.models.modules.heads import MoCoProjectionHead
 
         c = self.config
-        self.head = MoCoProjectionHead(self.dim, self.dim, c.projection_dim)
+        self.head = self.make_head()
         self.slow = copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False)
         self.criterion = NTXentLoss(temperature=c.temperature, memory_bank_size=(c.queue, c.projection_dim))
+
+    def make_head(self) -> nn.Module:
+        from lightly.models.modules.heads import MoCoProjectionHead
+
+        head: nn.Module = MoCoProjectionHead(self.dim, self.dim, self.config.projection_dim)
+        return head
 
     def loss(self, views: list[Tensor], context: Context) -> Tensor:
         from lightly.models.utils import batch_shuffle, batch_unshuffle, update_momentum
@@ -96,6 +101,55 @@ class MoCoV2Peer(Peer):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return _all_in_one(self)
+
+
+class MoCoV1Peer(MoCoV2Peer):
+    def make_head(self) -> nn.Module:
+        from lightly.models.modules.heads import ProjectionHead
+
+        head: nn.Module = ProjectionHead([(self.dim, self.config.projection_dim, None, None)])
+        return head
+
+
+class DenseCLPeer(Peer):
+    """Without parts of a batch for batch norm, and with a bank of all places, as lightly's example has it."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules.heads import DenseCLProjectionHead
+
+        c = self.config
+        self.whole, self.dense = (DenseCLProjectionHead(self.dim, c.hidden_dim, c.projection_dim) for _ in range(2))
+        self.slow = copy.deepcopy(nn.ModuleList([self.backbone, self.whole, self.dense])).requires_grad_(False)
+        size = (c.queue, c.projection_dim)
+        self.criterion, self.dense_criterion = (NTXentLoss(c.temperature, memory_bank_size=size) for _ in range(2))
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        from lightly.models.utils import batch_shuffle, batch_unshuffle, select_most_similar, update_momentum
+
+        fast = (self.backbone, self.whole, self.dense)
+        for module, slow in zip(fast, self.slow, strict=True):
+            update_momentum(module, slow, self.config.momentum)
+        query, dense_query, query_cells = _dense(views[0], *fast)
+        with torch.no_grad():
+            images, order = batch_shuffle(views[1])
+            key, dense_key, key_cells = (batch_unshuffle(x, order) for x in _dense(images, *self.slow))
+            dense_key = select_most_similar(query_cells, key_cells, dense_key)
+        whole = self.criterion(query, key)
+        dense = self.dense_criterion(dense_query.flatten(0, 1), dense_key.flatten(0, 1))
+        weight: float = self.config.dense_weight
+        return (1 - weight) * whole + weight * dense
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return _all_in_one(self)
+
+
+def _dense(images: Tensor, backbone: Any, whole: Any, dense: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What the heads make of features and of places (B, HW, C), and the places."""
+    cells, features = map_and_features(backbone, images)
+    cells = cells.flatten(2).permute(0, 2, 1)
+    return whole(features), dense(cells), cells
 
 
 class BYOLPeer(Peer):
@@ -220,6 +274,29 @@ class TiCoPeer(Peer):
         return self.criterion(first, second)
 
 
+class WMSEPeer(Peer):
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss.wmse_loss import WMSELoss
+        from lightly.models.modules.heads import ProjectionHead
+
+        c = self.config
+        norm = nn.BatchNorm1d(c.hidden_dim)
+        self.head = ProjectionHead(
+            [(self.dim, c.hidden_dim, norm, nn.ReLU()), (c.hidden_dim, c.projection_dim, None, None)]
+        )
+        self.criterion = WMSELoss(
+            embedding_dim=c.projection_dim, eps=c.eps, w_iter=c.partitions, w_size=c.group, num_samples=c.draws
+        )
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        loss: Tensor = self.criterion(self.head(torch.cat([self.backbone(view) for view in views])))
+        return loss
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return _all_in_one(self)
+
+
 class SwAVPeer(Peer):
     """Without a queue."""
 
@@ -302,7 +379,9 @@ class DINOPeer(Peer):
 
 PEERS: dict[str, Callable[[Method], Peer]] = {
     "simclr": SimCLRPeer,
+    "moco_v1": MoCoV1Peer,
     "moco_v2": MoCoV2Peer,
+    "densecl": DenseCLPeer,
     "byol": BYOLPeer,
     "barlow_twins": BarlowTwinsPeer,
     "swav": SwAVPeer,
@@ -311,6 +390,7 @@ PEERS: dict[str, Callable[[Method], Peer]] = {
     "nnclr": NNCLRPeer,
     "vicreg": VICRegPeer,
     "tico": TiCoPeer,
+    "w_mse": WMSEPeer,
 }
 """By the name of Headrace's method."""
 

@@ -4,7 +4,14 @@ Letters in shapes: N samples of this rank, W ranks, D dimensions of a projection
 views, L patches or tokens, P numbers of a patch. All are computed in float32 at least, also under autocast.
 """
 
-from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
+from headrace.models.losses.contrastive import (
+    clip_loss,
+    dense_info_nce,
+    in_batch_info_nce,
+    most_similar_cells,
+    nt_xent,
+    queue_info_nce,
+)
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
@@ -16,16 +23,19 @@ from headrace.models.losses.reconstruction import (
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
 from headrace.models.losses.tokens import masked_token_loss
+from headrace.models.losses.whitening import w_mse_loss, whitened
 
 __all__ = [
     "barlow_twins_loss",
     "centre_distance",
     "clip_loss",
     "cosine_regression",
+    "dense_info_nce",
     "dino_loss",
     "in_batch_info_nce",
     "masked_patch_loss",
     "masked_token_loss",
+    "most_similar_cells",
     "normalize_channels",
     "normalize_patches",
     "nt_xent",
@@ -37,5 +47,7 @@ __all__ = [
     "swapped_prediction",
     "tico_loss",
     "vicreg_terms",
+    "w_mse_loss",
+    "whitened",
     "with_statistics_of",
 ]

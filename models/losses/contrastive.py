@@ -1,4 +1,4 @@
-"""Find the partner among the others: SimCLR, MoCo, NNCLR, CLIP."""
+"""Find the partner among the others: SimCLR, MoCo, DenseCL, NNCLR, CLIP."""
 
 from __future__ import annotations
 
@@ -68,6 +68,45 @@ def queue_info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float
     positive = (query * key).sum(dim=1, keepdim=True)  # (N, 1)
     logits = torch.cat([positive, query @ queue.detach().to(query.dtype).T], dim=1) / temperature  # (N, 1 + K)
     return F.cross_entropy(logits, logits.new_zeros(len(query), dtype=torch.int64))
+
+
+@full_precision
+def dense_info_nce(
+    query: Tensor, key: Tensor, query_map: Tensor, key_map: Tensor, queue: Tensor, temperature: float
+) -> Tensor:
+    """DenseCL's loss: `queue_info_nce` of each cell of a picture, whose key is the one of the cell of the other view
+    that looks most like it, by the cosine of what the backbone makes of both.
+
+    Keys, queue and the choice of cells get no gradient.
+
+    Args:
+        query, key: (N, D, H, W) of the two views, not normalised yet.
+        query_map, key_map: (N, C, H, W) of the backbone.
+        queue: (K, D), rows of length 1.
+        temperature: t, above 0; 0.2 in the paper.
+
+    Returns:
+        float32 scalar (float64 for float64), the mean over N * H * W cells.
+
+    Source: arXiv 2011.09157, equations 2 and 3; authors' code WXinlong/DenseCL at b64bbb6,
+    openselfsup/models/densecl.py.
+    """
+    if query.shape != key.shape or query_map.shape != key_map.shape or query.shape[2:] != query_map.shape[2:]:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, query_map, key_map))
+        raise ValueError(f"dense_info_nce needs (N, D, H, W) twice and (N, C, H, W) twice, got {shapes}")
+    query, key = (x.flatten(2).transpose(1, 2) for x in (query, key))  # (N, HW, D)
+    match = most_similar_cells(query_map, key_map)
+    key = key.gather(1, match[:, :, None].expand_as(key))  # row i is the key of cell i's match
+    return queue_info_nce(query.flatten(0, 1), key.flatten(0, 1), queue, temperature)
+
+
+@torch.no_grad()
+@full_precision
+def most_similar_cells(query_map: Tensor, key_map: Tensor) -> Tensor:
+    """For each cell of (N, C, H, W) the cell of the same sample's `key_map` with the largest cosine: int64 (N, HW),
+    counted row by row."""
+    query, key = (F.normalize(x, dim=1).flatten(2) for x in (query_map, key_map))  # (N, C, HW)
+    return (query.transpose(1, 2) @ key).argmax(dim=2)
 
 
 @full_precision

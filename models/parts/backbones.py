@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import timm
-from torch import nn
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,35 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, int]:
     if config.feature_norm:
         model = nn.Sequential(model, nn.BatchNorm1d(dim, affine=False))
     return model, dim
+
+
+def map_channels(backbone: nn.Module) -> int:
+    """C of the feature map that `map_and_features` gives of a backbone from `build_backbone`.
+
+    Raises:
+        ValueError: in one line, if there is none: tokens of a ViT, or a map whose channels are last.
+    """
+    model: Any = _model_and_rest(backbone)[0]
+    pooled = any(isinstance(module, SelectAdaptivePool2d) for module in model.modules())
+    if not pooled or getattr(model, "output_fmt", "NCHW") != "NCHW":
+        raise ValueError(
+            f"a {type(model).__name__} has no feature map (B, C, H, W) in front of a pooling; take a ResNet"
+        )
+    return int(model.num_features)
+
+
+def map_and_features(backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What a backbone has in front of its pooling, (B, C, H, W), and its output, (B, D), in one pass."""
+    model, rest = _model_and_rest(backbone)
+    cells: Tensor = model.forward_features(images)
+    return cells, rest(model.forward_head(cells))
+
+
+def _model_and_rest(backbone: nn.Module) -> tuple[Any, nn.Module]:
+    """timm's model, and the norm that `feature_norm` puts behind it."""
+    if type(backbone) is nn.Sequential:
+        return backbone[0], backbone[1]
+    return backbone, nn.Identity()
 
 
 def _small_stem(resnet: Any, stride: int) -> None:

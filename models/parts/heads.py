@@ -52,6 +52,11 @@ def mlp(
     return nn.Sequential(*layers)
 
 
+def two_layers(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """Two linear layers with biases and a ReLU between them, without norms: MoCo v2's projector, ReSSL's, DenseCL's."""
+    return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, out_dim))
+
+
 class DINOHead(nn.Module):
     """Three linear layers with GELU between them, the unit sphere, and one weight-normalised layer of prototypes:
     (B, in_dim) to (B, prototypes).

@@ -82,34 +82,56 @@ def with_lightlys_split_norms(module: nn.Module, splits: int) -> nn.Module:
     return module.double()
 
 
+def carry_parameters(ours: nn.Module, theirs: nn.Module) -> None:
+    """Lightly's running statistics, which are of each part, stay as they are: nothing uses them."""
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.copy_(mine.view_as(other))
+
+
+def of_parts(samples: int, splits: int) -> tuple[Tensor, Tensor]:
+    """An order for lightly's norm, and the way back.
+
+    Difference: the parts of lightly's norm take every second image, ours (as devices do) neighbours.
+    """
+    order = torch.arange(samples).view(splits, samples // splits).T.flatten()
+    return order, torch.argsort(order)
+
+
+def moco_v1(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.models.modules.heads import ProjectionHead
+
+    # Lightly has no head of version 1; the authors' is one layer with a bias.
+    layer = (method.feature_dim, method.config.projection_dim, None, None)
+    yield from moco(method, batches, lambda: ProjectionHead([layer]))
+
+
 def moco_v2(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
-    from lightly.loss import NTXentLoss
     from lightly.models.modules import MoCoProjectionHead
+
+    dim = method.feature_dim
+    yield from moco(method, batches, lambda: MoCoProjectionHead(dim, dim, method.config.projection_dim))
+
+
+def moco(method: Any, batches: list[Batch], make_head: Callable[[], nn.Module]) -> Iterator[Tensor]:
+    from lightly.loss import NTXentLoss
     from lightly.models.utils import batch_shuffle, batch_unshuffle, update_momentum
 
-    config, dim = method.config, method.feature_dim
-    splits = config.batch_norm_splits
+    config, splits = method.config, method.config.batch_norm_splits
     backbone, slow_backbone = (
         with_lightlys_split_norms(build_backbone(config.backbone)[0], splits).train() for _ in range(2)
     )
-    head, slow_head = (MoCoProjectionHead(dim, dim, config.projection_dim).double() for _ in range(2))
+    head, slow_head = (make_head().double() for _ in range(2))
     pairs = [
         (method.backbone, backbone), (method.slow_backbone, slow_backbone),
         (method.projector, head), (method.slow_projector, slow_head),
     ]  # fmt: skip
-    for (
-        ours,
-        theirs,
-    ) in pairs:  # lightly's running statistics, which are of each part, stay as they are: nothing uses them
-        with torch.no_grad():
-            for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-                other.copy_(mine)
+    for ours, theirs in pairs:
+        carry_parameters(ours, theirs)
 
     def by_parts(network: nn.Module, images: Tensor) -> Tensor:
-        """Difference: the parts of lightly's norm take every second image, ours (as devices do) neighbours."""
-        n = len(images)
-        order = torch.arange(n).view(splits, n // splits).T.flatten()
-        return network(images[order])[torch.argsort(order)]
+        there, back = of_parts(len(images), splits)
+        return network(images[there])[back]
 
     criterion = NTXentLoss(temperature=config.temperature, memory_bank_size=(config.queue, config.projection_dim))
     # Difference: both queues begin with directions drawn at random; the same ones here.
@@ -124,6 +146,65 @@ def moco_v2(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
             images, shuffle = batch_shuffle(second)
             key = batch_unshuffle(slow_head(by_parts(slow_backbone, images)), shuffle)
         yield step_by(optimizer, criterion(query, key))
+
+
+class DenseCLNetwork(nn.Module):
+    """A backbone with lightly's heads: what they make of features and of the cells of a map, and those cells."""
+
+    def __init__(self, method: Any) -> None:
+        from lightly.models.modules.heads import DenseCLProjectionHead
+
+        super().__init__()
+        c = method.config
+        self.backbone = with_lightlys_split_norms(build_backbone(c.backbone)[0], c.batch_norm_splits).train()
+        self.whole, self.dense = (
+            DenseCLProjectionHead(method.feature_dim, c.hidden_dim, c.projection_dim) for _ in range(2)
+        )
+        self.splits = c.batch_norm_splits
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        there, back = of_parts(len(images), self.splits)
+        cells = self.backbone[0].forward_features(images[there])[back]
+        features = self.backbone[1](self.backbone[0].forward_head(cells))
+        cells = cells.flatten(2).permute(0, 2, 1)
+        return self.whole(features), self.dense(cells), cells
+
+
+def densecl(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import NTXentLoss
+    from lightly.models.utils import batch_shuffle, batch_unshuffle, select_most_similar, update_momentum
+
+    config = method.config
+    fast, slow = DenseCLNetwork(method).double(), DenseCLNetwork(method).double()
+    for network, backbone, heads in (
+        (fast, method.backbone, method.projector),
+        (slow, method.slow_backbone, method.slow_projector),
+    ):
+        carry_parameters(backbone, network.backbone)
+        carry_parameters(heads.whole, network.whole)
+        carry_parameters(heads.dense, network.dense)
+    size = (config.queue, config.projection_dim)
+    criterion, dense_criterion = (NTXentLoss(config.temperature, memory_bank_size=size).double() for _ in range(2))
+    criterion.memory_bank.bank.copy_(method.queue.rows)
+    dense_criterion.memory_bank.bank.copy_(method.dense_queue.rows)
+    optimizer = optimizer_of(fast, decay_vectors=True)
+    for step, batch in enumerate(batches):
+        first, second = batch.views
+        update_momentum(fast, slow, config.momentum)
+        query, dense_query, query_cells = fast(first)
+        with seeded(0, step), torch.no_grad():
+            images, shuffle = batch_shuffle(second)
+            key, dense_key, key_cells = (batch_unshuffle(x, shuffle) for x in slow(images))
+            pooled = dense_key.mean(dim=1)
+            dense_key = select_most_similar(query_cells, key_cells, dense_key)
+        loss = (1 - config.dense_weight) * criterion(query, key)
+        # Difference: lightly's bank would take the matched key of every cell, the authors' queue takes each sample's
+        # mean key.
+        before = copy.deepcopy(dense_criterion.memory_bank.state_dict())
+        loss = loss + config.dense_weight * dense_criterion(dense_query.flatten(0, 1), dense_key.flatten(0, 1))
+        dense_criterion.memory_bank.load_state_dict(before)
+        dense_criterion.memory_bank(F.normalize(pooled, dim=1), update=True)
+        yield step_by(optimizer, loss)
 
 
 def byol(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
@@ -248,6 +329,26 @@ def tico(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         update_momentum(head, slow_head, momentum)
 
 
+def w_mse(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss.wmse_loss import WMSELoss
+    from lightly.models.modules.heads import ProjectionHead
+
+    config, hidden, out = method.config, method.config.hidden_dim, method.config.projection_dim
+    backbone = copy.deepcopy(method.backbone)
+    # Lightly has no head of its own for it; the authors' first layer has a bias in front of batch norm.
+    head = ProjectionHead(
+        [(method.feature_dim, hidden, nn.BatchNorm1d(hidden), nn.ReLU(), True), (hidden, out, None, None)]
+    )
+    carry(method.projector, head)
+    criterion = WMSELoss(embedding_dim=out, w_iter=config.partitions, w_size=config.group).double()
+    optimizer = optimizer_of(backbone, head, decay_vectors=True)
+    for step, batch in enumerate(batches):
+        z = head(torch.cat([backbone(view) for view in batch.views]))
+        with seeded(0, step):  # the groups
+            loss = criterion(z)
+        yield step_by(optimizer, loss)
+
+
 def swav(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
     from lightly.loss import SwaVLoss
     from lightly.loss.memory_bank import MemoryBankModule
@@ -348,7 +449,9 @@ def mae(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
 
 LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "simclr": ("lightly", "sgd", simclr),
+    "moco_v1": ("lightly", "sgd", moco_v1),
     "moco_v2": ("lightly", "sgd", moco_v2),
+    "densecl": ("lightly", "sgd", densecl),
     "byol": ("lightly", "sgd", byol),
     "swav": ("lightly", "sgd", swav),
     "barlow_twins": ("lightly", "sgd", barlow_twins),
@@ -356,6 +459,7 @@ LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "simsiam": ("lightly", "sgd", simsiam),
     "vicreg": ("lightly", "sgd", vicreg),
     "tico": ("lightly", "sgd", tico),
+    "w_mse": ("lightly", "sgd", w_mse),
     "mae": ("transformers", "adamw", mae),
 }
 """By our method's name: whose parts, the optimiser, and the loop."""

@@ -20,6 +20,7 @@ PLAIN: dict[str, Any] = {"size": 24, "strength": 0.5, "backbone": RESNET}
 
 TINY: dict[str, dict[str, Any]] = {
     "simclr": {**PLAIN, "blur": 0.0, "projection_hidden": 32, "projection_dim": 16},
+    "moco_v1": {**PLAIN, "projection_dim": 16, "queue": 40, "batch_norm_splits": 2},
     "moco_v2": {**PLAIN, "blur": 0.0, "projection_dim": 16, "queue": 40, "batch_norm_splits": 2},
     "byol": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
     "barlow_twins": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16, "over_ranks": "exact"},
@@ -42,8 +43,12 @@ TINY: dict[str, dict[str, Any]] = {
     "nnclr": {
         **PLAIN, "blur": (0.5, 0.1), "queue": 80, "hidden_dim": 32, "predictor_dim": 32, "projection_dim": 16,
     },
+    "densecl": {
+        **PLAIN, "blur": 0.0, "queue": 40, "hidden_dim": 32, "projection_dim": 16, "batch_norm_splits": 2,
+    },
     "ressl": {**PLAIN, "blur": 0.0, "queue": 40, "hidden_dim": 32, "projection_dim": 16, "batch_norm_splits": 2},
     "vicreg": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
+    "w_mse": {**PLAIN, "blur": 0.0, "group": 8, "hidden_dim": 32, "projection_dim": 4},
     "tico": {**PLAIN, "blur": (0.5, 0.1), "hidden_dim": 32, "projection_dim": 16},
     "lejepa": {
         **PLAIN, "blur": (0.5, 0.5), "local_views": 2, "local_size": 16, "directions": 32, "hidden_dim": 32,

@@ -14,7 +14,7 @@ from headrace.models.method import kernels_and_vectors
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, peak_lr
 from headrace.train.optimizers import LARS, SGD
-from headrace.train.schedule import warmup_cosine, warmup_linear
+from headrace.train.schedule import dropped, warmup_cosine, warmup_linear
 
 
 def network() -> nn.Sequential:
@@ -125,6 +125,20 @@ def test_a_linear_schedule_falls_in_a_line() -> None:
     assert shares[5:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
     assert warmup_linear(14, total=14, warmup=4) == 0
     assert warmup_linear(9, total=14, warmup=4, final=0.5) == pytest.approx(0.75)
+
+
+def test_the_rate_drops_where_torch_drops_it() -> None:
+    """Their factor is one for all drops."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[2, 5], gamma=0.1)
+    expected = []
+    for _ in range(8):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert [dropped(epoch, {2: 0.1, 5: 0.1}) for epoch in range(8)] == pytest.approx(expected)
+    assert dropped(6, {5: 0.2, 2: 0.5}) == pytest.approx(0.1)
+    assert dropped(100, {}) == 1.0
 
 
 def test_schedule_corners() -> None:

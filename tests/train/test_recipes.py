@@ -49,14 +49,17 @@ def test_imagenet_has_the_papers_values() -> None:
 @pytest.mark.parametrize(
     ("name", "peak", "optimizer", "decay"),
     [
+        ("moco_v1", 0.03, "sgd", 1e-4),
         ("moco_v2", 0.03, "sgd", 1e-4),
         ("moco_v3", 9.6, "lars", 1e-6),
         ("byol", 3.2, "lars", 1.5e-6),
         ("simsiam", 0.1, "sgd", 1e-4),
         ("nnclr", 4.8, "lars", 1e-6),
+        ("densecl", 0.03, "sgd", 1e-4),
         ("ressl", 0.05, "sgd", 1e-4),
         ("barlow_twins", 1.6, "lars", 1e-6),
         ("vicreg", 1.6, "lars", 1e-6),
+        ("w_mse", 2e-3, "adamw", 1e-6),
         ("tico", 0.2, "lars", 1.5e-6),
         ("lejepa", 5e-4, "adamw", 5e-4),
         ("dino", 1e-3, "adamw", 0.04),

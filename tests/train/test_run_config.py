@@ -43,6 +43,9 @@ def test_every_field_is_documented_and_keyword_only(config: type) -> None:
         ("optim.betas=[0.9, 1]", "optim.betas: must be in [0, 1), got (0.9, 1.0)"),
         ("optim.players.critic.lr=0", "optim.players.critic.lr: must be above 0, got 0.0"),
         ("optim.players.critic.rl=0", "optim.players.critic.rl: unknown key; did you mean optim.players.critic.lr?"),
+        ("schedule.drops={1: 0}", "schedule.drops: must be factors above 0, got {1: 0.0}"),
+        ("schedule.drops={-1: 0.1}", "schedule.drops: must be by epochs of at least 0, got {-1: 0.1}"),
+        ("schedule.drops={1.5: 0.1}", "schedule.drops.1.5: must be an integer, got 1.5"),
         ("epochs=1.5", "epochs: must be an integer, got 1.5"),
         ("epochs=true", "epochs: must be an integer, got True"),
         ("epochs=[", "epochs: not a YAML value: '['"),
@@ -91,6 +94,7 @@ def test_overrides_keep_the_type_of_their_field() -> None:
             "model.crop_scale=[0.5, 1]",
             "model.backbone.options.img_size=96",
             "optim.lr=1",
+            "schedule.drops={120: 0.1}",
         ]
     )
     assert config.data == "123"
@@ -98,6 +102,7 @@ def test_overrides_keep_the_type_of_their_field() -> None:
     assert config.model.crop_scale == (0.5, 1.0)
     assert config.model.backbone.options == {"img_size": 96}
     assert isinstance(config.optim.lr, float)
+    assert config.schedule.drops == {120: 0.1}
     assert config.with_overrides(["loader.threads=null"]).loader.threads is None
 
 

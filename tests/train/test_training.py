@@ -65,6 +65,12 @@ class Crash(Exception):
     pass
 
 
+def test_the_rate_drops_at_the_epochs_that_say_so(whole: Path, digits_webdataset: ShardSet, tmp_path: Path) -> None:
+    train(tiny_run(digits_webdataset.path, tmp_path, "schedule.drops={1: 0.1, 2: 0.5}"), progress=False)
+    factors = [found["lr"] / plain["lr"] for found, plain in zip(*map(read_metrics, (tmp_path, whole)), strict=True)]
+    assert factors == pytest.approx([1.0] * 4 + [0.1] * 4 + [0.05] * 4)
+
+
 def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     records = read_metrics(whole)
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))

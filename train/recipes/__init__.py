@@ -8,9 +8,11 @@ from headrace.train.config import RunConfig
 from headrace.train.recipes.imagenet import (
     barlow_twins_imagenet,
     byol_imagenet,
+    densecl_imagenet,
     dino_imagenet,
     lejepa_imagenet,
     mae_imagenet,
+    moco_v1_imagenet,
     moco_v2_imagenet,
     moco_v3_imagenet,
     nnclr_imagenet,
@@ -18,13 +20,16 @@ from headrace.train.recipes.imagenet import (
     simsiam_imagenet,
     tico_imagenet,
     vicreg_imagenet,
+    w_mse_imagenet,
 )
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
     deepcluster_small,
+    densecl_small,
     dino_small,
     lejepa_small,
+    moco_v1_small,
     moco_v2_small,
     moco_v3_small,
     nnclr_small,
@@ -33,6 +38,7 @@ from headrace.train.recipes.joint import (
     swav_small,
     tico_small,
     vicreg_small,
+    w_mse_small,
 )
 from headrace.train.recipes.masked import mae_small
 from headrace.train.recipes.pairs import clip_small
@@ -51,6 +57,8 @@ __all__ = [
     "byol_small",
     "clip_small",
     "deepcluster_small",
+    "densecl_imagenet",
+    "densecl_small",
     "dino_imagenet",
     "dino_small",
     "lejepa_imagenet",
@@ -59,6 +67,8 @@ __all__ = [
     "mae_small",
     "masked_spectrogram_audioset",
     "masked_spectrogram_small",
+    "moco_v1_imagenet",
+    "moco_v1_small",
     "moco_v2_imagenet",
     "moco_v2_small",
     "moco_v3_imagenet",
@@ -81,6 +91,8 @@ __all__ = [
     "vicreg_small",
     "videomae_k400",
     "videomae_small",
+    "w_mse_imagenet",
+    "w_mse_small",
 ]
 
 RECIPES: dict[str, Callable[..., RunConfig]] = {
@@ -88,6 +100,8 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "simclr_digits": simclr_digits,
     "simclr_cifar10": simclr_cifar10,
     "simclr_imagenet": simclr_imagenet,
+    "moco_v1_small": moco_v1_small,
+    "moco_v1_imagenet": moco_v1_imagenet,
     "moco_v2_small": moco_v2_small,
     "moco_v2_imagenet": moco_v2_imagenet,
     "byol_small": byol_small,
@@ -104,10 +118,14 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "simsiam_imagenet": simsiam_imagenet,
     "nnclr_small": nnclr_small,
     "nnclr_imagenet": nnclr_imagenet,
+    "densecl_small": densecl_small,
+    "densecl_imagenet": densecl_imagenet,
     "ressl_small": ressl_small,
     "ressl_imagenet": ressl_imagenet,
     "vicreg_small": vicreg_small,
     "vicreg_imagenet": vicreg_imagenet,
+    "w_mse_small": w_mse_small,
+    "w_mse_imagenet": w_mse_imagenet,
     "tico_small": tico_small,
     "tico_imagenet": tico_imagenet,
     "lejepa_small": lejepa_small,

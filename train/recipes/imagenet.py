@@ -8,18 +8,40 @@ from __future__ import annotations
 
 from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOLConfig
+from headrace.models.methods.joint.densecl import DenseCLConfig
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
+from headrace.models.methods.joint.moco_v1 import MoCoV1Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3Config
 from headrace.models.methods.joint.nnclr import NNCLRConfig
 from headrace.models.methods.joint.ressl import ReSSLConfig
 from headrace.models.methods.joint.simsiam import SimSiamConfig
 from headrace.models.methods.joint.tico import TiCoConfig
 from headrace.models.methods.joint.vicreg import VICRegConfig
+from headrace.models.methods.joint.w_mse import WMSEConfig
 from headrace.models.methods.masked.mae import MAEConfig
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.train.config import OptimConfig, RunConfig, ScheduleConfig
+
+
+def moco_v1_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 256, 200 epochs: 60.8 % in the authors' README.
+
+    SGD with learning rate 0.03, a tenth of it from epoch 120 and a hundredth from 160 on, weight decay 1e-4 on
+    everything, no warm-up (facebookresearch/moco at 4397a04, eight GPUs). Keys change places over ranks: take several,
+    or split batch norms.
+    """
+    return RunConfig(
+        method="moco_v1",
+        model=MoCoV1Config(),
+        data=data,
+        out=out,
+        epochs=200,
+        batch_size=256,
+        optim=OptimConfig(name="sgd", lr=0.03, weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=0, final=1.0, drops={120: 0.1, 160: 0.1}),
+    )
 
 
 def moco_v2_imagenet(*, data: str = "", out: str = "") -> RunConfig:
@@ -172,6 +194,25 @@ def nnclr_imagenet(*, data: str = "", out: str = "") -> RunConfig:
     )
 
 
+def densecl_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 256, 200 epochs: an AP of 58.7 in detection on VOC and an mIoU of 69.4 in segmentation in the
+    authors' README, which has no linear classifier.
+
+    SGD with learning rate 0.03, weight decay 1e-4 on everything, no warm-up (WXinlong/DenseCL at b64bbb6, eight GPUs;
+    their cosine falls once an epoch). Keys change places over ranks: take several, or split batch norms.
+    """
+    return RunConfig(
+        method="densecl",
+        model=DenseCLConfig(),
+        data=data,
+        out=out,
+        epochs=200,
+        batch_size=256,
+        optim=OptimConfig(name="sgd", lr=0.03, weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=0),
+    )
+
+
 def ressl_imagenet(*, data: str = "", out: str = "") -> RunConfig:
     """ResNet-50, batch 256, 200 epochs: 69.9 % in the authors' README.
 
@@ -206,6 +247,26 @@ def vicreg_imagenet(*, data: str = "", out: str = "") -> RunConfig:
         sync_batch_norm=True,
         optim=OptimConfig(name="lars", lr=0.2, scale_lr=True, weight_decay=1e-6, lr_in_momentum=False),
         schedule=ScheduleConfig(warmup_epochs=10, final=0.001),
+    )
+
+
+def w_mse_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-18, batch 512, 240 epochs of ImageNet-100, a hundred classes of ImageNet. The authors' repository, whose
+    command this is, has no accuracy of it.
+
+    Adam with learning rate 2e-3, a fifth of it for the last 50 epochs and a fifth of that for the last 25, 500 steps of
+    warm-up, which are two epochs, weight decay 1e-6 on everything (htdt/self-supervised at d9662c8, one process).
+    """
+    return RunConfig(
+        method="w_mse",
+        model=WMSEConfig(),
+        data=data,
+        out=out,
+        epochs=240,
+        batch_size=512,
+        sync_batch_norm=True,
+        optim=OptimConfig(lr=2e-3, weight_decay=1e-6),
+        schedule=ScheduleConfig(warmup_epochs=2, final=1.0, drops={190: 0.2, 215: 0.2}),
     )
 
 

@@ -7,9 +7,11 @@ from typing import Any
 from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepClusterConfig
+from headrace.models.methods.joint.densecl import DenseCLConfig
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
+from headrace.models.methods.joint.moco_v1 import MoCoV1Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3Config
 from headrace.models.methods.joint.nnclr import NNCLRConfig
 from headrace.models.methods.joint.ressl import ReSSLConfig
@@ -17,9 +19,27 @@ from headrace.models.methods.joint.simsiam import SimSiamConfig
 from headrace.models.methods.joint.swav import SwAVConfig
 from headrace.models.methods.joint.tico import TiCoConfig
 from headrace.models.methods.joint.vicreg import VICRegConfig
+from headrace.models.methods.joint.w_mse import WMSEConfig
 from headrace.models.parts.backbones import tiny_resnet
 from headrace.train.config import OptimConfig, RunConfig
 from headrace.train.recipes.small import small_run, small_views
+
+
+def moco_v1_small(*, data: str = "", out: str = "") -> RunConfig:
+    """As MoCo v2's small recipe, but for the projector. Its temperature, too: at 0.07 a queue of keys that are all of
+    ten classes holds a sample's like as negatives."""
+    model = MoCoV1Config(
+        **small_views(),
+        strength=0.5,
+        grayscale=0.0,
+        temperature=0.2,
+        momentum=0.99,
+        queue=1024,
+        projection_dim=64,
+        batch_norm_splits=4,
+        backbone=tiny_resnet(),
+    )
+    return small_run("moco_v1", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
 def moco_v2_small(*, data: str = "", out: str = "") -> RunConfig:
@@ -156,6 +176,22 @@ def nnclr_small(*, data: str = "", out: str = "") -> RunConfig:
     return small_run("nnclr", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
+def densecl_small(*, data: str = "", out: str = "") -> RunConfig:
+    """As MoCo v2's small recipe. The map has two by two places, each a quarter of a digit."""
+    model = DenseCLConfig(
+        **small_views(),
+        strength=0.5,
+        grayscale=0.0,
+        momentum=0.99,
+        queue=1024,
+        hidden_dim=256,
+        projection_dim=64,
+        batch_norm_splits=4,
+        backbone=tiny_resnet(),
+    )
+    return small_run("densecl", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
 def ressl_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ResNet and a queue of 1,024 keys; the slow network follows with 0.99, and batch norms see 32 samples each,
     as in MoCo's small recipe."""
@@ -177,6 +213,21 @@ def vicreg_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ResNet and 256 outputs, of which a batch of 128 can tell the covariances."""
     model = VICRegConfig(**small_views(), **_byol_colours(), hidden_dim=256, projection_dim=256, backbone=tiny_resnet())
     return small_run("vicreg", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def w_mse_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet and 16 outputs, whitened over twice as many samples, as the authors do."""
+    model = WMSEConfig(
+        **small_views(),
+        strength=0.25,
+        grayscale=0.0,
+        blur=0.5,
+        group=32,
+        hidden_dim=256,
+        projection_dim=16,
+        backbone=tiny_resnet(),
+    )
+    return small_run("w_mse", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
 def tico_small(*, data: str = "", out: str = "") -> RunConfig:

@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
+from headrace.models.losses import (
+    clip_loss,
+    dense_info_nce,
+    in_batch_info_nce,
+    most_similar_cells,
+    nt_xent,
+    queue_info_nce,
+)
 from tests.conftest import require_peer
 
 MOCO_VALUES = [(65536, 0.07, 0.0401, 11.090), (65536, 0.2, 6.093, 11.090), (4096, 0.1, 0.1706, 8.318)]
@@ -236,3 +243,80 @@ def test_in_batch_info_nce_refuses_what_has_no_meaning() -> None:
         in_batch_info_nce(torch.zeros(3, 2), torch.zeros(4, 2), 0.1, key_gradient=False)
     with pytest.raises(ValueError, match="needs a temperature above 0, got 0"):
         in_batch_info_nce(torch.zeros(3, 2), torch.zeros(3, 2), 0, key_gradient=False)
+
+
+# DenseCL
+
+
+def draw_maps(n: int = 3, d: int = 4, channels: int = 5, side: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, keys, and both maps of the backbone."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(n, d, side, side)] * 2 + [(n, channels, side, side)] * 2
+    query, key, query_map, key_map = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes)
+    return query, key, query_map, key_map
+
+
+def slow_dense(maps: tuple[Tensor, Tensor, Tensor, Tensor], queue: Tensor, temperature: float) -> float:
+    query, key, query_map, key_map = maps
+    n, _, h, w = query.shape
+    cells = [(i, j) for i in range(h) for j in range(w)]
+    losses = []
+    for sample in range(n):
+        for i, j in cells:
+            one = query_map[sample, :, i, j]
+            others = [key_map[sample, :, y, x] for y, x in cells]
+            cosines = [float(one @ other / (one.norm() * other.norm())) for other in others]
+            y, x = cells[cosines.index(max(cosines))]
+            q, k = query[sample, :, i, j][None], key[sample, :, y, x][None]
+            losses.append(slow_queue_info_nce(q, k, queue, temperature))
+    return sum(losses) / len(losses)
+
+
+def test_dense_info_nce_is_the_papers_sum() -> None:
+    maps, queue = draw_maps(), F.normalize(random_views(7, 4)[0].double(), dim=1)
+    assert dense_info_nce(*maps, queue, 0.2).item() == pytest.approx(slow_dense(maps, queue, 0.2), rel=1e-12)
+
+
+@pytest.mark.peer("lightly")
+def test_dense_info_nce_is_that_of_lightlys_selection_with_its_gradient() -> None:
+    from lightly.models.utils import most_similar_index, select_most_similar
+
+    query, key, query_map, key_map = draw_maps()
+    queue = F.normalize(random_views(7, 4)[0].double(), dim=1)
+    rows = [x.flatten(2).transpose(1, 2) for x in (query_map, key_map, key)]
+    assert torch.equal(most_similar_cells(query_map, key_map), most_similar_index(*rows[:2]))
+    chosen, query = select_most_similar(*rows), query.requires_grad_()
+    ours = dense_info_nce(query, key, query_map, key_map, queue, 0.2)
+    theirs = queue_info_nce(query.flatten(2).transpose(1, 2).flatten(0, 1), chosen.flatten(0, 1), queue, 0.2)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, query), torch.autograd.grad(theirs, query))
+
+
+def test_a_shifted_map_shifts_the_match_and_leaves_the_loss() -> None:
+    """Keys are found by what the backbone makes of cells, not by the heads' output, and wherever they lie."""
+    query, _, query_map, _ = draw_maps(side=3)
+    queue = F.normalize(random_views(7, 4)[0].double(), dim=1)
+    places = torch.arange(9).expand(3, 9)
+    assert torch.equal(most_similar_cells(query_map, query_map), places)
+    moved = query_map.roll(1, dims=3)
+    assert torch.equal(most_similar_cells(query_map, moved), places.view(3, 3, 3).roll(-1, dims=2).flatten(1))
+    before = dense_info_nce(query, query, query_map, query_map, queue, 0.2)
+    torch.testing.assert_close(dense_info_nce(query, query.roll(1, dims=3), query_map, moved, queue, 0.2), before)
+    assert dense_info_nce(query, query.roll(1, dims=3), query_map, query_map, queue, 0.2) > before
+
+
+def test_a_cell_is_matched_within_its_own_sample() -> None:
+    query, key, query_map, key_map = draw_maps()
+    queue = F.normalize(random_views(7, 4)[0].double(), dim=1)
+    alone = [dense_info_nce(*(x[i : i + 1] for x in (query, key, query_map, key_map)), queue, 0.2) for i in range(3)]
+    torch.testing.assert_close(torch.stack(alone).mean(), dense_info_nce(query, key, query_map, key_map, queue, 0.2))
+
+
+def test_neither_keys_nor_the_choice_of_cells_carry_gradient() -> None:
+    maps = tuple(x.requires_grad_() for x in draw_maps())
+    queue = F.normalize(random_views(7, 4)[0].double(), dim=1).requires_grad_()
+    gradients = torch.autograd.grad(dense_info_nce(*maps, queue, 0.2), (*maps, queue), allow_unused=True)
+    assert gradients[0].abs().sum() > 0
+    assert gradients[1:] == (None,) * 4
+    with pytest.raises(ValueError, match=r"got \(3, 4, 2, 2\), \(2, 4, 2, 2\)"):
+        dense_info_nce(maps[0], maps[1][:2], *maps[2:], queue, 0.2)

@@ -16,6 +16,7 @@ from headrace.models.losses import (
     centre_distance,
     clip_loss,
     cosine_regression,
+    dense_info_nce,
     dino_loss,
     in_batch_info_nce,
     masked_token_loss,
@@ -28,6 +29,7 @@ from headrace.models.losses import (
     swapped_prediction,
     tico_loss,
     vicreg_terms,
+    w_mse_loss,
 )
 from tests.ranks import on_ranks
 
@@ -44,9 +46,16 @@ def swav(z1: Tensor, z2: Tensor) -> Tensor:
     return swapped_prediction(scores, [sinkhorn(s, 0.05, 3) for s in scores], 0.1)
 
 
+def dense(z1: Tensor, z2: Tensor) -> Tensor:
+    cells1, cells2 = (torch.stack([z, z.roll(1, dims=1), z.square()], dim=2)[..., None] for z in (z1, z2))
+    queue = F.normalize(draw(16, D, seed=5), dim=1)
+    return dense_info_nce(cells1, cells2, cells1.flip(2), cells2.flip(2), queue, 0.2)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda z1, z2: nt_xent(z1, z2, 0.2),
     "queue_info_nce": lambda z1, z2: queue_info_nce(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.2),
+    "dense_info_nce": dense,
     "clip_loss": lambda z1, z2: clip_loss(z1, z2, z1.new_tensor(5.0)),
     "cosine_regression": cosine_regression,
     "dino_loss": lambda z1, z2: dino_loss([z1, z2], [z1, z2], z1.new_zeros(D), 0.1, 0.04),
@@ -59,6 +68,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relation_loss": lambda z1, z2: relation_loss(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.1, 0.04),
     "vicreg_terms": lambda z1, z2: torch.stack(vicreg_terms(z1, z2)).sum(),
     "tico_loss": lambda z1, z2: tico_loss(z1, z2, second_moment(z1), 8.0),
+    "w_mse_loss": lambda z1, z2: w_mse_loss(
+        torch.stack([z1[:, :3], z2[:, :3]], dim=1), draw(2, SAMPLES, seed=9).argsort(dim=1), 4, eps=0.0
+    ),
     "sigreg": lambda z1, z2: sigreg(torch.stack([z1, z2]), F.normalize(draw(D, 7, seed=6), dim=0)),
     "centre_distance": lambda z1, z2: centre_distance(torch.stack([z1, z2]), 1),
     "barlow_twins_loss": lambda z1, z2: barlow_twins_loss(z1, z2, 0.1, over_ranks="exact"),

@@ -45,7 +45,7 @@ def test_the_keys_of_a_step_replace_the_oldest_rows_after_its_loss(digits_webdat
     with seeded(1):
         loss = method.loss(batch)["loss"]
     assert torch.equal(method.queue.rows, before)
-    (keys,) = method.new_keys
+    (keys,) = method.queue.new
     with torch.no_grad():
         method.after_step(CONTEXT)
     changed = [36, 37, 38, 39, 0, 1, 2, 3]

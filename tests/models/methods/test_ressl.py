@@ -37,7 +37,7 @@ def test_a_samples_own_key_is_among_the_others_in_the_next_step_only(digits_webd
     with seeded(1):
         loss = method.loss(batch)["loss"]
     assert torch.equal(method.queue.rows, before)
-    (keys,) = method.new_keys
+    (keys,) = method.queue.new
     with torch.no_grad():
         method.after_step(CONTEXT)
     torch.testing.assert_close(method.queue.rows[:8], keys)
