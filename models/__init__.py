@@ -22,6 +22,7 @@ from headrace.models.methods.joint.simsiam import SimSiam, SimSiamConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
+from headrace.models.methods.masked.ijepa import IJEPA, IJEPAConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
@@ -195,6 +196,16 @@ METHODS: dict[str, MethodEntry] = {
         "masked",
         "2111.06377",
         "facebookresearch/mae at efb2a80: models_mae.py, main_pretrain.py, util/pos_embed.py",
+    ),
+    "ijepa": MethodEntry(
+        IJEPAConfig,
+        IJEPA,
+        "masked",
+        "2301.08243",
+        "facebookresearch/ijepa at 52c1ae9: src/train.py, src/models/vision_transformer.py, src/masks/multiblock.py, "
+        "src/transforms.py, src/helper.py, configs/in1k_vith14_ep300.yaml",
+        "each sample has blocks of its own sizes, which may reach the last row and column, and its whole context, see "
+        "ContextMask in views.md; the warm-up begins at zero instead of a fifth of the peak",
     ),
     "rotation": MethodEntry(
         RotationConfig,

@@ -7,6 +7,7 @@ views, L patches or tokens, P numbers of a patch. All are computed in float32 at
 from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
+from headrace.models.losses.latent import target_regression
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
@@ -35,6 +36,7 @@ __all__ = [
     "sigreg",
     "sinkhorn",
     "swapped_prediction",
+    "target_regression",
     "tico_loss",
     "vicreg_terms",
     "with_statistics_of",

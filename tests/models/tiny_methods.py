@@ -53,6 +53,11 @@ TINY: dict[str, dict[str, Any]] = {
         "size": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
+    "ijepa": {
+        "size": 16, "crop_scale": (0.3, 1.0), "smallest_context": 4, "predictor_dim": 16, "predictor_depth": 1,
+        "predictor_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
     "rotation": {"size": 16, "backbone": RESNET},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),

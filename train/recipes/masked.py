@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace.models.methods.masked.ijepa import IJEPAConfig
 from headrace.models.methods.masked.mae import MAEConfig
 from headrace.models.parts.backbones import tiny_vit
 from headrace.train.config import OptimConfig, RunConfig
@@ -27,3 +28,21 @@ def mae_small(*, data: str = "", out: str = "") -> RunConfig:
     )
     optim = OptimConfig(lr=4e-3, weight_decay=0.05, betas=(0.9, 0.95))
     return small_run("mae", model, optim, data=data, out=out, batch_size=64)
+
+
+def ijepa_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels, and a predictor of two blocks.
+
+    The slow copy follows faster than the authors', as a short run asks.
+    """
+    model = IJEPAConfig(
+        **small_views(),
+        smallest_context=6,
+        predictor_dim=48,
+        predictor_depth=2,
+        predictor_heads=4,
+        momentum=0.98,
+        backbone=tiny_vit(width=64, depth=3, pool="avg"),
+    )
+    optim = OptimConfig(lr=2e-3, weight_decay=0.05, betas=(0.9, 0.95))
+    return small_run("ijepa", model, optim, data=data, out=out, batch_size=64)

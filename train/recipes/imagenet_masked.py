@@ -1,0 +1,29 @@
+"""Methods that predict what is hidden, on ImageNet: the runs that their authors published, and the numbers that those
+reached.
+
+Accuracies are the authors', by protocols of their own; Headrace has run none of these.
+"""
+
+from __future__ import annotations
+
+from headrace.models.methods.masked.ijepa import IJEPAConfig
+from headrace.train.config import OptimConfig, RunConfig, ScheduleConfig
+
+
+def ijepa_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ViT-H/14, batch 2048, 300 epochs: 79.3 % by a linear classifier in the paper (arXiv 2301.08243).
+
+    AdamW with learning rate 1e-3, 40 epochs of warm-up (theirs begins at 2e-4), a cosine down to 1e-6, weight decay
+    from 0.04 to 0.4 on a cosine, no clipping, bfloat16 (facebookresearch/ijepa at 52c1ae9,
+    configs/in1k_vith14_ep300.yaml).
+    """
+    return RunConfig(
+        method="ijepa",
+        model=IJEPAConfig(),
+        data=data,
+        out=out,
+        epochs=300,
+        batch_size=2048,
+        optim=OptimConfig(lr=1e-3, weight_decay=0.04),
+        schedule=ScheduleConfig(warmup_epochs=40, final=1e-3, final_weight_decay=0.4),
+    )
