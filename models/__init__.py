@@ -22,6 +22,7 @@ from headrace.models.methods.joint.simsiam import SimSiam, SimSiamConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
+from headrace.models.methods.masked.aim import AIM, AIMConfig
 from headrace.models.methods.masked.ijepa import IJEPA, IJEPAConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
@@ -206,6 +207,15 @@ METHODS: dict[str, MethodEntry] = {
         "src/transforms.py, src/helper.py, configs/in1k_vith14_ep300.yaml",
         "each sample has blocks of its own sizes, which may reach the last row and column, and its whole context, see "
         "ContextMask in views.md; the warm-up begins at zero instead of a fifth of the peak",
+    ),
+    "aim": MethodEntry(
+        AIMConfig,
+        AIM,
+        "masked",
+        "2401.08541",
+        "apple/ml-aim at bd9e068: aim/torch/layers.py, aim/torch/models.py; the paper for what trains",
+        "what trains is not published: crops, the head's width and the mean over all patches behind the prefixes of a "
+        "batch could not be checked; features for probes are averaged over patches instead of pooled with attention",
     ),
     "rotation": MethodEntry(
         RotationConfig,

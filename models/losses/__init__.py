@@ -11,6 +11,7 @@ from headrace.models.losses.latent import target_regression
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
+    next_patch_loss,
     normalize_channels,
     normalize_patches,
     with_statistics_of,
@@ -27,6 +28,7 @@ __all__ = [
     "in_batch_info_nce",
     "masked_patch_loss",
     "masked_token_loss",
+    "next_patch_loss",
     "normalize_channels",
     "normalize_patches",
     "nt_xent",

@@ -58,6 +58,10 @@ TINY: dict[str, dict[str, Any]] = {
         "predictor_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
+    "aim": {
+        "size": 16, "head_dim": 16, "head_depth": 2, "probe_layers": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
     "rotation": {"size": 16, "backbone": RESNET},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),

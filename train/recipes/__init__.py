@@ -19,7 +19,7 @@ from headrace.train.recipes.imagenet import (
     tico_imagenet,
     vicreg_imagenet,
 )
-from headrace.train.recipes.imagenet_masked import ijepa_imagenet
+from headrace.train.recipes.imagenet_masked import aim_imagenet, ijepa_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
@@ -35,7 +35,7 @@ from headrace.train.recipes.joint import (
     tico_small,
     vicreg_small,
 )
-from headrace.train.recipes.masked import ijepa_small, mae_small
+from headrace.train.recipes.masked import aim_small, ijepa_small, mae_small
 from headrace.train.recipes.pairs import clip_small
 from headrace.train.recipes.pretext import rotation_small
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
@@ -45,6 +45,8 @@ from headrace.train.recipes.video import videomae_k400, videomae_small
 
 __all__ = [
     "RECIPES",
+    "aim_imagenet",
+    "aim_small",
     "barlow_twins_imagenet",
     "barlow_twins_small",
     "bert_small",
@@ -119,6 +121,8 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "mae_imagenet": mae_imagenet,
     "ijepa_small": ijepa_small,
     "ijepa_imagenet": ijepa_imagenet,
+    "aim_small": aim_small,
+    "aim_imagenet": aim_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace.models.methods.masked.aim import AIMConfig
 from headrace.models.methods.masked.ijepa import IJEPAConfig
 from headrace.models.methods.masked.mae import MAEConfig
 from headrace.models.parts.backbones import tiny_vit
@@ -46,3 +47,20 @@ def ijepa_small(*, data: str = "", out: str = "") -> RunConfig:
     )
     optim = OptimConfig(lr=2e-3, weight_decay=0.05, betas=(0.9, 0.95))
     return small_run("ijepa", model, optim, data=data, out=out, batch_size=64)
+
+
+def aim_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels, and a head of two blocks.
+
+    Pixels are compared as they are, as in `mae_small`. Probes see the mean of the last two of three blocks.
+    """
+    model = AIMConfig(
+        **small_views(),
+        normalize_targets=False,
+        head_dim=64,
+        head_depth=2,
+        probe_layers=2,
+        backbone=tiny_vit(width=64, depth=3, pool="avg"),
+    )
+    optim = OptimConfig(lr=4e-3, weight_decay=0.05, betas=(0.9, 0.95), clip=1.0)
+    return small_run("aim", model, optim, data=data, out=out, batch_size=64)
