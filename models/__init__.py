@@ -23,6 +23,7 @@ from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.masked.aim import AIM, AIMConfig
+from headrace.models.methods.masked.data2vec2 import Data2Vec2, Data2Vec2Config
 from headrace.models.methods.masked.ijepa import IJEPA, IJEPAConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
@@ -216,6 +217,16 @@ METHODS: dict[str, MethodEntry] = {
         "apple/ml-aim at bd9e068: aim/torch/layers.py, aim/torch/models.py; the paper for what trains",
         "what trains is not published: crops, the head's width and the mean over all patches behind the prefixes of a "
         "batch could not be checked; features for probes are averaged over patches instead of pooled with attention",
+    ),
+    "data2vec2": MethodEntry(
+        Data2Vec2Config,
+        Data2Vec2,
+        "masked",
+        "2212.07525",
+        "facebookresearch/fairseq at 3d262bb2: examples/data2vec/models/data2vec2.py, models/modalities, "
+        "config/v2/base_images_only_task.yaml; fairseq/data/data_utils.py",
+        "the class token's loss is a mean with the weight that its sum has on their GPUs; no noise stands for hidden "
+        "patches in evaluation mode",
     ),
     "rotation": MethodEntry(
         RotationConfig,

@@ -7,7 +7,7 @@ views, L patches or tokens, P numbers of a patch. All are computed in float32 at
 from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
-from headrace.models.losses.latent import target_regression
+from headrace.models.losses.latent import contextual_targets, scaled_regression, target_regression
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
@@ -23,6 +23,7 @@ __all__ = [
     "barlow_twins_loss",
     "centre_distance",
     "clip_loss",
+    "contextual_targets",
     "cosine_regression",
     "dino_loss",
     "in_batch_info_nce",
@@ -34,6 +35,7 @@ __all__ = [
     "nt_xent",
     "queue_info_nce",
     "relation_loss",
+    "scaled_regression",
     "second_moment",
     "sigreg",
     "sinkhorn",

@@ -62,6 +62,11 @@ TINY: dict[str, dict[str, Any]] = {
         "size": 16, "head_dim": 16, "head_depth": 2, "probe_layers": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
+    "data2vec2": {
+        "size": 16, "masks": 3, "mask_ratio": 0.7, "mask_side": 2, "top_layers": 1, "class_weight": 0.5,
+        "decoder_dim": 24, "decoder_depth": 2, "decoder_groups": 4, "momentum": 0.99, "final_momentum": 0.999,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
     "rotation": {"size": 16, "backbone": RESNET},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),

@@ -7,6 +7,7 @@ Accuracies are the authors', by protocols of their own; Headrace has run none of
 from __future__ import annotations
 
 from headrace.models.methods.masked.aim import AIMConfig
+from headrace.models.methods.masked.data2vec2 import Data2Vec2Config
 from headrace.models.methods.masked.ijepa import IJEPAConfig
 from headrace.train.config import OptimConfig, RunConfig, ScheduleConfig
 
@@ -47,4 +48,23 @@ def aim_imagenet(*, data: str = "", out: str = "") -> RunConfig:
         batch_size=4096,
         optim=OptimConfig(lr=1e-3, weight_decay=0.05, betas=(0.9, 0.95), clip=1.0),
         schedule=ScheduleConfig(warmup_epochs=100),
+    )
+
+
+def data2vec2_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ViT-B/16, batch 256, 75 epochs, the authors' 375,300 steps, each with 16 masked versions of a view.
+
+    Adam with decoupled decay, learning rate 1e-3, betas 0.9 and 0.95, weight decay 0.05, 10 epochs of warm-up, a cosine
+    down to zero, gradients clipped to a norm of 4 (facebookresearch/fairseq at 3d262bb2,
+    examples/data2vec/config/v2/base_images_only_task.yaml, 16 GPUs).
+    """
+    return RunConfig(
+        method="data2vec2",
+        model=Data2Vec2Config(),
+        data=data,
+        out=out,
+        epochs=75,
+        batch_size=256,
+        optim=OptimConfig(lr=1e-3, weight_decay=0.05, betas=(0.9, 0.95), clip=4.0),
+        schedule=ScheduleConfig(warmup_epochs=10),
     )
