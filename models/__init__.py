@@ -23,6 +23,7 @@ from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.masked.aim import AIM, AIMConfig
+from headrace.models.methods.masked.capi import CAPI, CAPIConfig
 from headrace.models.methods.masked.data2vec2 import Data2Vec2, Data2Vec2Config
 from headrace.models.methods.masked.ijepa import IJEPA, IJEPAConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
@@ -227,6 +228,15 @@ METHODS: dict[str, MethodEntry] = {
         "config/v2/base_images_only_task.yaml; fairseq/data/data_utils.py",
         "the class token's loss is a mean with the weight that its sum has on their GPUs; no noise stands for hidden "
         "patches in evaluation mode",
+    ),
+    "capi": MethodEntry(
+        CAPIConfig,
+        CAPI,
+        "masked",
+        "2502.08769",
+        "facebookresearch/capi at 98b4fa1: train_capi.py, model.py, data.py, utils.py, default_pretrain_config.yaml",
+        "paths are dropped sample by sample, where theirs drop them for a fixed share of a batch; the learning rate's "
+        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length",
     ),
     "rotation": MethodEntry(
         RotationConfig,

@@ -8,7 +8,7 @@ from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.latent import contextual_targets, scaled_regression, target_regression
-from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
+from headrace.models.losses.prototypes import assignment_loss, sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
     next_patch_loss,
@@ -20,6 +20,7 @@ from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, 
 from headrace.models.losses.tokens import masked_token_loss
 
 __all__ = [
+    "assignment_loss",
     "barlow_twins_loss",
     "centre_distance",
     "clip_loss",

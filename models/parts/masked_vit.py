@@ -198,6 +198,15 @@ def filled_in(patches: Tensor, prediction: Tensor, hidden: Tensor) -> dict[str, 
     }
 
 
+def shown_masked(images: Tensor, visible: Tensor, patch: int) -> dict[str, Tensor]:
+    """Levels (B, 3, H, W) as they are ("input"), and with mid-grey where patches are none of the visible ones, int64
+    (B, M) ("masked")."""
+    patches = patchify(images, patch)
+    hidden = hidden_of(visible, patches.shape[1])[:, :, None]
+    masked = unpatchify(torch.where(hidden, 0.5, patches), patch, images.shape[2] // patch)
+    return {"input": images.float().clamp(0, 1), "masked": masked.float().clamp(0, 1)}
+
+
 def truncated_initialization(*modules: nn.Module) -> None:
     """Linear layers and convolutions truncated normal with deviation 0.02, without bias; norms at one and zero."""
     for module in modules:

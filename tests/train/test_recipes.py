@@ -66,6 +66,7 @@ def test_imagenet_has_the_papers_values() -> None:
         ("ijepa", 1e-3, "adamw", 0.04),
         ("aim", 1e-3, "adamw", 0.05),
         ("data2vec2", 1e-3, "adamw", 0.05),
+        ("capi", 1e-3, "adamw", 0.1),
     ],
 )
 def test_imagenet_is_what_each_method_s_authors_ran(name: str, peak: float, optimizer: str, decay: float) -> None:

@@ -19,7 +19,7 @@ from headrace.train.recipes.imagenet import (
     tico_imagenet,
     vicreg_imagenet,
 )
-from headrace.train.recipes.imagenet_masked import aim_imagenet, data2vec2_imagenet, ijepa_imagenet
+from headrace.train.recipes.imagenet_masked import aim_imagenet, capi_imagenet, data2vec2_imagenet, ijepa_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
@@ -35,7 +35,7 @@ from headrace.train.recipes.joint import (
     tico_small,
     vicreg_small,
 )
-from headrace.train.recipes.masked import aim_small, data2vec2_small, ijepa_small, mae_small
+from headrace.train.recipes.masked import aim_small, capi_small, data2vec2_small, ijepa_small, mae_small
 from headrace.train.recipes.pairs import clip_small
 from headrace.train.recipes.pretext import rotation_small
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
@@ -52,6 +52,8 @@ __all__ = [
     "bert_small",
     "byol_imagenet",
     "byol_small",
+    "capi_imagenet",
+    "capi_small",
     "clip_small",
     "data2vec2_imagenet",
     "data2vec2_small",
@@ -127,6 +129,8 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "aim_imagenet": aim_imagenet,
     "data2vec2_small": data2vec2_small,
     "data2vec2_imagenet": data2vec2_imagenet,
+    "capi_small": capi_small,
+    "capi_imagenet": capi_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,

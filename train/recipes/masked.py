@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from headrace.models.methods.masked.aim import AIMConfig
+from headrace.models.methods.masked.capi import CAPIConfig
 from headrace.models.methods.masked.data2vec2 import Data2Vec2Config
 from headrace.models.methods.masked.ijepa import IJEPAConfig
 from headrace.models.methods.masked.mae import MAEConfig
 from headrace.models.parts.backbones import tiny_vit
-from headrace.train.config import OptimConfig, RunConfig
+from headrace.train.config import OptimConfig, PlayerConfig, RunConfig
 from headrace.train.recipes.small import small_run, small_views
 
 
@@ -89,3 +90,26 @@ def data2vec2_small(*, data: str = "", out: str = "") -> RunConfig:
     )
     optim = OptimConfig(lr=2e-3, weight_decay=0.05, betas=(0.9, 0.95), clip=4.0)
     return small_run("data2vec2", model, optim, data=data, out=out, batch_size=64)
+
+
+def capi_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels, of which 13 are seen and 6 predicted, and 64 clusters.
+
+    The slow copy follows faster than the authors', as a short run asks.
+    """
+    model = CAPIConfig(
+        **small_views(),
+        predicted=0.3,
+        patch=4,
+        dim=64,
+        depth=3,
+        predictor_depth=2,
+        heads=2,
+        registers=4,
+        drop_path=0.0,
+        clusters=64,
+        momentum=0.98,
+    )
+    clusters = PlayerConfig(lr=1e-3, weight_decay=0.01, betas=(0.9, 0.95))
+    optim = OptimConfig(lr=2e-3, weight_decay=0.1, betas=(0.9, 0.95), players={"clusters": clusters})
+    return small_run("capi", model, optim, data=data, out=out, batch_size=64)

@@ -13,7 +13,7 @@ from headrace.models.checks import require
 from headrace.models.losses import contextual_targets, scaled_regression
 from headrace.models.method import Context, Method, ParameterGroup, kernels_and_vectors
 from headrace.models.parts.backbones import BackboneConfig
-from headrace.models.parts.masked_vit import hidden_of, patchify, take, unpatchify
+from headrace.models.parts.masked_vit import shown_masked, take
 from headrace.models.parts.momentum import follow, slow_copy
 from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.post_norm_vit import build_post_norm_vit
@@ -213,15 +213,6 @@ class Data2Vec2(Method):
             return {}
         (images,) = batch.normalized()
         return shown_masked(unit_pixels(images, self.config.normalize), batch.masks[0].visible, self.patch)
-
-
-def shown_masked(images: Tensor, visible: Tensor, patch: int) -> dict[str, Tensor]:
-    """Levels (B, 3, H, W) as they are ("input"), and with mid-grey where patches are none of the visible ones, int64
-    (B, M) ("masked")."""
-    patches = patchify(images, patch)
-    hidden = hidden_of(visible, patches.shape[1])[:, :, None]
-    masked = unpatchify(torch.where(hidden, 0.5, patches), patch, images.shape[2] // patch)
-    return {"input": images.float().clamp(0, 1), "masked": masked.float().clamp(0, 1)}
 
 
 def _embedded(vit: Any, images: Tensor) -> Tensor:
