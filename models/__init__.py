@@ -25,6 +25,10 @@ from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.joint.w_mse import WMSE, WMSEConfig
+from headrace.models.methods.masked.aim import AIM, AIMConfig
+from headrace.models.methods.masked.capi import CAPI, CAPIConfig
+from headrace.models.methods.masked.data2vec2 import Data2Vec2, Data2Vec2Config
+from headrace.models.methods.masked.ijepa import IJEPA, IJEPAConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
@@ -224,6 +228,44 @@ METHODS: dict[str, MethodEntry] = {
         "masked",
         "2111.06377",
         "facebookresearch/mae at efb2a80: models_mae.py, main_pretrain.py, util/pos_embed.py",
+    ),
+    "ijepa": MethodEntry(
+        IJEPAConfig,
+        IJEPA,
+        "masked",
+        "2301.08243",
+        "facebookresearch/ijepa at 52c1ae9: src/train.py, src/models/vision_transformer.py, src/masks/multiblock.py, "
+        "src/transforms.py, src/helper.py, configs/in1k_vith14_ep300.yaml",
+        "each sample has blocks of its own sizes, which may reach the last row and column, and its whole context, see "
+        "ContextMask in views.md; the warm-up begins at zero instead of a fifth of the peak",
+    ),
+    "aim": MethodEntry(
+        AIMConfig,
+        AIM,
+        "masked",
+        "2401.08541",
+        "apple/ml-aim at bd9e068: aim/torch/layers.py, aim/torch/models.py; the paper for what trains",
+        "what trains is not published: crops, the head's width and the mean over all patches behind the prefixes of a "
+        "batch could not be checked; features for probes are averaged over patches instead of pooled with attention",
+    ),
+    "data2vec2": MethodEntry(
+        Data2Vec2Config,
+        Data2Vec2,
+        "masked",
+        "2212.07525",
+        "facebookresearch/fairseq at 3d262bb2: examples/data2vec/models/data2vec2.py, models/modalities, "
+        "config/v2/base_images_only_task.yaml; fairseq/data/data_utils.py",
+        "the class token's loss is a mean with the weight that its sum has on their GPUs; no noise stands for hidden "
+        "patches in evaluation mode",
+    ),
+    "capi": MethodEntry(
+        CAPIConfig,
+        CAPI,
+        "masked",
+        "2502.08769",
+        "facebookresearch/capi at 98b4fa1: train_capi.py, model.py, data.py, utils.py, default_pretrain_config.yaml",
+        "paths are dropped sample by sample, where theirs drop them for a fixed share of a batch; the learning rate's "
+        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length",
     ),
     "rotation": MethodEntry(
         RotationConfig,

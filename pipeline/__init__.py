@@ -2,7 +2,17 @@
 
 from headrace.pipeline.batch import Batch, DrawnViews, Others, Views
 from headrace.pipeline.clips.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
-from headrace.pipeline.images.masks import BlockMask, ContextMask, RandomMask, RegionMask, TubeBlockMask, TubeMask
+from headrace.pipeline.images.masks import (
+    BlockMask,
+    ContextMask,
+    InverseBlockMask,
+    PrefixMask,
+    RandomMask,
+    RegionMask,
+    RolledBlockMask,
+    TubeBlockMask,
+    TubeMask,
+)
 from headrace.pipeline.images.plan import Plan, plan
 from headrace.pipeline.images.view import Normalize, View
 from headrace.pipeline.images.views import PatchPair, Tiles, ViewSpec, center_view
@@ -28,6 +38,7 @@ __all__ = [
     "DrawnSounds",
     "DrawnViews",
     "Inputs",
+    "InverseBlockMask",
     "Loader",
     "LoaderStats",
     "MaskedTokens",
@@ -39,8 +50,10 @@ __all__ = [
     "Others",
     "PatchPair",
     "Plan",
+    "PrefixMask",
     "RandomMask",
     "RegionMask",
+    "RolledBlockMask",
     "Sound",
     "SoundPlan",
     "SoundSpec",

@@ -14,9 +14,11 @@ from headrace.models.losses.contrastive import (
 )
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
-from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
+from headrace.models.losses.latent import contextual_targets, scaled_regression, target_regression
+from headrace.models.losses.prototypes import assignment_loss, sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
+    next_patch_loss,
     normalize_channels,
     normalize_patches,
     with_statistics_of,
@@ -26,9 +28,11 @@ from headrace.models.losses.tokens import masked_token_loss
 from headrace.models.losses.whitening import w_mse_loss, whitened
 
 __all__ = [
+    "assignment_loss",
     "barlow_twins_loss",
     "centre_distance",
     "clip_loss",
+    "contextual_targets",
     "cosine_regression",
     "dense_info_nce",
     "dino_loss",
@@ -36,15 +40,18 @@ __all__ = [
     "masked_patch_loss",
     "masked_token_loss",
     "most_similar_cells",
+    "next_patch_loss",
     "normalize_channels",
     "normalize_patches",
     "nt_xent",
     "queue_info_nce",
     "relation_loss",
+    "scaled_regression",
     "second_moment",
     "sigreg",
     "sinkhorn",
     "swapped_prediction",
+    "target_regression",
     "tico_loss",
     "vicreg_terms",
     "w_mse_loss",

@@ -1,4 +1,4 @@
-"""Predict the assignment of another view to prototypes: SwAV."""
+"""Predict assignments to prototypes: SwAV, CAPI."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     A constant taken off a prototype's scores changes nothing, so its largest over all ranks is, and nothing overflows.
 
     Args:
-        scores: (N, K) of samples and prototypes; every rank passes the same K, N may differ.
+        scores: (..., N, K) of samples and prototypes; every rank passes the same K, N may differ. What stands in front,
+            such as places, is shared out by itself.
         epsilon: sharpness; smaller is closer to a hard assignment. Above 0.
         iterations: how often; 3 in the papers.
 
     Returns:
-        (N, K), rows add up to 1; without gradient.
+        (..., N, K), rows add up to 1; without gradient.
 
     Source: arXiv 2006.09882, section 3.1; authors' code facebookresearch/swav at 06b1b7c, main_swav.py,
     distributed_sinkhorn.
@@ -34,16 +35,17 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     if epsilon <= 0:
         raise ValueError(f"sinkhorn needs an epsilon above 0, got {epsilon}")
     q = torch.exp((scores - _largest(scores)) / epsilon)
-    prototypes, samples = scores.shape[1], total(scores.new_tensor(float(len(scores))))
+    prototypes, samples = scores.shape[-1], total(scores.new_tensor(float(scores.shape[-2])))
     for _ in range(iterations):
-        q = q / total(q.sum(dim=0)) / prototypes
-        q = q / q.sum(dim=1, keepdim=True) / samples
+        q = q / total(q.sum(dim=-2, keepdim=True)) / prototypes
+        q = q / q.sum(dim=-1, keepdim=True) / samples
     return q * samples
 
 
 def _largest(scores: Tensor) -> Tensor:
-    """(K,): each prototype's largest score over the samples of all ranks; a rank may have none."""
-    result = torch.cat([scores, scores.new_full((1, scores.shape[1]), float("-inf"))]).amax(dim=0)
+    """(..., 1, K): each prototype's largest score over the samples of all ranks; a rank may have none."""
+    none = scores.new_full((*scores.shape[:-2], 1, scores.shape[-1]), float("-inf"))
+    result = torch.cat([scores, none], dim=-2).amax(dim=-2, keepdim=True)
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(result, op=torch.distributed.ReduceOp.MAX)
     return result
@@ -76,3 +78,21 @@ def swapped_prediction(scores: Sequence[Tensor], targets: Sequence[Tensor], temp
         if i != v
     ]
     return torch.stack(pairs).mean()
+
+
+@full_precision
+def assignment_loss(scores: Tensor, assigned: Tensor, temperature: float) -> Tensor:
+    """The cross entropy `-sum q log softmax(s / t)`, mean over rows. The assignments get no gradient.
+
+    Args:
+        scores: s, (..., K).
+        assigned: q, (..., K), rows that add up to 1: see `sinkhorn`.
+        temperature: t, above 0.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2502.08769, section 3; authors' code facebookresearch/capi at 98b4fa1, train_capi.py, do_student, and
+    model.py, OnlineClustering.
+    """
+    return -(assigned.detach() * F.log_softmax(scores / temperature, dim=-1)).sum(dim=-1).mean()

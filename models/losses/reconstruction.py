@@ -1,4 +1,4 @@
-"""Reconstruct what was hidden: MAE, VideoMAE, masked spectrograms."""
+"""Reconstruct what was hidden: MAE, VideoMAE, masked spectrograms, AIM."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from headrace.models.losses.precision import full_precision
+from headrace.models.parts.collectives import mean_over_ranks
 
 
 @full_precision
@@ -62,3 +63,26 @@ def masked_patch_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = 
         return error.mean()
     weight = mask.to(error.dtype)
     return (error * weight).sum() / weight.sum()
+
+
+@full_precision
+def next_patch_loss(prediction: Tensor, target: Tensor, prefix: Tensor) -> Tensor:
+    """The mean squared error of each patch that was foretold at the one before it, mean over the patches of all samples
+    that do not belong to the prefix.
+
+    Their number is that of all ranks, each of which may have others, as in `masked_token_loss`.
+
+    Args:
+        prediction: (N, L, P), at each patch of the one that follows it; the last has no meaning.
+        target: (N, L, P), patches row by row.
+        prefix: int64 (N,), from 1 to L - 1: patches of each sample that are given.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2401.08541, equations 2 and 3 and section 3.3; the authors' code for training is not published.
+    """
+    error = (prediction[:, :-1] - target[:, 1:]).square().mean(dim=-1)  # (N, L - 1)
+    foretold = torch.arange(1, target.shape[1], device=prefix.device) >= prefix[:, None]
+    weight = foretold.to(error.dtype)
+    return (error * weight).sum() / mean_over_ranks(weight.sum())

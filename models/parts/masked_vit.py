@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.positions import sine_cosine
 
 
@@ -48,12 +49,33 @@ def fixed_positions(vit: Any) -> None:
     vit.pos_embed = nn.Parameter(table[None], requires_grad=False)
 
 
+def build_patch_vit(config: BackboneConfig, size: int, **settings: Any) -> tuple[Any, int]:
+    """A timm ViT whose tokens are the patches of a square view alone, and its width D. Positions are fixed sines and
+    cosines, and features the mean of the tokens behind the last norm.
+
+    Args:
+        config: a ViT of timm's; its options are kept but for those that make this of it.
+        size: side of the view, in pixels.
+        settings: more options that a method does not leave open.
+
+    Raises:
+        ValueError: if `config` names no plain ViT.
+    """
+    fixed = {"class_token": False, "global_pool": "avg", "fc_norm": False, **settings}
+    vit: Any
+    vit, dim = build_backbone(BackboneConfig(name=config.name, options={"img_size": size, **config.options, **fixed}))
+    if not isinstance(vit, VisionTransformer) or vit.num_prefix_tokens:
+        raise ValueError(f"the backbone must be one of timm's ViTs, without registers; {config.name} is not one")
+    fixed_positions(vit)
+    return vit, dim
+
+
 def take(tokens: Tensor, numbers: Tensor) -> Tensor:
     """(B, M, D): the tokens (B, L, D) with the given numbers, int64 (B, M)."""
     return tokens.gather(1, numbers[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
-def encode_visible(vit: Any, images: Tensor, visible: Tensor) -> Tensor:
+def encode_visible(vit: Any, images: Tensor, visible: Tensor, count: Tensor | None = None) -> Tensor:
     """(B, P + M, D): class token, where there is one (P is 0 or 1), and visible patches behind all blocks and the last
     norm of a timm ViT.
 
@@ -61,15 +83,27 @@ def encode_visible(vit: Any, images: Tensor, visible: Tensor) -> Tensor:
         vit: a timm VisionTransformer with at most a class token before its patches, and positions for all tokens.
         images: (B, 3, H, W), or what else its patches are cut from.
         visible: int64 (B, M), numbers of patches. The others do not reach any layer but the patches' projection.
+        count: int64 (B,), how many of a sample's are meant; what lies behind is not looked at by those before, and what
+            becomes of it has no meaning. None means all.
     """
     tokens = vit.patch_embed(images)
     tokens = tokens.flatten(1, 2) if tokens.ndim == 4 else tokens  # of a ViT for any size
     prefix = vit.num_prefix_tokens
-    tokens = take(tokens + vit.pos_embed[:, prefix:], visible)
+    tokens = take(tokens + vit.pos_embed[:, prefix:], visible if count is None else visible.clamp(min=0))
     if prefix:
         first = (vit.cls_token + vit.pos_embed[:, :1]).expand(len(images), -1, -1)
         tokens = torch.cat([first, tokens], dim=1)
-    return vit.norm(vit.blocks(tokens))
+    if count is None:
+        return vit.norm(vit.blocks(tokens))
+    seen = leading(count + prefix, tokens.shape[1])
+    for block in vit.blocks:
+        tokens = block(tokens, attn_mask=seen[:, None, None])
+    return vit.norm(tokens)
+
+
+def leading(count: Tensor, length: int) -> Tensor:
+    """bool (..., length): True for the first `count` (...) places."""
+    return torch.arange(length, device=count.device) < count[..., None]
 
 
 def encode_with_mask_tokens(vit: Any, images: Tensor, masked: Tensor | None, mask_token: Tensor) -> Tensor:
@@ -162,6 +196,28 @@ def filled_in(patches: Tensor, prediction: Tensor, hidden: Tensor) -> dict[str, 
         "masked": torch.where(where, 0.5, patches),
         "reconstruction": torch.where(where, prediction.to(patches.dtype), patches),
     }
+
+
+def shown_masked(images: Tensor, visible: Tensor, patch: int) -> dict[str, Tensor]:
+    """Levels (B, 3, H, W) as they are ("input"), and with mid-grey where patches are none of the visible ones, int64
+    (B, M) ("masked")."""
+    patches = patchify(images, patch)
+    hidden = hidden_of(visible, patches.shape[1])[:, :, None]
+    masked = unpatchify(torch.where(hidden, 0.5, patches), patch, images.shape[2] // patch)
+    return {"input": images.float().clamp(0, 1), "masked": masked.float().clamp(0, 1)}
+
+
+def truncated_initialization(*modules: nn.Module) -> None:
+    """Linear layers and convolutions truncated normal with deviation 0.02, without bias; norms at one and zero."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.LayerNorm):
+                nn.init.ones_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
 
 def mae_initialization(*modules: nn.Module) -> None:

@@ -56,6 +56,24 @@ class ContextMasks(NamedTuple):
     """int64 (B, T)."""
 
 
+class PredictedMasks(NamedTuple):
+    """As `PatchMasks`, of whose masked patches a few are to be filled in."""
+
+    visible: Tensor
+    """int64 (B, N - M), ascending."""
+    masked: Tensor
+    """int64 (B, M), ascending."""
+    predicted: Tensor
+    """int64 (B, P), ascending: some of `masked`."""
+
+
+class PrefixMasks(NamedTuple):
+    """Patches that are seen from the beginning, before those that are to be foretold one after the other."""
+
+    prefix: Tensor
+    """int64 (B,): how many, from 1 to N - 1."""
+
+
 class RegionMasks(NamedTuple):
     """Rectangles of pixels to fill in. The views stay whole: the method hides what it has the network fill in."""
 
@@ -156,6 +174,114 @@ class BlockMask:
         settings = (*map(float, self.ratio), float(self.probability), low, high, float(self.smallest))
         _draw_blocks(key_word(seed), key_word(epoch), sample_ids, key_word(number), settings, masked, count)
         return BlockMasks(torch.from_numpy(masked).flatten(1), torch.from_numpy(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseBlockMask:
+    """All but some small blocks, which are what is seen. data2vec 2.0 (2212.07525), which takes 16 for one view.
+
+    As `compute_block_mask_2d` in facebookresearch/fairseq, fairseq/data/data_utils.py, with `inverse_mask`: centres of
+    squares are drawn with replacement, squares end at the grid's border, and single patches are taken away or added
+    until the count is exact.
+    """
+
+    grid: Grid
+    """Rows and columns of patches."""
+    ratio: float = 0.8
+    """Share that is masked; the visible patches are `int(N * (1 - ratio))`."""
+    adjust: float = 0.07
+    """Added to the visible share, before it is divided by a square's area to get the number of squares."""
+    side: int = 3
+    """Patches along a square's side."""
+
+    def __post_init__(self) -> None:
+        _check_grid(self, self.grid)
+        check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
+        _check_parts(self, self.visible)
+        check(self.adjust >= 0.0, self, "adjust", self.adjust, "at least 0")
+        check(self.side >= 1, self, "side", self.side, "at least 1")
+
+    @property
+    def visible(self) -> int:
+        """Patches of a sample that are not masked."""
+        return _share(_patches(self.grid), 1 - self.ratio)
+
+    def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> PatchMasks:
+        """See `draw_masks`."""
+        patches = _patches(self.grid)
+        blocks = _share(patches, (1 - self.ratio + self.adjust) / self.side**2)
+        seen = np.empty((len(sample_ids), self.visible), np.int64)
+        masked = np.empty((len(sample_ids), patches - self.visible), np.int64)
+        keys = key_word(seed), key_word(epoch), sample_ids, key_word(number)
+        _draw_inverse_blocks(*keys, self.grid[0], self.grid[1], blocks, self.side, seen, masked)
+        return PatchMasks(torch.from_numpy(seen), torch.from_numpy(masked))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolledBlockMask:
+    """All but one block, which is moved around the borders; a few of the masked patches are to be filled in.
+
+    CAPI (2502.08769). As `InverseBlockMasking` and `collate_data_and_cast` in facebookresearch/capi, data.py: the last
+    row of the block is cut to the count, and what a move pushes over a border comes in at the other side.
+    """
+
+    grid: Grid
+    """Rows and columns of patches."""
+    ratio: float = 0.65
+    """Share that is masked, `int(N * ratio)` patches."""
+    predicted: float = 0.05
+    """Share of the masked patches that is to be filled in, in whole patches."""
+    aspect: tuple[float, float] = (0.5, 2.0)
+    """Height over width of the block, drawn log-uniformly, as far as the grid allows."""
+    roll: bool = True
+    """Whether the block is moved."""
+
+    def __post_init__(self) -> None:
+        _check_grid(self, self.grid)
+        check(0.0 < self.ratio < 1.0, self, "ratio", self.ratio, "in (0, 1)")
+        _check_parts(self, _patches(self.grid) - self.masked)
+        few = _share(self.masked, self.predicted)
+        check(1 <= few <= self.masked, self, "predicted", self.predicted, f"such that 1 to {self.masked} patches are")
+        check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
+        low, high = self._log_aspect
+        check(low <= high, self, "aspect", self.aspect, f"possible for a block of a grid of {self.grid}")
+
+    @property
+    def masked(self) -> int:
+        """Patches of a sample that are masked."""
+        return _share(_patches(self.grid), self.ratio)
+
+    @property
+    def _log_aspect(self) -> tuple[float, float]:
+        kept = _patches(self.grid) - self.masked
+        limits = kept / self.grid[1] ** 2, self.grid[0] ** 2 / (kept + 1e-5)
+        return float(np.log(max(self.aspect[0], limits[0]))), float(np.log(min(self.aspect[1], limits[1])))
+
+    def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> PredictedMasks:
+        """See `draw_masks`."""
+        kept = _patches(self.grid) - self.masked
+        sizes = kept, self.masked, _share(self.masked, self.predicted)
+        parts = tuple(np.empty((len(sample_ids), size), np.int64) for size in sizes)
+        keys = key_word(seed), key_word(epoch), sample_ids, key_word(number)
+        _draw_rolled_block(*keys, self.grid[0], self.grid[1], self._log_aspect, self.roll, *parts)
+        return PredictedMasks(*map(torch.from_numpy, parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixMask:
+    """How many patches come first and see each other, each number equally likely. AIM (2401.08541), section 3.3."""
+
+    grid: Grid
+    """Rows and columns of patches."""
+
+    def __post_init__(self) -> None:
+        _check_grid(self, self.grid)
+
+    def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> PrefixMasks:
+        """See `draw_masks`."""
+        prefix = np.empty(len(sample_ids), np.int64)
+        _draw_prefix(key_word(seed), key_word(epoch), sample_ids, key_word(number), _patches(self.grid), prefix)
+        return PrefixMasks(torch.from_numpy(prefix))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,8 +433,18 @@ class TubeBlockMask:
         return ContextMasks(*map(torch.from_numpy, parts))
 
 
-MaskSpec = RandomMask | TubeMask | TubeBlockMask | BlockMask | ContextMask | RegionMask
-Masks = PatchMasks | BlockMasks | ContextMasks | RegionMasks
+MaskSpec = (
+    RandomMask
+    | TubeMask
+    | TubeBlockMask
+    | BlockMask
+    | InverseBlockMask
+    | RolledBlockMask
+    | PrefixMask
+    | ContextMask
+    | RegionMask
+)
+Masks = PatchMasks | BlockMasks | PredictedMasks | PrefixMasks | ContextMasks | RegionMasks
 
 
 def draw_masks(specs: tuple[MaskSpec, ...], seed: int, epoch: int, sample_ids: np.ndarray) -> list[Masks]:
@@ -324,7 +460,7 @@ def _check_grid(spec: object, grid: Grid) -> None:
     check(min(grid) >= 1 and _patches(grid) > 1, spec, "grid", grid, "rows and columns of more than one patch")
 
 
-def _check_parts(spec: RandomMask | TubeMask, visible: int) -> None:
+def _check_parts(spec: RandomMask | TubeMask | InverseBlockMask | RolledBlockMask, visible: int) -> None:
     """ValueError where nothing would be masked, or nothing visible."""
     patches = _patches(spec.grid)
     check(0 < visible < patches, spec, "ratio", spec.ratio, f"such that some of {patches} patches are masked, not all")
@@ -362,14 +498,92 @@ def _draw_random(seed, epoch, sample_ids, number, visible, masked):
             other = step + np.int64(unit(words[0]) * (patches - step))
             places[step], places[other] = places[other], places[step]
             is_visible[places[step]] = True
-        v, m = 0, 0
+        _part(is_visible, visible[i], masked[i])
+
+
+@kernel
+def _part(is_visible, visible, masked):
+    """The numbers of places that are visible, and of the others."""
+    v, m = 0, 0
+    for place in range(len(is_visible)):
+        if is_visible[place]:
+            visible[v] = place
+            v += 1
+        else:
+            masked[m] = place
+            m += 1
+
+
+@kernel
+def _draw_inverse_blocks(seed, epoch, sample_ids, number, rows, columns, blocks, side, visible, masked):
+    patches = rows * columns
+    is_visible = np.empty(patches, np.bool_)
+    places = np.empty(patches, np.int64)
+    for i in range(len(sample_ids)):
+        sample = np.uint64(sample_ids[i])
+        is_visible[:] = False
+        for block in range(blocks):
+            words = philox(seed, _STREAM, np.uint64(block) << np.uint64(16) | number, np.uint64(10), sample, epoch)
+            centre = np.int64(unit(words[0]) * patches)
+            top, left = centre // columns - side // 2, centre % columns - side // 2
+            for row in range(max(top, 0), min(top + side, rows)):
+                for column in range(max(left, 0), min(left + side, columns)):
+                    is_visible[row * columns + column] = True
+        surplus = is_visible.sum() - visible.shape[1]
+        candidates = 0
         for place in range(patches):
-            if is_visible[place]:
-                visible[i, v] = place
-                v += 1
-            else:
-                masked[i, m] = place
-                m += 1
+            if is_visible[place] == (surplus > 0):
+                places[candidates] = place
+                candidates += 1
+        # The first steps of a Fisher-Yates shuffle choose the patches that change.
+        for step in range(abs(surplus)):
+            words = philox(seed, _STREAM, np.uint64(step) << np.uint64(16) | number, np.uint64(11), sample, epoch)
+            other = step + np.int64(unit(words[0]) * (candidates - step))
+            places[step], places[other] = places[other], places[step]
+            is_visible[places[step]] = surplus < 0
+        _part(is_visible, visible[i], masked[i])
+
+
+@kernel
+def _draw_rolled_block(seed, epoch, sample_ids, number, rows, columns, log_aspect, roll, visible, masked, predicted):
+    log_low, log_high = log_aspect
+    kept = visible.shape[1]
+    is_visible = np.empty(rows * columns, np.bool_)
+    is_predicted = np.empty(masked.shape[1], np.bool_)
+    places = np.empty(masked.shape[1], np.int64)
+    for i in range(len(sample_ids)):
+        sample = np.uint64(sample_ids[i])
+        words = philox(seed, _STREAM, number, np.uint64(12), sample, epoch)
+        aspect = np.exp(log_low + (log_high - log_low) * unit(words[0]))
+        height = min(np.int64(np.ceil(np.sqrt(kept * aspect))), rows)
+        width = min(np.int64(np.ceil(np.sqrt(kept / aspect))), columns)
+        top = np.int64(unit(words[1]) * (rows - height + 1))
+        left = np.int64(unit(words[2]) * (columns - width + 1))
+        if roll:
+            words = philox(seed, _STREAM, number, np.uint64(13), sample, epoch)
+            top += np.int64(unit(words[0]) * rows)
+            left += np.int64(unit(words[1]) * columns)
+        is_visible[:] = False
+        for place in range(kept):
+            row, column = (top + place // width) % rows, (left + place % width) % columns
+            is_visible[row * columns + column] = True
+        _part(is_visible, visible[i], masked[i])
+        is_predicted[:] = False
+        for place in range(len(places)):
+            places[place] = place
+        for step in range(predicted.shape[1]):
+            words = philox(seed, _STREAM, np.uint64(step) << np.uint64(16) | number, np.uint64(14), sample, epoch)
+            other = step + np.int64(unit(words[0]) * (len(places) - step))
+            places[step], places[other] = places[other], places[step]
+            is_predicted[places[step]] = True
+        predicted[i] = masked[i][is_predicted]
+
+
+@kernel
+def _draw_prefix(seed, epoch, sample_ids, number, patches, prefix):
+    for i in range(len(sample_ids)):
+        words = philox(seed, _STREAM, number, np.uint64(15), np.uint64(sample_ids[i]), epoch)
+        prefix[i] = 1 + np.int64(unit(words[0]) * (patches - 1))
 
 
 @kernel

@@ -58,6 +58,24 @@ TINY: dict[str, dict[str, Any]] = {
         "size": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
+    "ijepa": {
+        "size": 16, "crop_scale": (0.3, 1.0), "smallest_context": 4, "predictor_dim": 16, "predictor_depth": 1,
+        "predictor_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
+    "aim": {
+        "size": 16, "head_dim": 16, "head_depth": 2, "probe_layers": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
+    "data2vec2": {
+        "size": 16, "masks": 3, "mask_ratio": 0.7, "mask_side": 2, "top_layers": 1, "class_weight": 0.5,
+        "decoder_dim": 24, "decoder_depth": 2, "decoder_groups": 4, "momentum": 0.99, "final_momentum": 0.999,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
+    "capi": {
+        "size": 16, "patch": 4, "dim": 24, "depth": 2, "predictor_depth": 2, "heads": 2, "registers": 4,
+        "clusters": 12, "predicted": 0.3, "drop_path": 0.1, "momentum": 0.99,
+    },
     "rotation": {"size": 16, "backbone": RESNET},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from headrace.models import METHODS, build_method
 from headrace.pipeline import ClipSpec, TextSpec
@@ -34,7 +35,8 @@ def test_a_recipe_survives_yaml_and_builds(name: str, tmp_path: Path) -> None:
     assert RECIPES[name].__name__ == name
     assert RECIPES[name].__doc__
     require_libraries(config.method)
-    assert build_method(config.method, config.model).feature_dim > 0
+    with torch.device("meta"):  # the largest have billions of weights
+        assert build_method(config.method, config.model).feature_dim > 0
 
 
 def test_imagenet_has_the_papers_values() -> None:
@@ -64,6 +66,10 @@ def test_imagenet_has_the_papers_values() -> None:
         ("lejepa", 5e-4, "adamw", 5e-4),
         ("dino", 1e-3, "adamw", 0.04),
         ("mae", 2.4e-3, "adamw", 0.05),
+        ("ijepa", 1e-3, "adamw", 0.04),
+        ("aim", 1e-3, "adamw", 0.05),
+        ("data2vec2", 1e-3, "adamw", 0.05),
+        ("capi", 1e-3, "adamw", 0.1),
     ],
 )
 def test_imagenet_is_what_each_method_s_authors_ran(name: str, peak: float, optimizer: str, decay: float) -> None:

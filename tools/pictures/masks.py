@@ -9,11 +9,20 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from headrace.pipeline import RegionMask
-from headrace.pipeline.images.masks import BlockMasks, ContextMasks, Masks, MaskSpec, PatchMasks, RegionMasks
+from headrace.pipeline.images.masks import (
+    BlockMasks,
+    ContextMasks,
+    Masks,
+    MaskSpec,
+    PatchMasks,
+    PredictedMasks,
+    PrefixMasks,
+    RegionMasks,
+)
 
 
 def masked(view: NDArray[np.uint8], spec: MaskSpec, mask: Masks, step: int = 0) -> NDArray[np.uint8]:
-    """A view with what is hidden dimmed, and the targets of a context in colours, of the same shape.
+    """A view with what is hidden dimmed, and what is to be filled in of it in colours, of the same shape.
 
     Args:
         view: uint8 (H, W, 3), whose rows and columns are the mask's.
@@ -39,6 +48,12 @@ def masked(view: NDArray[np.uint8], spec: MaskSpec, mask: Masks, step: int = 0) 
         return _tinted(out, covered(mask.masked[0].numpy()), _GRAY, 0.8).astype(np.uint8)
     if isinstance(mask, BlockMasks):
         return _tinted(out, mask.masked[0].numpy()[patch], _GRAY, 0.8).astype(np.uint8)
+    if isinstance(mask, PrefixMasks):
+        return _tinted(out, patch >= int(mask.prefix[0]), _GRAY, 0.8).astype(np.uint8)
+    if isinstance(mask, PredictedMasks):
+        out = _tinted(out, covered(mask.masked[0].numpy()), _GRAY, 0.8)
+        wanted = covered(mask.predicted[0].numpy())
+        return _tinted(np.where(wanted[..., None], view, out), wanted, _colour(0), 0.45).astype(np.uint8)
     context = mask.context[0, : mask.context_count[0]].numpy()
     out = _tinted(out, ~covered(context), _GRAY, 0.8)
     for number, count in enumerate(mask.target_count[0].tolist()):
@@ -64,6 +79,10 @@ def count_in_words(mask: Masks) -> str:
         return f"{mask.visible.shape[1]} patches visible, {mask.masked.shape[1]} masked"
     if isinstance(mask, BlockMasks):
         return f"{int(mask.masked_count[0])} of {mask.masked.shape[1]} patches masked"
+    if isinstance(mask, PrefixMasks):
+        return f"{int(mask.prefix[0])} patches come first"
+    if isinstance(mask, PredictedMasks):
+        return f"{mask.visible.shape[1]} patches visible, {mask.predicted.shape[1]} of {mask.masked.shape[1]} predicted"
     if isinstance(mask, ContextMasks):
         targets = " + ".join(map(str, mask.target_count[0].tolist()))
         return f"context of {int(mask.context_count[0])} patches, targets of {targets}"

@@ -22,6 +22,7 @@ from headrace.train.recipes.imagenet import (
     vicreg_imagenet,
     w_mse_imagenet,
 )
+from headrace.train.recipes.imagenet_masked import aim_imagenet, capi_imagenet, data2vec2_imagenet, ijepa_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
@@ -40,7 +41,7 @@ from headrace.train.recipes.joint import (
     vicreg_small,
     w_mse_small,
 )
-from headrace.train.recipes.masked import mae_small
+from headrace.train.recipes.masked import aim_small, capi_small, data2vec2_small, ijepa_small, mae_small
 from headrace.train.recipes.pairs import clip_small
 from headrace.train.recipes.pretext import rotation_small
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
@@ -50,17 +51,25 @@ from headrace.train.recipes.video import videomae_k400, videomae_small
 
 __all__ = [
     "RECIPES",
+    "aim_imagenet",
+    "aim_small",
     "barlow_twins_imagenet",
     "barlow_twins_small",
     "bert_small",
     "byol_imagenet",
     "byol_small",
+    "capi_imagenet",
+    "capi_small",
     "clip_small",
+    "data2vec2_imagenet",
+    "data2vec2_small",
     "deepcluster_small",
     "densecl_imagenet",
     "densecl_small",
     "dino_imagenet",
     "dino_small",
+    "ijepa_imagenet",
+    "ijepa_small",
     "lejepa_imagenet",
     "lejepa_small",
     "mae_imagenet",
@@ -132,6 +141,14 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "lejepa_imagenet": lejepa_imagenet,
     "mae_small": mae_small,
     "mae_imagenet": mae_imagenet,
+    "ijepa_small": ijepa_small,
+    "ijepa_imagenet": ijepa_imagenet,
+    "aim_small": aim_small,
+    "aim_imagenet": aim_imagenet,
+    "data2vec2_small": data2vec2_small,
+    "data2vec2_imagenet": data2vec2_imagenet,
+    "capi_small": capi_small,
+    "capi_imagenet": capi_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,

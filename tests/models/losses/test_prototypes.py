@@ -1,4 +1,4 @@
-"""Sinkhorn's assignments and SwAV's loss against slow loops, peers and known values."""
+"""Sinkhorn's assignments, SwAV's loss and CAPI's against slow loops, peers and known values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headrace.models.losses import sinkhorn, swapped_prediction
+from headrace.models.losses import assignment_loss, sinkhorn, swapped_prediction
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -31,6 +31,27 @@ def test_sinkhorn_is_the_papers_iteration() -> None:
     scores = draw(6, 4)
     expected = torch.tensor(slow_sinkhorn(scores, 0.05, 3), dtype=torch.float64)
     torch.testing.assert_close(sinkhorn(scores, 0.05, 3), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_what_stands_in_front_is_shared_out_by_itself() -> None:
+    scores = draw(5, 6, 4)
+    found = sinkhorn(scores, 0.06, 3)
+    torch.testing.assert_close(found, torch.stack([sinkhorn(place, 0.06, 3) for place in scores]))
+
+
+def capis_sinkhorn(scores: Tensor, iterations: int) -> Tensor:
+    """`sinkhorn_knopp` of CAPI's code, written down again: with a share of 1e-8 in each sum."""
+    m = (scores + 50 - scores.amax(dim=-2, keepdim=True)).exp()
+    for _ in range(iterations):
+        m = m / (m.sum(dim=-2, keepdim=True) + 1e-8)
+        m = m / (m.sum(dim=-1, keepdim=True) + 1e-8)
+    return m
+
+
+def test_sinkhorn_is_capis() -> None:
+    """Whose 1e-8 weighs a little where a sample is far from all prototypes."""
+    scores = draw(3, 20, 8)
+    torch.testing.assert_close(sinkhorn(scores, 0.06, 3), capis_sinkhorn(scores / 0.06, 3), rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.peer("lightly")
@@ -110,3 +131,18 @@ def test_swapped_prediction_at_collapse_is_ln_k() -> None:
     scores = [torch.zeros(4, 3000)] * 8
     targets = [sinkhorn(s, 0.05, 3) for s in scores[:2]]
     assert swapped_prediction(scores, targets, 0.1).item() == pytest.approx(8.006, abs=1e-3)
+
+
+def test_assignment_loss_is_the_mean_cross_entropy() -> None:
+    scores, assigned = draw(3, 2, 5).requires_grad_(), sinkhorn(draw(3, 2, 5, seed=1), 0.3, 3).requires_grad_()
+    rows = []
+    for row, shares in zip(scores.flatten(0, 1).tolist(), assigned.flatten(0, 1).tolist(), strict=True):
+        log_sum = math.log(sum(math.exp(s / 0.12) for s in row))
+        rows.append(-sum(q * (s / 0.12 - log_sum) for q, s in zip(shares, row, strict=True)))
+    found = assignment_loss(scores, assigned, 0.12)
+    assert found.item() == pytest.approx(sum(rows) / 6, rel=1e-12)
+    torch.testing.assert_close(
+        found, torch.nn.functional.cross_entropy(scores.flatten(0, 1) / 0.12, assigned.flatten(0, 1))
+    )
+    found.backward()
+    assert assigned.grad is None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headrace.models.losses import masked_patch_loss, normalize_patches
+from headrace.models.losses import masked_patch_loss, next_patch_loss, normalize_patches
 from tests.conftest import require_peer
 
 
@@ -63,3 +63,14 @@ def test_the_loss_is_that_of_transformers(normalize: bool) -> None:
     (gradient,) = torch.autograd.grad(ours, found.logits, retain_graph=True)
     (expected,) = torch.autograd.grad(found.loss, found.logits)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_next_patch_loss_is_the_mean_over_patches_behind_the_prefix() -> None:
+    prediction, target, prefix = draw(3, 5, 4), draw(3, 5, 4, seed=1), [1, 4, 2]
+    errors = [
+        sum((p - t) ** 2 for p, t in zip(prediction[n, i - 1].tolist(), target[n, i].tolist(), strict=True)) / 4
+        for n in range(3)
+        for i in range(prefix[n], 5)
+    ]
+    found = next_patch_loss(prediction, target, torch.tensor(prefix)).item()
+    assert found == pytest.approx(sum(errors) / len(errors), rel=1e-12)

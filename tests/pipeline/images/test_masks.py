@@ -14,9 +14,12 @@ from scipy.stats import chisquare, ks_2samp
 from headrace.pipeline import (
     BlockMask,
     ContextMask,
+    InverseBlockMask,
     Loader,
+    PrefixMask,
     RandomMask,
     RegionMask,
+    RolledBlockMask,
     TubeBlockMask,
     TubeMask,
     View,
@@ -31,6 +34,9 @@ EVERY_KIND: list[MaskSpec] = [
     TubeMask(grid=GRID, frames=8),
     TubeBlockMask(grid=GRID, frames=8),
     BlockMask(grid=GRID, ratio=(0.1, 0.5), probability=0.5),
+    InverseBlockMask(grid=GRID),
+    RolledBlockMask(grid=GRID),
+    PrefixMask(grid=GRID),
     ContextMask(grid=GRID),
     RegionMask(size=32, place="random", regions=3, scale=(0.02, 0.1), aspect=(0.5, 2.0)),
 ]
@@ -206,6 +212,115 @@ def test_block_masks_are_blocks() -> None:
     assert np.mean(ours, axis=0)[7, 7] > np.mean(ours, axis=0)[0, 0] + 0.2
 
 
+def parts_the_patches(masks: Any, patches: int) -> None:
+    both = torch.cat([masks.visible, masks.masked], dim=1).sort(dim=1).values
+    assert torch.equal(both, torch.arange(patches).expand(len(both), -1))
+    for part in masks:
+        assert part.dtype == torch.int64
+        assert (part.diff(dim=1) > 0).all()
+
+
+def shown(masks: Any, rows: int, columns: int) -> np.ndarray:
+    """bool (B, rows, columns): True where a patch is visible."""
+    found = np.zeros((len(masks.visible), rows * columns), bool)
+    np.put_along_axis(found, masks.visible.numpy(), True, axis=1)
+    return found.reshape(-1, rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "adjust", "visible", "blocks"), [(0.8, 0.07, 39, 5), (0.75, 0.1, 49, 7)], ids=["base", "large"]
+)
+def test_inverse_blocks_have_exact_counts(ratio: float, adjust: float, visible: int, blocks: int) -> None:
+    """data2vec 2.0's: int(196 * 0.2) and int(196 * 0.25) patches; int(196 * 0.27 / 9), int(196 * 0.35 / 9) squares."""
+    spec = InverseBlockMask(grid=GRID, ratio=ratio, adjust=adjust)
+    assert int(196 * ((1 - ratio + adjust) / 9)) == blocks
+    masks = drawn(spec, 300)
+    assert masks.visible.shape == (300, visible)
+    parts_the_patches(masks, 196)
+
+
+def fairseqs_inverse_block(side: int, ratio: float, adjust: float, length: int) -> np.ndarray:
+    """`compute_block_mask_2d` of data2vec 2.0's code, written down again for one sample: what is visible."""
+    grid = np.zeros((side, side), bool)
+    for _ in range(int(side**2 * ((1 - ratio + adjust) / length**2))):
+        row, column = random.randrange(side), random.randrange(side)
+        for i in range(length):
+            for j in range(length):
+                at = row + i - length // 2, column + j - length // 2
+                grid[min(max(at[0], 0), side - 1), min(max(at[1], 0), side - 1)] = True
+    wanted = int(round(side**2 * (1 - ratio), 6))
+    while grid.sum() > wanted:
+        grid.flat[random.choice(np.flatnonzero(grid).tolist())] = False
+    while grid.sum() < wanted:
+        grid.flat[random.choice(np.flatnonzero(~grid).tolist())] = True
+    return grid
+
+
+@pytest.mark.parametrize(("side", "adjust", "length"), [(14, 0.07, 3), (14, 0.3, 3), (6, 0.07, 2)])
+def test_inverse_blocks_are_distributed_as_the_authors(side: int, adjust: float, length: int) -> None:
+    random.seed(11)
+    theirs = np.array([fairseqs_inverse_block(side, 0.8, adjust, length) for _ in range(1500)])
+    spec = InverseBlockMask(grid=(side, side), adjust=adjust, side=length)
+    ours = shown(drawn(spec, 1500), side, side)
+    for measure in (neighbours, lambda mask: int(mask.any(axis=0).sum()), lambda mask: int(mask.any(axis=1).sum())):
+        assert ks_2samp([measure(mask) for mask in ours], [measure(mask) for mask in theirs]).pvalue > 1e-3
+    assert np.abs(ours.mean(axis=0) - theirs.mean(axis=0)).max() < 0.07
+
+
+def test_rolled_blocks_have_exact_counts() -> None:
+    """CAPI's on its grid: int(256 * 0.65) masked, int(166 * 0.05) of them predicted."""
+    masks = drawn(RolledBlockMask(grid=(16, 16)), 300)
+    assert (masks.visible.shape, masks.masked.shape, masks.predicted.shape) == ((300, 90), (300, 166), (300, 8))
+    parts_the_patches(masks, 256)
+    among = (masks.predicted[:, :, None] == masks.masked[:, None]).any(dim=2)
+    assert among.all()
+
+
+def capis_block(rows: int, columns: int, kept: int, roll: bool) -> np.ndarray:
+    """`BlockMasking` of CAPI's code, written down again: what is visible."""
+    low = max(math.log(0.5), math.log(kept / columns**2))
+    high = min(math.log(2.0), math.log(rows**2 / (kept + 1e-5)))
+    aspect = math.exp(random.uniform(low, high))
+    height, width = math.ceil(math.sqrt(kept * aspect)), math.ceil(math.sqrt(kept / aspect))
+    top, left = random.randint(0, rows - height), random.randint(0, columns - width)
+    grid = np.zeros((rows, columns), bool)
+    grid[top : top + height, left : left + width] = True
+    grid.flat[np.flatnonzero(grid)[kept:]] = False
+    return np.roll(grid, (random.randrange(rows), random.randrange(columns)), (0, 1)) if roll else grid
+
+
+@pytest.mark.parametrize("roll", [True, False])
+@pytest.mark.parametrize("grid", [(16, 16), (9, 12)])
+def test_rolled_blocks_are_distributed_as_the_authors(grid: tuple[int, int], roll: bool) -> None:
+    random.seed(12)
+    spec = RolledBlockMask(grid=grid, roll=roll)
+    kept = grid[0] * grid[1] - int(grid[0] * grid[1] * 0.65)
+    theirs = np.array([capis_block(*grid, kept, roll) for _ in range(1500)])
+    ours = shown(drawn(spec, 1500), *grid)
+    for measure in (neighbours, lambda mask: int(mask.any(axis=0).sum()), lambda mask: int(mask.any(axis=1).sum())):
+        assert ks_2samp([measure(mask) for mask in ours], [measure(mask) for mask in theirs]).pvalue > 1e-3
+    assert np.abs(ours.mean(axis=0) - theirs.mean(axis=0)).max() < 0.07
+    if roll:  # every patch is seen as often
+        assert np.abs(ours.mean(axis=0) - kept / ours[0].size).max() < 0.05
+
+
+def test_each_masked_patch_is_predicted_as_often() -> None:
+    masks = drawn(RolledBlockMask(grid=(4, 4), ratio=0.5, predicted=0.4), 20_000)
+    assert masks.predicted.shape == (20_000, 3)
+    order = (masks.masked[:, None] < masks.predicted[:, :, None]).sum(dim=2)
+    _, counts = np.unique(order.numpy() @ np.array([100, 10, 1]), return_counts=True)
+    assert len(counts) == math.comb(8, 3)
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_every_length_of_a_prefix_is_equally_likely() -> None:
+    prefix = drawn(PrefixMask(grid=(3, 4)), 20_000).prefix
+    assert prefix.dtype == torch.int64
+    counts = np.bincount(prefix.numpy(), minlength=13)
+    assert counts[0] == counts[12] == 0
+    assert chisquare(counts[1:12]).pvalue > 1e-3
+
+
 def rectangle(patches: torch.Tensor, columns: int) -> tuple[int, int, int, int] | None:
     """(top, left, height, width) if the patches are a whole rectangle."""
     rows, cols = patches // columns, patches % columns
@@ -296,6 +411,17 @@ def test_a_grid_that_targets_fill_still_ends() -> None:
         (lambda: TubeMask(grid=GRID, frames=0), "TubeMask.frames must be at least 1, got 0"),
         (lambda: BlockMask(grid=GRID, ratio=(0.5, 0.1)), "BlockMask.ratio must be 0 < low <= high <= 1"),
         (lambda: BlockMask(grid=GRID, smallest=0), "BlockMask.smallest must be at least 1"),
+        (
+            lambda: InverseBlockMask(grid=(2, 2), ratio=0.8),
+            "InverseBlockMask.ratio must be such that some of 4 patches",
+        ),
+        (lambda: InverseBlockMask(grid=GRID, side=0), "InverseBlockMask.side must be at least 1, got 0"),
+        (lambda: InverseBlockMask(grid=GRID, adjust=-0.1), "InverseBlockMask.adjust must be at least 0"),
+        (lambda: RolledBlockMask(grid=GRID, ratio=0.0), r"RolledBlockMask.ratio must be in \(0, 1\), got 0.0"),
+        (lambda: RolledBlockMask(grid=(4, 4)), "RolledBlockMask.predicted must be such that 1 to 10 patches are"),
+        (lambda: RolledBlockMask(grid=GRID, aspect=(2.0, 0.5)), "RolledBlockMask.aspect must be 0 < low <= high"),
+        (lambda: RolledBlockMask(grid=(2, 32)), r"RolledBlockMask.aspect must be possible for a block of a grid of"),
+        (lambda: PrefixMask(grid=(1, 1)), "PrefixMask.grid must be rows and columns of more than one patch"),
         (lambda: ContextMask(grid=GRID, targets=0), "ContextMask.targets must be at least 1"),
     ],
 )

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from headrace.pipeline import BlockMask, ContextMask, PatchPair, RandomMask, RegionMask, Tiles, View, ViewSpec
+from headrace.pipeline import (
+    BlockMask,
+    ContextMask,
+    InverseBlockMask,
+    PatchPair,
+    PrefixMask,
+    RandomMask,
+    RegionMask,
+    RolledBlockMask,
+    Tiles,
+    View,
+    ViewSpec,
+)
 from headrace.pipeline.images.masks import MaskSpec, draw_masks
 from headrace.shards import ShardSet
 from headrace.tools.pictures import show_views
@@ -15,7 +27,16 @@ VIEW = np.tile(np.arange(0, 240, 10, dtype=np.uint8)[:, None, None], (1, 24, 3))
 
 
 @pytest.mark.parametrize(
-    "spec", [RandomMask(grid=(4, 6)), BlockMask(grid=(4, 4), smallest=1), ContextMask(grid=(6, 6), targets=2)]
+    "spec",
+    [
+        RandomMask(grid=(4, 6)),
+        BlockMask(grid=(4, 4), smallest=1),
+        InverseBlockMask(grid=(4, 6)),
+        RolledBlockMask(grid=(4, 6), predicted=0.2),
+        PrefixMask(grid=(4, 6)),
+        ContextMask(grid=(6, 6), targets=2),
+    ],
+    ids=lambda spec: type(spec).__name__,
 )
 def test_pixels_change_where_a_patch_is_hidden_and_nowhere_else(spec: MaskSpec) -> None:
     (mask,) = draw_masks((spec,), 0, 0, np.arange(1))
@@ -25,6 +46,8 @@ def test_pixels_change_where_a_patch_is_hidden_and_nowhere_else(spec: MaskSpec) 
     if isinstance(spec, ContextMask):
         seen[:] = False
         seen.ravel()[mask.context[0, : mask.context_count[0]].numpy()] = True  # type: ignore[union-attr]
+    elif isinstance(spec, PrefixMask):
+        seen.ravel()[int(mask.prefix[0]) :] = False  # type: ignore[union-attr]
     else:
         hidden = mask.masked[0].numpy()  # type: ignore[union-attr]
         seen.ravel()[hidden if hidden.dtype != bool else np.flatnonzero(hidden)] = False
