@@ -15,6 +15,7 @@ from headrace.models.methods.joint.dino import DINO, DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3, MoCoV3Config
+from headrace.models.methods.joint.msn import MSN, MSNConfig
 from headrace.models.methods.joint.nnclr import NNCLR, NNCLRConfig
 from headrace.models.methods.joint.ressl import ReSSL, ReSSLConfig
 from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
@@ -188,6 +189,18 @@ METHODS: dict[str, MethodEntry] = {
         "lejepa/multivariate/slicing.py",
         "a ResNet-50 with its own features in the place of a ViT whose classifier of 512 outputs is the embedding; a "
         "blur with a kernel of a tenth of the view's side, of which the README says nothing",
+    ),
+    "msn": MethodEntry(
+        MSNConfig,
+        MSN,
+        "joint",
+        "2204.07141",
+        "facebookresearch/msn at 4388dc1: src/msn_train.py, losses.py, deit.py, data_manager.py, utils.py, "
+        "configs/pretrain/msn_vits16.yaml",
+        "patches are dropped for each sample by itself instead of the same of all; the prototypes' gradient is the "
+        "mean over ranks, so that ranks train as one process does, instead of the sum, which AdamW does not tell "
+        "apart; positions of small views are resized with antialiasing; a Gaussian blur in the place of PIL's box "
+        "filters",
     ),
     "mae": MethodEntry(
         MAEConfig,

@@ -7,7 +7,12 @@ views, L patches or tokens, P numbers of a patch. All are computed in float32 at
 from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
-from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
+from headrace.models.losses.prototypes import (
+    cluster_cross_entropy,
+    masked_siamese_terms,
+    sinkhorn,
+    swapped_prediction,
+)
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
     normalize_channels,
@@ -21,10 +26,12 @@ __all__ = [
     "barlow_twins_loss",
     "centre_distance",
     "clip_loss",
+    "cluster_cross_entropy",
     "cosine_regression",
     "dino_loss",
     "in_batch_info_nce",
     "masked_patch_loss",
+    "masked_siamese_terms",
     "masked_token_loss",
     "normalize_channels",
     "normalize_patches",

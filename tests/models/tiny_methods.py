@@ -49,6 +49,10 @@ TINY: dict[str, dict[str, Any]] = {
         **PLAIN, "blur": (0.5, 0.5), "local_views": 2, "local_size": 16, "directions": 32, "hidden_dim": 32,
         "projection_dim": 8,
     },
+    "msn": {
+        **PLAIN, "size": 16, "blur": 0.0, "focal_views": 2, "focal_size": 8, "hidden_dim": 32, "projection_dim": 16,
+        "prototypes": 24, "mask_ratio": 0.25, "backbone": VIT,
+    },
     "mae": {
         "size": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),

@@ -19,6 +19,7 @@ from headrace.train.recipes.imagenet import (
     tico_imagenet,
     vicreg_imagenet,
 )
+from headrace.train.recipes.imagenet_joint import msn_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
@@ -27,6 +28,7 @@ from headrace.train.recipes.joint import (
     lejepa_small,
     moco_v2_small,
     moco_v3_small,
+    msn_small,
     nnclr_small,
     ressl_small,
     simsiam_small,
@@ -63,6 +65,8 @@ __all__ = [
     "moco_v2_small",
     "moco_v3_imagenet",
     "moco_v3_small",
+    "msn_imagenet",
+    "msn_small",
     "nnclr_imagenet",
     "nnclr_small",
     "ressl_imagenet",
@@ -112,6 +116,8 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "tico_imagenet": tico_imagenet,
     "lejepa_small": lejepa_small,
     "lejepa_imagenet": lejepa_imagenet,
+    "msn_small": msn_small,
+    "msn_imagenet": msn_imagenet,
     "mae_small": mae_small,
     "mae_imagenet": mae_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
