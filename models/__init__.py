@@ -11,6 +11,7 @@ from headrace.models.method import Context, Method, ParameterGroup, Tower
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
+from headrace.models.methods.joint.deepcluster_v2 import DeepClusterV2, DeepClusterV2Config
 from headrace.models.methods.joint.dino import DINO, DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
@@ -121,6 +122,17 @@ METHODS: dict[str, MethodEntry] = {
         "samples are weighed by the inverse of their cluster's size instead of drawn by it, which is equal in "
         "expectation; VGG-16, as timm has no AlexNet; features of the whole centred square, not of its inner 7/8; "
         "scikit-learn's k-means, which moves an empty cluster to the farthest point instead of splitting a large one",
+    ),
+    "deepcluster_v2": MethodEntry(
+        DeepClusterV2Config,
+        DeepClusterV2,
+        "joint",
+        "2006.09882",
+        "facebookresearch/swav at 06b1b7c: main_deepclusterv2.py, src/resnet50.py, src/multicropdataset.py, "
+        "scripts/deepclusterv2_800ep_pretrain.sh",
+        "all ranks keep all embeddings instead of their own, so that a run goes on with other ranks; the pass before "
+        "the first epoch is in the order of the set; the loss is the mean over all ranks' samples that have clusters; "
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "dino": MethodEntry(
         DINOConfig,

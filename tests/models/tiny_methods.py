@@ -28,6 +28,10 @@ TINY: dict[str, dict[str, Any]] = {
         "prototypes": 12, "queue": 40, "queue_epoch": 1,
     },
     "deepcluster": {"size": 24, "clusters": 8, "pca_dim": 16, "backbone": RESNET},
+    "deepcluster_v2": {
+        **PLAIN, "blur": 0.0, "local_views": 2, "local_size": 16, "hidden_dim": 32, "projection_dim": 16,
+        "clusters": (12, 8, 12),
+    },
     "dino": {
         **PLAIN, "size": 16, "local_views": 2, "local_size": 8, "prototypes": 24, "hidden_dim": 32,
         "bottleneck_dim": 12,

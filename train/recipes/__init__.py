@@ -19,11 +19,12 @@ from headrace.train.recipes.imagenet import (
     tico_imagenet,
     vicreg_imagenet,
 )
-from headrace.train.recipes.imagenet_joint import msn_imagenet
+from headrace.train.recipes.imagenet_joint import deepcluster_v2_imagenet, msn_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
     deepcluster_small,
+    deepcluster_v2_small,
     dino_small,
     lejepa_small,
     moco_v2_small,
@@ -53,6 +54,8 @@ __all__ = [
     "byol_small",
     "clip_small",
     "deepcluster_small",
+    "deepcluster_v2_imagenet",
+    "deepcluster_v2_small",
     "dino_imagenet",
     "dino_small",
     "lejepa_imagenet",
@@ -100,6 +103,8 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "barlow_twins_imagenet": barlow_twins_imagenet,
     "swav_small": swav_small,
     "deepcluster_small": deepcluster_small,
+    "deepcluster_v2_small": deepcluster_v2_small,
+    "deepcluster_v2_imagenet": deepcluster_v2_imagenet,
     "dino_small": dino_small,
     "dino_imagenet": dino_imagenet,
     "moco_v3_small": moco_v3_small,

@@ -7,6 +7,7 @@ from typing import Any
 from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepClusterConfig
+from headrace.models.methods.joint.deepcluster_v2 import DeepClusterV2Config
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
@@ -95,6 +96,22 @@ def deepcluster_small(*, data: str = "", out: str = "") -> RunConfig:
     sees pixels instead of edges: strokes are edges already."""
     model = DeepClusterConfig(**small_views(), sobel=False, clusters=50, pca_dim=32, backbone=tiny_resnet())
     return small_run("deepcluster", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def deepcluster_v2_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet and twice 64 clusters, a few for each of ten classes. No small views, as in SwAV's small recipe."""
+    model = DeepClusterV2Config(
+        **small_views(),
+        local_views=0,
+        strength=0.5,
+        grayscale=0.0,
+        hidden_dim=256,
+        projection_dim=64,
+        clusters=(64, 64),
+        temperature=0.2,
+        backbone=tiny_resnet(),
+    )
+    return small_run("deepcluster_v2", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
 def dino_small(*, data: str = "", out: str = "") -> RunConfig:
