@@ -147,9 +147,8 @@ METHODS: dict[str, MethodEntry] = {
         MoCoV3,
         "joint",
         "2104.02057",
-        "facebookresearch/moco-v3 at c349e6e: moco/builder.py, main_moco.py, CONFIG.md",
-        "a ViT begins as timm draws it, with positions that are learnt; a Gaussian blur in the place of PIL's box "
-        "filters",
+        "facebookresearch/moco-v3 at c349e6e: moco/builder.py, main_moco.py, vits.py, CONFIG.md",
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "simsiam": MethodEntry(
         SimSiamConfig,

@@ -19,7 +19,7 @@ from headrace.train.recipes.imagenet import (
     tico_imagenet,
     vicreg_imagenet,
 )
-from headrace.train.recipes.imagenet_joint import deepcluster_v2_imagenet, msn_imagenet
+from headrace.train.recipes.imagenet_joint import deepcluster_v2_imagenet, moco_v3_vit_imagenet, msn_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
@@ -68,6 +68,7 @@ __all__ = [
     "moco_v2_small",
     "moco_v3_imagenet",
     "moco_v3_small",
+    "moco_v3_vit_imagenet",
     "msn_imagenet",
     "msn_small",
     "nnclr_imagenet",
@@ -109,6 +110,7 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "dino_imagenet": dino_imagenet,
     "moco_v3_small": moco_v3_small,
     "moco_v3_imagenet": moco_v3_imagenet,
+    "moco_v3_vit_imagenet": moco_v3_vit_imagenet,
     "simsiam_small": simsiam_small,
     "simsiam_imagenet": simsiam_imagenet,
     "nnclr_small": nnclr_small,
