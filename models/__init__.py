@@ -11,12 +11,14 @@ from headrace.models.method import Context, Method, ParameterGroup, Tower
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
+from headrace.models.methods.joint.deepcluster_v2 import DeepClusterV2, DeepClusterV2Config
 from headrace.models.methods.joint.densecl import DenseCL, DenseCLConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.moco_v1 import MoCoV1, MoCoV1Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3, MoCoV3Config
+from headrace.models.methods.joint.msn import MSN, MSNConfig
 from headrace.models.methods.joint.nnclr import NNCLR, NNCLRConfig
 from headrace.models.methods.joint.ressl import ReSSL, ReSSLConfig
 from headrace.models.methods.joint.simclr import SimCLR, SimCLRConfig
@@ -135,6 +137,17 @@ METHODS: dict[str, MethodEntry] = {
         "expectation; VGG-16, as timm has no AlexNet; features of the whole centred square, not of its inner 7/8; "
         "scikit-learn's k-means, which moves an empty cluster to the farthest point instead of splitting a large one",
     ),
+    "deepcluster_v2": MethodEntry(
+        DeepClusterV2Config,
+        DeepClusterV2,
+        "joint",
+        "2006.09882",
+        "facebookresearch/swav at 06b1b7c: main_deepclusterv2.py, src/resnet50.py, src/multicropdataset.py, "
+        "scripts/deepclusterv2_800ep_pretrain.sh",
+        "all ranks keep all embeddings instead of their own, so that a run goes on with other ranks; the pass before "
+        "the first epoch is in the order of the set; the loss is the mean over all ranks' samples that have clusters; "
+        "a Gaussian blur in the place of PIL's box filters",
+    ),
     "dino": MethodEntry(
         DINOConfig,
         DINO,
@@ -148,9 +161,8 @@ METHODS: dict[str, MethodEntry] = {
         MoCoV3,
         "joint",
         "2104.02057",
-        "facebookresearch/moco-v3 at c349e6e: moco/builder.py, main_moco.py, CONFIG.md",
-        "a ViT begins as timm draws it, with positions that are learnt; a Gaussian blur in the place of PIL's box "
-        "filters",
+        "facebookresearch/moco-v3 at c349e6e: moco/builder.py, main_moco.py, vits.py, CONFIG.md",
+        "a Gaussian blur in the place of PIL's box filters",
     ),
     "simsiam": MethodEntry(
         SimSiamConfig,
@@ -221,6 +233,18 @@ METHODS: dict[str, MethodEntry] = {
         "lejepa/multivariate/slicing.py",
         "a ResNet-50 with its own features in the place of a ViT whose classifier of 512 outputs is the embedding; a "
         "blur with a kernel of a tenth of the view's side, of which the README says nothing",
+    ),
+    "msn": MethodEntry(
+        MSNConfig,
+        MSN,
+        "joint",
+        "2204.07141",
+        "facebookresearch/msn at 4388dc1: src/msn_train.py, losses.py, deit.py, data_manager.py, utils.py, "
+        "configs/pretrain/msn_vits16.yaml",
+        "patches are dropped for each sample by itself instead of the same of all; the prototypes' gradient is the "
+        "mean over ranks, so that ranks train as one process does, instead of the sum, which AdamW does not tell "
+        "apart; positions of small views are resized with antialiasing; a Gaussian blur in the place of PIL's box "
+        "filters",
     ),
     "mae": MethodEntry(
         MAEConfig,

@@ -52,6 +52,9 @@ class PlayerConfig:
     """LARS's trust coefficient (eta in its paper); biases and norms are not adapted."""
     lr_in_momentum: bool = True
     """Whether LARS multiplies the learning rate into its momentum, as SimCLR does; BYOL and Barlow Twins do not."""
+    clip_rate: bool = False
+    """Whether LARS moves a layer with its trust ratio as the learning rate, but at most with `lr`, as LARC's clipping
+    and solo-learn do, instead of with `lr` times the ratio."""
     clip: float = 0.0
     """Largest norm of the gradient; larger ones are scaled down. 0 turns it off."""
     clip_by: Literal["all", "tensor", "module"] = "all"

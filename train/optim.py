@@ -100,6 +100,7 @@ def _optimizers(
             weight_decay=weight_decay,
             trust=config.trust,
             lr_in_momentum=config.lr_in_momentum,
+            clip_rate=config.clip_rate,
         )
     ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -377,6 +378,45 @@ class DINOPeer(Peer):
         self.student_head.cancel_last_layer_gradients(context.epoch)
 
 
+class MSNPeer(Peer):
+    """Prototypes are trained, and patches of small views are kept, as the authors have it and lightly's example has
+    not."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import MSNLoss
+        from lightly.models.modules import MaskedVisionTransformerTIMM
+        from lightly.models.modules.heads import MSNProjectionHead
+
+        c = self.config
+        options = {"img_size": c.size, "dynamic_img_size": True, **c.backbone.options}
+        vit, _ = build_backbone(replace(c.backbone, options=options))
+        self.student = MaskedVisionTransformerTIMM(vit, pos_embed_initialization="skip")
+        self.student_head = MSNProjectionHead(self.dim, c.hidden_dim, c.projection_dim)
+        self.slow, self.head = (copy.deepcopy(m).requires_grad_(False) for m in (self.student, self.student_head))
+        self.student.mask_token.requires_grad_(False)
+        self.backbone = self.slow.vit
+        self.prototypes = nn.Linear(c.projection_dim, c.prototypes, bias=False)
+        self.criterion = MSNLoss(c.temperature, c.sinkhorn_iterations, c.entropy_weight)
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        from lightly.models.utils import random_token_mask, update_momentum
+        from lightly.utils.scheduler import cosine_schedule
+
+        momentum = cosine_schedule(context.step, context.total_steps, self.config.momentum, 1.0)
+        update_momentum(self.student, self.slow, momentum)
+        update_momentum(self.student_head, self.head, momentum)
+        target, anchor, *focal = views
+        with torch.no_grad():
+            targets = self.head(self.slow(target))
+        size = (len(anchor), self.student.sequence_length)
+        keep, _ = random_token_mask(size, self.config.mask_ratio, device=anchor.device)
+        anchors = [self.student_head(self.student(anchor, idx_keep=keep))]
+        if focal:
+            anchors.append(self.student_head(self.student(torch.cat(focal))))
+        return self.criterion(torch.cat(anchors), targets, self.prototypes.weight, self.config.sharpening)
+
+
 PEERS: dict[str, Callable[[Method], Peer]] = {
     "simclr": SimCLRPeer,
     "moco_v1": MoCoV1Peer,
@@ -391,6 +431,7 @@ PEERS: dict[str, Callable[[Method], Peer]] = {
     "vicreg": VICRegPeer,
     "tico": TiCoPeer,
     "w_mse": WMSEPeer,
+    "msn": MSNPeer,
 }
 """By the name of Headrace's method."""
 

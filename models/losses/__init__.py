@@ -15,7 +15,13 @@ from headrace.models.losses.contrastive import (
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.latent import contextual_targets, scaled_regression, target_regression
-from headrace.models.losses.prototypes import assignment_loss, sinkhorn, swapped_prediction
+from headrace.models.losses.prototypes import (
+    assignment_loss,
+    cluster_cross_entropy,
+    masked_siamese_terms,
+    sinkhorn,
+    swapped_prediction,
+)
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
     next_patch_loss,
@@ -32,12 +38,14 @@ __all__ = [
     "barlow_twins_loss",
     "centre_distance",
     "clip_loss",
+    "cluster_cross_entropy",
     "contextual_targets",
     "cosine_regression",
     "dense_info_nce",
     "dino_loss",
     "in_batch_info_nce",
     "masked_patch_loss",
+    "masked_siamese_terms",
     "masked_token_loss",
     "most_similar_cells",
     "next_patch_loss",

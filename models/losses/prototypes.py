@@ -1,7 +1,8 @@
-"""Predict assignments to prototypes: SwAV, CAPI."""
+"""Predict assignments to prototypes: SwAV, CAPI, DeepCluster-v2, MSN."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.models.losses.precision import full_precision
-from headrace.models.parts.collectives import total
+from headrace.models.parts.collectives import mean_over_ranks, summed, total, world_size
 
 
 @torch.no_grad()
@@ -96,3 +97,64 @@ def assignment_loss(scores: Tensor, assigned: Tensor, temperature: float) -> Ten
     model.py, OnlineClustering.
     """
     return -(assigned.detach() * F.log_softmax(scores / temperature, dim=-1)).sum(dim=-1).mean()
+
+
+@full_precision
+def masked_siamese_terms(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    temperature: float,
+    sharpening: float,
+    sinkhorn_iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """MSN's two terms: anchors are assigned to prototypes as their sample's target is, and all of them on average to
+    none more than to others.
+
+    With `p(z) = softmax(z . prototypes / t)`, all of length 1: the mean over anchors of `-sum q log p`, where the
+    target's q is p to the power of 1 / `sharpening`, divided by its sum and then shared out by Sinkhorn's iteration;
+    and `ln K - H(mean of p over the anchors of all ranks)`. Targets get no gradient, nor do prototypes through them.
+
+    Args:
+        anchors: (A * N, D), view by view, not normalised yet.
+        targets: (N, D), likewise; no target of an anchor's own view.
+        prototypes: (K, D), likewise.
+        temperature, sharpening: t, and the temperature of the sharpening; above 0.
+        sinkhorn_iterations: 3 in the paper; 0 leaves targets as they are sharpened.
+
+    Returns:
+        Two float32 scalars (float64 for float64), each from 0.
+
+    Source: arXiv 2204.07141, equations 1 and 2; authors' code facebookresearch/msn at 4388dc1, src/losses.py.
+    """
+    prototypes = F.normalize(prototypes, dim=1)
+    logs = F.log_softmax(F.normalize(anchors, dim=1) @ prototypes.T / temperature, dim=1)
+    with torch.no_grad():
+        scores = F.normalize(targets, dim=1) @ prototypes.T / (temperature * sharpening)
+        sharp = F.log_softmax(scores, dim=1)
+        shares = sinkhorn(sharp, 1.0, sinkhorn_iterations) if sinkhorn_iterations else sharp.exp()
+    cross_entropy = -(shares.repeat(len(anchors) // len(targets), 1) * logs).sum(dim=1).mean()
+    mean = summed(logs.exp().mean(dim=0)) / world_size()
+    return cross_entropy, math.log(len(prototypes)) - torch.special.entr(mean).sum()
+
+
+@full_precision
+def cluster_cross_entropy(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """DeepCluster-v2's loss of one set of clusters: each view of a sample belongs to the sample's cluster.
+
+    The mean, over all views of the samples of all ranks that have a cluster, of `-log softmax(scores / t)[label]`.
+
+    Args:
+        scores: (V * N, K), view by view.
+        labels: int64 (N,), clusters of samples; below 0 for one that has none.
+        temperature: t, above 0.
+
+    Returns:
+        float32 scalar (float64 for float64); 0 where no sample has a cluster.
+
+    Source: authors' code facebookresearch/swav at 06b1b7c, main_deepclusterv2.py, train, which takes the mean of each
+    rank's own samples.
+    """
+    labels = labels.repeat(len(scores) // len(labels))
+    whole = F.cross_entropy(scores / temperature, labels.where(labels >= 0, -100), reduction="sum")
+    return whole / mean_over_ranks((labels >= 0).sum().to(scores.dtype)).clamp(min=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -67,3 +67,39 @@ def kmeans(points: Tensor, clusters: int, *, iterations: int, seed: int) -> Tens
     with threadpool_limits(THREADS), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer distinct points than clusters
         return torch.from_numpy(algorithm.fit_predict(points.cpu().numpy())).long()
+
+
+ROWS = 8192
+"""Points that are compared with all centres at a time."""
+
+
+@torch.no_grad()
+def spherical_kmeans(points: Tensor, clusters: int, *, iterations: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Centres of length 1 and the cluster of each point, by the largest product, from `clusters` random points.
+
+    A centre without points stays where it is. The same arguments give the same clusters.
+
+    Args:
+        points: (N, D), rows of length 1, N at least `clusters`.
+        iterations: steps of the centres, after which points are assigned once more.
+        seed: for the points that it starts from.
+
+    Returns:
+        (clusters, D) and int64 (N,), on the device of the points.
+
+    Source: facebookresearch/swav at 06b1b7c, main_deepclusterv2.py, cluster_memory.
+    """
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+    centres = points[order[:clusters].to(points.device)]
+    for _ in range(iterations):
+        sums = torch.zeros_like(centres)
+        for part, found in _nearest(points, centres):
+            sums += F.one_hot(found, clusters).to(part.dtype).T @ part  # in a fixed order, unlike scattered sums
+        centres = torch.where(sums.any(dim=1, keepdim=True), F.normalize(sums, dim=1), centres)
+    return centres, torch.cat([found for _, found in _nearest(points, centres)])
+
+
+def _nearest(points: Tensor, centres: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of the points, and the centre (n,) of each."""
+    for part in points.split(ROWS):
+        yield part, (part @ centres.T).argmax(dim=1)

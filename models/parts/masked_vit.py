@@ -41,10 +41,11 @@ def unpatchify_clips(cubes: Tensor, tubelet: int, patch: int, grid: tuple[int, i
     return clips.reshape(b, c, times * tubelet, rows * patch, columns * patch)
 
 
-def fixed_positions(vit: Any) -> None:
-    """Replace a timm ViT's position embeddings by sines and cosines that are not trained, zero for the class token."""
+def fixed_positions(vit: Any, *, row_first: bool = False) -> None:
+    """Replace a timm ViT's position embeddings by sines and cosines that are not trained, zero for the class token; see
+    `sine_cosine`."""
     rows, columns = vit.patch_embed.grid_size
-    table = sine_cosine(rows, columns, vit.embed_dim)
+    table = sine_cosine(rows, columns, vit.embed_dim, row_first=row_first)
     table = torch.cat([table.new_zeros(vit.num_prefix_tokens, vit.embed_dim), table])
     vit.pos_embed = nn.Parameter(table[None], requires_grad=False)
 

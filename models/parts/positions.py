@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 
-def sine_cosine(rows: int, columns: int, dim: int) -> Tensor:
+def sine_cosine(rows: int, columns: int, dim: int, *, row_first: bool = False) -> Tensor:
     """float32 (rows * columns, dim): the first half of the numbers of a patch encodes its column, the second its row,
-    each as sines and then cosines of dim / 4 frequencies between 1 and 1/10,000.
+    or the other way round with `row_first`, each as sines and then cosines of dim / 4 frequencies between 1 and
+    1/10,000.
 
-    Source: facebookresearch/mae at efb2a80, util/pos_embed.py, in whose grid the column comes first.
+    Source: facebookresearch/mae at efb2a80, util/pos_embed.py, in whose grid the column comes first;
+    facebookresearch/moco-v3 at c349e6e, vits.py, in whose the row does.
     """
     if dim % 4:
         raise ValueError(f"sine_cosine needs a dimension that is a multiple of 4, got {dim}")
     frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    angles = [place.flatten()[:, None].double() * frequencies for place in (column, row)]
+    places = (row, column) if row_first else (column, row)
+    angles = [place.flatten()[:, None].double() * frequencies for place in places]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from headrace.models.checks import require
 from headrace.pipeline import Normalize, View, ViewSpec
 
 
@@ -100,3 +101,60 @@ class MoCoViews:
         if s > 0:
             view = replace(view, jitter=0.8, brightness=0.4 * s, contrast=0.4 * s, saturation=0.4 * s, hue=0.1 * s)
         return view
+
+
+RED_DEVIATION = 0.228
+"""What the file of SwAV's authors has for 0.229."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwAVViews:
+    """SwAV's two large views and some small ones, all with SimCLR's colours; DeepCluster-v2 takes them, too.
+
+    facebookresearch/swav at 06b1b7c, src/multicropdataset.py, scripts/swav_800ep_pretrain.sh and
+    deepclusterv2_800ep_pretrain.sh.
+    """
+
+    size: int = 224
+    """Side of the two large views, in pixels."""
+    crop_scale: tuple[float, float] = (0.14, 1.0)
+    """Area of their crops as a share of the image."""
+    local_views: int = 6
+    """Small views."""
+    local_size: int = 96
+    """Their side, in pixels."""
+    local_scale: tuple[float, float] = (0.05, 0.14)
+    """Area of their crops."""
+    flip: float = 0.5
+    """Probability of a horizontal flip; 0 turns it off."""
+    strength: float = 1.0
+    """Factor of the colour jitter's strengths (brightness, contrast and saturation 0.8, hue 0.2); 0 turns it off."""
+    grayscale: float = 0.2
+    """Probability of dropping the colour; 0 turns it off."""
+    blur: float = 0.5
+    """Probability of a Gaussian blur; 0 turns it off."""
+    normalize: Normalize = field(default_factory=lambda: Normalize(std=(RED_DEVIATION, 0.224, 0.225)))
+    """Mean and deviation that views are normalised with."""
+
+    def __post_init__(self) -> None:
+        for name in ("local_views", "strength"):
+            require(getattr(self, name) >= 0, self, name, "not be negative")
+        self.views()  # its fields' limits are View's
+
+    def views(self) -> ViewSpec:
+        """The large views, and then the small ones."""
+        s = self.strength
+        view = View(
+            size=self.size,
+            scale=self.crop_scale,
+            flip=self.flip,
+            grayscale=self.grayscale,
+            blur=self.blur,
+            normalize=self.normalize,
+        )
+        if s > 0:
+            view = replace(view, jitter=0.8, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s)
+        # PIL's blur has no limit: thirteen taps hold one of 2 pixels to three deviations.
+        taps = min(13, self.local_size - 1 | 1)
+        local = replace(view, size=self.local_size, scale=self.local_scale, blur_kernel=taps)
+        return ViewSpec([view, view, *[local] * self.local_views])

@@ -432,6 +432,45 @@ def dino(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         update_momentum(head, slow_head, momentum)
 
 
+def msn(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import MSNLoss
+    from lightly.models.modules import MaskedVisionTransformerTIMM
+    from lightly.models.modules.heads import MSNProjectionHead
+    from lightly.models.utils import update_momentum
+
+    config = method.config
+    vit, slow_vit = (
+        MaskedVisionTransformerTIMM(
+            copy.deepcopy(ours), weight_initialization="skip", pos_embed_initialization="skip"
+        ).double()
+        for ours in (method.student, method.backbone)
+    )
+    vit.mask_token.requires_grad_(False)
+    head, slow_head = (MSNProjectionHead(method.feature_dim, config.hidden_dim, config.projection_dim) for _ in "ab")
+    for ours, theirs in ((method.student_projector, head), (method.projector, slow_head)):
+        # Difference: lightly's layers have no bias in front of batch norm, the authors' have one.
+        for number in (0, 3):
+            theirs.layers[number] = nn.Linear(*reversed(theirs.layers[number].weight.shape))
+        carry(ours, theirs)
+    # Difference: lightly's example hands the loss prototypes without gradient, so that they are never trained.
+    prototypes = nn.Parameter(method.prototypes.detach().clone())
+    criterion = MSNLoss(config.temperature, config.sinkhorn_iterations, config.entropy_weight)
+    optimizer = optimizer_of(vit, head, name="adamw")
+    optimizer.add_param_group({"params": [prototypes], "weight_decay": 0.0})
+    for step, batch in enumerate(batches):
+        target, anchor, *focal = batch.views
+        with torch.no_grad():
+            targets = slow_head(slow_vit.encode(target)[:, 0])
+        # Difference: lightly's example drops patches of small anchors, too; the authors of the large one alone.
+        keep = F.pad(batch.masks[0].visible + 1, (1, 0))
+        anchors = [head(vit.encode(anchor, idx_keep=keep)[:, 0]), head(vit.encode(torch.cat(focal))[:, 0])]
+        yield step_by(optimizer, criterion(torch.cat(anchors), targets, prototypes, config.sharpening))
+        # Difference: lightly's example moves the slow network before the loss, with a momentum on a cosine.
+        momentum = config.momentum + (1 - config.momentum) * step / (1.25 * EPOCHS * STEPS_PER_EPOCH)
+        update_momentum(vit, slow_vit, momentum)
+        update_momentum(head, slow_head, momentum)
+
+
 def mae(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
@@ -460,6 +499,7 @@ LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "vicreg": ("lightly", "sgd", vicreg),
     "tico": ("lightly", "sgd", tico),
     "w_mse": ("lightly", "sgd", w_mse),
+    "msn": ("lightly", "adamw", msn),
     "mae": ("transformers", "adamw", mae),
 }
 """By our method's name: whose parts, the optimiser, and the loop."""

@@ -29,6 +29,10 @@ TINY: dict[str, dict[str, Any]] = {
         "prototypes": 12, "queue": 40, "queue_epoch": 1,
     },
     "deepcluster": {"size": 24, "clusters": 8, "pca_dim": 16, "backbone": RESNET},
+    "deepcluster_v2": {
+        **PLAIN, "blur": 0.0, "local_views": 2, "local_size": 16, "hidden_dim": 32, "projection_dim": 16,
+        "clusters": (12, 8, 12),
+    },
     "dino": {
         **PLAIN, "size": 16, "local_views": 2, "local_size": 8, "prototypes": 24, "hidden_dim": 32,
         "bottleneck_dim": 12,
@@ -53,6 +57,10 @@ TINY: dict[str, dict[str, Any]] = {
     "lejepa": {
         **PLAIN, "blur": (0.5, 0.5), "local_views": 2, "local_size": 16, "directions": 32, "hidden_dim": 32,
         "projection_dim": 8,
+    },
+    "msn": {
+        **PLAIN, "size": 16, "blur": 0.0, "focal_views": 2, "focal_size": 8, "hidden_dim": 32, "projection_dim": 16,
+        "prototypes": 24, "mask_ratio": 0.25, "backbone": VIT,
     },
     "mae": {
         "size": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from headrace.models.method import kernels_and_vectors
+from headrace.models.method import ParameterGroup, kernels_and_vectors
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, peak_lr
 from headrace.train.optimizers import LARS, SGD
@@ -53,6 +53,33 @@ def test_lars_is_the_formula_over_steps_with_changing_rates() -> None:
         optimizer.step()
         for p, w in zip(parameters, weights, strict=True):
             np.testing.assert_allclose(p.detach().numpy(), w, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("lr_in_momentum", [True, False])
+def test_a_clipped_rate_is_the_ratio_itself_and_at_most_the_learning_rate(lr_in_momentum: bool) -> None:
+    random = np.random.default_rng(2)
+    weights = [random.normal(size=(4, 3)), 10 * random.normal(size=(3, 2)), np.zeros((3, 3))]
+    parameters = [nn.Parameter(torch.tensor(w)) for w in weights]
+    config = OptimConfig(
+        name="lars", lr=1.0, weight_decay=0.1, trust=0.02, lr_in_momentum=lr_in_momentum, clip_rate=True
+    )
+    optimizer = build_optimizer([ParameterGroup(params=parameters)], config, 256)
+    velocities, clipped = [np.zeros_like(w) for w in weights], set()
+    for lr in (0.03, 0.01, 0.3, 0.001):
+        optimizer.param_groups[0]["lr"] = lr
+        for i, (p, w) in enumerate(zip(parameters, weights, strict=True)):
+            g = random.normal(size=w.shape)
+            p.grad = torch.tensor(g)
+            u = g + 0.1 * w
+            ratio = 0.02 * math.sqrt((w**2).sum()) / math.sqrt((u**2).sum())
+            rate = min(ratio, lr) if ratio else lr
+            clipped.add(rate == lr)
+            velocities[i] = 0.9 * velocities[i] + (rate * u if lr_in_momentum else rate / lr * u)
+            weights[i] = w - velocities[i] * (1.0 if lr_in_momentum else lr)
+        optimizer.step()
+        for p, w in zip(parameters, weights, strict=True):
+            np.testing.assert_allclose(p.detach().numpy(), w, rtol=1e-12, atol=1e-15)
+    assert clipped == {True, False}
 
 
 def test_lars_neither_adapts_nor_decays_biases_and_norms() -> None:

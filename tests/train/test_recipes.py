@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headrace.models import METHODS, build_method
-from headrace.pipeline import ClipSpec, TextSpec
+from headrace.pipeline import ClipSpec, TextSpec, ViewSpec
 from headrace.pipeline.streams import spec_of, streams_of
 from headrace.shards import Field, write_shards
 from headrace.tools.sources.mnist import digits
@@ -65,6 +65,8 @@ def test_imagenet_has_the_papers_values() -> None:
         ("tico", 0.2, "lars", 1.5e-6),
         ("lejepa", 5e-4, "adamw", 5e-4),
         ("dino", 1e-3, "adamw", 0.04),
+        ("msn", 1e-3, "adamw", 0.04),
+        ("deepcluster_v2", 4.8, "lars", 1e-6),
         ("mae", 2.4e-3, "adamw", 0.05),
         ("ijepa", 1e-3, "adamw", 0.04),
         ("aim", 1e-3, "adamw", 0.05),
@@ -85,6 +87,47 @@ def test_cifar10_has_lightlys_values() -> None:
     assert peak_lr(config.optim, config.batch_size) == pytest.approx(0.06 * 512 / 128)
     assert (config.model.temperature, config.model.strength, config.model.blur) == (0.5, 0.5, 0.0)
     assert (config.model.backbone.stem, config.model.interpolation) == ("small", "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "optimizer", "decay"),
+    [
+        ("barlow_twins", 0.3, "lars", 1e-4),
+        ("byol", 1.0, "lars", 1e-5),
+        ("deepcluster_v2", 0.6, "lars", 1e-6),
+        ("dino", 0.3, "lars", 1e-6),
+        ("moco_v2", 0.3, "sgd", 1e-4),
+        ("moco_v3", 0.3, "lars", 1e-6),
+        ("nnclr", 0.4, "lars", 1e-5),
+        ("ressl", 0.05, "sgd", 1e-4),
+        ("simsiam", 0.5, "sgd", 1e-5),
+        ("swav", 0.6, "lars", 1e-6),
+        ("vicreg", 0.3, "lars", 1e-4),
+    ],
+)
+def test_cifar10_is_what_solo_learn_ran(name: str, peak: float, optimizer: str, decay: float) -> None:
+    config = RECIPES[f"{name}_cifar10"]()
+    assert peak_lr(config.optim, config.batch_size) == peak
+    assert (config.optim.name, config.optim.weight_decay, config.optim.momentum) == (optimizer, decay, 0.9)
+    assert (config.epochs, config.batch_size) == (1000, 256)
+    if optimizer == "lars":
+        assert (config.optim.trust, config.optim.clip_rate, config.optim.lr_in_momentum) == (0.02, True, False)
+    backbone = config.model.backbone
+    assert (backbone.name, backbone.stem, backbone.stem_stride) == ("resnet18", "small", 1)
+    views = build_method(name, config.model).inputs
+    assert isinstance(views, ViewSpec)
+    for number, view in enumerate(views.views):
+        assert view.size == 32
+        assert view.scale == ((0.2, 1.0) if name == "vicreg" else (0.08, 1.0))
+        assert view.normalize.std == (0.2470, 0.2435, 0.2616)
+        if name in ("barlow_twins", "byol", "dino", "moco_v3", "nnclr"):
+            assert (view.brightness, view.saturation, view.hue) == (0.4, 0.2, 0.1)
+            assert (view.blur, view.solarize) == (0.0, 0.2 * number)
+        if name in ("deepcluster_v2", "swav"):
+            assert (view.brightness, view.saturation, view.hue, view.blur) == (0.8, 0.8, 0.2, 0.5)
+        if name in ("moco_v2", "simsiam"):
+            assert (view.brightness, view.saturation, view.hue, view.blur) == (0.4, 0.4, 0.1, 0.5)
+    assert len(views.views) == 2
 
 
 def test_small_is_digits_under_a_general_name() -> None:

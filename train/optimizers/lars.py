@@ -18,6 +18,10 @@ class LARS(torch.optim.Optimizer):
     MoCo v3): the two differ where the learning rate changes. The scale is 1 where either norm is 0, and in groups with
     `adapt` False.
 
+    With `clip_rate` the layer's learning rate is `eta * |w| / |g + weight_decay * w|` itself, but at most lr, in the
+    place of their product: LARC (NVIDIA/apex at 0bfb830, apex/parallel/LARC.py) and solo-learn (vturrisi/solo-learn at
+    9187ea3, solo/utils/lars.py), which add the norms.
+
     Source: arXiv 1708.03888, algorithm 1. The paper divides by `|g| + weight_decay * |w|`; this is SimCLR's code
     (google-research/simclr at 036ea7b, lars_optimizer.py), which takes the norm of the sum, and
     facebookresearch/barlowtwins at 8e8d284, main.py.
@@ -25,6 +29,7 @@ class LARS(torch.optim.Optimizer):
     Args:
         params: parameters, or groups of them; a group may set `adapt` (default True), `weight_decay` and `lr`.
         lr_in_momentum: whether the learning rate is multiplied into v.
+        clip_rate: see above.
     """
 
     found_inf: Tensor | None = None
@@ -39,8 +44,9 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         trust: float = 0.001,
         lr_in_momentum: bool = True,
+        clip_rate: bool = False,
     ) -> None:
-        self.lr_in_momentum = lr_in_momentum
+        self.lr_in_momentum, self.clip_rate = lr_in_momentum, clip_rate
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
         super().__init__(params, defaults)
 
@@ -64,7 +70,10 @@ class LARS(torch.optim.Optimizer):
         if group["adapt"]:
             w_norms, u_norms = (torch.stack(list(torch._foreach_norm(tensors))) for tensors in (weights, u))
             usable = (w_norms > 0) & (u_norms > 0)
-            u = list(torch._foreach_mul(u, list(torch.where(usable, group["trust"] * w_norms / u_norms, 1.0).unbind())))
+            ratios = group["trust"] * w_norms / u_norms
+            if self.clip_rate:
+                ratios = (ratios / group["lr"]).clamp(max=1.0)
+            u = list(torch._foreach_mul(u, list(torch.where(usable, ratios, 1.0).unbind())))
         for w in weights:
             if "momentum" not in self.state[w]:
                 self.state[w]["momentum"] = torch.zeros_like(w)

@@ -7,12 +7,14 @@ from typing import Any
 from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepClusterConfig
+from headrace.models.methods.joint.deepcluster_v2 import DeepClusterV2Config
 from headrace.models.methods.joint.densecl import DenseCLConfig
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
 from headrace.models.methods.joint.moco_v1 import MoCoV1Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3Config
+from headrace.models.methods.joint.msn import MSNConfig
 from headrace.models.methods.joint.nnclr import NNCLRConfig
 from headrace.models.methods.joint.ressl import ReSSLConfig
 from headrace.models.methods.joint.simsiam import SimSiamConfig
@@ -20,7 +22,7 @@ from headrace.models.methods.joint.swav import SwAVConfig
 from headrace.models.methods.joint.tico import TiCoConfig
 from headrace.models.methods.joint.vicreg import VICRegConfig
 from headrace.models.methods.joint.w_mse import WMSEConfig
-from headrace.models.parts.backbones import tiny_resnet
+from headrace.models.parts.backbones import tiny_resnet, tiny_vit
 from headrace.train.config import OptimConfig, RunConfig
 from headrace.train.recipes.small import small_run, small_views
 
@@ -114,6 +116,22 @@ def deepcluster_small(*, data: str = "", out: str = "") -> RunConfig:
     sees pixels instead of edges: strokes are edges already."""
     model = DeepClusterConfig(**small_views(), sobel=False, clusters=50, pca_dim=32, backbone=tiny_resnet())
     return small_run("deepcluster", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def deepcluster_v2_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet and twice 64 clusters, a few for each of ten classes. No small views, as in SwAV's small recipe."""
+    model = DeepClusterV2Config(
+        **small_views(),
+        local_views=0,
+        strength=0.5,
+        grayscale=0.0,
+        hidden_dim=256,
+        projection_dim=64,
+        clusters=(64, 64),
+        temperature=0.2,
+        backbone=tiny_resnet(),
+    )
+    return small_run("deepcluster_v2", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
 def dino_small(*, data: str = "", out: str = "") -> RunConfig:
@@ -251,6 +269,25 @@ def lejepa_small(*, data: str = "", out: str = "") -> RunConfig:
         backbone=tiny_resnet(),
     )
     return small_run("lejepa", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def msn_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels, of which 30 are seen, one small anchor of 16 patches, and 128
+    prototypes; small batches make more steps of as many samples, and the slow network follows with 0.99."""
+    model = MSNConfig(
+        **small_views(),
+        strength=0.25,
+        grayscale=0.0,
+        focal_views=1,
+        focal_size=16,
+        focal_scale=(0.3, 0.6),
+        prototypes=128,
+        hidden_dim=256,
+        projection_dim=64,
+        momentum=0.99,
+        backbone=tiny_vit(width=64, depth=3),
+    )
+    return small_run("msn", model, OptimConfig(lr=1e-3, weight_decay=0.05), data=data, out=out, batch_size=64)
 
 
 def _byol_colours() -> dict[str, Any]:

@@ -26,6 +26,8 @@ class BarlowTwinsConfig(BYOLViews):
     """Its output dimension."""
     lambd: float = 0.0051
     """Weight of the terms off the diagonal."""
+    scale: float = 1.0
+    """Factor of the loss; LARS notices it in biases and norms, and where it clips its rate."""
     vector_lr: float = 0.024
     """Learning rate of biases and norms, as a factor of that of the weights: 0.0048 of 0.2 in the authors' command."""
     over_ranks: Literal["exact", "local_gradient"] = "local_gradient"
@@ -36,6 +38,7 @@ class BarlowTwinsConfig(BYOLViews):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.scale > 0, self, "scale", "be above 0")
         require(self.hidden_dim >= 1, self, "hidden_dim", "be at least 1")
         require(self.projection_dim >= 2, self, "projection_dim", "be at least 2")
 
@@ -61,7 +64,8 @@ class BarlowTwins(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"` alone; see `headrace.models.losses.barlow_twins_loss`. Each view passes alone."""
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.normalized())
-        return {"loss": barlow_twins_loss(z1, z2, self.config.lambd, over_ranks=self.config.over_ranks)}
+        loss = barlow_twins_loss(z1, z2, self.config.lambd, over_ranks=self.config.over_ranks)
+        return {"loss": self.config.scale * loss}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Biases and norms, which LARS leaves alone, have a learning rate of their own."""

@@ -5,18 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import timm
 import torch
-from torch import Tensor
+from timm.layers.patch_embed import PatchEmbed
+from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import in_batch_info_nce
-from headrace.models.method import Context, Method
+from headrace.models.method import Context, Method, ParameterGroup, kernels_and_vectors
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.heads import mlp
+from headrace.models.parts.masked_vit import fixed_positions
 from headrace.models.parts.momentum import follow, slow_copy
 from headrace.models.parts.schedules import cosine
 from headrace.models.parts.views import BYOLViews
 from headrace.pipeline import Batch, ViewSpec
+
+
+def vit_small() -> BackboneConfig:
+    """ViT-S/16 with the authors' twelve heads, of which timm's has six."""
+    return BackboneConfig(name="vit_small_patch16_224", options={"num_heads": 12})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +49,7 @@ class MoCoV3Config(BYOLViews):
     frozen_patches: bool = False
     """Whether a ViT's projection of patches stays as it is drawn, which the authors do for ViTs against instability."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """The network that is kept."""
+    """The network that is kept. Positions of a ViT become sines and cosines."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,9 +62,9 @@ class MoCoV3Config(BYOLViews):
 class MoCoV3(Method):
     """Probes see the backbone's output, without projector and predictor.
 
-    Followed: facebookresearch/moco-v3 at c349e6e, moco/builder.py and main_moco.py. Each view passes alone. A step of
-    theirs moves the slow network before it makes keys, here the step before does after the optimiser, with the momentum
-    of the next: the same weights.
+    Followed: facebookresearch/moco-v3 at c349e6e, moco/builder.py, main_moco.py and vits.py. Each view passes alone. A
+    step of theirs moves the slow network before it makes keys, here the step before does after the optimiser, with the
+    momentum of the next: the same weights.
     """
 
     config: MoCoV3Config
@@ -67,8 +75,11 @@ class MoCoV3(Method):
         self.config = config
         self.inputs = config.views()
         self.backbone, self.feature_dim = build_backbone(config.backbone)
+        vit: Any = self.backbone
+        self.is_vit = isinstance(vit, timm.models.VisionTransformer)
+        if self.is_vit:
+            _as_the_authors(vit)
         if config.frozen_patches:
-            vit: Any = self.backbone
             if not hasattr(vit, "patch_embed"):
                 raise ValueError(f"MoCoV3Config.frozen_patches is for ViTs, {config.backbone.name} is not one")
             vit.patch_embed.requires_grad_(False)
@@ -97,8 +108,33 @@ class MoCoV3(Method):
         ]
         return {"loss": 2 * temperature * torch.stack(both).sum()}
 
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Of a ViT all decay, biases and norms as well."""
+        if self.is_vit:
+            return [ParameterGroup(params=[p for p in self.parameters() if p.requires_grad])]
+        return kernels_and_vectors(self)
+
     def after_step(self, context: Context) -> None:
         """The slow network moves."""
         momentum = cosine(self.config.momentum, 1.0, (context.step + 1) / context.total_steps)
         follow(self.slow_backbone, self.backbone, momentum)
         follow(self.slow_projector, self.projector, momentum)
+
+
+def _as_the_authors(vit: Any) -> None:
+    """Fixed positions; Xavier-uniform linear layers, with queries, keys and values as three of them, and projection of
+    patches; biases at zero, the class token next to it."""
+    fixed_positions(vit, row_first=True)
+    for name, layer in vit.named_modules():
+        if isinstance(layer, nn.Linear):
+            parts = layer.weight.data.chunk(3) if name.endswith("qkv") else [layer.weight.data]
+            for part in parts:
+                nn.init.xavier_uniform_(part)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    if vit.cls_token is not None:
+        nn.init.normal_(vit.cls_token, std=1e-6)
+    if isinstance(vit.patch_embed, PatchEmbed):
+        nn.init.xavier_uniform_(vit.patch_embed.proj.weight.data.flatten(1))
+        if vit.patch_embed.proj.bias is not None:
+            nn.init.zeros_(vit.patch_embed.proj.bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -16,36 +16,14 @@ from headrace.models.parts.collectives import rank, world_size
 from headrace.models.parts.heads import mlp
 from headrace.models.parts.multi_crop import by_resolution
 from headrace.models.parts.queue import Queue
-from headrace.pipeline import Batch, Normalize, View, ViewSpec
-
-RED_DEVIATION = 0.228
-"""What the authors' file has for 0.229."""
+from headrace.models.parts.views import SwAVViews
+from headrace.pipeline import Batch, ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwAVConfig:
+class SwAVConfig(SwAVViews):
     """SwAV with the authors' values for ImageNet in batches of 4,096."""
 
-    size: int = 224
-    """Side of the two large views, in pixels."""
-    crop_scale: tuple[float, float] = (0.14, 1.0)
-    """Area of their crops as a share of the image."""
-    local_views: int = 6
-    """Small views."""
-    local_size: int = 96
-    """Their side, in pixels."""
-    local_scale: tuple[float, float] = (0.05, 0.14)
-    """Area of their crops."""
-    flip: float = 0.5
-    """Probability of a horizontal flip; 0 turns it off."""
-    strength: float = 1.0
-    """Factor of the colour jitter's strengths (brightness, contrast and saturation 0.8, hue 0.2); 0 turns it off."""
-    grayscale: float = 0.2
-    """Probability of dropping the colour; 0 turns it off."""
-    blur: float = 0.5
-    """Probability of a Gaussian blur; 0 turns it off."""
-    normalize: Normalize = field(default_factory=lambda: Normalize(std=(RED_DEVIATION, 0.224, 0.225)))
-    """Mean and deviation that views are normalised with."""
     hidden_dim: int = 2048
     """Width of the projector's hidden layer."""
     projection_dim: int = 128
@@ -69,33 +47,13 @@ class SwAVConfig:
     """The network that is kept."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("temperature", "epsilon"):
             require(getattr(self, name) > 0, self, name, "be above 0")
         for name in ("hidden_dim", "projection_dim", "prototypes", "sinkhorn_iterations"):
             require(getattr(self, name) >= 1, self, name, "be at least 1")
-        for name in ("local_views", "queue", "queue_epoch", "frozen_epochs", "strength"):
+        for name in ("queue", "queue_epoch", "frozen_epochs"):
             require(getattr(self, name) >= 0, self, name, "not be negative")
-        swav_views(self)  # its fields' limits are View's
-
-
-def swav_views(config: SwAVConfig) -> ViewSpec:
-    """Two large views and some small ones, all with SimCLR's colours. facebookresearch/swav at 06b1b7c,
-    src/multicropdataset.py and scripts/swav_800ep_pretrain.sh."""
-    s = config.strength
-    view = View(
-        size=config.size,
-        scale=config.crop_scale,
-        flip=config.flip,
-        grayscale=config.grayscale,
-        blur=config.blur,
-        normalize=config.normalize,
-    )
-    if s > 0:
-        view = replace(view, jitter=0.8, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s)
-    # PIL's blur has no limit: thirteen taps hold one of 2 pixels to three deviations.
-    taps = min(13, config.local_size - 1 | 1)
-    local = replace(view, size=config.local_size, scale=config.local_scale, blur_kernel=taps)
-    return ViewSpec([view, view, *[local] * config.local_views])
 
 
 class SwAV(Method):
@@ -112,7 +70,7 @@ class SwAV(Method):
     def __init__(self, config: SwAVConfig) -> None:
         super().__init__()
         self.config = config
-        self.inputs = swav_views(config)
+        self.inputs = config.views()
         self.backbone, self.feature_dim = build_backbone(config.backbone)
         dims = (self.feature_dim, config.hidden_dim, config.projection_dim)
         self.projector = mlp(dims, bias=True, last_bias=True, last_norm="none")

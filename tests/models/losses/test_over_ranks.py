@@ -15,10 +15,12 @@ from headrace.models.losses import (
     barlow_twins_loss,
     centre_distance,
     clip_loss,
+    cluster_cross_entropy,
     cosine_regression,
     dense_info_nce,
     dino_loss,
     in_batch_info_nce,
+    masked_siamese_terms,
     masked_token_loss,
     nt_xent,
     queue_info_nce,
@@ -60,6 +62,12 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine_regression": cosine_regression,
     "dino_loss": lambda z1, z2: dino_loss([z1, z2], [z1, z2], z1.new_zeros(D), 0.1, 0.04),
     "swapped_prediction": swav,
+    "masked_siamese_terms": lambda z1, z2: torch.stack(
+        masked_siamese_terms(z1, z2, draw(K, D, seed=4), 0.1, 0.25, 3)
+    ).sum(),
+    "cluster_cross_entropy": lambda z1, z2: cluster_cross_entropy(
+        z1, z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -1), 0.1
+    ),
     "masked_token_loss": lambda z1, z2: masked_token_loss(z1, z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -100)),
     "in_batch_info_nce": lambda z1, z2: in_batch_info_nce(z1, z2, 0.2, key_gradient=True),
     "in_batch_info_nce, keys of a slow network": lambda z1, z2: in_batch_info_nce(

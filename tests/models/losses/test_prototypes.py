@@ -1,4 +1,4 @@
-"""Sinkhorn's assignments, SwAV's loss and CAPI's against slow loops, peers and known values."""
+"""Sinkhorn's assignments and the losses of SwAV, CAPI, MSN and DeepCluster-v2 against slow loops, peers and facts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses import assignment_loss, sinkhorn, swapped_prediction
+from headrace.models.losses import (
+    assignment_loss,
+    cluster_cross_entropy,
+    masked_siamese_terms,
+    sinkhorn,
+    swapped_prediction,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -146,3 +153,88 @@ def test_assignment_loss_is_the_mean_cross_entropy() -> None:
     )
     found.backward()
     assert assigned.grad is None
+
+
+def slow_siamese(anchors: Tensor, targets: Tensor, prototypes: Tensor, sharpening: float) -> tuple[float, float]:
+    """In the authors' words: powers of probabilities, and Sinkhorn's iteration on them."""
+
+    def assigned(z: Tensor) -> list[float]:
+        cosines = [float(z @ p) / float(z.norm() * p.norm()) for p in prototypes]
+        powers = [math.exp(c / 0.1) for c in cosines]
+        return [power / sum(powers) for power in powers]
+
+    sharp = [[p ** (1 / sharpening) for p in assigned(z)] for z in targets]
+    sharp = [[p / sum(row) for p in row] for row in sharp]
+    logs = torch.tensor(sharp, dtype=torch.float64).log()
+    shares = slow_sinkhorn(logs, 1.0, 3)
+    rows = [assigned(z) for z in anchors]
+    entropies = [
+        sum(math.log(p ** (-q)) for p, q in zip(row, shares[i % len(shares)], strict=True))
+        for i, row in enumerate(rows)
+    ]
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    gap = math.log(len(means)) - sum(math.log(m ** (-m)) for m in means)
+    return sum(entropies) / len(entropies), gap
+
+
+def test_masked_siamese_terms_are_the_authors_sums() -> None:
+    anchors, targets, prototypes = draw(15, 4), draw(5, 4, seed=1), draw(6, 4, seed=2)
+    found = masked_siamese_terms(anchors, targets, prototypes, 0.1, 0.25, 3)
+    assert [x.item() for x in found] == pytest.approx(slow_siamese(anchors, targets, prototypes, 0.25), rel=1e-10)
+
+
+@pytest.mark.peer("lightly")
+def test_masked_siamese_terms_are_lightlys_with_their_gradients() -> None:
+    from lightly.loss import MSNLoss
+
+    anchors, targets, prototypes = draw(15, 4), draw(5, 4, seed=1), draw(6, 4, seed=2)
+    given = [anchors.requires_grad_(), targets.requires_grad_(), prototypes.requires_grad_()]
+    theirs = MSNLoss(regularization_weight=0.7)(anchors, targets, prototypes)
+    cross_entropy, gap = masked_siamese_terms(anchors, targets, prototypes, 0.1, 0.25, 3)
+    ours = cross_entropy + 0.7 * gap
+    torch.testing.assert_close(ours, theirs)
+    found, expected = (torch.autograd.grad(x, given, allow_unused=True) for x in (ours, theirs))
+    assert found[1] is None  # nothing to targets
+    assert expected[1] is None
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[2], expected[2])  # to prototypes through anchors alone
+
+
+def test_targets_are_sharpened_before_they_are_shared_out() -> None:
+    """(0.8, 0.2) becomes (0.9961, 0.0039)."""
+
+    def at(log_ratio: float) -> Tensor:
+        """A point whose two assignments have this ratio at temperature 1."""
+        angle = math.acos(log_ratio / 2**0.5) - math.pi / 4
+        return torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+
+    p = 1 / (1 + math.exp(-1))  # of the anchor
+    found, _ = masked_siamese_terms(at(1.0), at(math.log(4)), torch.eye(2).double(), 1.0, 0.25, 0)
+    q = (found.item() + math.log(1 - p)) / (math.log(1 - p) - math.log(p))
+    assert q == pytest.approx(0.9961, abs=5e-5)
+
+
+def test_the_entropy_gap_is_zero_of_an_even_mean_and_ln_k_of_a_single_prototype() -> None:
+    points = torch.eye(1024)
+    _, gap = masked_siamese_terms(points, points, points, 0.01, 0.25, 3)
+    assert gap.item() == pytest.approx(0, abs=1e-4)
+    _, gap = masked_siamese_terms(points[:1], points[:1], points, 0.01, 0.25, 3)
+    assert gap.item() == pytest.approx(6.931, abs=1e-3)
+
+
+def test_probabilities_that_vanish_leave_everything_finite() -> None:
+    anchors = draw(6, 4).float().requires_grad_()
+    terms = masked_siamese_terms(anchors, -anchors.detach(), draw(5, 4, seed=2).float(), 1e-3, 0.25, 3)
+    (gradient,) = torch.autograd.grad(sum(terms), anchors)
+    assert all(x.isfinite() for x in terms)
+    assert gradient.isfinite().all()
+
+
+def test_cluster_cross_entropy_is_torchs_over_what_has_a_cluster() -> None:
+    scores, labels = draw(12, 5).requires_grad_(), torch.tensor([3, -1, 0, 4, -100, 2])
+    known = labels.repeat(2) >= 0
+    expected = F.cross_entropy(scores[known] / 0.1, labels.repeat(2)[known])
+    found = cluster_cross_entropy(scores, labels, 0.1)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x, scores)[0] for x in (found, expected)))
+    assert cluster_cross_entropy(scores, torch.full((6,), -1), 0.1).item() == 0

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+
+from headrace.models import build_method
 from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
+from headrace.pipeline import Loader
+from headrace.shards import ShardSet
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, set_schedule
 from tests.models.authors_views import byol_pair, in_torchvisions_words
-from tests.models.tiny_methods import tiny
+from tests.models.tiny_methods import TINY, tiny
 
 
 def test_it_asks_for_the_authors_views() -> None:
@@ -24,3 +30,12 @@ def test_biases_and_norms_have_a_learning_rate_of_their_own() -> None:
     assert (round(vectors["lr"], 6), vectors["weight_decay"], vectors["adapt"]) == (0.0024, 0.0, False)
     assert all(p.ndim > 1 for p in kernels["params"])
     assert all(p.ndim == 1 for p in vectors["params"])
+
+
+def test_scale_is_a_factor_of_the_loss(digits_webdataset: ShardSet) -> None:
+    whole, part = tiny("barlow_twins"), build_method("barlow_twins", **{**TINY["barlow_twins"], "scale": 0.1}).train()
+    with Loader(digits_webdataset, whole.inputs, 8, threads=1) as loader:
+        batch = next(iter(loader))
+    torch.testing.assert_close(part.loss(batch)["loss"], 0.1 * whole.loss(batch)["loss"])
+    with pytest.raises(ValueError, match=r"BarlowTwinsConfig\.scale must be above 0, got 0"):
+        BarlowTwinsConfig(scale=0)

@@ -13,7 +13,7 @@ from headrace.models.methods.joint.moco_v3 import MoCoV3Config
 from headrace.pipeline import Batch, Loader
 from headrace.shards import ShardSet
 from headrace.train.optim import peak_lr
-from headrace.train.recipes import moco_v3_imagenet
+from headrace.train.recipes import moco_v3_imagenet, moco_v3_vit_imagenet
 from tests.models.authors_views import byol_pair, in_torchvisions_words
 from tests.models.tiny_methods import TINY, VIT, tiny
 
@@ -83,6 +83,50 @@ def test_a_frozen_projection_of_patches_is_copied_and_stays(digits_webdataset: S
         assert all(torch.equal(p, before[name]) for name, p in embed.named_parameters())
     with pytest.raises(ValueError, match=r"MoCoV3Config\.frozen_patches is for ViTs, resnet18 is not one"):
         build_method("moco_v3", frozen_patches=True, backbone=BackboneConfig(name="resnet18"))
+
+
+def test_a_vit_begins_as_the_authors_draw_it() -> None:
+    backbone = BackboneConfig(name="vit_small_patch16_224", options={"depth": 2, "num_heads": 12})
+    method: Any = build_method("moco_v3", hidden_dim=8, projection_dim=4, backbone=backbone)
+    vit = method.backbone
+    d = vit.embed_dim
+    omega = 1 / 10000 ** (torch.arange(d // 4, dtype=torch.float64) / (d // 4))
+    for row, column in ((0, 0), (0, 3), (5, 0), (13, 2)):
+        expected = torch.cat([f(place * omega) for place in (row, column) for f in (torch.sin, torch.cos)])
+        torch.testing.assert_close(vit.pos_embed[0, 1 + 14 * row + column].double(), expected, rtol=0, atol=1e-6)
+    assert not vit.pos_embed[0, 0].any()
+    assert not vit.pos_embed.requires_grad
+    assert torch.equal(method.slow_backbone.pos_embed, vit.pos_embed)
+    assert 1e-7 < vit.cls_token.std() < 2e-6
+    for block in vit.blocks:
+        for layer, sides in (
+            (block.attn.qkv, d + d), (block.attn.proj, d + d), (block.mlp.fc1, d + 4 * d), (block.mlp.fc2, d + 4 * d)
+        ):  # fmt: skip
+            bound = (6 / sides) ** 0.5
+            assert 0.99 * bound < layer.weight.abs().max() <= bound
+            assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+            assert not layer.bias.any()
+    bound = (6 / (3 * 16 * 16 + d)) ** 0.5
+    assert 0.99 * bound < vit.patch_embed.proj.weight.abs().max() <= bound
+    assert not vit.patch_embed.proj.bias.any()
+
+
+def test_all_of_a_vit_decays_and_vectors_of_a_resnet_do_not() -> None:
+    backbone = BackboneConfig(name=VIT.name, options=VIT.options)
+    of_vit = build_method("moco_v3", **{**TINY["moco_v3"], "size": 16, "backbone": backbone})
+    assert [group.decay_scale for group in of_vit.parameter_groups()] == [1.0]
+    assert [group.decay_scale for group in tiny("moco_v3").parameter_groups()] == [1.0, 0.0]
+
+
+def test_the_vits_run_is_the_authors() -> None:
+    config = moco_v3_vit_imagenet()
+    model, optim = config.model, config.optim
+    assert peak_lr(optim, config.batch_size) == pytest.approx(2.4e-3)
+    assert (optim.name, optim.weight_decay, optim.clip) == ("adamw", 0.1, 0.0)
+    assert (config.epochs, config.schedule.warmup_epochs) == (300, 40)
+    assert (model.temperature, model.crop_scale, model.momentum) == (0.2, (0.08, 1.0), 0.99)
+    assert (model.projector_layers, model.predictor_norm, model.frozen_patches) == (3, True, True)
+    assert model.backbone.options == {"num_heads": 12}
 
 
 def test_imagenet_is_the_authors_run() -> None:

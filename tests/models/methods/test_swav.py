@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from headrace.models import Context
-from headrace.models.methods.joint.swav import SwAVConfig, swav_views
+from headrace.models.methods.joint.swav import SwAVConfig
 from headrace.pipeline import Batch, Loader
 from headrace.shards import ShardSet
 from headrace.train import OptimConfig
@@ -41,7 +41,7 @@ def test_it_asks_for_the_authors_views() -> None:
     std = (0.228, 0.224, 0.225)  # red as in the authors' code
     large = ((224, 0.14, 1.0), 0.5, STRONG, 0.2, (0.5, 0.1, 2.0, 23), 0.0, std)
     small = ((96, 0.05, 0.14), 0.5, STRONG, 0.2, (0.5, 0.1, 2.0, PIL), 0.0, std)
-    assert in_torchvisions_words(swav_views(SwAVConfig()).views) == [*[large] * 2, *[small] * 6]
+    assert in_torchvisions_words(SwAVConfig().views().views) == [*[large] * 2, *[small] * 6]
 
 
 def test_prototypes_of_the_frozen_epoch_are_normalised_and_nothing_else(digits_webdataset: ShardSet) -> None:

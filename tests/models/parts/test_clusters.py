@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from headrace.models.parts.clusters import THREADS, kmeans, unit_whitened, whiten
+from headrace.models.parts import clusters
+from headrace.models.parts.clusters import THREADS, kmeans, spherical_kmeans, unit_whitened, whiten
 from headrace.models.parts.sobel import Sobel
 
 
@@ -81,3 +85,41 @@ def test_sobel_is_the_authors_two_convolutions() -> None:
         x = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(Sobel()(x), slopes(grey(x)), rtol=1e-5, atol=1e-5)
     assert not list(Sobel().parameters())
+
+
+def on_the_sphere(samples: int = 200, dims: int = 6) -> Tensor:
+    return F.normalize(correlated(samples, dims) - correlated(samples, dims).mean(dim=0), dim=1)
+
+
+def test_spherical_kmeans_is_the_authors_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "ROWS", 70)
+    points = on_the_sphere()
+    centres = points[torch.randperm(200, generator=torch.Generator().manual_seed(3))[:9]].double()
+    for _ in range(4):
+        found = [max(range(9), key=lambda k, p=p: float(p.double() @ centres[k])) for p in points]
+        for k in range(9):
+            own = [p.double() for p, of in zip(points, found, strict=True) if of == k]
+            if own:
+                mean = sum(own) / len(own)
+                centres[k] = mean / mean.norm()
+    found = [max(range(9), key=lambda k, p=p: float(p.double() @ centres[k])) for p in points]
+    ours, theirs = spherical_kmeans(points, 9, iterations=4, seed=3)
+    assert theirs.tolist() == found
+    torch.testing.assert_close(ours.double(), centres, rtol=0, atol=1e-5)
+
+
+def test_spherical_centres_have_length_1_and_their_objective_never_falls() -> None:
+    points, objectives = on_the_sphere(), []
+    for iterations in range(8):
+        centres, found = spherical_kmeans(points, 9, iterations=iterations, seed=0)
+        torch.testing.assert_close(centres.norm(dim=1), torch.ones(9))
+        objectives.append((points * centres[found]).sum().item())
+    assert all(later >= earlier - 1e-4 for earlier, later in pairwise(objectives))
+    assert objectives[-1] > objectives[0] + 1
+
+
+def test_a_spherical_centre_without_points_stays() -> None:
+    points = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), dim=1)
+    centres, found = spherical_kmeans(points, 3, iterations=2, seed=0)
+    assert sorted(centres.tolist()) == sorted(points.tolist())
+    assert len(found.unique()) == 2  # of two equal centres one is empty
