@@ -123,6 +123,12 @@ class Method(nn.Module):
         return features
 
     @property
+    def layered(self) -> nn.Module:
+        """The network in training whose layers `optim.layer_decay` counts: by default the backbone. A method whose
+        backbone only follows another network gives that one."""
+        return self.backbone
+
+    @property
     def towers(self) -> dict[str, Tower]:
         """By the names of their streams, for retrieval and zero-shot classification; by default none."""
         return {}
