@@ -12,6 +12,7 @@ from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsC
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
+from headrace.models.methods.joint.ibot import IBOT, IBOTConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3, MoCoV3Config
@@ -128,6 +129,16 @@ METHODS: dict[str, MethodEntry] = {
         "2104.14294",
         "facebookresearch/dino at 7c446df: main_dino.py, utils.py, vision_transformer.py",
         "a Gaussian blur in the place of PIL's box filters",
+    ),
+    "ibot": MethodEntry(
+        IBOTConfig,
+        IBOT,
+        "joint",
+        "2111.07832",
+        "bytedance/ibot at da316d8: main_ibot.py, loader.py, models/head.py, models/vision_transformer.py",
+        "class tokens and patches share all of the head, as in the published runs; counts of hidden patches are exact; "
+        "in the layer decay, which theirs has not, the mask token belongs to the first layer; a Gaussian blur in the "
+        "place of PIL's box filters",
     ),
     "moco_v3": MethodEntry(
         MoCoV3Config,

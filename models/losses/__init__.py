@@ -5,7 +5,13 @@ views, L patches or tokens, P numbers of a patch. All are computed in float32 at
 """
 
 from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
-from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
+from headrace.models.losses.distillation import (
+    centred_targets,
+    cosine_regression,
+    dino_loss,
+    masked_distillation,
+    relation_loss,
+)
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
@@ -20,10 +26,12 @@ from headrace.models.losses.tokens import masked_token_loss
 __all__ = [
     "barlow_twins_loss",
     "centre_distance",
+    "centred_targets",
     "clip_loss",
     "cosine_regression",
     "dino_loss",
     "in_batch_info_nce",
+    "masked_distillation",
     "masked_patch_loss",
     "masked_token_loss",
     "normalize_channels",

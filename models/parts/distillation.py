@@ -14,6 +14,12 @@ from headrace.models.parts.heads import DINOHead
 from headrace.models.parts.views import MultiCropViews
 
 
+def vit_small() -> BackboneConfig:
+    """ViT-S/16 for crops of any size, with the drop path of DINO's and iBOT's authors."""
+    options = {"dynamic_img_size": True, "drop_path_rate": 0.1}
+    return BackboneConfig(name="vit_small_patch16_224", options=options)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig(MultiCropViews):
     """Heads, temperatures and the teacher's pace, with DINO's values."""
@@ -78,3 +84,15 @@ def student_groups(student: nn.Module, heads: Sequence[DINOHead], frozen_epochs:
         *kernels_and_vectors(student, *(head.mlp for head in heads)),
         ParameterGroup(params=last, frozen_epochs=frozen_epochs),
     ]
+
+
+def at_rate(groups: Sequence[ParameterGroup], module: nn.Module, factor: float) -> list[ParameterGroup]:
+    """`groups`, in which the learning rate of a module's parameters is multiplied by `factor`."""
+    inside = {id(p) for p in module.parameters()}
+    result = []
+    for group in groups:
+        for by, wanted in ((1.0, False), (factor, True)):
+            params = [p for p in group.params if (id(p) in inside) == wanted]
+            if params:
+                result.append(replace(group, params=params, lr_scale=group.lr_scale * by))
+    return result

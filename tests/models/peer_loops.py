@@ -331,6 +331,63 @@ def dino(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         update_momentum(head, slow_head, momentum)
 
 
+def ibot(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import DINOLoss, IBOTPatchLoss
+    from lightly.models.modules import DINOProjectionHead
+    from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM
+    from lightly.models.utils import update_momentum
+    from lightly.utils.scheduler import cosine_schedule
+
+    config, vit = method.config, method.student.vit
+    student = MaskedVisionTransformerTIMM(
+        copy.deepcopy(vit), copy.deepcopy(method.student.mask_token), "skip", pos_embed_initialization="skip"
+    )
+    teacher = copy.deepcopy(method.backbone)
+    head, slow_head = (
+        DINOProjectionHead(
+            method.feature_dim, config.hidden_dim, config.bottleneck_dim, config.prototypes,
+            freeze_last_layer=config.frozen_epochs, norm_last_layer=config.norm_last_layer,
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    carry(method.student_head, head)
+    carry(method.head, slow_head)
+    criterion = DINOLoss(
+        config.prototypes, config.warmup_teacher_temperature, config.teacher_temperature, config.warmup_teacher_epochs,
+        config.student_temperature, config.center_momentum,
+    ).double()  # fmt: skip
+    of_patches = IBOTPatchLoss(config.prototypes, student_temp=config.student_temperature).double()
+    ends = config.warmup_patch_teacher_temperature, config.patch_teacher_temperature
+    temperatures = torch.linspace(*ends, config.warmup_teacher_epochs).tolist()
+    optimizer = optimizer_of(student, head, name="adamw")
+    for step, batch in enumerate(batches):
+        large, small = torch.cat(batch.views[:2]), torch.cat(batch.views[2:])
+        masked = torch.cat([masks.masked for masks in batch.masks])
+        epoch = step // STEPS_PER_EPOCH
+        with torch.no_grad():
+            seen = teacher.forward_features(large)
+            targets, patch_targets = slow_head(seen[:, 0]).chunk(2), slow_head(seen[:, 1:].flatten(0, 1))
+        with seeded(0, step):  # which paths are dropped
+            tokens = student.encode(large, mask=F.pad(masked, (1, 0)))
+            classes = torch.cat([tokens[:, 0], student.encode(small)[:, 0]])
+        loss = criterion(list(targets), list(head(classes).chunk(len(batch.views))), epoch=epoch)
+        # Difference: lightly's centre is of hidden patches, the authors' of all of them.
+        center = of_patches.center.value.clone()
+        hidden, chosen = head(tokens[:, 1:][masked]), patch_targets[masked.flatten()]
+        temperature = temperatures[min(epoch, len(temperatures) - 1)]
+        loss = loss + of_patches(chosen, hidden, masked.view(-1, 4, 4), teacher_temp=temperature)
+        momentum = config.center_momentum
+        of_patches.center.center = momentum * center + (1 - momentum) * patch_targets.mean(dim=0)
+        optimizer.zero_grad()
+        loss.backward()
+        head.cancel_last_layer_gradients(epoch)
+        optimizer.step()
+        yield loss.detach()
+        momentum = cosine_schedule(step, EPOCHS * STEPS_PER_EPOCH + 1, config.momentum, 1.0)  # as in DINO
+        update_momentum(student.vit, teacher, momentum)
+        update_momentum(head, slow_head, momentum)
+
+
 def mae(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
@@ -353,6 +410,7 @@ LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "swav": ("lightly", "sgd", swav),
     "barlow_twins": ("lightly", "sgd", barlow_twins),
     "dino": ("lightly", "adamw", dino),
+    "ibot": ("lightly", "adamw", ibot),
     "simsiam": ("lightly", "sgd", simsiam),
     "vicreg": ("lightly", "sgd", vicreg),
     "tico": ("lightly", "sgd", tico),

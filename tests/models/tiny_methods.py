@@ -34,6 +34,12 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "drop_path_rate": 0.1}),
         "warmup_teacher_epochs": 2, "teacher_temperature": 0.07,
     },
+    "ibot": {
+        **PLAIN, "size": 16, "local_views": 2, "local_size": 8, "prototypes": 24, "hidden_dim": 32,
+        "bottleneck_dim": 12,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "drop_path_rate": 0.1}),
+        "warmup_teacher_epochs": 2,
+    },
     "moco_v3": {
         **PLAIN, "blur": (0.5, 0.1), "temperature": 0.2, "hidden_dim": 32, "projection_dim": 16,
         "projector_layers": 3, "predictor_norm": True,

@@ -8,6 +8,7 @@ from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepClusterConfig
 from headrace.models.methods.joint.dino import DINOConfig
+from headrace.models.methods.joint.ibot import IBOTConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3Config
@@ -17,7 +18,7 @@ from headrace.models.methods.joint.simsiam import SimSiamConfig
 from headrace.models.methods.joint.swav import SwAVConfig
 from headrace.models.methods.joint.tico import TiCoConfig
 from headrace.models.methods.joint.vicreg import VICRegConfig
-from headrace.models.parts.backbones import tiny_resnet
+from headrace.models.parts.backbones import tiny_resnet, tiny_vit
 from headrace.train.config import OptimConfig, RunConfig
 from headrace.train.recipes.small import small_run, small_views
 
@@ -113,6 +114,23 @@ def dino_small(*, data: str = "", out: str = "") -> RunConfig:
     return small_run("dino", model, OptimConfig(lr=3e-3, weight_decay=0.3), data=data, out=out)
 
 
+def ibot_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels and 256 prototypes, without small views, as DINO's small recipe. Small
+    batches make more steps of as many samples, which a ViT needs."""
+    model = IBOTConfig(
+        **small_views(smallest_crop=0.85),
+        **_byol_colours(),
+        local_views=0,
+        prototypes=256,
+        hidden_dim=256,
+        bottleneck_dim=64,
+        momentum=0.99,
+        warmup_teacher_epochs=0,
+        backbone=tiny_vit(width=64, depth=3),
+    )
+    return small_run("ibot", model, _of_small_vits(), data=data, out=out, batch_size=64)
+
+
 def moco_v3_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ResNet with the temperature of ViTs: a batch of 128 is told apart at 1.0 only by what is far apart."""
     model = MoCoV3Config(
@@ -205,3 +223,7 @@ def lejepa_small(*, data: str = "", out: str = "") -> RunConfig:
 def _byol_colours() -> dict[str, Any]:
     """Fields of BYOLViews."""
     return {"strength": 0.5, "grayscale": 0.0, "blur": (0.5, 0.5), "solarize": (0.0, 0.0)}
+
+
+def _of_small_vits() -> OptimConfig:
+    return OptimConfig(lr=2e-3, weight_decay=0.05, clip=3.0)

@@ -11,17 +11,11 @@ from headrace.models.losses import dino_loss
 from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
-from headrace.models.parts.distillation import DistillationConfig, student_groups, teacher_of
+from headrace.models.parts.distillation import DistillationConfig, student_groups, teacher_of, vit_small
 from headrace.models.parts.momentum import follow, follow_means, slow_copy
 from headrace.models.parts.multi_crop import by_resolution
 from headrace.models.parts.schedules import cosine, warmed_up
 from headrace.pipeline import Batch, ViewSpec
-
-
-def vit_small() -> BackboneConfig:
-    """ViT-S/16 for crops of any size, with the authors' drop path."""
-    options = {"dynamic_img_size": True, "drop_path_rate": 0.1}
-    return BackboneConfig(name="vit_small_patch16_224", options=options)
 
 
 @dataclass(frozen=True, kw_only=True)
