@@ -12,6 +12,7 @@ from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsC
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
+from headrace.models.methods.joint.dinov2 import DINOv2, DINOv2Config
 from headrace.models.methods.joint.ibot import IBOT, IBOTConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
@@ -139,6 +140,19 @@ METHODS: dict[str, MethodEntry] = {
         "class tokens and patches share all of the head, as in the published runs; counts of hidden patches are exact; "
         "in the layer decay, which theirs has not, the mask token belongs to the first layer; a Gaussian blur in the "
         "place of PIL's box filters",
+    ),
+    "dinov2": MethodEntry(
+        DINOv2Config,
+        DINOv2,
+        "joint",
+        "2304.07193",
+        "facebookresearch/dinov2 at b8931f7: dinov2/train/ssl_meta_arch.py, loss, layers, data, utils/param_groups.py, "
+        "configs",
+        "one of each sample's two large views has hidden patches, where theirs choose half of a batch's views, and "
+        "shares of hidden patches are not spread evenly over a batch; the patches' centre is of hidden patches of all "
+        "ranks, without the rows that only fill their buffer; the drop path leaves out samples one by one, not a fixed "
+        "number of them; the last layers' moments begin behind the frozen epochs; the layer decay counts the last norm "
+        "to the last block",
     ),
     "moco_v3": MethodEntry(
         MoCoV3Config,

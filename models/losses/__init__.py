@@ -13,7 +13,7 @@ from headrace.models.losses.distillation import (
     relation_loss,
 )
 from headrace.models.losses.gaussian import centre_distance, sigreg
-from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
+from headrace.models.losses.prototypes import crossed_views, sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
     normalize_channels,
@@ -21,6 +21,7 @@ from headrace.models.losses.reconstruction import (
     with_statistics_of,
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
+from headrace.models.losses.regularizers import gram_loss, koleo_loss
 from headrace.models.losses.tokens import masked_token_loss
 
 __all__ = [
@@ -29,8 +30,11 @@ __all__ = [
     "centred_targets",
     "clip_loss",
     "cosine_regression",
+    "crossed_views",
     "dino_loss",
+    "gram_loss",
     "in_batch_info_nce",
+    "koleo_loss",
     "masked_distillation",
     "masked_patch_loss",
     "masked_token_loss",

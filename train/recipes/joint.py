@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepClusterConfig
 from headrace.models.methods.joint.dino import DINOConfig
+from headrace.models.methods.joint.dinov2 import DINOv2Config
 from headrace.models.methods.joint.ibot import IBOTConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
@@ -112,6 +114,13 @@ def dino_small(*, data: str = "", out: str = "") -> RunConfig:
         backbone=tiny_resnet(),
     )
     return small_run("dino", model, OptimConfig(lr=3e-3, weight_decay=0.3), data=data, out=out)
+
+
+def dinov2_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels and 256 prototypes, as iBOT's small recipe; LayerScale begins at 0.1,
+    for branches that begin at nothing are slow to grow."""
+    model = DINOv2Config(**_dinov2_fields(), momentum=0.99, warmup_teacher_epochs=0)
+    return small_run("dinov2", model, _of_small_vits(), data=data, out=out, batch_size=64)
 
 
 def ibot_small(*, data: str = "", out: str = "") -> RunConfig:
@@ -223,6 +232,22 @@ def lejepa_small(*, data: str = "", out: str = "") -> RunConfig:
 def _byol_colours() -> dict[str, Any]:
     """Fields of BYOLViews."""
     return {"strength": 0.5, "grayscale": 0.0, "blur": (0.5, 0.5), "solarize": (0.0, 0.0)}
+
+
+def _dinov2_fields() -> dict[str, Any]:
+    """Fields of DINOv2's config."""
+    vit = tiny_vit(width=64, depth=3)
+    return {
+        **small_views(smallest_crop=0.85),
+        **_byol_colours(),
+        "local_views": 0,
+        "prototypes": 256,
+        "hidden_dim": 256,
+        "bottleneck_dim": 64,
+        "drop_path": 0.0,
+        "patch_embed_lr": 1.0,
+        "backbone": replace(vit, options={**vit.options, "init_values": 0.1}),
+    }
 
 
 def _of_small_vits() -> OptimConfig:
