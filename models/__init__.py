@@ -13,6 +13,7 @@ from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
 from headrace.models.methods.joint.dinov2 import DINOv2, DINOv2Config
+from headrace.models.methods.joint.dinov2_gram import DINOv2Gram, DINOv2GramConfig
 from headrace.models.methods.joint.ibot import IBOT, IBOTConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
@@ -153,6 +154,17 @@ METHODS: dict[str, MethodEntry] = {
         "ranks, without the rows that only fill their buffer; the drop path leaves out samples one by one, not a fixed "
         "number of them; the last layers' moments begin behind the frozen epochs; the layer decay counts the last norm "
         "to the last block",
+    ),
+    "dinov2_gram": MethodEntry(
+        DINOv2GramConfig,
+        DINOv2Gram,
+        "joint",
+        "2508.10104",
+        "facebookresearch/dinov3 at 6876159: dinov3/train/ssl_meta_arch.py, loss/gram_loss.py, data/augmentations.py, "
+        "configs/train/dinov3_vit7b16_gram_anchor.yaml",
+        "DINOv3's anchoring of DINOv2's network, heads and schedules, without its rotary positions and its heads "
+        "without weight norm; the anchor begins as the teacher that the stage starts from, where theirs may be an "
+        "earlier one; what deviates in DINOv2 does here, too",
     ),
     "moco_v3": MethodEntry(
         MoCoV3Config,

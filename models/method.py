@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -97,6 +97,9 @@ class Method(nn.Module):
     """The network that is kept after training."""
     feature_dim: int
     """D."""
+    continued: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """What `init` takes from another run beside the backbone, for a stage behind another method: modules or tensors
+    there, and those here that begin with the same weights."""
     keeps_samples: bool = False
     """Whether `loss` looks up what the method keeps of each training sample, so that it has none for other samples."""
 

@@ -10,6 +10,7 @@ from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepClusterConfig
 from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.methods.joint.dinov2 import DINOv2Config
+from headrace.models.methods.joint.dinov2_gram import DINOv2GramConfig
 from headrace.models.methods.joint.ibot import IBOTConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
@@ -121,6 +122,21 @@ def dinov2_small(*, data: str = "", out: str = "") -> RunConfig:
     for branches that begin at nothing are slow to grow."""
     model = DINOv2Config(**_dinov2_fields(), momentum=0.99, warmup_teacher_epochs=0)
     return small_run("dinov2", model, _of_small_vits(), data=data, out=out, batch_size=64)
+
+
+def dinov2_gram_small(*, data: str = "", out: str = "") -> RunConfig:
+    """DINOv2's small recipe, whose patches are kept as alike as those of an anchor, which is renewed every 400 steps.
+    The anchor's views have twice the side."""
+    model = DINOv2GramConfig(
+        **_dinov2_fields(),
+        momentum=0.99,
+        assignment="center",
+        frozen_epochs=1,
+        anchor_size=48,
+        anchor_every=400,
+        gram_weight=0.5,
+    )
+    return small_run("dinov2_gram", model, _of_small_vits(), data=data, out=out, batch_size=64)
 
 
 def ibot_small(*, data: str = "", out: str = "") -> RunConfig:
