@@ -14,6 +14,9 @@ from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterCo
 from headrace.models.methods.joint.deepcluster_v2 import DeepClusterV2, DeepClusterV2Config
 from headrace.models.methods.joint.densecl import DenseCL, DenseCLConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
+from headrace.models.methods.joint.dinov2 import DINOv2, DINOv2Config
+from headrace.models.methods.joint.dinov2_gram import DINOv2Gram, DINOv2GramConfig
+from headrace.models.methods.joint.ibot import IBOT, IBOTConfig
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.moco_v1 import MoCoV1, MoCoV1Config
@@ -155,6 +158,40 @@ METHODS: dict[str, MethodEntry] = {
         "2104.14294",
         "facebookresearch/dino at 7c446df: main_dino.py, utils.py, vision_transformer.py",
         "a Gaussian blur in the place of PIL's box filters",
+    ),
+    "ibot": MethodEntry(
+        IBOTConfig,
+        IBOT,
+        "joint",
+        "2111.07832",
+        "bytedance/ibot at da316d8: main_ibot.py, loader.py, models/head.py, models/vision_transformer.py",
+        "class tokens and patches share all of the head, as in the published runs; counts of hidden patches are exact; "
+        "in the layer decay, which theirs has not, the mask token belongs to the first layer; a Gaussian blur in the "
+        "place of PIL's box filters",
+    ),
+    "dinov2": MethodEntry(
+        DINOv2Config,
+        DINOv2,
+        "joint",
+        "2304.07193",
+        "facebookresearch/dinov2 at b8931f7: dinov2/train/ssl_meta_arch.py, loss, layers, data, utils/param_groups.py, "
+        "configs",
+        "one of each sample's two large views has hidden patches, where theirs choose half of a batch's views, and "
+        "shares of hidden patches are not spread evenly over a batch; the patches' centre is of hidden patches of all "
+        "ranks, without the rows that only fill their buffer; the drop path leaves out samples one by one, not a fixed "
+        "number of them; the last layers' moments begin behind the frozen epochs; the layer decay counts the last norm "
+        "to the last block",
+    ),
+    "dinov2_gram": MethodEntry(
+        DINOv2GramConfig,
+        DINOv2Gram,
+        "joint",
+        "2508.10104",
+        "facebookresearch/dinov3 at 6876159: dinov3/train/ssl_meta_arch.py, loss/gram_loss.py, data/augmentations.py, "
+        "configs/train/dinov3_vit7b16_gram_anchor.yaml",
+        "DINOv3's anchoring of DINOv2's network, heads and schedules, without its rotary positions and its heads "
+        "without weight norm; the anchor begins as the teacher that the stage starts from, where theirs may be an "
+        "earlier one; what deviates in DINOv2 does here, too",
     ),
     "moco_v3": MethodEntry(
         MoCoV3Config,

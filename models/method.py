@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -97,6 +97,9 @@ class Method(nn.Module):
     """The network that is kept after training."""
     feature_dim: int
     """D."""
+    continued: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """What `init` takes from another run beside the backbone, for a stage behind another method: modules or tensors
+    there, and those here that begin with the same weights."""
     keeps_samples: bool = False
     """Whether `loss` looks up what the method keeps of each training sample, so that it has none for other samples."""
 
@@ -127,6 +130,12 @@ class Method(nn.Module):
         to the one with its largest score. None, the default, where there are none. Call it in evaluation mode; a
         sample's scores do not depend on the rest of the batch then."""
         return None
+
+    @property
+    def layered(self) -> nn.Module:
+        """The network in training whose layers `optim.layer_decay` counts: by default the backbone. A method whose
+        backbone only follows another network gives that one."""
+        return self.backbone
 
     @property
     def towers(self) -> dict[str, Tower]:

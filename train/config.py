@@ -77,8 +77,9 @@ class OptimConfig(PlayerConfig):
     """Parts in which each rank takes its share of a batch, one after the other, before one step of the optimiser along
     their mean gradient. Losses that compare samples, and batch norms, see the samples of a part only."""
     layer_decay: float = 1.0
-    """Factor of the learning rate from each layer of the backbone to the one before it, as 0.75 in BEiT and in MAE's
-    fine-tuning, so that the first layers move least; 1 turns it off. For backbones of timm."""
+    """Factor of the learning rate from each layer of the backbone, or of the student that it follows, to the one before
+    it, as 0.75 in BEiT and in MAE's fine-tuning, so that the first layers move least; 1 turns it off. For backbones of
+    timm."""
     players: dict[str, PlayerConfig] = field(default_factory=dict)
     """Optimisers of a method's other players by name, such as a discriminator's; a player that is not here moves as the
     others do. The warm-up and the way down of `schedule` are theirs too, `final_weight_decay` is not."""

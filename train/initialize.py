@@ -20,7 +20,7 @@ _SHOWN = 3
 
 def initialize(method: Method, source: Path) -> str:
     """Give the weights in `source` to the method's backbone, and to its twins: other parts of the method that are the
-    same network, such as a teacher or a slow copy.
+    same network, such as a teacher or a slow copy. A run gives what else `Method.continued` names, too.
 
     Args:
         source: a run's folder, of which the newest readable checkpoint counts; a checkpoint; a file of safetensors or a
@@ -35,19 +35,19 @@ def initialize(method: Method, source: Path) -> str:
     """
     backbone: nn.Module = method.backbone
     wanted = backbone.state_dict()
-    given = _renamed(_read(source), wanted)
+    tensors = _read(source)
+    inside = {name.removeprefix("backbone."): x for name, x in tensors.items() if name.startswith("backbone.")}
+    given = _renamed(inside or tensors, wanted)
     found = {name: given[name] for name in wanted if name in given}
     if not found:
         raise ConfigError(
             f"init: {source}: has no tensor of the backbone, which has {_list(wanted)}; has {_list(given)}"
         )
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
-            here, there = tuple(wanted[name].shape), tuple(tensor.shape)
-            raise ConfigError(f"init: {source}: {name} has the shape {there}, and {here} in the method's backbone")
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ConfigError(f"init: {source}: {name} is not finite")
+    others = _continued(method, tensors) if inside else {}
+    _require_fitting(found, wanted, source, "the method's backbone")
+    _require_fitting(others, method.state_dict(), source, "the method")
     twins = _twins(method)
+    method.load_state_dict(others, strict=False)
     for module in (backbone, *twins.values()):
         module.load_state_dict(found, strict=False)
     line = f"init: {len(found)} of the backbone's {len(wanted)} tensors are from {source}"
@@ -55,22 +55,43 @@ def initialize(method: Method, source: Path) -> str:
         ("missing there, left as drawn", wanted.keys() - found.keys()),
         ("not used", given.keys() - found.keys()),
         ("also given to", twins),
+        ("taken beside it", others),
     ):
         if names:
             line += f"; {what}: {_list(sorted(names))}"
     return line
 
 
+def _require_fitting(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: Path, where: str) -> None:
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            here, there = tuple(wanted[name].shape), tuple(tensor.shape)
+            raise ConfigError(f"init: {source}: {name} has the shape {there}, and {here} in {where}")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ConfigError(f"init: {source}: {name} is not finite")
+
+
+def _continued(method: Method, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a run has of `Method.continued`, by the names of the method that goes on from it."""
+    own = method.state_dict().keys()
+    return {
+        part + name.removeprefix(there): x
+        for there, parts in method.continued.items()
+        for name, x in tensors.items()
+        if name == there or name.startswith(f"{there}.")
+        for part in parts
+        if part + name.removeprefix(there) in own
+    }
+
+
 def _read(source: Path) -> dict[str, Tensor]:
-    """The tensors of a backbone."""
+    """Tensors by their names in the run or file."""
     try:
-        tensors = _tensors(source)
+        return _tensors(source)
     except RunError as error:
         raise ConfigError(f"init: {error}") from None
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"init: {source}: cannot be read ({' '.join(str(error).split())})") from None
-    inside = {name.removeprefix("backbone."): x for name, x in tensors.items() if name.startswith("backbone.")}
-    return inside or tensors
 
 
 def _tensors(source: Path) -> dict[str, Tensor]:

@@ -14,9 +14,9 @@ from headrace.train.errors import ConfigError
 
 
 def layered(groups: Sequence[ParameterGroup], backbone: nn.Module, decay: float) -> list[ParameterGroup]:
-    """`groups`, each divided by layers of `backbone`, whose learning rates are multiplied by `decay` once for every
-    layer behind them, as in BEiT (arXiv 2106.08254) and in MAE's fine-tuning. What is not of the backbone keeps its
-    rate and counts as one layer behind it.
+    """`groups`, each divided by layers of `backbone`, which is `Method.layered`. Its learning rates are multiplied by
+    `decay` once for every layer behind them, as in BEiT (arXiv 2106.08254) and in MAE's fine-tuning. What is not of the
+    backbone keeps its rate and counts as one layer behind it.
 
     Layers are timm's: of a ViT what comes before the blocks, and each block, the last norm with the last of them.
 

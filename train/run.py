@@ -192,7 +192,7 @@ def _start(
             _say(f"precision {precision}: {reason}")
     module = distribute(method, world, config.sync_batch_norm)
     tables = embedding_tables(method)
-    groups = layered(method.parameter_groups(), method.backbone, config.optim.layer_decay)
+    groups = layered(method.parameter_groups(), method.layered, config.optim.layer_decay)
     optimizer = build_optimizer(groups, config.optim, config.batch_size, tables=tables)
     numbers = Precision(config.precision, world.device)
     loader = _loader(config, method, shards, world, config.batch_size, epochs=config.epochs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -417,6 +417,76 @@ class MSNPeer(Peer):
         return self.criterion(torch.cat(anchors), targets, self.prototypes.weight, self.config.sharpening)
 
 
+class IBOTPeer(Peer):
+    """With masks of lightly's own, on half of the large views; its centre is of hidden patches."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from lightly.loss import DINOLoss, IBOTPatchLoss
+        from lightly.models.modules.heads import DINOProjectionHead
+        from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM
+
+        c, ours = self.config, cast(Any, method)
+        self.grid = ours.inputs.masks[0].grid
+        self.student = MaskedVisionTransformerTIMM(
+            copy.deepcopy(ours.student.vit), weight_initialization="skip", pos_embed_initialization="skip"
+        )
+        self.backbone = copy.deepcopy(ours.backbone)
+        self.student_head, self.head = (
+            DINOProjectionHead(
+                self.dim,
+                c.hidden_dim,
+                c.bottleneck_dim,
+                c.prototypes,
+                freeze_last_layer=c.frozen_epochs,
+                norm_last_layer=c.norm_last_layer,
+            )
+            for _ in range(2)
+        )
+        self.head.load_state_dict(self.student_head.state_dict())
+        self.head.requires_grad_(False)
+        self.criterion = DINOLoss(
+            output_dim=c.prototypes,
+            warmup_teacher_temp=c.warmup_teacher_temperature,
+            teacher_temp=c.teacher_temperature,
+            warmup_teacher_temp_epochs=c.warmup_teacher_epochs,
+            student_temp=c.student_temperature,
+            center_momentum=c.center_momentum,
+        )
+        self.patch_criterion = IBOTPatchLoss(
+            output_dim=c.prototypes,
+            teacher_temp=c.patch_teacher_temperature,
+            student_temp=c.student_temperature,
+            center_momentum=c.center_momentum,
+        )
+
+    def loss(self, views: list[Tensor], context: Context) -> Tensor:
+        from lightly.models.utils import random_block_mask, update_momentum
+        from lightly.utils.scheduler import cosine_schedule
+
+        momentum = cosine_schedule(context.step, context.total_steps, self.config.momentum, 1.0)
+        update_momentum(self.student.vit, self.backbone, momentum)
+        update_momentum(self.student_head, self.head, momentum)
+        teacher_backbone: Any = self.backbone
+        large = torch.cat(views[:2])
+        low, high = self.config.mask_ratio
+        size = len(large), *self.grid
+        mask = random_block_mask(size, min_image_mask_ratio=low, max_image_mask_ratio=high, min_num_masks_per_block=1)
+        masked = mask.flatten(1).to(large.device)
+        with torch.no_grad():
+            seen = teacher_backbone.forward_features(large)
+            teacher, targets = self.head(seen[:, 0]), self.head(seen[:, 1:][masked])
+        tokens = self.student.encode(large, mask=nn.functional.pad(masked, (1, 0)))
+        student = list(self.student_head(tokens[:, 0]).chunk(2))
+        student += [self.student_head(self.student(view)) for view in views[2:]]
+        patches = self.student_head(tokens[:, 1:][masked])
+        of_class = self.criterion(list(teacher.chunk(2)), student, epoch=context.epoch)
+        return of_class + self.patch_criterion(targets, patches, mask.to(large.device))
+
+    def after_backward(self, context: Context) -> None:
+        self.student_head.cancel_last_layer_gradients(context.epoch)
+
+
 PEERS: dict[str, Callable[[Method], Peer]] = {
     "simclr": SimCLRPeer,
     "moco_v1": MoCoV1Peer,
@@ -426,6 +496,7 @@ PEERS: dict[str, Callable[[Method], Peer]] = {
     "barlow_twins": BarlowTwinsPeer,
     "swav": SwAVPeer,
     "dino": DINOPeer,
+    "ibot": IBOTPeer,
     "simsiam": SimSiamPeer,
     "nnclr": NNCLRPeer,
     "vicreg": VICRegPeer,

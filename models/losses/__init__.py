@@ -12,12 +12,19 @@ from headrace.models.losses.contrastive import (
     nt_xent,
     queue_info_nce,
 )
-from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
+from headrace.models.losses.distillation import (
+    centred_targets,
+    cosine_regression,
+    dino_loss,
+    masked_distillation,
+    relation_loss,
+)
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.latent import contextual_targets, scaled_regression, target_regression
 from headrace.models.losses.prototypes import (
     assignment_loss,
     cluster_cross_entropy,
+    crossed_views,
     masked_siamese_terms,
     sinkhorn,
     swapped_prediction,
@@ -30,6 +37,7 @@ from headrace.models.losses.reconstruction import (
     with_statistics_of,
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
+from headrace.models.losses.regularizers import gram_loss, koleo_loss
 from headrace.models.losses.tokens import masked_token_loss
 from headrace.models.losses.whitening import w_mse_loss, whitened
 
@@ -37,13 +45,18 @@ __all__ = [
     "assignment_loss",
     "barlow_twins_loss",
     "centre_distance",
+    "centred_targets",
     "clip_loss",
     "cluster_cross_entropy",
     "contextual_targets",
     "cosine_regression",
+    "crossed_views",
     "dense_info_nce",
     "dino_loss",
+    "gram_loss",
     "in_batch_info_nce",
+    "koleo_loss",
+    "masked_distillation",
     "masked_patch_loss",
     "masked_siamese_terms",
     "masked_token_loss",

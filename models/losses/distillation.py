@@ -1,4 +1,4 @@
-"""Agree with a slower copy of oneself: BYOL, DINO, ReSSL."""
+"""Agree with a slower copy of oneself: BYOL, DINO, iBOT, ReSSL."""
 
 from __future__ import annotations
 
@@ -66,6 +66,47 @@ def dino_loss(
         if i != j
     ]
     return torch.stack(pairs).mean()
+
+
+@torch.no_grad()
+@full_precision
+def centred_targets(teacher: Tensor, center: Tensor, temperature: float | Tensor) -> Tensor:
+    """`softmax((t - c) / t_t)` over the last dimension: what a student's outputs are compared with. Without gradient.
+
+    Args:
+        teacher: t, (..., K).
+        center: (K,) or (1, K).
+        temperature: t_t, above 0; a scalar tensor may change between steps of a compiled loss.
+
+    Returns:
+        (..., K), float32 (float64 for float64).
+
+    Source: as `dino_loss`.
+    """
+    return F.softmax((teacher - center) / temperature, dim=-1)
+
+
+@full_precision
+def masked_distillation(student: Tensor, targets: Tensor, counted: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of a student's patches under their targets, where they were hidden.
+
+    `-sum q log softmax(s / t_s)`, the mean over the patches of a sample that count, then over samples. A sample of
+    which none counts adds 0.
+
+    Args:
+        student: s, (N, L, K).
+        targets: q, (N, L, K), rows that add up to 1; they get no gradient.
+        counted: bool (N, L), the patches that count.
+        temperature: t_s, above 0.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2111.07832, equation 2; authors' code bytedance/ibot at da316d8, main_ibot.py, iBOTLoss.
+    """
+    entropy = -(targets.detach() * F.log_softmax(student / temperature, dim=-1)).sum(dim=-1)
+    of_sample = (entropy * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+    return of_sample.mean()
 
 
 @full_precision

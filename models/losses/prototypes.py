@@ -1,4 +1,4 @@
-"""Predict assignments to prototypes: SwAV, CAPI, DeepCluster-v2, MSN."""
+"""Predict assignments to prototypes: SwAV, DINOv2, CAPI, DeepCluster-v2, MSN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.models.parts.collectives import mean_over_ranks, summed, total, wo
 
 @torch.no_grad()
 @full_precision
-def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+def sinkhorn(scores: Tensor, epsilon: float | Tensor, iterations: int, counted: Tensor | None = None) -> Tensor:
     """Soft assignments of the samples of all ranks to prototypes, each prototype having the same share of them.
 
     Starting from `exp(scores / epsilon)`, prototypes and then samples are divided by their sums, `iterations` times.
@@ -24,22 +24,29 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     Args:
         scores: (..., N, K) of samples and prototypes; every rank passes the same K, N may differ. What stands in front,
             such as places, is shared out by itself.
-        epsilon: sharpness; smaller is closer to a hard assignment. Above 0.
+        epsilon: sharpness; smaller is closer to a hard assignment. Above 0; a scalar tensor may change between steps of
+            a compiled loss.
         iterations: how often; 3 in the papers.
+        counted: bool (N,), the rows that are samples, at least one over all ranks; what the others hold has no effect.
+            None means all.
 
     Returns:
-        (..., N, K), rows add up to 1; without gradient.
+        (..., N, K), rows add up to 1, and those that are no samples to 0; without gradient.
 
     Source: arXiv 2006.09882, section 3.1; authors' code facebookresearch/swav at 06b1b7c, main_swav.py,
     distributed_sinkhorn.
     """
-    if epsilon <= 0:
+    if not isinstance(epsilon, Tensor) and epsilon <= 0:
         raise ValueError(f"sinkhorn needs an epsilon above 0, got {epsilon}")
+    if counted is not None:
+        scores = scores.masked_fill(~counted[:, None], float("-inf"))
     q = torch.exp((scores - _largest(scores)) / epsilon)
-    prototypes, samples = scores.shape[-1], total(scores.new_tensor(float(scores.shape[-2])))
+    prototypes, n = scores.shape[-1], scores.shape[-2]
+    samples = total(scores.new_tensor(float(n)) if counted is None else counted.sum().to(scores.dtype))
     for _ in range(iterations):
         q = q / total(q.sum(dim=-2, keepdim=True)) / prototypes
-        q = q / q.sum(dim=-1, keepdim=True) / samples
+        of_sample = q.sum(dim=-1, keepdim=True)
+        q = q / (of_sample if counted is None else of_sample.masked_fill(~counted[:, None], 1.0)) / samples
     return q * samples
 
 
@@ -69,16 +76,40 @@ def swapped_prediction(scores: Sequence[Tensor], targets: Sequence[Tensor], temp
 
     Source: arXiv 2006.09882, equation 2; authors' code facebookresearch/swav at 06b1b7c, main_swav.py, train.
     """
+    return torch.stack([term for _, term in _pairs(scores, targets, temperature)]).mean()
+
+
+@full_precision
+def crossed_views(scores: Sequence[Tensor], targets: Sequence[Tensor], temperature: float) -> tuple[Tensor, Tensor]:
+    """`swapped_prediction` in two addends: what large views add to it, and what small ones do, as DINOv2 logs it.
+
+    Args:
+        scores, targets, temperature: as there.
+
+    Returns:
+        Two float32 scalars (float64 for float64); the second is 0 without small views.
+
+    Source: arXiv 2304.07193, section 4; authors' code facebookresearch/dinov2 at b8931f7, dinov2/train/ssl_meta_arch.py
+    and dinov2/loss/dino_clstoken_loss.py.
+    """
+    pairs = _pairs(scores, targets, temperature)
+    large = [term for view, term in pairs if view < len(targets)]
+    small = [term for view, term in pairs if view >= len(targets)]
+    nothing = scores[0].new_zeros(1)
+    return torch.stack(large).sum() / len(pairs), (torch.stack(small) if small else nothing).sum() / len(pairs)
+
+
+def _pairs(scores: Sequence[Tensor], targets: Sequence[Tensor], temperature: float) -> list[tuple[int, Tensor]]:
+    """Of each large view and each other one: the other one's number, and its mean cross entropy."""
     if len(scores) < 2:
         raise ValueError(f"swapped_prediction needs at least two views, got {len(scores)}")
     logs = [F.log_softmax(score / temperature, dim=1) for score in scores]
-    pairs = [
-        -(target.detach() * log).sum(dim=1).mean()
+    return [
+        (v, -(target.detach() * log).sum(dim=1).mean())
         for i, target in enumerate(targets)
         for v, log in enumerate(logs)
         if i != v
     ]
-    return torch.stack(pairs).mean()
 
 
 @full_precision

@@ -1,14 +1,18 @@
-"""A ViT of timm's whose encoder sees some of the patches, and a decoder that fills in the others."""
+"""A ViT of timm's that sees some of the patches, or one token for each hidden one, and a decoder that fills them in."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import timm
 import torch
+from timm.layers.drop import DropPath
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from headrace.models.checks import require
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.positions import sine_cosine
 
@@ -122,6 +126,52 @@ def encode_with_mask_tokens(vit: Any, images: Tensor, masked: Tensor | None, mas
         where = masked.view(*tokens.shape[:-1], 1)
         tokens = torch.where(where, mask_token.to(tokens.dtype).view(*[1] * (tokens.ndim - 1), -1), tokens)
     return vit.norm(vit.blocks(vit.norm_pre(vit.patch_drop(vit._pos_embed(tokens)))))
+
+
+class MaskTokenViT(nn.Module):
+    """A timm ViT and the token that stands for its hidden patches, zero at first: see `encode_with_mask_tokens`."""
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.vit = vit
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, vit.embed_dim))
+
+    def forward(self, images: Tensor, masked: Tensor | None = None) -> Tensor:
+        return encode_with_mask_tokens(self.vit, images, masked, self.mask_token)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers as timm counts those of its ViTs; the mask token belongs to the first, as DINOv2 has it."""
+        return {
+            "stem": r"^mask_token|^vit\.(?:cls_token|reg_token|pos_embed|patch_embed)",
+            "blocks": [(r"^vit\.blocks\.(\d+)", None), (r"^vit\.norm", (99999,))],
+        }
+
+
+def build_vit(config: Any) -> tuple[Any, BackboneConfig, tuple[int, int]]:
+    """The ViT with a class token that the `backbone` of a method's config names, for views of the config's `size`, with
+    positions that fit views of other sizes too; how to build it again; and rows and columns of its patches.
+
+    Raises:
+        ValueError: if it is no such ViT, or a view is not of whole patches.
+    """
+    backbone: BackboneConfig = config.backbone
+    vit: Any = None
+    if timm.models.is_model_in_modules(backbone.name, ["vision_transformer", "deit"]):
+        options = {"img_size": config.size, "dynamic_img_size": True, **backbone.options}
+        backbone = replace(backbone, options=options)
+        vit, _ = build_backbone(backbone)
+    if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
+        name = type(config).__name__
+        raise ValueError(f"{name}.backbone must be a ViT with a class token, {backbone.name} is not one")
+    side = int(vit.patch_embed.patch_size[0])
+    require(config.size % side == 0, config, "size", f"be a multiple of the patches' {side} pixels")
+    return vit, backbone, (config.size // side, config.size // side)
+
+
+def uniform_drop_path(vit: Any, rate: float) -> None:
+    """The same drop path in all blocks of a timm ViT, where timm's own rises from block to block; 0 for none."""
+    for block in vit.blocks:
+        block.drop_path1, block.drop_path2 = (DropPath(rate) if rate else nn.Identity() for _ in range(2))
 
 
 class MaskedDecoder(nn.Module):

@@ -13,3 +13,9 @@ def cosine(start: float, end: float, progress: float) -> float:
 def linear(start: float, end: float, progress: float) -> float:
     """From `start` to `end` on a line, as `progress` goes from 0 to 1; `end` afterwards."""
     return start + (end - start) * min(1.0, progress)
+
+
+def warmed_up(start: float, end: float, done: int, length: int) -> float:
+    """From `start` to `end` on a line of `length` points, ends included, of which `done` have passed; `end` behind the
+    last one. DINO's teachers are warmed up so."""
+    return linear(start, end, done / max(1, length - 1) if done < length else 1.0)

@@ -57,6 +57,40 @@ class BYOLViews:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiCropViews(BYOLViews):
+    """Two large views, which are BYOL's, and some small ones, as DINO and its successors take them.
+
+    facebookresearch/dino at 7c446df, main_dino.py, DataAugmentationDINO.
+    """
+
+    crop_scale: tuple[float, float] = (0.4, 1.0)
+    """Area of the large crops as a share of the image."""
+    local_views: int = 8
+    """Small views, which the teacher does not see."""
+    local_size: int = 96
+    """Their side, in pixels."""
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    """Area of their crops."""
+    local_blur: float = 0.5
+    """Probability of their Gaussian blur; 0 turns it off."""
+
+    def views(self) -> ViewSpec:
+        """The large views first."""
+        large = super().views().views
+        # PIL's blur has no limit: thirteen taps hold one of 2 pixels to three deviations.
+        taps = min(13, self.local_size - 1 | 1)
+        small: View = replace(
+            large[0],
+            size=self.local_size,
+            scale=self.local_scale,
+            blur=self.local_blur,
+            blur_kernel=taps,
+            solarize=0.0,
+        )
+        return ViewSpec([*large, *[small] * self.local_views])
+
+
+@dataclass(frozen=True, kw_only=True)
 class MoCoViews:
     """MoCo v2's augmentation, drawn twice; SimSiam and ReSSL's student take it, too.
 

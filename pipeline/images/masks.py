@@ -143,7 +143,8 @@ class BlockMask:
     As `MaskingGenerator` in microsoft/unilm, beit/masking_generator.py, and the like in the other two: a rectangle's
     area lies between `smallest` and the patches still wanted, and it is less high and less wide than the grid. Where
     ten tries place none, their code stays below the count; here single patches fill it up, as in DINOv3's. DINOv2's
-    code masks just half of a batch, with shares spread evenly; here each sample draws for itself.
+    code masks just half of a batch's views, with shares spread evenly; here each sample draws for itself. With a second
+    mask that stands in for the first one (`instead_of`) it is just half of them, too: one of each sample's two views.
     """
 
     grid: Grid
@@ -156,6 +157,9 @@ class BlockMask:
     """Height over width of a rectangle, drawn log-uniformly."""
     smallest: int = 4
     """Patches of the smallest rectangle that is tried. BEiT takes 16, iBOT a ninth of the grid."""
+    instead_of: int | None = None
+    """Number of another mask of the specification, of the same `probability`: a sample has this mask where it does not
+    have that one. None draws whether it has this one by itself."""
 
     def __post_init__(self) -> None:
         _check_grid(self, self.grid)
@@ -165,14 +169,23 @@ class BlockMask:
         check(0.0 <= self.probability <= 1.0, self, "probability", self.probability, "in [0, 1]")
         check(0.0 < self.aspect[0] <= self.aspect[1], self, "aspect", self.aspect, "0 < low <= high")
         check(self.smallest >= 1, self, "smallest", self.smallest, "at least 1")
+        good = self.instead_of is None or self.instead_of >= 0
+        check(good, self, "instead_of", self.instead_of, "the number of another mask, or None")
+
+    @property
+    def largest(self) -> int:
+        """Patches of the largest mask that can be drawn."""
+        return _share(_patches(self.grid), self.ratio[1])
 
     def draw(self, seed: int, epoch: int, sample_ids: np.ndarray, number: int) -> BlockMasks:
         """See `draw_masks`."""
+        gate = number if self.instead_of is None else self.instead_of
         masked = np.zeros((len(sample_ids), *self.grid), np.bool_)
         count = np.empty(len(sample_ids), np.int64)
         low, high = (float(np.log(side)) for side in self.aspect)
         settings = (*map(float, self.ratio), float(self.probability), low, high, float(self.smallest))
-        _draw_blocks(key_word(seed), key_word(epoch), sample_ids, key_word(number), settings, masked, count)
+        keys = key_word(seed), key_word(epoch), sample_ids, key_word(number)
+        _draw_blocks(*keys, key_word(gate), self.instead_of is not None, settings, masked, count)
         return BlockMasks(torch.from_numpy(masked).flatten(1), torch.from_numpy(count))
 
 
@@ -587,14 +600,16 @@ def _draw_prefix(seed, epoch, sample_ids, number, patches, prefix):
 
 
 @kernel
-def _draw_blocks(seed, epoch, sample_ids, number, settings, masked, count):
+def _draw_blocks(seed, epoch, sample_ids, number, gate, inverted, settings, masked, count):
     ratio_low, ratio_high, probability, log_low, log_high, smallest = settings
     rows, columns = masked.shape[1], masked.shape[2]
     for i in range(len(sample_ids)):
         sample = np.uint64(sample_ids[i])
         words = philox(seed, _STREAM, number, np.uint64(2), sample, epoch)
         ratio = ratio_low + (ratio_high - ratio_low) * unit(words[0])
-        wanted = np.int64(np.round(rows * columns * ratio, 6)) if unit(words[1]) < probability else 0
+        gates = philox(seed, _STREAM, gate, np.uint64(2), sample, epoch)
+        applies = (unit(gates[1]) < probability) != inverted
+        wanted = np.int64(np.round(rows * columns * ratio, 6)) if applies else 0
         count[i] = wanted
         grid = masked[i]
         found, block, placed = 0, 0, True

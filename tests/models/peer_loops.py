@@ -471,6 +471,126 @@ def msn(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         update_momentum(head, slow_head, momentum)
 
 
+def ibot(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import DINOLoss, IBOTPatchLoss
+    from lightly.models.modules import DINOProjectionHead
+    from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM
+    from lightly.models.utils import update_momentum
+    from lightly.utils.scheduler import cosine_schedule
+
+    config, vit = method.config, method.student.vit
+    student = MaskedVisionTransformerTIMM(
+        copy.deepcopy(vit), copy.deepcopy(method.student.mask_token), "skip", pos_embed_initialization="skip"
+    )
+    teacher = copy.deepcopy(method.backbone)
+    head, slow_head = (
+        DINOProjectionHead(
+            method.feature_dim, config.hidden_dim, config.bottleneck_dim, config.prototypes,
+            freeze_last_layer=config.frozen_epochs, norm_last_layer=config.norm_last_layer,
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    carry(method.student_head, head)
+    carry(method.head, slow_head)
+    criterion = DINOLoss(
+        config.prototypes, config.warmup_teacher_temperature, config.teacher_temperature, config.warmup_teacher_epochs,
+        config.student_temperature, config.center_momentum,
+    ).double()  # fmt: skip
+    of_patches = IBOTPatchLoss(config.prototypes, student_temp=config.student_temperature).double()
+    ends = config.warmup_patch_teacher_temperature, config.patch_teacher_temperature
+    temperatures = torch.linspace(*ends, config.warmup_teacher_epochs).tolist()
+    optimizer = optimizer_of(student, head, name="adamw")
+    for step, batch in enumerate(batches):
+        large, small = torch.cat(batch.views[:2]), torch.cat(batch.views[2:])
+        masked = torch.cat([masks.masked for masks in batch.masks])
+        epoch = step // STEPS_PER_EPOCH
+        with torch.no_grad():
+            seen = teacher.forward_features(large)
+            targets, patch_targets = slow_head(seen[:, 0]).chunk(2), slow_head(seen[:, 1:].flatten(0, 1))
+        with seeded(0, step):  # which paths are dropped
+            tokens = student.encode(large, mask=F.pad(masked, (1, 0)))
+            classes = torch.cat([tokens[:, 0], student.encode(small)[:, 0]])
+        loss = criterion(list(targets), list(head(classes).chunk(len(batch.views))), epoch=epoch)
+        # Difference: lightly's centre is of hidden patches, the authors' of all of them.
+        center = of_patches.center.value.clone()
+        hidden, chosen = head(tokens[:, 1:][masked]), patch_targets[masked.flatten()]
+        temperature = temperatures[min(epoch, len(temperatures) - 1)]
+        loss = loss + of_patches(chosen, hidden, masked.view(-1, 4, 4), teacher_temp=temperature)
+        momentum = config.center_momentum
+        of_patches.center.center = momentum * center + (1 - momentum) * patch_targets.mean(dim=0)
+        optimizer.zero_grad()
+        loss.backward()
+        head.cancel_last_layer_gradients(epoch)
+        optimizer.step()
+        yield loss.detach()
+        momentum = cosine_schedule(step, EPOCHS * STEPS_PER_EPOCH + 1, config.momentum, 1.0)  # as in DINO
+        update_momentum(student.vit, teacher, momentum)
+        update_momentum(head, slow_head, momentum)
+
+
+def dinov2(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import DINOLoss, IBOTPatchLoss, KoLeoLoss
+    from lightly.models.modules import DINOProjectionHead
+    from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM
+    from lightly.models.utils import update_momentum
+    from lightly.utils.scheduler import cosine_schedule
+
+    config = method.config
+    student = MaskedVisionTransformerTIMM(
+        copy.deepcopy(method.student.vit),
+        copy.deepcopy(method.student.mask_token),
+        "skip",
+        pos_embed_initialization="skip",
+    )
+    teacher = copy.deepcopy(method.backbone)
+
+    def head_like(ours: nn.Module, bottleneck: int, prototypes: int) -> nn.Module:
+        head = DINOProjectionHead(
+            method.feature_dim, config.hidden_dim, bottleneck, prototypes,
+            freeze_last_layer=config.frozen_epochs, norm_last_layer=False,
+        )  # fmt: skip
+        carry(ours, head)
+        return head
+
+    sizes, own = (config.bottleneck_dim, config.prototypes), (config.patch_bottleneck_dim, config.patch_prototypes)
+    head, slow_head = (head_like(ours, *sizes) for ours in (method.student_head, method.head))
+    patch_head, slow_patch_head = (head_like(ours, *own) for ours in (method.student_patch_head, method.patch_head))
+    temperature = config.teacher_temperature  # from the start
+    criterion = DINOLoss(config.prototypes, student_temp=config.student_temperature).double()
+    of_patches = IBOTPatchLoss(config.patch_prototypes, student_temp=config.student_temperature).double()
+    koleo = KoLeoLoss()
+    optimizer = optimizer_of(student, head, patch_head, name="adamw")
+    embedding = list(student.vit.patch_embed.parameters())
+    for group in list(optimizer.param_groups):  # each parameter of the patches' projection for itself
+        inside = [p for p in group["params"] if any(p is other for other in embedding)]
+        group["params"] = [p for p in group["params"] if all(p is not other for other in inside)]
+        slower = {"lr": group["lr"] * config.patch_embed_lr, "weight_decay": group["weight_decay"]}
+        optimizer.add_param_group({"params": inside, **slower})
+    for step, batch in enumerate(batches):
+        large, small = torch.cat(batch.views[:2]), torch.cat(batch.views[2:])
+        masked = torch.cat([masks.masked for masks in batch.masks])
+        epoch = step // STEPS_PER_EPOCH
+        with torch.no_grad():
+            seen = teacher.forward_features(large)
+            targets, patch_targets = slow_head(seen[:, 0]).chunk(2), slow_patch_head(seen[:, 1:][masked])
+        with seeded(0, step):  # which paths are dropped
+            tokens = student.encode(large, mask=F.pad(masked, (1, 0)))
+            classes = torch.cat([tokens[:, 0], student.encode(small)[:, 0]])
+        loss = criterion(list(targets), list(head(classes).chunk(len(batch.views))), teacher_temp=temperature)
+        patches = patch_head(tokens[:, 1:][masked])
+        loss = loss + of_patches(patch_targets, patches, masked.view(-1, 4, 4), teacher_temp=temperature)
+        loss = loss + config.koleo_weight * sum(koleo(x) for x in tokens[:, 0].chunk(2))
+        optimizer.zero_grad()
+        loss.backward()
+        head.cancel_last_layer_gradients(epoch)
+        patch_head.cancel_last_layer_gradients(epoch)
+        optimizer.step()
+        yield loss.detach()
+        momentum = cosine_schedule(step, EPOCHS * STEPS_PER_EPOCH + 1, config.momentum, 1.0)  # as in DINO
+        for fast, slow in ((student.vit, teacher), (head, slow_head), (patch_head, slow_patch_head)):
+            update_momentum(fast, slow, momentum)
+
+
 def mae(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
@@ -495,6 +615,8 @@ LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "swav": ("lightly", "sgd", swav),
     "barlow_twins": ("lightly", "sgd", barlow_twins),
     "dino": ("lightly", "adamw", dino),
+    "ibot": ("lightly", "adamw", ibot),
+    "dinov2": ("lightly", "adamw", dinov2),
     "simsiam": ("lightly", "sgd", simsiam),
     "vicreg": ("lightly", "sgd", vicreg),
     "tico": ("lightly", "sgd", tico),

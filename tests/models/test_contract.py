@@ -116,9 +116,11 @@ def test_it_trains(name: str, shards: ShardSet, batches: list[Batch], dtype: tor
 
 
 def test_the_loss_falls_on_a_batch_that_comes_again(name: str, shards: ShardSet, batches: list[Batch]) -> None:
-    """In one epoch. DINO's teacher and centre stand still for it, and TiCo's moment is the batch's own: what they ask
-    becomes harder as they move."""
-    still = {"dino": {"momentum": 1.0, "center_momentum": 1.0}, "tico": {"beta": 0.0}}.get(name, {})
+    """In one epoch. Teachers and centres of DINO and its like stand still for it, and TiCo's moment is the batch's own:
+    what they ask becomes harder as they move."""
+    teacher = {"momentum": 1.0, "center_momentum": 1.0}
+    teachers = dict.fromkeys(("dino", "ibot", "dinov2", "dinov2_gram"), teacher)
+    still = {**teachers, "tico": {"beta": 0.0}}.get(name, {})
     method = build_method(name, **{**TINY[name], **still}).train()
     losses = [loss.item() for loss in steps(method, shards, batches[:1], 40, epoch=40)]
     assert sum(losses[-5:]) / 5 < 0.95 * sum(losses[1:6]) / 5

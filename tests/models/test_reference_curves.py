@@ -22,9 +22,17 @@ from tests.models.tiny_methods import TINY
 SAMPLES = 40
 
 CHANGES: dict[str, dict[str, Any]] = {
-    # Sums of powers of two: lightly rounds teachers' temperatures to float32.
+    # Sums of powers of two: lightly rounds teachers' temperatures, and one over the hidden patches, to float32.
     "dino": {"warmup_teacher_temperature": 0.03125, "teacher_temperature": 0.0625, "warmup_teacher_epochs": 3},
-}
+    "ibot": {
+        "warmup_teacher_temperature": 0.03125, "teacher_temperature": 0.0625, "warmup_teacher_epochs": 3,
+        "warmup_patch_teacher_temperature": 0.0625, "patch_teacher_temperature": 0.125, "mask_ratio": (0.25, 0.25),
+    },
+    "dinov2": {
+        "warmup_teacher_temperature": 0.0625, "teacher_temperature": 0.0625, "mask_ratio": (0.25, 0.25),
+        "assignment": "center",
+    },
+}  # fmt: skip
 """To a method's tiny form."""
 
 

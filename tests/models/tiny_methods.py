@@ -39,6 +39,25 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "drop_path_rate": 0.1}),
         "warmup_teacher_epochs": 2, "teacher_temperature": 0.07,
     },
+    "ibot": {
+        **PLAIN, "size": 16, "local_views": 2, "local_size": 8, "prototypes": 24, "hidden_dim": 32,
+        "bottleneck_dim": 12,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "drop_path_rate": 0.1}),
+        "warmup_teacher_epochs": 2,
+    },
+    "dinov2": {
+        **PLAIN, "size": 16, "local_views": 2, "local_size": 8, "prototypes": 24, "hidden_dim": 32,
+        "bottleneck_dim": 12, "patch_prototypes": 20, "patch_bottleneck_dim": 8, "drop_path": 0.1,
+        "warmup_teacher_epochs": 2, "koleo_over_ranks": True, "assignment": "sinkhorn",
+        # LayerScale that lets class tokens differ: else rounding says which one is the nearest.
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "init_values": 0.5}),
+    },
+    "dinov2_gram": {
+        **PLAIN, "size": 16, "local_views": 2, "local_size": 8, "prototypes": 24, "hidden_dim": 32,
+        "bottleneck_dim": 12, "drop_path": 0.0, "koleo_over_ranks": True, "assignment": "center",
+        "anchor_size": 32, "anchor_every": 4, "anchor_updates": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "init_values": 0.5}),
+    },
     "moco_v3": {
         **PLAIN, "blur": (0.5, 0.1), "temperature": 0.2, "hidden_dim": 32, "projection_dim": 16,
         "projector_layers": 3, "predictor_norm": True,

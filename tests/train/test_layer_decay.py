@@ -15,6 +15,7 @@ from headrace.models.parts.backbones import tiny_resnet
 from headrace.shards import ShardSet
 from headrace.train import ConfigError, train
 from headrace.train.layers import layered
+from tests.models.tiny_methods import tiny
 from tests.train.tiny_runs import final_state, tiny_run
 
 
@@ -62,6 +63,18 @@ def test_a_backbone_without_known_layers_is_refused() -> None:
         layered(kernels_and_vectors(network, nn.Linear(2, 2)), network, 0.5)
     with pytest.raises(ConfigError, match=r"optim\.layer_decay: must be above 0 and at most 1, got 1\.5"):
         tiny_run("data", "out", "optim.layer_decay=1.5")
+
+
+def test_layers_are_the_students_where_the_backbone_follows_it() -> None:
+    method = tiny("dino")
+    student = method.get_submodule("student")
+    assert method.layered is student
+    found = scales(layered(method.parameter_groups(), method.layered, 0.5))
+    expected = scales(layered(kernels_and_vectors(student), student, 0.5))
+    assert len(set(expected.values())) == 3
+    others = {id(p): 1.0 for p in method.parameters() if p.requires_grad}
+    assert found == others | expected
+    assert not set(found) & {id(p) for p in method.backbone.parameters()}
 
 
 def test_first_layers_of_a_run_move_less_than_without(digits_webdataset: ShardSet, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
@@ -10,6 +11,9 @@ from headrace.models.methods.joint.deepcluster import DeepClusterConfig
 from headrace.models.methods.joint.deepcluster_v2 import DeepClusterV2Config
 from headrace.models.methods.joint.densecl import DenseCLConfig
 from headrace.models.methods.joint.dino import DINOConfig
+from headrace.models.methods.joint.dinov2 import DINOv2Config
+from headrace.models.methods.joint.dinov2_gram import DINOv2GramConfig
+from headrace.models.methods.joint.ibot import IBOTConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
 from headrace.models.methods.joint.moco_v1 import MoCoV1Config
@@ -149,6 +153,45 @@ def dino_small(*, data: str = "", out: str = "") -> RunConfig:
         backbone=tiny_resnet(),
     )
     return small_run("dino", model, OptimConfig(lr=3e-3, weight_decay=0.3), data=data, out=out)
+
+
+def dinov2_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels and 256 prototypes, as iBOT's small recipe; LayerScale begins at 0.1,
+    for branches that begin at nothing are slow to grow."""
+    model = DINOv2Config(**_dinov2_fields(), momentum=0.99, warmup_teacher_epochs=0)
+    return small_run("dinov2", model, _of_small_vits(), data=data, out=out, batch_size=64)
+
+
+def dinov2_gram_small(*, data: str = "", out: str = "") -> RunConfig:
+    """DINOv2's small recipe, whose patches are kept as alike as those of an anchor, which is renewed every 400 steps.
+    The anchor's views have twice the side."""
+    model = DINOv2GramConfig(
+        **_dinov2_fields(),
+        momentum=0.99,
+        assignment="center",
+        frozen_epochs=1,
+        anchor_size=48,
+        anchor_every=400,
+        gram_weight=0.5,
+    )
+    return small_run("dinov2_gram", model, _of_small_vits(), data=data, out=out, batch_size=64)
+
+
+def ibot_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels and 256 prototypes, without small views, as DINO's small recipe. Small
+    batches make more steps of as many samples, which a ViT needs."""
+    model = IBOTConfig(
+        **small_views(smallest_crop=0.85),
+        **_byol_colours(),
+        local_views=0,
+        prototypes=256,
+        hidden_dim=256,
+        bottleneck_dim=64,
+        momentum=0.99,
+        warmup_teacher_epochs=0,
+        backbone=tiny_vit(width=64, depth=3),
+    )
+    return small_run("ibot", model, _of_small_vits(), data=data, out=out, batch_size=64)
 
 
 def moco_v3_small(*, data: str = "", out: str = "") -> RunConfig:
@@ -293,3 +336,23 @@ def msn_small(*, data: str = "", out: str = "") -> RunConfig:
 def _byol_colours() -> dict[str, Any]:
     """Fields of BYOLViews."""
     return {"strength": 0.5, "grayscale": 0.0, "blur": (0.5, 0.5), "solarize": (0.0, 0.0)}
+
+
+def _dinov2_fields() -> dict[str, Any]:
+    """Fields of DINOv2's config."""
+    vit = tiny_vit(width=64, depth=3)
+    return {
+        **small_views(smallest_crop=0.85),
+        **_byol_colours(),
+        "local_views": 0,
+        "prototypes": 256,
+        "hidden_dim": 256,
+        "bottleneck_dim": 64,
+        "drop_path": 0.0,
+        "patch_embed_lr": 1.0,
+        "backbone": replace(vit, options={**vit.options, "init_values": 0.1}),
+    }
+
+
+def _of_small_vits() -> OptimConfig:
+    return OptimConfig(lr=2e-3, weight_decay=0.05, clip=3.0)

@@ -1,4 +1,4 @@
-"""BYOL's and DINO's losses against slow loops, peers and known values."""
+"""BYOL's, DINO's and iBOT's losses against slow loops, peers and known values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses import cosine_regression, dino_loss, relation_loss
+from headrace.models.losses import (
+    centred_targets,
+    cosine_regression,
+    dino_loss,
+    masked_distillation,
+    relation_loss,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -116,6 +122,70 @@ def test_the_teacher_gets_no_gradient_and_one_view_is_refused() -> None:
     assert teacher.grad is None
     with pytest.raises(ValueError, match="at least two views, got 1"):
         dino_loss([student[0]], [teacher[0]], draw(5), 0.1, 0.07)
+
+
+def slow_patches(student: Tensor, targets: Tensor, counted: Tensor, temperature: float) -> float:
+    loss = 0.0
+    for patches, goals, counts in zip(student, targets, counted, strict=True):
+        terms = []
+        for row, goal, counts_it in zip(patches, goals, counts, strict=True):
+            if counts_it:
+                logits = [float(x) / temperature for x in row]
+                log_sum = math.log(sum(map(math.exp, logits)))
+                terms.append(-sum(float(q) * (x - log_sum) for q, x in zip(goal, logits, strict=True)))
+        loss += sum(terms) / max(1, len(terms))
+    return loss / len(student)
+
+
+def some_patches() -> tuple[Tensor, Tensor, Tensor]:
+    """Student's and teacher's outputs, and which patches are hidden: some, one and none of a sample."""
+    counted = torch.tensor([[True, False, True, True], [False, False, True, False], [False] * 4])
+    return draw(3, 4, 5), draw(3, 4, 5, seed=1), counted
+
+
+def test_masked_distillation_is_the_authors_sum() -> None:
+    """Each sample's mean over its own hidden patches, so that one with many weighs no more; without any it is 0."""
+    student, teacher, counted = some_patches()
+    targets = centred_targets(teacher, draw(5, seed=2), 0.3)
+    torch.testing.assert_close(targets, F.softmax((teacher - draw(5, seed=2)) / 0.3, dim=-1))
+    found = masked_distillation(student, targets, counted, 0.5).item()
+    assert found == pytest.approx(slow_patches(student, targets, counted, 0.5), rel=1e-12)
+    assert masked_distillation(student, targets, torch.zeros_like(counted), 0.5).item() == 0.0
+
+
+def test_patches_that_do_not_count_have_no_effect() -> None:
+    student, teacher, counted = some_patches()
+    student.requires_grad_()
+    targets = centred_targets(teacher, draw(5, seed=2), 0.3)
+    loss = masked_distillation(student, targets, counted, 0.5)
+    other = torch.where(counted[:, :, None], targets, targets.flip(2))
+    assert masked_distillation(student, other, counted, 0.5) == loss
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert not gradient[~counted].any()
+    assert (gradient[counted] != 0).all()
+
+
+def test_targets_have_no_gradient() -> None:
+    student, teacher, counted = some_patches()
+    teacher.requires_grad_()
+    assert not centred_targets(teacher, draw(5), 0.3).requires_grad
+    masked_distillation(student.requires_grad_(), teacher, counted, 0.5).backward()
+    assert teacher.grad is None
+
+
+@pytest.mark.peer("lightly")
+def test_masked_distillation_is_lightlys_with_its_gradient() -> None:
+    from lightly.loss import IBOTPatchLoss
+
+    student, teacher, counted = some_patches()
+    student.requires_grad_()
+    judge = IBOTPatchLoss(output_dim=5, student_temp=0.1).double()
+    judge.center.center.copy_(draw(1, 5, seed=2))
+    theirs = judge(teacher[counted], student[counted], counted.view(3, 2, 2), teacher_temp=0.0625)
+    ours = masked_distillation(student, centred_targets(teacher, draw(1, 5, seed=2), 0.0625), counted, 0.1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)  # their weights are float32
+    (found,), (expected,) = torch.autograd.grad(ours, student), torch.autograd.grad(theirs, student)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
 
 
 def slow_relation(q: Tensor, k: Tensor, queue: Tensor, ts: float, tt: float) -> float:

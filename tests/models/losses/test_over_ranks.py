@@ -14,12 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 from headrace.models.losses import (
     barlow_twins_loss,
     centre_distance,
+    centred_targets,
     clip_loss,
     cluster_cross_entropy,
     cosine_regression,
     dense_info_nce,
     dino_loss,
+    gram_loss,
     in_batch_info_nce,
+    koleo_loss,
+    masked_distillation,
     masked_siamese_terms,
     masked_token_loss,
     nt_xent,
@@ -54,6 +58,13 @@ def dense(z1: Tensor, z2: Tensor) -> Tensor:
     return dense_info_nce(cells1, cells2, cells1.flip(2), cells2.flip(2), queue, 0.2)
 
 
+def sinkhorn_of_some(z1: Tensor, z2: Tensor) -> Tensor:
+    """Of which ranks have different numbers, or none."""
+    scores, counted = F.normalize(z1, dim=1) @ F.normalize(draw(D, K, seed=4), dim=0), z2[:, 0] > 0
+    targets = sinkhorn(scores, 0.05, 3, counted)
+    return masked_distillation(scores[:, None], targets[:, None], counted[:, None], 0.1)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda z1, z2: nt_xent(z1, z2, 0.2),
     "queue_info_nce": lambda z1, z2: queue_info_nce(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.2),
@@ -73,6 +84,12 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "in_batch_info_nce, keys of a slow network": lambda z1, z2: in_batch_info_nce(
         z1, z2.detach(), 0.2, key_gradient=False
     ),
+    "koleo_loss": lambda z1, z2: koleo_loss(z1, over_ranks=True) + koleo_loss(z2, over_ranks=True),
+    "gram_loss": lambda z1, z2: gram_loss(torch.stack([z1, z2], dim=1), torch.stack([z1, z1 + z2], dim=1)),
+    "masked_distillation": lambda z1, z2: masked_distillation(
+        z1[:, None], centred_targets(z2[:, None], z1.new_zeros(D), 0.04), z1[:, :1] > 0, 0.1
+    ),
+    "sinkhorn of some": sinkhorn_of_some,
     "relation_loss": lambda z1, z2: relation_loss(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.1, 0.04),
     "vicreg_terms": lambda z1, z2: torch.stack(vicreg_terms(z1, z2)).sum(),
     "tico_loss": lambda z1, z2: tico_loss(z1, z2, second_moment(z1), 8.0),

@@ -12,6 +12,7 @@ from torch import Tensor
 from headrace.models.losses import (
     assignment_loss,
     cluster_cross_entropy,
+    crossed_views,
     masked_siamese_terms,
     sinkhorn,
     swapped_prediction,
@@ -96,6 +97,33 @@ def test_large_scores_do_not_overflow() -> None:
 
 def test_assignments_have_no_gradient() -> None:
     assert not sinkhorn(draw(3, 2).requires_grad_(), 0.05, 3).requires_grad
+
+
+def test_rows_that_do_not_count_have_no_effect() -> None:
+    scores = draw(9, 4)
+    counted = torch.tensor([True, False, True, True, False, True, True, False, True])
+    scores[~counted] = torch.tensor([1e6, -1e6, 3.0, 0.0], dtype=torch.float64)
+    found = sinkhorn(scores, 0.05, 3, counted)
+    torch.testing.assert_close(found[counted], sinkhorn(scores[counted], 0.05, 3), rtol=1e-12, atol=1e-15)
+    assert not found[~counted].any()
+    torch.testing.assert_close(sinkhorn(scores, torch.tensor(0.05, dtype=torch.float64), 3, counted), found)
+
+
+def test_crossed_views_are_the_addends_of_swapped_prediction() -> None:
+    scores = list(draw(5, 3, 4))
+    targets = [sinkhorn(s, 0.05, 3) for s in scores[:2]]
+    large, small = crossed_views(scores, targets, 0.1)
+    torch.testing.assert_close(large + small, swapped_prediction(scores, targets, 0.1))
+    torch.testing.assert_close(large, swapped_prediction(scores[:2], targets, 0.1) * 2 / 8)
+    assert crossed_views(scores[:2], targets, 0.1)[1].item() == 0.0
+
+
+def test_crossed_views_of_equal_outputs_have_dinov2s_values() -> None:
+    """65,536 prototypes, two large and eight small views, whatever the targets."""
+    targets = [torch.softmax(draw(2, 65536, seed=seed), dim=1).float() for seed in (1, 2)]
+    large, small = crossed_views([torch.zeros(2, 65536)] * 10, targets, 0.1)
+    assert large.item() == pytest.approx(1.232, abs=1e-3)
+    assert small.item() == pytest.approx(9.858, abs=1e-3)
 
 
 def slow_swapped(scores: list[Tensor], targets: list[Tensor], temperature: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,23 @@ def test_block_masks_are_distributed_as_the_authors(side: int, smallest: int, wa
     for measure in (neighbours, lambda mask: int(mask.any(axis=0).sum()), lambda mask: int(mask.all(axis=1).sum())):
         assert ks_2samp([measure(mask) for mask in ours], [measure(mask) for mask in theirs]).pvalue > 1e-3
     assert np.abs(np.mean(ours, axis=0) - np.mean(theirs, axis=0)).max() < 0.07
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.5])
+def test_one_of_two_block_masks_stands_in_for_the_other(probability: float) -> None:
+    """Whichever samples are in a batch; and the first is what it is without a second."""
+    first = BlockMask(grid=GRID, ratio=(0.1, 0.5), probability=probability)
+    specs = first, replace(first, instead_of=0), replace(first, instead_of=None)
+    one, other, alone = draw_masks(specs, 3, 1, np.arange(1000))
+    assert ((one.masked_count > 0) != (other.masked_count > 0)).all()
+    assert abs(float((one.masked_count > 0).double().mean()) - probability) < 0.05
+    assert int(other.masked_count[other.masked_count > 0].min()) >= 19
+    assert max(int(each.masked_count.max()) for each in (one, other)) <= first.largest == 98
+    assert torch.equal(one.masked, draw_masks((first,), 3, 1, np.arange(1000))[0].masked)
+    both = (one.masked_count > 0) & (alone.masked_count > 0)
+    assert not torch.equal(one.masked[both], alone.masked[both]) or probability == 0
+    with pytest.raises(ValueError, match=r"BlockMask\.instead_of must be the number of another mask, or None, got -1"):
+        replace(first, instead_of=-1)
 
 
 def test_block_masks_are_blocks() -> None:
