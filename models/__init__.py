@@ -24,7 +24,10 @@ from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
+from headrace.models.methods.pretext.autoencoder import Autoencoder, AutoencoderConfig
+from headrace.models.methods.pretext.denoising_autoencoder import DenoisingAutoencoder, DenoisingAutoencoderConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
+from headrace.models.methods.pretext.vae import VAE, VAEConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
 from headrace.models.methods.text.bert import BERT, BERTConfig
 from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
@@ -55,11 +58,16 @@ class MethodEntry(NamedTuple):
     """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; these three of images.
     video, text, sound: methods of these. pairs: of an image with its text, sound, depth or points."""
     paper: str
-    """arXiv number."""
+    """arXiv number, or where else it appeared."""
     followed: str
     """Whose code, and which files, at a commit where one is known."""
     deviates: str = ""
     """In what, and why."""
+
+    @property
+    def link(self) -> str | None:
+        """Where arXiv has the paper."""
+        return f"https://arxiv.org/abs/{self.paper}" if self.paper[0].isdigit() else None
 
     @property
     def title(self) -> str:
@@ -203,6 +211,32 @@ METHODS: dict[str, MethodEntry] = {
         "1803.07728",
         "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
         "a ResNet-50 in the place of their AlexNet, which timm has not",
+    ),
+    "autoencoder": MethodEntry(
+        AutoencoderConfig,
+        Autoencoder,
+        "pretext",
+        "ICML 2008",
+        "lisa-lab/DeepLearningTutorials at 11c4651: code/dA.py",
+        "a convolutional network, which is Headrace's own, is there to be asked for",
+    ),
+    "denoising_autoencoder": MethodEntry(
+        DenoisingAutoencoderConfig,
+        DenoisingAutoencoder,
+        "pretext",
+        "ICML 2008",
+        "lisa-lab/DeepLearningTutorials at 11c4651: code/dA.py",
+        "a fixed number of inputs of each picture is lost, as in the paper, so that the loader draws which; the code "
+        "draws for each input by itself",
+    ),
+    "vae": MethodEntry(
+        VAEConfig,
+        VAE,
+        "pretext",
+        "1312.6114",
+        "the paper, appendices B and C; pytorch/examples at 0a8329c: vae/main.py",
+        "no authors' code is known; the cross entropy without the constant of a continuous Bernoulli distribution, "
+        "which the example has added since",
     ),
     "bert": MethodEntry(
         BERTConfig,

@@ -9,9 +9,11 @@ from headrace.models.losses.distillation import cosine_regression, dino_loss, re
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
+    gaussian_kl,
     masked_patch_loss,
     normalize_channels,
     normalize_patches,
+    pixel_cross_entropy,
     with_statistics_of,
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
@@ -23,12 +25,14 @@ __all__ = [
     "clip_loss",
     "cosine_regression",
     "dino_loss",
+    "gaussian_kl",
     "in_batch_info_nce",
     "masked_patch_loss",
     "masked_token_loss",
     "normalize_channels",
     "normalize_patches",
     "nt_xent",
+    "pixel_cross_entropy",
     "queue_info_nce",
     "relation_loss",
     "second_moment",

@@ -1,8 +1,9 @@
-"""Reconstruct what was hidden: MAE, VideoMAE, masked spectrograms."""
+"""Reconstruct what was hidden, or all of it: MAE, VideoMAE, masked spectrograms, autoencoders, inpainting."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.models.losses.precision import full_precision
@@ -62,3 +63,36 @@ def masked_patch_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = 
         return error.mean()
     weight = mask.to(error.dtype)
     return (error * weight).sum() / weight.sum()
+
+
+@full_precision
+def pixel_cross_entropy(logits: Tensor, levels: Tensor) -> Tensor:
+    """`-sum [x log z + (1 - x) log(1 - z)]` over the inputs of a sample, z being logistic functions of `logits`, mean
+    over samples. Where z = x it is the entropy of the levels, which is not 0.
+
+    Args:
+        logits: (N, ...).
+        levels: (N, ...), x from 0 to 1.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: Vincent et al., ICML 2008, section 2.2; lisa-lab/DeepLearningTutorials at 11c4651, code/dA.py.
+    """
+    return F.binary_cross_entropy_with_logits(logits, levels, reduction="sum") / len(logits)
+
+
+@full_precision
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of N(mean, variance) from N(0, 1): `sum (mean^2 + variance - 1 - log variance)` / 2
+    over the dimensions of a sample, mean over samples.
+
+    Args:
+        mean, log_variance: (N, D).
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 1312.6114, appendix B.
+    """
+    return (mean.square() + log_variance.exp() - 1 - log_variance).sum() / (2 * len(mean))

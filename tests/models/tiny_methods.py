@@ -54,6 +54,9 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
     "rotation": {"size": 16, "backbone": RESNET},
+    "autoencoder": {"size": 16, "network": "convolutional", "hidden": 16, "widths": (8, 16)},
+    "denoising_autoencoder": {"size": 16, "hidden": 48},
+    "vae": {"size": 16, "hidden": 32, "latent": 8},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),
         "place": "random", "short": "loop", "mask_ratio": 0.75,

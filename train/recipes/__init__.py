@@ -36,7 +36,15 @@ from headrace.train.recipes.joint import (
 )
 from headrace.train.recipes.masked import mae_small
 from headrace.train.recipes.pairs import clip_small
-from headrace.train.recipes.pretext import rotation_small
+from headrace.train.recipes.pretext import (
+    autoencoder_mnist,
+    autoencoder_small,
+    denoising_autoencoder_mnist,
+    denoising_autoencoder_small,
+    rotation_small,
+    vae_mnist,
+    vae_small,
+)
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
 from headrace.train.recipes.sounds import masked_spectrogram_audioset, masked_spectrogram_small
 from headrace.train.recipes.text import bert_small
@@ -44,6 +52,8 @@ from headrace.train.recipes.video import videomae_k400, videomae_small
 
 __all__ = [
     "RECIPES",
+    "autoencoder_mnist",
+    "autoencoder_small",
     "barlow_twins_imagenet",
     "barlow_twins_small",
     "bert_small",
@@ -51,6 +61,8 @@ __all__ = [
     "byol_small",
     "clip_small",
     "deepcluster_small",
+    "denoising_autoencoder_mnist",
+    "denoising_autoencoder_small",
     "dino_imagenet",
     "dino_small",
     "lejepa_imagenet",
@@ -77,6 +89,8 @@ __all__ = [
     "swav_small",
     "tico_imagenet",
     "tico_small",
+    "vae_mnist",
+    "vae_small",
     "vicreg_imagenet",
     "vicreg_small",
     "videomae_k400",
@@ -117,6 +131,12 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,
+    "autoencoder_small": autoencoder_small,
+    "autoencoder_mnist": autoencoder_mnist,
+    "denoising_autoencoder_small": denoising_autoencoder_small,
+    "denoising_autoencoder_mnist": denoising_autoencoder_mnist,
+    "vae_small": vae_small,
+    "vae_mnist": vae_mnist,
     "bert_small": bert_small,
     "clip_small": clip_small,
     "videomae_small": videomae_small,
