@@ -25,7 +25,9 @@ from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.autoencoder import Autoencoder, AutoencoderConfig
+from headrace.models.methods.pretext.colorization import Colorization, ColorizationConfig
 from headrace.models.methods.pretext.denoising_autoencoder import DenoisingAutoencoder, DenoisingAutoencoderConfig
+from headrace.models.methods.pretext.inpainting import Inpainting, InpaintingConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.pretext.vae import VAE, VAEConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
@@ -237,6 +239,29 @@ METHODS: dict[str, MethodEntry] = {
         "the paper, appendices B and C; pytorch/examples at 0a8329c: vae/main.py",
         "no authors' code is known; the cross entropy without the constant of a continuous Bernoulli distribution, "
         "which the example has added since",
+    ),
+    "colorization": MethodEntry(
+        ColorizationConfig,
+        Colorization,
+        "pretext",
+        "1603.08511",
+        "richzhang/colorization at 4aa459f: models/colorization_train_val_v2.prototxt, train/solver.prototxt, "
+        "resources/caffe_traininglayers.py; the bins of junyanz/interactive-deep-colorization at 0ee4d11",
+        "the frequency of colours is that of the set itself, found out before the first step, in the place of a file "
+        "of ImageNet's; weights begin as He et al. draw them, where theirs come from a file; the loss is a mean over "
+        "places; crops are squares of a share of the image, which theirs makes square first; the paper's regression is "
+        "an option, as it differs in the last layer and the loss alone",
+    ),
+    "inpainting": MethodEntry(
+        InpaintingConfig,
+        Inpainting,
+        "pretext",
+        "1604.07379",
+        "pathak22/context-encoder at 68abd11: train.lua, train_random.lua, README.md",
+        "crops of a share of the image, which theirs resizes to a shorter side of 350 first; regions that lie anywhere "
+        "are the paper's rectangles, of each picture by itself, in the place of one piece of a pattern for a whole "
+        "batch; convolutions have no biases, which theirs sets to 0 at every step; features are the bottleneck of a "
+        "whole view, where the paper trained an AlexNet without the adversarial part for them",
     ),
     "bert": MethodEntry(
         BERTConfig,

@@ -4,6 +4,8 @@ Letters in shapes: N samples of this rank, W ranks, D dimensions of a projection
 views, L patches or tokens, P numbers of a patch. All are computed in float32 at least, also under autocast.
 """
 
+from headrace.models.losses.adversarial import discriminator_loss, generator_loss
+from headrace.models.losses.colours import colour_regression, soft_bin_loss
 from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
@@ -14,6 +16,7 @@ from headrace.models.losses.reconstruction import (
     normalize_channels,
     normalize_patches,
     pixel_cross_entropy,
+    weighted_squared_error,
     with_statistics_of,
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
@@ -23,9 +26,12 @@ __all__ = [
     "barlow_twins_loss",
     "centre_distance",
     "clip_loss",
+    "colour_regression",
     "cosine_regression",
     "dino_loss",
+    "discriminator_loss",
     "gaussian_kl",
+    "generator_loss",
     "in_batch_info_nce",
     "masked_patch_loss",
     "masked_token_loss",
@@ -38,8 +44,10 @@ __all__ = [
     "second_moment",
     "sigreg",
     "sinkhorn",
+    "soft_bin_loss",
     "swapped_prediction",
     "tico_loss",
     "vicreg_terms",
+    "weighted_squared_error",
     "with_statistics_of",
 ]

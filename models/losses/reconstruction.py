@@ -84,8 +84,8 @@ def pixel_cross_entropy(logits: Tensor, levels: Tensor) -> Tensor:
 
 @full_precision
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The Kullback-Leibler divergence of N(mean, variance) from N(0, 1): `sum (mean^2 + variance - 1 - log variance)` / 2
-    over the dimensions of a sample, mean over samples.
+    """The Kullback-Leibler divergence of N(mean, variance) from N(0, 1), `(mean^2 + variance - 1 - log variance) / 2`,
+    summed over the dimensions of a sample, mean over samples.
 
     Args:
         mean, log_variance: (N, D).
@@ -96,3 +96,19 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     Source: arXiv 1312.6114, appendix B.
     """
     return (mean.square() + log_variance.exp() - 1 - log_variance).sum() / (2 * len(mean))
+
+
+@full_precision
+def weighted_squared_error(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The mean over all numbers of the squared error, in which each place counts `weight` times.
+
+    Args:
+        prediction, target: (N, C, H, W).
+        weight: (H, W).
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: pathak22/context-encoder at 68abd11, train.lua, fGx, whose gradient this is; what it logs is not weighted.
+    """
+    return (weight * (prediction - target).square()).mean()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from headrace.models.methods.pretext.autoencoder import AutoencoderConfig
+from headrace.models.methods.pretext.colorization import ColorizationConfig
 from headrace.models.methods.pretext.denoising_autoencoder import DenoisingAutoencoderConfig
+from headrace.models.methods.pretext.inpainting import InpaintingConfig
 from headrace.models.methods.pretext.rotation import RotationConfig
 from headrace.models.methods.pretext.vae import VAEConfig
 from headrace.models.parts.backbones import tiny_resnet
-from headrace.train.config import OptimConfig, RunConfig, ScheduleConfig
+from headrace.train.config import OptimConfig, PlayerConfig, RunConfig, ScheduleConfig
 from headrace.train.recipes.small import small_run, small_views
 
 
@@ -36,6 +38,24 @@ def denoising_autoencoder_small(*, data: str = "", out: str = "") -> RunConfig:
 def vae_small(*, data: str = "", out: str = "") -> RunConfig:
     """The network of pytorch/examples."""
     return small_run("vae", VAEConfig(), OptimConfig(lr=2e-3, weight_decay=0.0), data=data, out=out)
+
+
+def colorization_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A narrow network, one convolution a stage where the authors have three.
+
+    There must be colours to learn from: digits have none.
+    """
+    model = ColorizationConfig(size=24, crop_scale=(0.5, 1.0), flip=0.0, width=12, depth=1)
+    return small_run("colorization", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def inpainting_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A narrow encoder and decoder for the central square of 12 x 12 pixels, and a discriminator at the authors' weight
+    of a thousandth."""
+    model = InpaintingConfig(size=24, crop_scale=(0.5, 1.0), flip=0.0, overlap=1, widths=(16, 32, 64), bottleneck=128)
+    judge = PlayerConfig(lr=3e-4, weight_decay=0.0, betas=(0.5, 0.999))
+    optim = OptimConfig(lr=3e-3, weight_decay=0.0, players={"discriminator": judge})
+    return small_run("inpainting", model, optim, data=data, out=out)
 
 
 def autoencoder_mnist(*, data: str = "", out: str = "") -> RunConfig:

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from headrace.models.losses import gaussian_kl, masked_patch_loss, normalize_patches, pixel_cross_entropy
+from headrace.models.losses import (
+    gaussian_kl,
+    masked_patch_loss,
+    normalize_patches,
+    pixel_cross_entropy,
+    weighted_squared_error,
+)
 from tests.conftest import require_peer
 
 
@@ -100,3 +106,14 @@ def test_gaussian_kl_is_that_of_torchs_distributions_with_its_gradient() -> None
         (expected,) = torch.autograd.grad(judge, x, retain_graph=True)
         torch.testing.assert_close(found, expected)
     assert gaussian_kl(torch.zeros(3, 2), torch.zeros(3, 2)).item() == 0
+
+
+def test_weighted_squared_error_is_a_mean_over_all_numbers() -> None:
+    prediction, target, weight = draw(2, 3, 2, 4), draw(2, 3, 2, 4, seed=1), draw(2, 4, seed=2).exp()
+    total = 0.0
+    for n in range(2):
+        for c in range(3):
+            for y in range(2):
+                for x in range(4):
+                    total += float(weight[y, x]) * float(prediction[n, c, y, x] - target[n, c, y, x]) ** 2
+    assert weighted_squared_error(prediction, target, weight).item() == pytest.approx(total / 48, rel=1e-12)
