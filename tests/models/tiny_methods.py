@@ -57,7 +57,7 @@ TINY: dict[str, dict[str, Any]] = {
     "autoencoder": {"size": 16, "network": "convolutional", "hidden": 16, "widths": (8, 16)},
     "denoising_autoencoder": {"size": 16, "hidden": 48},
     "vae": {"size": 16, "hidden": 32, "latent": 8},
-    "inpainting": {"size": 16, "crop_scale": (0.5, 1.0), "overlap": 1, "widths": (4, 8), "bottleneck": 16},
+    "inpainting": {"size": 16, "crop_scale": (0.5, 1.0), "overlap": 1, "widths": (4, 8, 8), "bottleneck": 16},
     "colorization": {"size": 16, "crop_scale": (0.5, 0.5), "width": 4, "depth": 1},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),

@@ -77,7 +77,9 @@ def test_networks_are_the_authors() -> None:
     assert norms == [5, 4, 3]
     weight = method.backbone[0][-1].weight
     assert weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert all(m.weight.mean() == pytest.approx(1, abs=0.03) for m in method.modules() if isinstance(m, nn.BatchNorm2d))
+    gains = [m.weight.detach() for m in method.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert torch.cat(gains).mean().item() == pytest.approx(1, abs=0.01)
+    assert torch.cat(gains).std().item() == pytest.approx(0.02, rel=0.2)
     anywhere: Any = build_method("inpainting", widths=widths, bottleneck=250, region="random")
     assert kernels(anywhere.decoder)[-2:] == [(4, 4, 4, 2, 1), (4, 3, 4, 2, 1)]
     assert kernels(anywhere.discriminator)[:2] == [(3, 4, 4, 2, 1), (4, 4, 4, 2, 1)]
@@ -94,7 +96,7 @@ def test_the_border_counts_ten_times() -> None:
 
 @pytest.mark.parametrize("fields", [TINY["inpainting"], RANDOM])
 def test_what_is_cut_out_does_not_reach_the_generator(fields: dict[str, Any], digits_webdataset: ShardSet) -> None:
-    method: Any = build_method("inpainting", **fields).eval()
+    method: Any = build_method("inpainting", **fields)
     batch = batch_of(method, digits_webdataset)
     (images,), (masks,) = batch.normalized(), batch.masks
     hole = method._cut_out(masks)
@@ -112,7 +114,8 @@ def test_what_is_cut_out_does_not_reach_the_generator(fields: dict[str, Any], di
     other = Batch.of_views([noise], [batch.normalize[0]])
     other.streams["image"].masks.append(masks)
     assert not torch.equal(noise, images)
-    assert torch.equal(drawn(method, other), before)
+    assert torch.equal(method.seen(other), seen)
+    torch.testing.assert_close(drawn(method, other), before)
     elsewhere = Batch.of_views([torch.where(hole[:, None], images, -images)], [batch.normalize[0]])
     elsewhere.streams["image"].masks.append(masks)
     assert not torch.allclose(drawn(method, elsewhere), before, atol=1e-4)
