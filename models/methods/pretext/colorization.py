@@ -126,6 +126,7 @@ class Colorization(Method):
 
     config: ColorizationConfig
     inputs: ViewSpec
+    backbone: Trunk
     bins: Tensor
     """float32 (313, 2): a and b of each."""
     prior: Tensor
