@@ -36,7 +36,12 @@ from headrace.models.methods.masked.data2vec2 import Data2Vec2, Data2Vec2Config
 from headrace.models.methods.masked.ijepa import IJEPA, IJEPAConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
+from headrace.models.methods.pretext.autoencoder import Autoencoder, AutoencoderConfig
+from headrace.models.methods.pretext.colorization import Colorization, ColorizationConfig
+from headrace.models.methods.pretext.denoising_autoencoder import DenoisingAutoencoder, DenoisingAutoencoderConfig
+from headrace.models.methods.pretext.inpainting import Inpainting, InpaintingConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
+from headrace.models.methods.pretext.vae import VAE, VAEConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
 from headrace.models.methods.text.bert import BERT, BERTConfig
 from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
@@ -67,11 +72,16 @@ class MethodEntry(NamedTuple):
     """joint: views agree; masked: predict what is hidden; pretext: labels from the data itself; these three of images.
     video, text, sound: methods of these. pairs: of an image with its text, sound, depth or points."""
     paper: str
-    """arXiv number."""
+    """arXiv number, or where else it appeared."""
     followed: str
     """Whose code, and which files, at a commit where one is known."""
     deviates: str = ""
     """In what, and why."""
+
+    @property
+    def link(self) -> str | None:
+        """Where arXiv has the paper."""
+        return f"https://arxiv.org/abs/{self.paper}" if self.paper[0].isdigit() else None
 
     @property
     def title(self) -> str:
@@ -335,6 +345,55 @@ METHODS: dict[str, MethodEntry] = {
         "1803.07728",
         "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
         "a ResNet-50 in the place of their AlexNet, which timm has not",
+    ),
+    "autoencoder": MethodEntry(
+        AutoencoderConfig,
+        Autoencoder,
+        "pretext",
+        "ICML 2008",
+        "lisa-lab/DeepLearningTutorials at 11c4651: code/dA.py",
+        "a convolutional network, which is Headrace's own, is there to be asked for",
+    ),
+    "denoising_autoencoder": MethodEntry(
+        DenoisingAutoencoderConfig,
+        DenoisingAutoencoder,
+        "pretext",
+        "ICML 2008",
+        "lisa-lab/DeepLearningTutorials at 11c4651: code/dA.py",
+        "a fixed number of inputs of each picture is lost, as in the paper, so that the loader draws which; the code "
+        "draws for each input by itself",
+    ),
+    "vae": MethodEntry(
+        VAEConfig,
+        VAE,
+        "pretext",
+        "1312.6114",
+        "the paper, appendices B and C; pytorch/examples at 0a8329c: vae/main.py",
+        "no authors' code is known; the cross entropy without the constant of a continuous Bernoulli distribution, "
+        "which the example has added since",
+    ),
+    "colorization": MethodEntry(
+        ColorizationConfig,
+        Colorization,
+        "pretext",
+        "1603.08511",
+        "richzhang/colorization at 4aa459f: models/colorization_train_val_v2.prototxt, train/solver.prototxt, "
+        "resources/caffe_traininglayers.py; the bins of junyanz/interactive-deep-colorization at 0ee4d11",
+        "the frequency of colours is that of the set itself, found out before the first step, in the place of a file "
+        "of ImageNet's; weights begin as He et al. draw them, where theirs come from a file; the loss is a mean over "
+        "places; crops are squares of a share of the image, which theirs makes square first; the paper's regression is "
+        "an option, as it differs in the last layer and the loss alone",
+    ),
+    "inpainting": MethodEntry(
+        InpaintingConfig,
+        Inpainting,
+        "pretext",
+        "1604.07379",
+        "pathak22/context-encoder at 68abd11: train.lua, train_random.lua, README.md",
+        "crops of a share of the image, which theirs resizes to a shorter side of 350 first; regions that lie anywhere "
+        "are the paper's rectangles, of each picture by itself, in the place of one piece of a pattern for a whole "
+        "batch; convolutions have no biases, which theirs sets to 0 at every step; features are the bottleneck of a "
+        "whole view, where the paper trained an AlexNet without the adversarial part for them",
     ),
     "bert": MethodEntry(
         BERTConfig,

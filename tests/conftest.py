@@ -224,6 +224,25 @@ def write_photos(path: Path, format: Literal["webdataset", "ffcv"]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def colours_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
+    """200 seeded pieces of two photographs, raw RGB of 24 x 24 pixels, in several tars."""
+    from sklearn.datasets import load_sample_images
+
+    random = np.random.Generator(np.random.Philox(8))
+    photographs = [photograph[::8, ::8] for photograph in load_sample_images().images]  # 54 x 80
+    places = random.integers(0, (54 - 23, 80 - 23), size=(200, 2))
+    samples = (
+        {"__key__": f"{n:06d}", "image": photographs[n % 2][top : top + 24, left : left + 24], "label": n % 2}
+        for n, (top, left) in enumerate(places.tolist())
+    )
+    fields = {"image": Field(kind="image", encoding="raw"), "label": PHOTO_FIELDS["label"]}
+    path = tmp_path_factory.mktemp("colours") / "webdataset"
+    write_shards(path, samples, fields, format="webdataset", shard_size=150_000)
+    with open_shards(path) as shards:
+        yield shards
+
+
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
     """36 JPEG photographs, 500x375 and 375x500, in several tars."""
     with open_shards(write_photos(tmp_path_factory.mktemp("photos") / "webdataset", "webdataset")) as shards:

@@ -87,7 +87,7 @@ def text(name: str) -> str:
     entry, inputs = METHODS[name], inputs_of(name)
     told = {
         "family": entry.family,
-        "paper": f"https://arxiv.org/abs/{entry.paper}",
+        "paper": entry.link or entry.paper,
         "followed": entry.followed,
         "deviates": entry.deviates or "in nothing that is known",
         "recipes": ", ".join(recipes_of(name)) or "none",
@@ -116,8 +116,8 @@ def markdown() -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, entry in METHODS.items():
-        title = re.sub(r" \(arXiv [^)]*\)", "", entry.title).removesuffix(".")
-        paper = f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})"
+        title = re.sub(r" \((arXiv|ICML) [^)]*\)", "", entry.title).removesuffix(".")
+        paper = f"[{entry.paper}]({entry.link})" if entry.link else entry.paper
         cells = f"`{name}`<br>{title}", entry.family, in_words(inputs_of(name)), paper, entry.followed, entry.deviates
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -90,6 +90,11 @@ def _takes(*kinds: type) -> Callable[[Method], bool]:
     return suits
 
 
+def _needs_colours(method: Method) -> bool:
+    """Whether a method looks at colours by themselves, apart from how light they are."""
+    return isinstance(method.inputs, ViewSpec) and any(v.normalize.space == "lab" for v in method.inputs.views)
+
+
 IMAGE = Field(kind="image", encoding="raw")
 
 
@@ -230,7 +235,7 @@ SETS: dict[str, LearningSet] = {
     "digits": LearningSet(
         title="Digits",
         about="4,000 digits of MNIST, tested on 1,000 others",
-        suits=_takes(ViewSpec),
+        suits=lambda method: _takes(ViewSpec)(method) and not _needs_colours(method),
         write=_write_digits,
         input_title="raw pixels",
         input_features=partial(pixel_features, size=28),

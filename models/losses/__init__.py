@@ -4,6 +4,8 @@ Letters in shapes: N samples of this rank, W ranks, D dimensions of a projection
 views, L patches or tokens, P numbers of a patch. All are computed in float32 at least, also under autocast.
 """
 
+from headrace.models.losses.adversarial import discriminator_loss, generator_loss
+from headrace.models.losses.colours import colour_regression, soft_bin_loss
 from headrace.models.losses.contrastive import (
     clip_loss,
     dense_info_nce,
@@ -30,10 +32,13 @@ from headrace.models.losses.prototypes import (
     swapped_prediction,
 )
 from headrace.models.losses.reconstruction import (
+    gaussian_kl,
     masked_patch_loss,
     next_patch_loss,
     normalize_channels,
     normalize_patches,
+    pixel_cross_entropy,
+    weighted_squared_error,
     with_statistics_of,
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
@@ -48,11 +53,15 @@ __all__ = [
     "centred_targets",
     "clip_loss",
     "cluster_cross_entropy",
+    "colour_regression",
     "contextual_targets",
     "cosine_regression",
     "crossed_views",
     "dense_info_nce",
     "dino_loss",
+    "discriminator_loss",
+    "gaussian_kl",
+    "generator_loss",
     "gram_loss",
     "in_batch_info_nce",
     "koleo_loss",
@@ -65,17 +74,20 @@ __all__ = [
     "normalize_channels",
     "normalize_patches",
     "nt_xent",
+    "pixel_cross_entropy",
     "queue_info_nce",
     "relation_loss",
     "scaled_regression",
     "second_moment",
     "sigreg",
     "sinkhorn",
+    "soft_bin_loss",
     "swapped_prediction",
     "target_regression",
     "tico_loss",
     "vicreg_terms",
     "w_mse_loss",
+    "weighted_squared_error",
     "whitened",
     "with_statistics_of",
 ]

@@ -1,8 +1,9 @@
-"""Reconstruct what was hidden: MAE, VideoMAE, masked spectrograms, AIM."""
+"""Reconstruct what was hidden, or all of it: MAE, VideoMAE, masked spectrograms, AIM, autoencoders, inpainting."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.models.losses.precision import full_precision
@@ -86,3 +87,52 @@ def next_patch_loss(prediction: Tensor, target: Tensor, prefix: Tensor) -> Tenso
     foretold = torch.arange(1, target.shape[1], device=prefix.device) >= prefix[:, None]
     weight = foretold.to(error.dtype)
     return (error * weight).sum() / mean_over_ranks(weight.sum())
+
+
+@full_precision
+def pixel_cross_entropy(logits: Tensor, levels: Tensor) -> Tensor:
+    """`-sum [x log z + (1 - x) log(1 - z)]` over the inputs of a sample, z being logistic functions of `logits`, mean
+    over samples. Where z = x it is the entropy of the levels, which is not 0.
+
+    Args:
+        logits: (N, ...).
+        levels: (N, ...), x from 0 to 1.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: Vincent et al., ICML 2008, section 2.2; lisa-lab/DeepLearningTutorials at 11c4651, code/dA.py.
+    """
+    return F.binary_cross_entropy_with_logits(logits, levels, reduction="sum") / len(logits)
+
+
+@full_precision
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of N(mean, variance) from N(0, 1), `(mean^2 + variance - 1 - log variance) / 2`,
+    summed over the dimensions of a sample, mean over samples.
+
+    Args:
+        mean, log_variance: (N, D).
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 1312.6114, appendix B.
+    """
+    return (mean.square() + log_variance.exp() - 1 - log_variance).sum() / (2 * len(mean))
+
+
+@full_precision
+def weighted_squared_error(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The mean over all numbers of the squared error, in which each place counts `weight` times.
+
+    Args:
+        prediction, target: (N, C, H, W).
+        weight: (H, W).
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: pathak22/context-encoder at 68abd11, train.lua, fGx, whose gradient this is; what it logs is not weighted.
+    """
+    return (weight * (prediction - target).square()).mean()

@@ -104,6 +104,11 @@ TINY: dict[str, dict[str, Any]] = {
         "clusters": 12, "predicted": 0.3, "drop_path": 0.1, "momentum": 0.99,
     },
     "rotation": {"size": 16, "backbone": RESNET},
+    "autoencoder": {"size": 16, "network": "convolutional", "hidden": 16, "widths": (8, 16)},
+    "denoising_autoencoder": {"size": 16, "hidden": 48},
+    "vae": {"size": 16, "hidden": 32, "latent": 8},
+    "inpainting": {"size": 16, "crop_scale": (0.5, 1.0), "overlap": 1, "widths": (4, 8, 8), "bottleneck": 16},
+    "colorization": {"size": 16, "crop_scale": (0.5, 0.5), "width": 4, "depth": 1},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),
         "place": "random", "short": "loop", "mask_ratio": 0.75,
@@ -133,13 +138,15 @@ SETS = {
     "pairs": "captions_webdataset",
 }
 """The fixture of real samples for the methods of a family that is not shown digits."""
+COLOURED = {"colorization"}
+"""Methods that find nothing to learn in greys."""
 LIBRARIES: dict[str, tuple[str, ...]] = dict.fromkeys(("bert", "clip"), ("tokenizers", "transformers"))
 """What a method needs of an extra."""
 
 
 def set_of(name: str) -> str:
     """The fixture of 200 real samples that a method is tested on."""
-    return SETS.get(METHODS[name].family, "digits_webdataset")
+    return "colours_webdataset" if name in COLOURED else SETS.get(METHODS[name].family, "digits_webdataset")
 
 
 def require_libraries(name: str) -> None:

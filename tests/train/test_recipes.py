@@ -72,6 +72,8 @@ def test_imagenet_has_the_papers_values() -> None:
         ("aim", 1e-3, "adamw", 0.05),
         ("data2vec2", 1e-3, "adamw", 0.05),
         ("capi", 1e-3, "adamw", 0.1),
+        ("colorization", 3e-5, "adamw", 1e-3),
+        ("inpainting", 2e-3, "adamw", 0.0),
     ],
 )
 def test_imagenet_is_what_each_method_s_authors_ran(name: str, peak: float, optimizer: str, decay: float) -> None:

@@ -23,8 +23,10 @@ from headrace.models.methods.joint.tico import TiCoConfig
 from headrace.models.methods.joint.vicreg import VICRegConfig
 from headrace.models.methods.joint.w_mse import WMSEConfig
 from headrace.models.methods.masked.mae import MAEConfig
+from headrace.models.methods.pretext.colorization import ColorizationConfig
+from headrace.models.methods.pretext.inpainting import InpaintingConfig
 from headrace.models.parts.backbones import BackboneConfig
-from headrace.train.config import OptimConfig, RunConfig, ScheduleConfig
+from headrace.train.config import OptimConfig, PlayerConfig, RunConfig, ScheduleConfig
 
 
 def moco_v1_imagenet(*, data: str = "", out: str = "") -> RunConfig:
@@ -343,4 +345,47 @@ def lejepa_imagenet(*, data: str = "", out: str = "") -> RunConfig:
         batch_size=256,
         optim=OptimConfig(lr=5e-4, weight_decay=5e-4),
         schedule=ScheduleConfig(warmup_epochs=10, final=0.001),
+    )
+
+
+def colorization_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """The authors' network, batch 40, 16 epochs, which are 500,000 steps; their paper judges the pictures, of which
+    people took 32 % for real ones, and reports AlexNet's features.
+
+    Adam with learning rate 3e-5, betas 0.9 and 0.99, weight decay 1e-3 (richzhang/colorization at 4aa459f,
+    train/solver.prototxt). The rate falls on a cosine, theirs to a tenth after 225,000 steps and after 450,000.
+    """
+    return RunConfig(
+        method="colorization",
+        model=ColorizationConfig(),
+        data=data,
+        out=out,
+        epochs=16,
+        batch_size=40,
+        optim=OptimConfig(lr=3e-5, weight_decay=1e-3, betas=(0.9, 0.99)),
+        schedule=ScheduleConfig(warmup_epochs=0),
+    )
+
+
+def inpainting_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """The authors' network, batch 64, 500 epochs; they judge by the pictures.
+
+    Adam with learning rate 2e-3, and 2e-4 for the discriminator, beta 0.5 for the first moment, no weight decay, a
+    constant rate (pathak22/context-encoder at 68abd11, train.lua and README.md).
+    """
+    betas = (0.5, 0.999)
+    return RunConfig(
+        method="inpainting",
+        model=InpaintingConfig(),
+        data=data,
+        out=out,
+        epochs=500,
+        batch_size=64,
+        optim=OptimConfig(
+            lr=2e-3,
+            weight_decay=0.0,
+            betas=betas,
+            players={"discriminator": PlayerConfig(lr=2e-4, betas=betas, weight_decay=0.0)},
+        ),
+        schedule=ScheduleConfig(warmup_epochs=0, final=1.0),
     )

@@ -133,6 +133,7 @@ def test_what_is_said_is_of_one_split_in_all_languages(tmp_path: Path, monkeypat
 def test_methods_are_trained_on_sets_that_have_all_that_they_take() -> None:
     suited = {
         "simclr": ("digits", "emoji", "stamps"),
+        "colorization": ("emoji", "stamps"),
         "videomae": ("moving_digits", "motions"),
         "masked_spectrogram": ("prompts",),
     }

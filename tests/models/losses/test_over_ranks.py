@@ -17,9 +17,13 @@ from headrace.models.losses import (
     centred_targets,
     clip_loss,
     cluster_cross_entropy,
+    colour_regression,
     cosine_regression,
     dense_info_nce,
     dino_loss,
+    discriminator_loss,
+    gaussian_kl,
+    generator_loss,
     gram_loss,
     in_batch_info_nce,
     koleo_loss,
@@ -27,15 +31,18 @@ from headrace.models.losses import (
     masked_siamese_terms,
     masked_token_loss,
     nt_xent,
+    pixel_cross_entropy,
     queue_info_nce,
     relation_loss,
     second_moment,
     sigreg,
     sinkhorn,
+    soft_bin_loss,
     swapped_prediction,
     tico_loss,
     vicreg_terms,
     w_mse_loss,
+    weighted_squared_error,
 )
 from tests.ranks import on_ranks
 
@@ -65,6 +72,13 @@ def sinkhorn_of_some(z1: Tensor, z2: Tensor) -> Tensor:
     return masked_distillation(scores[:, None], targets[:, None], counted[:, None], 0.1)
 
 
+def soft_bins_of(z1: Tensor, z2: Tensor) -> Tensor:
+    """Three of the bins that z2 is high in, at one place."""
+    share, nearest = z2.detach().softmax(dim=1).topk(3)
+    logits = z1[..., None, None]
+    return soft_bin_loss(logits, nearest[:, None, None], share[:, None, None], z2.detach()[:, :1, None].exp())
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda z1, z2: nt_xent(z1, z2, 0.2),
     "queue_info_nce": lambda z1, z2: queue_info_nce(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.2),
@@ -91,6 +105,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     ),
     "sinkhorn of some": sinkhorn_of_some,
     "relation_loss": lambda z1, z2: relation_loss(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.1, 0.04),
+    "pixel_cross_entropy": lambda z1, z2: pixel_cross_entropy(z1, z2.detach().sigmoid()),
+    "gaussian_kl": gaussian_kl,
+    "soft_bin_loss": soft_bins_of,
+    "colour_regression": lambda z1, z2: colour_regression(z1[:, :2, None, None], z2[:, :2, None, None]),
+    "weighted_squared_error": lambda z1, z2: weighted_squared_error(
+        z1[..., None, None], z2[..., None, None], draw(1, 1, seed=9).exp()
+    ),
+    "discriminator_loss": discriminator_loss,
+    "generator_loss": lambda z1, z2: generator_loss(z1) + z2.square().mean(),
     "vicreg_terms": lambda z1, z2: torch.stack(vicreg_terms(z1, z2)).sum(),
     "tico_loss": lambda z1, z2: tico_loss(z1, z2, second_moment(z1), 8.0),
     "w_mse_loss": lambda z1, z2: w_mse_loss(

@@ -1,12 +1,21 @@
-"""MAE's loss against a slow loop and against `transformers`."""
+"""MAE's loss against a slow loop and against `transformers`; those of autoencoders against torch's distributions."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from headrace.models.losses import masked_patch_loss, next_patch_loss, normalize_patches
+from headrace.models.losses import (
+    gaussian_kl,
+    masked_patch_loss,
+    next_patch_loss,
+    normalize_patches,
+    pixel_cross_entropy,
+    weighted_squared_error,
+)
 from tests.conftest import require_peer
 
 
@@ -74,3 +83,49 @@ def test_next_patch_loss_is_the_mean_over_patches_behind_the_prefix() -> None:
     ]
     found = next_patch_loss(prediction, target, torch.tensor(prefix)).item()
     assert found == pytest.approx(sum(errors) / len(errors), rel=1e-12)
+
+
+def test_pixel_cross_entropy_is_summed_over_inputs_and_averaged_over_samples() -> None:
+    logits, levels = draw(2, 3, 2), draw(2, 3, 2, seed=1).sigmoid()
+    total = 0.0
+    for t, x in zip(logits.flatten().tolist(), levels.flatten().tolist(), strict=True):
+        z = 1 / (1 + math.exp(-t))
+        total -= x * math.log(z) + (1 - x) * math.log(1 - z)
+    assert pixel_cross_entropy(logits, levels).item() == pytest.approx(total / 2, rel=1e-12)
+
+
+def test_pixel_cross_entropy_is_least_where_it_is_the_entropy_of_the_levels() -> None:
+    levels = draw(4, 5).sigmoid()
+    logits = levels.logit().requires_grad_()
+    loss = pixel_cross_entropy(logits, levels)
+    entropy = torch.distributions.Bernoulli(levels).entropy().sum(dim=1).mean()
+    torch.testing.assert_close(loss.detach(), entropy)
+    assert loss > 0.5
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-12
+
+
+def test_gaussian_kl_is_that_of_torchs_distributions_with_its_gradient() -> None:
+    mean, log_variance = draw(4, 5).requires_grad_(), draw(4, 5, seed=1).requires_grad_()
+    ours = gaussian_kl(mean, log_variance)
+    cloud = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    normal = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    judge = torch.distributions.kl_divergence(cloud, normal).sum(dim=1).mean()
+    torch.testing.assert_close(ours, judge)
+    for x in (mean, log_variance):
+        (found,) = torch.autograd.grad(ours, x, retain_graph=True)
+        (expected,) = torch.autograd.grad(judge, x, retain_graph=True)
+        torch.testing.assert_close(found, expected)
+    assert gaussian_kl(torch.zeros(3, 2), torch.zeros(3, 2)).item() == 0
+
+
+def test_weighted_squared_error_is_a_mean_over_all_numbers() -> None:
+    prediction, target, weight = draw(2, 3, 2, 4), draw(2, 3, 2, 4, seed=1), draw(2, 4, seed=2).exp()
+    total = 0.0
+    for n in range(2):
+        for c in range(3):
+            for y in range(2):
+                for x in range(4):
+                    total += float(weight[y, x]) * float(prediction[n, c, y, x] - target[n, c, y, x]) ** 2
+    assert weighted_squared_error(prediction, target, weight).item() == pytest.approx(total / 48, rel=1e-12)
