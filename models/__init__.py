@@ -12,6 +12,10 @@ from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsC
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
 from headrace.models.methods.joint.dino import DINO, DINOConfig
+from headrace.models.methods.joint.instance_discrimination import (
+    InstanceDiscrimination,
+    InstanceDiscriminationConfig,
+)
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3, MoCoV3Config
@@ -192,6 +196,15 @@ METHODS: dict[str, MethodEntry] = {
     "mae": MethodEntry(
         MAEConfig,
         MAE,
+    "instance_discrimination": MethodEntry(
+        InstanceDiscriminationConfig,
+        InstanceDiscrimination,
+        "joint",
+        "1805.01978",
+        "zhirongw/lemniscate.pytorch at f7cfe29: main.py, lib/NCEAverage.py, NCECriterion.py, LinearAverage.py",
+        "rows of the memory move behind the optimiser's step instead of in the backward pass, to the same values; z is "
+        "estimated over the ranks",
+    ),
         "masked",
         "2111.06377",
         "facebookresearch/mae at efb2a80: models_mae.py, main_pretrain.py, util/pos_embed.py",

@@ -4,7 +4,14 @@ Letters in shapes: N samples of this rank, W ranks, D dimensions of a projection
 views, L patches or tokens, P numbers of a patch. All are computed in float32 at least, also under autocast.
 """
 
-from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
+from headrace.models.losses.contrastive import (
+    clip_loss,
+    in_batch_info_nce,
+    instance_softmax,
+    noise_contrastive,
+    nt_xent,
+    queue_info_nce,
+)
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
@@ -25,8 +32,10 @@ __all__ = [
     "dino_loss",
     "in_batch_info_nce",
     "masked_patch_loss",
+    "instance_softmax",
     "masked_token_loss",
     "normalize_channels",
+    "noise_contrastive",
     "normalize_patches",
     "nt_xent",
     "queue_info_nce",

@@ -49,6 +49,7 @@ TINY: dict[str, dict[str, Any]] = {
         **PLAIN, "blur": (0.5, 0.5), "local_views": 2, "local_size": 16, "directions": 32, "hidden_dim": 32,
         "projection_dim": 8,
     },
+    "instance_discrimination": {**PLAIN, "noise": 0, "projection_dim": 16},
     "mae": {
         "size": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),

@@ -8,6 +8,7 @@ from headrace.models.methods.joint.barlow_twins import BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepClusterConfig
 from headrace.models.methods.joint.dino import DINOConfig
+from headrace.models.methods.joint.instance_discrimination import InstanceDiscriminationConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3Config
@@ -200,6 +201,21 @@ def lejepa_small(*, data: str = "", out: str = "") -> RunConfig:
         backbone=tiny_resnet(),
     )
     return small_run("lejepa", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def instance_discrimination_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet and the exact softmax over some thousands of samples, at the temperature that the authors have for
+    small pictures."""
+    model = InstanceDiscriminationConfig(
+        **small_views(),
+        strength=0.5,
+        grayscale=0.0,
+        temperature=0.1,
+        noise=0,
+        projection_dim=64,
+        backbone=tiny_resnet(),
+    )
+    return small_run("instance_discrimination", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
 def _byol_colours() -> dict[str, Any]:

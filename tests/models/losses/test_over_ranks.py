@@ -18,7 +18,9 @@ from headrace.models.losses import (
     cosine_regression,
     dino_loss,
     in_batch_info_nce,
+    instance_softmax,
     masked_token_loss,
+    noise_contrastive,
     nt_xent,
     queue_info_nce,
     relation_loss,
@@ -47,6 +49,8 @@ def swav(z1: Tensor, z2: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda z1, z2: nt_xent(z1, z2, 0.2),
     "queue_info_nce": lambda z1, z2: queue_info_nce(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.2),
+    "instance_softmax": lambda z1, z2: instance_softmax(F.normalize(z1, dim=1), draw(16, D, seed=5), z2.argmax(1), 0.1),
+    "noise_contrastive": lambda z1, z2: noise_contrastive(z1 * z2, z1.new_tensor(9.0), 40),
     "clip_loss": lambda z1, z2: clip_loss(z1, z2, z1.new_tensor(5.0)),
     "cosine_regression": cosine_regression,
     "dino_loss": lambda z1, z2: dino_loss([z1, z2], [z1, z2], z1.new_zeros(D), 0.1, 0.04),
