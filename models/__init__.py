@@ -28,6 +28,9 @@ from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
+from headrace.models.methods.pretext.block_order import BlockOrder, BlockOrderConfig
+from headrace.models.methods.pretext.context_prediction import ContextPrediction, ContextPredictionConfig
+from headrace.models.methods.pretext.jigsaw import Jigsaw, JigsawConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
 from headrace.models.methods.text.bert import BERT, BERTConfig
@@ -193,9 +196,6 @@ METHODS: dict[str, MethodEntry] = {
         "a ResNet-50 with its own features in the place of a ViT whose classifier of 512 outputs is the embedding; a "
         "blur with a kernel of a tenth of the view's side, of which the README says nothing",
     ),
-    "mae": MethodEntry(
-        MAEConfig,
-        MAE,
     "instance_discrimination": MethodEntry(
         InstanceDiscriminationConfig,
         InstanceDiscrimination,
@@ -205,6 +205,9 @@ METHODS: dict[str, MethodEntry] = {
         "rows of the memory move behind the optimiser's step instead of in the backward pass, to the same values; z is "
         "estimated over the ranks",
     ),
+    "mae": MethodEntry(
+        MAEConfig,
+        MAE,
         "masked",
         "2111.06377",
         "facebookresearch/mae at efb2a80: models_mae.py, main_pretrain.py, util/pos_embed.py",
@@ -216,6 +219,39 @@ METHODS: dict[str, MethodEntry] = {
         "1803.07728",
         "gidariss/FeatureLearningRotNet: dataloader.py, algorithms/ClassificationModel.py",
         "a ResNet-50 in the place of their AlexNet, which timm has not",
+    ),
+    "context_prediction": MethodEntry(
+        ContextPredictionConfig,
+        ContextPrediction,
+        "pretext",
+        "1505.05192",
+        "cdoersch/deepcontext at 5307282: train.py, solver_mko.prototxt, README.md",
+        "a ResNet-50, whose norms scale and shift, in the place of their CaffeNet, which timm has not; pairs drawn one "
+        "by one instead of all neighbours of a grid, the loss their mean instead of their sum; noise in the place of "
+        "dropped colours is the paper's Gaussian one instead of the code's uniform one, and is there before resolution "
+        "is lost; patches have a root mean square of 1 instead of 50 levels",
+    ),
+    "jigsaw": MethodEntry(
+        JigsawConfig,
+        Jigsaw,
+        "pretext",
+        "1603.09246",
+        "MehdiNoroozi/JigsawPuzzleSolver at 8c7ec09: caffe-master-jps++/src/caffe/data_transformer.cpp, "
+        "train_val_cfn_jps.prototxt, solver_cfn_jps.prototxt",
+        "a ResNet-50 in the place of their AlexNet, which timm has not; the paper's 1000 orders, as many as the code's "
+        "classifier has outputs, where its files hold 100 and 701, chosen by the paper's algorithm from the identity "
+        "on; shifted colours stay inside the cell, which they may leave by two pixels; grey by torchvision's weights "
+        "instead of the mean; tiles divided by ImageNet's deviation",
+    ),
+    "block_order": MethodEntry(
+        BlockOrderConfig,
+        BlockOrder,
+        "pretext",
+        "1704.02729",
+        "rfsantacruz/deep-perm-net at d3dccc3: models/train_val_grid3.prototxt, solver_trainval_grid3.prototxt, "
+        "caffe-perm/src/caffe/layers",
+        "the published method nearest to predicting the order of image blocks; a ResNet-50 in the place of their "
+        "AlexNet, which timm has not; tiles divided by ImageNet's deviation",
     ),
     "bert": MethodEntry(
         BERTConfig,

@@ -15,6 +15,7 @@ from headrace.models.losses.contrastive import (
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
+from headrace.models.losses.puzzles import placement_loss, placements
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
     normalize_channels,
@@ -31,13 +32,15 @@ __all__ = [
     "cosine_regression",
     "dino_loss",
     "in_batch_info_nce",
-    "masked_patch_loss",
     "instance_softmax",
+    "masked_patch_loss",
     "masked_token_loss",
-    "normalize_channels",
     "noise_contrastive",
+    "normalize_channels",
     "normalize_patches",
     "nt_xent",
+    "placement_loss",
+    "placements",
     "queue_info_nce",
     "relation_loss",
     "second_moment",

@@ -55,6 +55,17 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
     "rotation": {"size": 16, "backbone": RESNET},
+    "context_prediction": {
+        "size": 16, "scale": (0.3, 0.4), "gap": 0.1, "pairs": 2, "lose_resolution": 0.5, "smallest": 6, "patch_dim": 32,
+        "hidden_dim": 32, "probe_size": 24, "backbone": RESNET,
+    },
+    "jigsaw": {
+        "size": 16, "grid": 2, "permutations": 6, "tile_dim": 32, "hidden_dim": 64, "probe_size": 24,
+        "backbone": RESNET,
+    },
+    "block_order": {
+        "size": 16, "grid": 2, "tile_dim": 32, "hidden_dim": 64, "probe_size": 24, "backbone": RESNET,
+    },
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),
         "place": "random", "short": "loop", "mask_ratio": 0.75,

@@ -20,13 +20,14 @@ from headrace.train.recipes.imagenet import (
     tico_imagenet,
     vicreg_imagenet,
 )
+from headrace.train.recipes.imagenet_pretext import block_order_imagenet, context_prediction_imagenet, jigsaw_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
     deepcluster_small,
     dino_small,
-    lejepa_small,
     instance_discrimination_small,
+    lejepa_small,
     moco_v2_small,
     moco_v3_small,
     nnclr_small,
@@ -38,7 +39,7 @@ from headrace.train.recipes.joint import (
 )
 from headrace.train.recipes.masked import mae_small
 from headrace.train.recipes.pairs import clip_small
-from headrace.train.recipes.pretext import rotation_small
+from headrace.train.recipes.pretext import block_order_small, context_prediction_small, jigsaw_small, rotation_small
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
 from headrace.train.recipes.sounds import masked_spectrogram_audioset, masked_spectrogram_small
 from headrace.train.recipes.text import bert_small
@@ -49,19 +50,25 @@ __all__ = [
     "barlow_twins_imagenet",
     "barlow_twins_small",
     "bert_small",
+    "block_order_imagenet",
+    "block_order_small",
     "byol_imagenet",
     "byol_small",
     "clip_small",
+    "context_prediction_imagenet",
+    "context_prediction_small",
     "deepcluster_small",
     "dino_imagenet",
     "dino_small",
+    "instance_discrimination_imagenet",
+    "instance_discrimination_small",
+    "jigsaw_imagenet",
+    "jigsaw_small",
     "lejepa_imagenet",
     "lejepa_small",
     "mae_imagenet",
     "mae_small",
     "masked_spectrogram_audioset",
-    "instance_discrimination_imagenet",
-    "instance_discrimination_small",
     "masked_spectrogram_small",
     "moco_v2_imagenet",
     "moco_v2_small",
@@ -116,13 +123,19 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "tico_imagenet": tico_imagenet,
     "lejepa_small": lejepa_small,
     "lejepa_imagenet": lejepa_imagenet,
+    "instance_discrimination_small": instance_discrimination_small,
+    "instance_discrimination_imagenet": instance_discrimination_imagenet,
     "mae_small": mae_small,
     "mae_imagenet": mae_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,
-    "instance_discrimination_small": instance_discrimination_small,
-    "instance_discrimination_imagenet": instance_discrimination_imagenet,
+    "context_prediction_small": context_prediction_small,
+    "context_prediction_imagenet": context_prediction_imagenet,
+    "jigsaw_small": jigsaw_small,
+    "jigsaw_imagenet": jigsaw_imagenet,
+    "block_order_small": block_order_small,
+    "block_order_imagenet": block_order_imagenet,
     "bert_small": bert_small,
     "clip_small": clip_small,
     "videomae_small": videomae_small,
