@@ -89,7 +89,7 @@ def double_biases(method: nn.Module) -> list[ParameterGroup]:
     """Biases of layers learn twice as fast as kernels and are not decayed, as is usual in Caffe's networks; those of
     norms are as usual here."""
     layers = [m for m in method.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    biases = [m.bias for m in layers if m.bias is not None and m.bias.requires_grad]
+    biases = [p for m in layers if isinstance(p := m.bias, nn.Parameter) and p.requires_grad]
     others = kernels_and_vectors(method)
     mine = {id(bias) for bias in biases}
     for group in others:
