@@ -17,6 +17,10 @@ from headrace.models.methods.joint.dino import DINO, DINOConfig
 from headrace.models.methods.joint.dinov2 import DINOv2, DINOv2Config
 from headrace.models.methods.joint.dinov2_gram import DINOv2Gram, DINOv2GramConfig
 from headrace.models.methods.joint.ibot import IBOT, IBOTConfig
+from headrace.models.methods.joint.instance_discrimination import (
+    InstanceDiscrimination,
+    InstanceDiscriminationConfig,
+)
 from headrace.models.methods.joint.lejepa import LeJEPA, LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2, MoCoV2Config
 from headrace.models.methods.joint.moco_v1 import MoCoV1, MoCoV1Config
@@ -40,6 +44,9 @@ from headrace.models.methods.pretext.autoencoder import Autoencoder, Autoencoder
 from headrace.models.methods.pretext.colorization import Colorization, ColorizationConfig
 from headrace.models.methods.pretext.denoising_autoencoder import DenoisingAutoencoder, DenoisingAutoencoderConfig
 from headrace.models.methods.pretext.inpainting import Inpainting, InpaintingConfig
+from headrace.models.methods.pretext.block_order import BlockOrder, BlockOrderConfig
+from headrace.models.methods.pretext.context_prediction import ContextPrediction, ContextPredictionConfig
+from headrace.models.methods.pretext.jigsaw import Jigsaw, JigsawConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.pretext.vae import VAE, VAEConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
@@ -292,6 +299,14 @@ METHODS: dict[str, MethodEntry] = {
         "mean over ranks, so that ranks train as one process does, instead of the sum, which AdamW does not tell "
         "apart; positions of small views are resized with antialiasing; a Gaussian blur in the place of PIL's box "
         "filters",
+    "instance_discrimination": MethodEntry(
+        InstanceDiscriminationConfig,
+        InstanceDiscrimination,
+        "joint",
+        "1805.01978",
+        "zhirongw/lemniscate.pytorch at f7cfe29: main.py, lib/NCEAverage.py, NCECriterion.py, LinearAverage.py",
+        "rows of the memory move behind the optimiser's step instead of in the backward pass, to the same values; z is "
+        "estimated over the ranks",
     ),
     "mae": MethodEntry(
         MAEConfig,
@@ -394,6 +409,38 @@ METHODS: dict[str, MethodEntry] = {
         "are the paper's rectangles, of each picture by itself, in the place of one piece of a pattern for a whole "
         "batch; convolutions have no biases, which theirs sets to 0 at every step; features are the bottleneck of a "
         "whole view, where the paper trained an AlexNet without the adversarial part for them",
+    "context_prediction": MethodEntry(
+        ContextPredictionConfig,
+        ContextPrediction,
+        "pretext",
+        "1505.05192",
+        "cdoersch/deepcontext at 5307282: train.py, solver_mko.prototxt, README.md",
+        "a ResNet-50, whose norms scale and shift, in the place of their CaffeNet, which timm has not; pairs drawn one "
+        "by one instead of all neighbours of a grid, the loss their mean instead of their sum; noise in the place of "
+        "dropped colours is the paper's Gaussian one instead of the code's uniform one, and is there before resolution "
+        "is lost; patches have a root mean square of 1 instead of 50 levels",
+    ),
+    "jigsaw": MethodEntry(
+        JigsawConfig,
+        Jigsaw,
+        "pretext",
+        "1603.09246",
+        "MehdiNoroozi/JigsawPuzzleSolver at 8c7ec09: caffe-master-jps++/src/caffe/data_transformer.cpp, "
+        "train_val_cfn_jps.prototxt, solver_cfn_jps.prototxt",
+        "a ResNet-50 in the place of their AlexNet, which timm has not; the paper's 1000 orders, as many as the code's "
+        "classifier has outputs, where its files hold 100 and 701, chosen by the paper's algorithm from the identity "
+        "on; shifted colours stay inside the cell, which they may leave by two pixels; grey by torchvision's weights "
+        "instead of the mean; tiles divided by ImageNet's deviation",
+    ),
+    "block_order": MethodEntry(
+        BlockOrderConfig,
+        BlockOrder,
+        "pretext",
+        "1704.02729",
+        "rfsantacruz/deep-perm-net at d3dccc3: models/train_val_grid3.prototxt, solver_trainval_grid3.prototxt, "
+        "caffe-perm/src/caffe/layers",
+        "the published method nearest to predicting the order of image blocks; a ResNet-50 in the place of their "
+        "AlexNet, which timm has not; tiles divided by ImageNet's deviation",
     ),
     "bert": MethodEntry(
         BERTConfig,

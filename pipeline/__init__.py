@@ -18,7 +18,7 @@ from headrace.pipeline.images.view import Normalize, View
 from headrace.pipeline.images.views import PatchPair, Tiles, ViewSpec, center_view
 from headrace.pipeline.loader import Loader, LoaderStats
 from headrace.pipeline.order.order import Order, order
-from headrace.pipeline.order.permutations import permutation_set
+from headrace.pipeline.order.permutations import every_permutation, permutation_set
 from headrace.pipeline.order.window import WindowOrder
 from headrace.pipeline.sounds.mel import Mel
 from headrace.pipeline.sounds.sounds import DrawnSounds, Sound, SoundPlan, Sounds, SoundSpec
@@ -72,6 +72,7 @@ __all__ = [
     "WindowOrder",
     "center_view",
     "clip_plan",
+    "every_permutation",
     "order",
     "permutation_set",
     "plan",

@@ -29,8 +29,8 @@ class DrawnViews(NamedTuple):
     turns: Tensor
     """int64 (B, V): quarter turns counter-clockwise, 0 to 3."""
     arrangement: Tensor
-    """int64 (B, A), a column for each of `ViewSpec.arranged`: a `Tiles`' number in its `permutation_set`, or the place
-    of a `PatchPair`'s neighbour, 0 to 7. A is 0 for a specification without."""
+    """int64 (B, A), a column for each of `ViewSpec.arranged`: a `Tiles`' row of its `orders`, or the place of a
+    `PatchPair`'s neighbour, 0 to 7. A is 0 for a specification without."""
 
 
 def drawn_views(plan: Plan) -> DrawnViews:

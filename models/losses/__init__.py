@@ -10,7 +10,9 @@ from headrace.models.losses.contrastive import (
     clip_loss,
     dense_info_nce,
     in_batch_info_nce,
+    instance_softmax,
     most_similar_cells,
+    noise_contrastive,
     nt_xent,
     queue_info_nce,
 )
@@ -31,6 +33,7 @@ from headrace.models.losses.prototypes import (
     sinkhorn,
     swapped_prediction,
 )
+from headrace.models.losses.puzzles import placement_loss, placements
 from headrace.models.losses.reconstruction import (
     gaussian_kl,
     masked_patch_loss,
@@ -64,6 +67,7 @@ __all__ = [
     "generator_loss",
     "gram_loss",
     "in_batch_info_nce",
+    "instance_softmax",
     "koleo_loss",
     "masked_distillation",
     "masked_patch_loss",
@@ -71,10 +75,13 @@ __all__ = [
     "masked_token_loss",
     "most_similar_cells",
     "next_patch_loss",
+    "noise_contrastive",
     "normalize_channels",
     "normalize_patches",
     "nt_xent",
     "pixel_cross_entropy",
+    "placement_loss",
+    "placements",
     "queue_info_nce",
     "relation_loss",
     "scaled_regression",

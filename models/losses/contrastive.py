@@ -1,4 +1,4 @@
-"""Find the partner among the others: SimCLR, MoCo, DenseCL, NNCLR, CLIP."""
+"""Find the partner among the others: SimCLR, MoCo, DenseCL, NNCLR, CLIP, instance discrimination."""
 
 from __future__ import annotations
 
@@ -160,6 +160,52 @@ def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
     of_image = F.cross_entropy(logit_scale * image @ gather(text).T, own)
     of_text = F.cross_entropy(logit_scale * text @ gather(image).T, own)
     return (of_image + of_text) / 2
+
+
+@full_precision
+def instance_softmax(features: Tensor, bank: Tensor, own: Tensor, temperature: float) -> Tensor:
+    """The cross entropy of finding each sample's own row among those of all samples: `-log(exp(f_i.v_i / t) /
+    sum_j exp(f_i.v_j / t))`, mean over N. Rows get no gradient.
+
+    Args:
+        features: (N, D), of length 1.
+        bank: (K, D), what is remembered of all K samples.
+        own: int64 (N,), the rows of these.
+        temperature: t, above 0.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 1805.01978, equation 2; zhirongw/lemniscate.pytorch at f7cfe29, lib/LinearAverage.py.
+    """
+    _check_temperature("instance_softmax", temperature)
+    return F.cross_entropy(features @ bank.detach().to(features.dtype).T / temperature, own)
+
+
+@full_precision
+def noise_contrastive(similarity: Tensor, z: Tensor, samples: int) -> Tensor:
+    """Noise-contrastive estimation of `instance_softmax`: tell a sample's own row from M that were drawn uniformly.
+
+    With `P = exp(s) / z` and the noise's density M / K: `-log(P / (P + M / K))` of the own row, and the sum of
+    `-log((M / K) / (P + M / K))` over the others; mean over N. A ten-millionth is added to each denominator.
+
+    Args:
+        similarity: s (N, 1 + M), products of a sample's feature with its own row and with those that were drawn, over
+            the temperature.
+        z: scalar, the softmax's denominator, a constant.
+        samples: K.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 1805.01978, section 3.2; zhirongw/lemniscate.pytorch at f7cfe29, lib/NCECriterion.py.
+    """
+    density = (similarity.shape[1] - 1) / samples
+    p = similarity.exp() / z
+    whole = p + (density + 1e-7)
+    own = (p[:, 0] / whole[:, 0]).log()
+    noise = (density / whole[:, 1:]).log().sum(dim=1)
+    return -(own + noise).mean()
 
 
 def _check_temperature(name: str, temperature: float) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 from headrace.pipeline.compiled import kernel
 from headrace.pipeline.images.view import DRAWS, STREAM, draw_operations, in_words, settings
 from headrace.pipeline.images.views import PatchPair, Tiles, ViewSpec
-from headrace.pipeline.order.permutations import permutation_set
 from headrace.pipeline.random import key_word, philox, unit
 from headrace.pipeline.rows import Rows
 
@@ -86,9 +85,8 @@ def plan(spec: ViewSpec, seed: int, epoch: int, sample_ids: np.ndarray, sizes: n
         crops, label = drawn.crop[:, first : first + len(part)], drawn.arrangement[:, number]
         taken = key_word(spec.draws[first])
         if isinstance(part, Tiles):
-            orders = permutation_set(len(part), part.permutations)
             shape = (*map(float, part.extent), float(part.tile), float(part.jitter))
-            _draw_tiles(*keys, taken, part.grid[1], shape, orders, crops, label)
+            _draw_tiles(*keys, taken, part.grid[1], shape, part.orders, crops, label)
         else:
             assert isinstance(part, PatchPair)
             shape = (*map(float, part.scale), float(part.gap), float(part.jitter))

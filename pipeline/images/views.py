@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headrace.pipeline.images.masks import MaskSpec
 from headrace.pipeline.images.view import Normalize, View
-from headrace.pipeline.order.permutations import MOST_TILES
+from headrace.pipeline.order.permutations import MOST_TILES, every_permutation, permutation_set
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
     """The tiles of a square grid in a shuffled order, one view each: jigsaw puzzles (1603.09246).
 
-    View i shows the tile at place `order[i]`, places counted row by row, where `order` is a row of
-    `permutation_set(rows * columns, permutations)`; its number is the label in `DrawnViews.arrangement`. The grid's
-    cells are squares of whole pixels of the stored image, at least one; an image with fewer pixels than the grid has
-    cells gives tiles that coincide.
+    View i shows the tile at place `order[i]`, places counted row by row, where `order` is a row of `orders`; its number
+    is the label in `DrawnViews.arrangement`. The grid's cells are squares of whole pixels of the stored image, at least
+    one; an image with fewer pixels than the grid has cells gives tiles that coincide.
     """
 
     view: View
@@ -32,8 +34,8 @@ class Tiles:
     """Side of a tile as a share of its cell. The rest is the gap between tiles, 11 of 75 pixels on average."""
     jitter: float = 1.0
     """How far a tile strays from its cell's centre, as a share of the way to the cell's border; 0 for not at all."""
-    permutations: int = 1000
-    """Size of the set from which an order is drawn, all equally likely."""
+    permutations: int | None = 1000
+    """Size of the set from which an order is drawn, all equally likely; None for any order of the tiles."""
     alike: bool = True
     """Whether all tiles share the draws of their colours, so that an image is grey as a whole."""
 
@@ -48,13 +50,20 @@ class Tiles:
             raise ValueError(f"Tiles.tile must lie in (0, 1], got {self.tile}")
         if not 0.0 <= self.jitter <= 1.0:
             raise ValueError(f"Tiles.jitter must lie in [0, 1], got {self.jitter}")
-        if not 1 <= self.permutations <= math.factorial(len(self)):
+        if self.permutations is not None and not 1 <= self.permutations <= math.factorial(len(self)):
             most = math.factorial(len(self))
             raise ValueError(f"Tiles.permutations must lie in [1, {most}], got {self.permutations}")
 
     def __len__(self) -> int:
         """Views that these are."""
         return math.prod(self.grid)
+
+    @property
+    def orders(self) -> NDArray[np.uint8]:
+        """uint8 (P, tiles): the orders of which one is drawn, `permutation_set` or `every_permutation`."""
+        if self.permutations is None:
+            return every_permutation(len(self))
+        return permutation_set(len(self), self.permutations)
 
 
 @dataclass(frozen=True, kw_only=True)

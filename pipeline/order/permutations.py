@@ -30,12 +30,20 @@ def permutation_set(tiles: int, count: int) -> NDArray[np.uint8]:
         raise ValueError(f"tiles must lie in [1, {MOST_TILES}], got {tiles}")
     if not 1 <= count <= factorial(tiles):
         raise ValueError(f"count must lie in [1, {factorial(tiles)}] for {tiles} tiles, got {count}")
-    listed = np.fromiter(chain.from_iterable(permutations(range(tiles))), np.uint8, factorial(tiles) * tiles)
-    columns = np.ascontiguousarray(listed.reshape(-1, tiles).T)  # (tiles, permutations): one place after another
+    columns = np.array(every_permutation(tiles).T, order="C")  # (tiles, permutations): one place after another
     chosen = np.empty((count, tiles), np.uint8)
     _choose(columns, chosen)
     chosen.flags.writeable = False
     return chosen
+
+
+@lru_cache(maxsize=8)
+def every_permutation(tiles: int) -> NDArray[np.uint8]:
+    """All permutations of one to nine `tiles` in alphabetical order: uint8 (tiles!, tiles), read-only."""
+    listed = np.fromiter(chain.from_iterable(permutations(range(tiles))), np.uint8, factorial(tiles) * tiles)
+    listed = listed.reshape(-1, tiles)
+    listed.flags.writeable = False
+    return listed
 
 
 _BLOCK = 4096  # permutations whose counts stay in the first-level cache

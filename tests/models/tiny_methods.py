@@ -81,6 +81,7 @@ TINY: dict[str, dict[str, Any]] = {
         **PLAIN, "size": 16, "blur": 0.0, "focal_views": 2, "focal_size": 8, "hidden_dim": 32, "projection_dim": 16,
         "prototypes": 24, "mask_ratio": 0.25, "backbone": VIT,
     },
+    "instance_discrimination": {**PLAIN, "noise": 0, "projection_dim": 16},
     "mae": {
         "size": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
@@ -109,6 +110,17 @@ TINY: dict[str, dict[str, Any]] = {
     "vae": {"size": 16, "hidden": 32, "latent": 8},
     "inpainting": {"size": 16, "crop_scale": (0.5, 1.0), "overlap": 1, "widths": (4, 8, 8), "bottleneck": 16},
     "colorization": {"size": 16, "crop_scale": (0.5, 0.5), "width": 4, "depth": 1},
+    "context_prediction": {
+        "size": 16, "scale": (0.3, 0.4), "gap": 0.1, "pairs": 2, "lose_resolution": 0.5, "smallest": 6, "patch_dim": 32,
+        "hidden_dim": 32, "probe_size": 24, "backbone": RESNET,
+    },
+    "jigsaw": {
+        "size": 16, "grid": 2, "permutations": 6, "tile_dim": 32, "hidden_dim": 64, "probe_size": 24,
+        "backbone": RESNET,
+    },
+    "block_order": {
+        "size": 16, "grid": 2, "tile_dim": 32, "hidden_dim": 64, "probe_size": 24, "backbone": RESNET,
+    },
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),
         "place": "random", "short": "loop", "mask_ratio": 0.75,

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from headrace.pipeline import Tiles, ViewSpec, permutation_set, plan
+from headrace.pipeline import Tiles, ViewSpec, plan
 from headrace.pipeline.images.decode import decode_image
 from headrace.pipeline.images.masks import Masks, RegionMasks
 from headrace.shards import ShardSet
@@ -141,7 +141,7 @@ def draw_tiles(rows: list[Shown], spec: ViewSpec, title: str) -> Figure:
         for cell, (first, part), label in zip(line, arranged, shown.labels, strict=True):
             left, right = cell.subfigures(1, 2, width_ratios=(1.1, 1))
             if isinstance(part, Tiles):
-                order = permutation_set(len(part), part.permutations)[label].tolist()
+                order = part.orders[label].tolist()
                 text, shape, names = (
                     f"permutation {label}: {' '.join(map(str, order))}",
                     part.grid,

@@ -14,6 +14,7 @@ from headrace.models.methods.joint.dino import DINOConfig
 from headrace.models.methods.joint.dinov2 import DINOv2Config
 from headrace.models.methods.joint.dinov2_gram import DINOv2GramConfig
 from headrace.models.methods.joint.ibot import IBOTConfig
+from headrace.models.methods.joint.instance_discrimination import InstanceDiscriminationConfig
 from headrace.models.methods.joint.lejepa import LeJEPAConfig
 from headrace.models.methods.joint.moco import MoCoV2Config
 from headrace.models.methods.joint.moco_v1 import MoCoV1Config
@@ -331,6 +332,21 @@ def msn_small(*, data: str = "", out: str = "") -> RunConfig:
         backbone=tiny_vit(width=64, depth=3),
     )
     return small_run("msn", model, OptimConfig(lr=1e-3, weight_decay=0.05), data=data, out=out, batch_size=64)
+
+
+def instance_discrimination_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet and the exact softmax over some thousands of samples, at the temperature that the authors have for
+    small pictures."""
+    model = InstanceDiscriminationConfig(
+        **small_views(),
+        strength=0.5,
+        grayscale=0.0,
+        temperature=0.1,
+        noise=0,
+        projection_dim=64,
+        backbone=tiny_resnet(),
+    )
+    return small_run("instance_discrimination", model, OptimConfig(lr=3e-3), data=data, out=out)
 
 
 def _byol_colours() -> dict[str, Any]:

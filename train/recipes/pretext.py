@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from headrace.models.methods.pretext.autoencoder import AutoencoderConfig
+from headrace.models.methods.pretext.block_order import BlockOrderConfig
 from headrace.models.methods.pretext.colorization import ColorizationConfig
+from headrace.models.methods.pretext.context_prediction import ContextPredictionConfig
 from headrace.models.methods.pretext.denoising_autoencoder import DenoisingAutoencoderConfig
 from headrace.models.methods.pretext.inpainting import InpaintingConfig
+from headrace.models.methods.pretext.jigsaw import JigsawConfig
 from headrace.models.methods.pretext.rotation import RotationConfig
 from headrace.models.methods.pretext.vae import VAEConfig
 from headrace.models.parts.backbones import tiny_resnet
@@ -95,3 +100,49 @@ def vae_mnist(*, data: str = "", out: str = "") -> RunConfig:
         optim=OptimConfig(lr=1e-3, weight_decay=0.0),
         schedule=ScheduleConfig(warmup_epochs=0, final=1.0),
     )
+
+
+def context_prediction_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet that keeps the pixels of patches of a third of the picture, ten of a digit's, with a gap of two.
+    Colours and resolution are left as they are: strokes are grey and came through no lens."""
+    model = ContextPredictionConfig(
+        size=10,
+        scale=(0.32, 0.36),
+        gap=0.25,
+        jitter=0.12,
+        drop_channels=0.0,
+        lose_resolution=0.0,
+        patch_dim=128,
+        hidden_dim=256,
+        probe_size=28,
+        backbone=tiny_resnet(stem_stride=1),
+    )
+    return small_run("context_prediction", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def jigsaw_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ResNet that keeps the pixels of tiles of a ninth of the picture, eight of a digit's in cells of nine, and
+    64 orders. Colours are left as they are."""
+    model = JigsawConfig(
+        **_small_puzzle(), tile_dim=64, hidden_dim=256, permutations=64, shift=0, grayscale=0.0, project=0.0
+    )
+    return small_run("jigsaw", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def block_order_small(*, data: str = "", out: str = "") -> RunConfig:
+    """Jigsaw's tiles, in any order."""
+    model = BlockOrderConfig(**_small_puzzle(), tile_dim=64, hidden_dim=256)
+    return small_run("block_order", model, OptimConfig(lr=3e-3), data=data, out=out)
+
+
+def _small_puzzle() -> dict[str, Any]:
+    """Fields of PuzzleConfig."""
+    return {
+        "size": 8,
+        "extent": (1.0, 1.0),
+        "tile": 8 / 9,
+        "normalize": small_views()["normalize"],
+        "dropout": 0.0,
+        "probe_size": 28,
+        "backbone": tiny_resnet(stem_stride=1),
+    }

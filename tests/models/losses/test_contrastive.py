@@ -13,7 +13,9 @@ from headrace.models.losses import (
     clip_loss,
     dense_info_nce,
     in_batch_info_nce,
+    instance_softmax,
     most_similar_cells,
+    noise_contrastive,
     nt_xent,
     queue_info_nce,
 )
@@ -320,3 +322,32 @@ def test_neither_keys_nor_the_choice_of_cells_carry_gradient() -> None:
     assert gradients[1:] == (None,) * 4
     with pytest.raises(ValueError, match=r"got \(3, 4, 2, 2\), \(2, 4, 2, 2\)"):
         dense_info_nce(maps[0], maps[1][:2], *maps[2:], queue, 0.2)
+
+
+def test_instance_softmax_is_the_papers_sum_and_rows_get_no_gradient() -> None:
+    features, bank = (F.normalize(x.double(), dim=1) for x in (random_views(6, 4)[0], random_views(9, 4, 1)[0]))
+    own = torch.tensor([3, 0, 8, 5, 1, 7])
+    expected = 0.0
+    for i, j in enumerate(own.tolist()):
+        scores = [float(features[i] @ row) / 0.1 for row in bank]
+        expected += (math.log(sum(map(math.exp, scores))) - scores[j]) / 6
+    features.requires_grad_()
+    bank.requires_grad_()
+    loss = instance_softmax(features, bank, own, 0.1)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    loss.backward()
+    assert features.grad is not None
+    assert bank.grad is None
+
+
+@pytest.mark.parametrize(("drawn", "samples"), [(5, 20), (16, 4), (1, 1000)])
+def test_noise_contrast_is_a_sum_of_two_way_cross_entropies(drawn: int, samples: int) -> None:
+    similarity, z = random_views(6, 1 + drawn)[0].double(), 30.0
+    density = drawn / samples
+    expected = 0.0
+    for row in similarity.tolist():
+        own, *others = (math.exp(s) / z for s in row)
+        expected -= math.log(own / (own + density + 1e-7))
+        expected -= sum(math.log(density / (p + density + 1e-7)) for p in others)
+    found = noise_contrastive(similarity, torch.tensor(z, dtype=torch.float64), samples)
+    assert found.item() == pytest.approx(expected / 6, rel=1e-9)

@@ -303,6 +303,15 @@ def test_tiles_without_jitter_lie_in_the_middle_of_their_cells() -> None:
     assert drawn.crop[0].tolist() == [[12, 12, 25, 25], [12, 62, 25, 25], [62, 12, 25, 25], [62, 62, 25, 25]]
 
 
+def test_tiles_come_in_any_order_where_no_set_is_asked_for() -> None:
+    part = Tiles(view=STILL, grid=(2, 2), extent=(1.0, 1.0), jitter=0.0, permutations=None)
+    drawn = draw(ViewSpec([part]), np.arange(6000), (100, 100))
+    assert chisquare(np.bincount(drawn.arrangement[:, 0], minlength=24)).pvalue > 1e-4
+    assert part.orders.shape == (24, 4)
+    corners = drawn.crop[..., :2] // 50  # row and column of the cell
+    assert np.array_equal(2 * corners[..., 0] + corners[..., 1], part.orders[drawn.arrangement[:, 0]])
+
+
 def test_patch_pairs() -> None:
     """Neighbours lie where their label says, a gap away, give or take both patches' jitter."""
     n = 8000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from headrace.pipeline import permutation_set
+from headrace.pipeline import every_permutation, permutation_set
 
 
 def slowly(tiles: int, count: int) -> np.ndarray:
@@ -40,3 +40,10 @@ def test_jigsaws_set_is_far_apart() -> None:
 def test_what_there_is_not(tiles: int, count: int) -> None:
     with pytest.raises(ValueError, match=r"must lie in \[1, "):
         permutation_set(tiles, count)
+
+
+def test_every_permutation_is_listed_once_in_alphabetical_order() -> None:
+    assert every_permutation(3).tolist() == [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+    assert every_permutation(9).shape == (362_880, 9)
+    assert len(np.unique(every_permutation(6), axis=0)) == 720
+    assert not every_permutation(3).flags.writeable
