@@ -23,6 +23,7 @@ from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
+from headrace.models.methods.masked.simmim import SimMIM, SimMIMConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
@@ -195,6 +196,14 @@ METHODS: dict[str, MethodEntry] = {
         "masked",
         "2111.06377",
         "facebookresearch/mae at efb2a80: models_mae.py, main_pretrain.py, util/pos_embed.py",
+    ),
+    "simmim": MethodEntry(
+        SimMIMConfig,
+        SimMIM,
+        "masked",
+        "2111.09886",
+        "microsoft/SimMIM at d3e29bc: models/simmim.py, models/vision_transformer.py, models/swin_transformer.py, "
+        "data/data_simmim.py, optimizer.py, configs",
     ),
     "rotation": MethodEntry(
         RotationConfig,

@@ -10,6 +10,7 @@ from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
+    masked_pixel_loss,
     normalize_channels,
     normalize_patches,
     with_statistics_of,
@@ -25,6 +26,7 @@ __all__ = [
     "dino_loss",
     "in_batch_info_nce",
     "masked_patch_loss",
+    "masked_pixel_loss",
     "masked_token_loss",
     "normalize_channels",
     "normalize_patches",

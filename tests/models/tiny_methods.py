@@ -15,6 +15,13 @@ VIT = BackboneConfig(
     name="vit_tiny_patch16_224",
     options={"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "dynamic_img_size": True},
 )
+SWIN = BackboneConfig(
+    name="swin_base_patch4_window7_224",
+    options={
+        "patch_size": 2, "embed_dim": 12, "depths": [2, 1], "num_heads": [2, 2], "window_size": 4,
+        "drop_path_rate": 0.0,
+    },
+)  # fmt: skip
 # Views that leave more than one pixel in front of the last stride: else a gradient of oneDNN in bfloat16 is garbage.
 PLAIN: dict[str, Any] = {"size": 24, "strength": 0.5, "backbone": RESNET}
 
@@ -53,6 +60,7 @@ TINY: dict[str, dict[str, Any]] = {
         "size": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
+    "simmim": {"size": 16, "mask_unit": 4, "backbone": SWIN},
     "rotation": {"size": 16, "backbone": RESNET},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),

@@ -61,6 +61,7 @@ def test_imagenet_has_the_papers_values() -> None:
         ("lejepa", 5e-4, "adamw", 5e-4),
         ("dino", 1e-3, "adamw", 0.04),
         ("mae", 2.4e-3, "adamw", 0.05),
+        ("simmim", 8e-4, "adamw", 0.05),
     ],
 )
 def test_imagenet_is_what_each_method_s_authors_ran(name: str, peak: float, optimizer: str, decay: float) -> None:

@@ -19,6 +19,7 @@ from headrace.train.recipes.imagenet import (
     tico_imagenet,
     vicreg_imagenet,
 )
+from headrace.train.recipes.imagenet_masked import simmim_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
@@ -34,7 +35,7 @@ from headrace.train.recipes.joint import (
     tico_small,
     vicreg_small,
 )
-from headrace.train.recipes.masked import mae_small
+from headrace.train.recipes.masked import mae_small, simmim_small
 from headrace.train.recipes.pairs import clip_small
 from headrace.train.recipes.pretext import rotation_small
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
@@ -72,6 +73,8 @@ __all__ = [
     "simclr_digits",
     "simclr_imagenet",
     "simclr_small",
+    "simmim_imagenet",
+    "simmim_small",
     "simsiam_imagenet",
     "simsiam_small",
     "swav_small",
@@ -114,6 +117,8 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "lejepa_imagenet": lejepa_imagenet,
     "mae_small": mae_small,
     "mae_imagenet": mae_imagenet,
+    "simmim_small": simmim_small,
+    "simmim_imagenet": simmim_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from headrace.models.methods.masked.mae import MAEConfig
+from headrace.models.methods.masked.simmim import SimMIMConfig
 from headrace.models.parts.backbones import tiny_vit
+from headrace.models.parts.beit import tiny_beit
 from headrace.train.config import OptimConfig, RunConfig
 from headrace.train.recipes.small import small_run, small_views
 
@@ -27,3 +29,10 @@ def mae_small(*, data: str = "", out: str = "") -> RunConfig:
     )
     optim = OptimConfig(lr=4e-3, weight_decay=0.05, betas=(0.9, 0.95))
     return small_run("mae", model, optim, data=data, out=out, batch_size=64)
+
+
+def simmim_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT with relative positions on 36 patches of 4 x 4 pixels, of which 60 % are hidden, one by one."""
+    model = SimMIMConfig(**small_views(), mask_unit=4, backbone=tiny_beit())
+    optim = OptimConfig(lr=4e-3, weight_decay=0.05, clip=5.0)
+    return small_run("simmim", model, optim, data=data, out=out, batch_size=64)
