@@ -23,6 +23,7 @@ from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
+from headrace.models.methods.masked.maskfeat import MaskFeat, MaskFeatConfig
 from headrace.models.methods.masked.simmim import SimMIM, SimMIMConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
@@ -204,6 +205,15 @@ METHODS: dict[str, MethodEntry] = {
         "2111.09886",
         "microsoft/SimMIM at d3e29bc: models/simmim.py, models/vision_transformer.py, models/swin_transformer.py, "
         "data/data_simmim.py, optimizer.py, configs",
+    ),
+    "maskfeat": MethodEntry(
+        MaskFeatConfig,
+        MaskFeat,
+        "masked",
+        "2112.09133",
+        "facebookresearch/SlowFast at 287ec00: slowfast/models/masked.py, operators.py, head_helper.py, "
+        "video_model_builder.py, configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml",
+        "where ten tries place no block, single patches fill the mask up to its number",
     ),
     "rotation": MethodEntry(
         RotationConfig,

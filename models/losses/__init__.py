@@ -7,6 +7,12 @@ views, L patches or tokens, P numbers of a patch. All are computed in float32 at
 from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
+from headrace.models.losses.gradients import (
+    cells_from_patches,
+    cells_of_patches,
+    drawn_gradients,
+    oriented_gradients,
+)
 from headrace.models.losses.prototypes import sinkhorn, swapped_prediction
 from headrace.models.losses.reconstruction import (
     masked_patch_loss,
@@ -20,10 +26,13 @@ from headrace.models.losses.tokens import masked_token_loss
 
 __all__ = [
     "barlow_twins_loss",
+    "cells_from_patches",
+    "cells_of_patches",
     "centre_distance",
     "clip_loss",
     "cosine_regression",
     "dino_loss",
+    "drawn_gradients",
     "in_batch_info_nce",
     "masked_patch_loss",
     "masked_pixel_loss",
@@ -31,6 +40,7 @@ __all__ = [
     "normalize_channels",
     "normalize_patches",
     "nt_xent",
+    "oriented_gradients",
     "queue_info_nce",
     "relation_loss",
     "second_moment",

@@ -61,6 +61,7 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
     "simmim": {"size": 16, "mask_unit": 4, "backbone": SWIN},
+    "maskfeat": {"size": 16, "cell": 2, "backbone": VIT},
     "rotation": {"size": 16, "backbone": RESNET},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),

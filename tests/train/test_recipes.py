@@ -62,6 +62,7 @@ def test_imagenet_has_the_papers_values() -> None:
         ("dino", 1e-3, "adamw", 0.04),
         ("mae", 2.4e-3, "adamw", 0.05),
         ("simmim", 8e-4, "adamw", 0.05),
+        ("maskfeat", 1.6e-3, "adamw", 0.05),
     ],
 )
 def test_imagenet_is_what_each_method_s_authors_ran(name: str, peak: float, optimizer: str, decay: float) -> None:

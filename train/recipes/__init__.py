@@ -19,7 +19,7 @@ from headrace.train.recipes.imagenet import (
     tico_imagenet,
     vicreg_imagenet,
 )
-from headrace.train.recipes.imagenet_masked import simmim_imagenet
+from headrace.train.recipes.imagenet_masked import maskfeat_imagenet, simmim_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
@@ -35,7 +35,7 @@ from headrace.train.recipes.joint import (
     tico_small,
     vicreg_small,
 )
-from headrace.train.recipes.masked import mae_small, simmim_small
+from headrace.train.recipes.masked import mae_small, maskfeat_small, simmim_small
 from headrace.train.recipes.pairs import clip_small
 from headrace.train.recipes.pretext import rotation_small
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
@@ -60,6 +60,8 @@ __all__ = [
     "mae_small",
     "masked_spectrogram_audioset",
     "masked_spectrogram_small",
+    "maskfeat_imagenet",
+    "maskfeat_small",
     "moco_v2_imagenet",
     "moco_v2_small",
     "moco_v3_imagenet",
@@ -119,6 +121,8 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "mae_imagenet": mae_imagenet,
     "simmim_small": simmim_small,
     "simmim_imagenet": simmim_imagenet,
+    "maskfeat_small": maskfeat_small,
+    "maskfeat_imagenet": maskfeat_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,

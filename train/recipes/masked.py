@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace.models.methods.masked.mae import MAEConfig
+from headrace.models.methods.masked.maskfeat import MaskFeatConfig
 from headrace.models.methods.masked.simmim import SimMIMConfig
 from headrace.models.parts.backbones import tiny_vit
 from headrace.models.parts.beit import tiny_beit
@@ -36,3 +37,11 @@ def simmim_small(*, data: str = "", out: str = "") -> RunConfig:
     model = SimMIMConfig(**small_views(), mask_unit=4, backbone=tiny_beit())
     optim = OptimConfig(lr=4e-3, weight_decay=0.05, clip=5.0)
     return small_run("simmim", model, optim, data=data, out=out, batch_size=64)
+
+
+def maskfeat_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels, of which 14 are hidden; a patch is one cell. Probes see the mean of the
+    patches."""
+    model = MaskFeatConfig(**small_views(), cell=4, backbone=tiny_vit(width=64, depth=3, pool="avg"))
+    optim = OptimConfig(lr=4e-3, weight_decay=0.05, clip=0.02)
+    return small_run("maskfeat", model, optim, data=data, out=out, batch_size=64)
