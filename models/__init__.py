@@ -22,6 +22,8 @@ from headrace.models.methods.joint.simsiam import SimSiam, SimSiamConfig
 from headrace.models.methods.joint.swav import SwAV, SwAVConfig
 from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
+from headrace.models.methods.masked.beit import BEiT, BEiTConfig
+from headrace.models.methods.masked.data2vec import Data2Vec, Data2VecConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.methods.masked.maskfeat import MaskFeat, MaskFeatConfig
 from headrace.models.methods.masked.simmim import SimMIM, SimMIMConfig
@@ -214,6 +216,28 @@ METHODS: dict[str, MethodEntry] = {
         "facebookresearch/SlowFast at 287ec00: slowfast/models/masked.py, operators.py, head_helper.py, "
         "video_model_builder.py, configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml",
         "where ten tries place no block, single patches fill the mask up to its number",
+    ),
+    "data2vec": MethodEntry(
+        Data2VecConfig,
+        Data2Vec,
+        "masked",
+        "2202.03555",
+        "facebookresearch/data2vec_vision at af9a363: beit/modeling_cyclical.py, engine_for_cyclical.py, "
+        "run_cyclical.py, datasets.py, optim_factory.py, README.md",
+        "colours change behind the crop, so that contrast goes by its mean; where ten tries place no block, single "
+        "patches fill the mask up to its number; the slow network computes in the run's precision, theirs in float32",
+    ),
+    "beit": MethodEntry(
+        BEiTConfig,
+        BEiT,
+        "masked",
+        "2106.08254",
+        "microsoft/unilm at 768a3c8: beit/modeling_pretrain.py, engine_for_pretraining.py, datasets.py, "
+        "masking_generator.py, run_beit_pretraining.py",
+        "the tokenizer is not BEiT's, and BEiT's numbers are not this method's: words are k-means clusters of "
+        "MaskFeat's oriented gradients, found in the training set itself, as DALL-E's tokenizer was trained on private "
+        "pictures; colours change behind the crop, so that contrast goes by its mean; where ten tries place "
+        "no block, single patches fill the mask up to its number",
     ),
     "rotation": MethodEntry(
         RotationConfig,

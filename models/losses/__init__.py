@@ -6,6 +6,7 @@ views, L patches or tokens, P numbers of a patch. All are computed in float32 at
 
 from headrace.models.losses.contrastive import clip_loss, in_batch_info_nce, nt_xent, queue_info_nce
 from headrace.models.losses.distillation import cosine_regression, dino_loss, relation_loss
+from headrace.models.losses.features import averaged_layers, feature_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
 from headrace.models.losses.gradients import (
     cells_from_patches,
@@ -25,6 +26,7 @@ from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, 
 from headrace.models.losses.tokens import masked_token_loss
 
 __all__ = [
+    "averaged_layers",
     "barlow_twins_loss",
     "cells_from_patches",
     "cells_of_patches",
@@ -33,6 +35,7 @@ __all__ = [
     "cosine_regression",
     "dino_loss",
     "drawn_gradients",
+    "feature_loss",
     "in_batch_info_nce",
     "masked_patch_loss",
     "masked_pixel_loss",

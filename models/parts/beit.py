@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from headrace.models.checks import require
 from headrace.models.method import ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
+from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.pipeline import BlockMask, Normalize, View, ViewSpec
 
 DEVIATION = 0.02
@@ -78,6 +79,17 @@ def block_mask(grid: tuple[int, int], masked: int, smallest: int) -> BlockMask:
 def hidden_places(masked: Tensor, number: int) -> Tensor:
     """int64 (B, number), ascending: the patches that bool (B, L) says are hidden, `number` of them in each sample."""
     return masked.byte().argsort(dim=1, descending=True, stable=True)[:, :number]
+
+
+def hidden_pictures(images: Tensor, masked: Tensor, patch: int, normalize: Normalize) -> dict[str, Tensor]:
+    """Views (B, 3, H, W) as they are ("input") and with hidden patches, bool (B, L), in mid-grey ("masked"), in levels
+    from 0 to 1. None of views that are not RGB, or normalised by themselves."""
+    if not can_undo(normalize):
+        return {}
+    levels = unit_pixels(images.float(), normalize).clamp(0, 1)
+    grid = masked.unflatten(1, (images.shape[2] // patch, -1))
+    where = grid.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
+    return {"input": levels, "masked": torch.where(where[:, None], 0.5, levels)}
 
 
 def beit_vit(*, layer_scale: float, drop_path: float, attention_dropout: float = 0.0) -> BackboneConfig:

@@ -6,6 +6,7 @@ from typing import Any
 
 from headrace.models import METHODS, BackboneConfig, Method, build_method
 from headrace.models.parts.backbones import tiny_resnet
+from headrace.models.parts.beit import tiny_beit
 from headrace.pipeline import Mel
 from tests import texts
 from tests.conftest import require_peer
@@ -22,6 +23,7 @@ SWIN = BackboneConfig(
         "drop_path_rate": 0.0,
     },
 )  # fmt: skip
+BEIT = tiny_beit(width=24, depth=2)
 # Views that leave more than one pixel in front of the last stride: else a gradient of oneDNN in bfloat16 is garbage.
 PLAIN: dict[str, Any] = {"size": 24, "strength": 0.5, "backbone": RESNET}
 
@@ -62,6 +64,16 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "simmim": {"size": 16, "mask_unit": 4, "backbone": SWIN},
     "maskfeat": {"size": 16, "cell": 2, "backbone": VIT},
+    "data2vec": {
+        "size": 16, "masked_patches": 9, "smallest_block": 2, "target_blocks": 1,
+        "backbone": BackboneConfig(
+            name=BEIT.name, options={**BEIT.options, "drop_path_rate": 0.1, "attn_drop_rate": 0.05}
+        ),
+    },
+    "beit": {
+        "size": 16, "masked_patches": 6, "smallest_block": 2, "words": 12, "word_patches": 400, "cell": 4,
+        "backbone": BEIT,
+    },
     "rotation": {"size": 16, "backbone": RESNET},
     "masked_spectrogram": {
         "rate": 8000, "frames": 16, "mel": Mel(bins=16, window=200, hop=80, fft=256, mean=-5.0, std=8.0),

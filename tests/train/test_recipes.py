@@ -63,6 +63,8 @@ def test_imagenet_has_the_papers_values() -> None:
         ("mae", 2.4e-3, "adamw", 0.05),
         ("simmim", 8e-4, "adamw", 0.05),
         ("maskfeat", 1.6e-3, "adamw", 0.05),
+        ("data2vec", 2e-3, "adamw", 0.05),
+        ("beit", 1.5e-3, "adamw", 0.05),
     ],
 )
 def test_imagenet_is_what_each_method_s_authors_ran(name: str, peak: float, optimizer: str, decay: float) -> None:

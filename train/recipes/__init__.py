@@ -19,7 +19,7 @@ from headrace.train.recipes.imagenet import (
     tico_imagenet,
     vicreg_imagenet,
 )
-from headrace.train.recipes.imagenet_masked import maskfeat_imagenet, simmim_imagenet
+from headrace.train.recipes.imagenet_masked import beit_imagenet, data2vec_imagenet, maskfeat_imagenet, simmim_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
@@ -35,7 +35,7 @@ from headrace.train.recipes.joint import (
     tico_small,
     vicreg_small,
 )
-from headrace.train.recipes.masked import mae_small, maskfeat_small, simmim_small
+from headrace.train.recipes.masked import beit_small, data2vec_small, mae_small, maskfeat_small, simmim_small
 from headrace.train.recipes.pairs import clip_small
 from headrace.train.recipes.pretext import rotation_small
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
@@ -47,10 +47,14 @@ __all__ = [
     "RECIPES",
     "barlow_twins_imagenet",
     "barlow_twins_small",
+    "beit_imagenet",
+    "beit_small",
     "bert_small",
     "byol_imagenet",
     "byol_small",
     "clip_small",
+    "data2vec_imagenet",
+    "data2vec_small",
     "deepcluster_small",
     "dino_imagenet",
     "dino_small",
@@ -123,6 +127,10 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "simmim_imagenet": simmim_imagenet,
     "maskfeat_small": maskfeat_small,
     "maskfeat_imagenet": maskfeat_imagenet,
+    "data2vec_small": data2vec_small,
+    "data2vec_imagenet": data2vec_imagenet,
+    "beit_small": beit_small,
+    "beit_imagenet": beit_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,
