@@ -65,7 +65,7 @@ class BEiT(Method):
     Followed: microsoft/unilm at 768a3c8, beit/modeling_pretrain.py, engine_for_pretraining.py, datasets.py,
     masking_generator.py and run_beit_pretraining.py. Which patches are hidden comes with the batch.
 
-    THE TOKENIZER IS NOT BEIT'S. DALL-E's was trained on pictures that are not public; here nothing comes from outside
+    The tokenizer is not BEiT's. DALL-E's was trained on pictures that are not public; here nothing comes from outside
     the training set. A patch is described by MaskFeat's oriented gradients, and its word is the nearest of K means,
     which k-means finds at the beginning of the first epoch in patches of the training set's plain views. Words stay as
     they are then. BEiT's numbers are not this method's.
