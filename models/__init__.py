@@ -35,17 +35,21 @@ from headrace.models.methods.joint.tico import TiCo, TiCoConfig
 from headrace.models.methods.joint.vicreg import VICReg, VICRegConfig
 from headrace.models.methods.joint.w_mse import WMSE, WMSEConfig
 from headrace.models.methods.masked.aim import AIM, AIMConfig
+from headrace.models.methods.masked.beit import BEiT, BEiTConfig
 from headrace.models.methods.masked.capi import CAPI, CAPIConfig
+from headrace.models.methods.masked.data2vec import Data2Vec, Data2VecConfig
 from headrace.models.methods.masked.data2vec2 import Data2Vec2, Data2Vec2Config
 from headrace.models.methods.masked.ijepa import IJEPA, IJEPAConfig
 from headrace.models.methods.masked.mae import MAE, MAEConfig
+from headrace.models.methods.masked.maskfeat import MaskFeat, MaskFeatConfig
+from headrace.models.methods.masked.simmim import SimMIM, SimMIMConfig
 from headrace.models.methods.pairs.clip import CLIP, CLIPConfig
 from headrace.models.methods.pretext.autoencoder import Autoencoder, AutoencoderConfig
+from headrace.models.methods.pretext.block_order import BlockOrder, BlockOrderConfig
 from headrace.models.methods.pretext.colorization import Colorization, ColorizationConfig
+from headrace.models.methods.pretext.context_prediction import ContextPrediction, ContextPredictionConfig
 from headrace.models.methods.pretext.denoising_autoencoder import DenoisingAutoencoder, DenoisingAutoencoderConfig
 from headrace.models.methods.pretext.inpainting import Inpainting, InpaintingConfig
-from headrace.models.methods.pretext.block_order import BlockOrder, BlockOrderConfig
-from headrace.models.methods.pretext.context_prediction import ContextPrediction, ContextPredictionConfig
 from headrace.models.methods.pretext.jigsaw import Jigsaw, JigsawConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.pretext.vae import VAE, VAEConfig
@@ -299,6 +303,7 @@ METHODS: dict[str, MethodEntry] = {
         "mean over ranks, so that ranks train as one process does, instead of the sum, which AdamW does not tell "
         "apart; positions of small views are resized with antialiasing; a Gaussian blur in the place of PIL's box "
         "filters",
+    ),
     "instance_discrimination": MethodEntry(
         InstanceDiscriminationConfig,
         InstanceDiscrimination,
@@ -352,6 +357,45 @@ METHODS: dict[str, MethodEntry] = {
         "facebookresearch/capi at 98b4fa1: train_capi.py, model.py, data.py, utils.py, default_pretrain_config.yaml",
         "paths are dropped sample by sample, where theirs drop them for a fixed share of a batch; the learning rate's "
         "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length",
+    ),
+    "simmim": MethodEntry(
+        SimMIMConfig,
+        SimMIM,
+        "masked",
+        "2111.09886",
+        "microsoft/SimMIM at d3e29bc: models/simmim.py, models/vision_transformer.py, models/swin_transformer.py, "
+        "data/data_simmim.py, optimizer.py, configs",
+    ),
+    "maskfeat": MethodEntry(
+        MaskFeatConfig,
+        MaskFeat,
+        "masked",
+        "2112.09133",
+        "facebookresearch/SlowFast at 287ec00: slowfast/models/masked.py, operators.py, head_helper.py, "
+        "video_model_builder.py, configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml",
+        "where ten tries place no block, single patches fill the mask up to its number",
+    ),
+    "data2vec": MethodEntry(
+        Data2VecConfig,
+        Data2Vec,
+        "masked",
+        "2202.03555",
+        "facebookresearch/data2vec_vision at af9a363: beit/modeling_cyclical.py, engine_for_cyclical.py, "
+        "run_cyclical.py, datasets.py, optim_factory.py, README.md",
+        "colours change behind the crop, so that contrast goes by its mean; where ten tries place no block, single "
+        "patches fill the mask up to its number; the slow network computes in the run's precision, theirs in float32",
+    ),
+    "beit": MethodEntry(
+        BEiTConfig,
+        BEiT,
+        "masked",
+        "2106.08254",
+        "microsoft/unilm at 768a3c8: beit/modeling_pretrain.py, engine_for_pretraining.py, datasets.py, "
+        "masking_generator.py, run_beit_pretraining.py",
+        "the tokenizer is not BEiT's, and BEiT's numbers are not this method's: words are k-means clusters of "
+        "MaskFeat's oriented gradients, found in the training set itself, as DALL-E's tokenizer was trained on private "
+        "pictures; colours change behind the crop, so that contrast goes by its mean; where ten tries place "
+        "no block, single patches fill the mask up to its number",
     ),
     "rotation": MethodEntry(
         RotationConfig,
@@ -409,6 +453,7 @@ METHODS: dict[str, MethodEntry] = {
         "are the paper's rectangles, of each picture by itself, in the place of one piece of a pattern for a whole "
         "batch; convolutions have no biases, which theirs sets to 0 at every step; features are the bottleneck of a "
         "whole view, where the paper trained an AlexNet without the adversarial part for them",
+    ),
     "context_prediction": MethodEntry(
         ContextPredictionConfig,
         ContextPrediction,

@@ -23,7 +23,14 @@ from headrace.models.losses.distillation import (
     masked_distillation,
     relation_loss,
 )
+from headrace.models.losses.features import averaged_layers, feature_loss
 from headrace.models.losses.gaussian import centre_distance, sigreg
+from headrace.models.losses.gradients import (
+    cells_from_patches,
+    cells_of_patches,
+    drawn_gradients,
+    oriented_gradients,
+)
 from headrace.models.losses.latent import contextual_targets, scaled_regression, target_regression
 from headrace.models.losses.prototypes import (
     assignment_loss,
@@ -37,6 +44,7 @@ from headrace.models.losses.puzzles import placement_loss, placements
 from headrace.models.losses.reconstruction import (
     gaussian_kl,
     masked_patch_loss,
+    masked_pixel_loss,
     next_patch_loss,
     normalize_channels,
     normalize_patches,
@@ -51,7 +59,10 @@ from headrace.models.losses.whitening import w_mse_loss, whitened
 
 __all__ = [
     "assignment_loss",
+    "averaged_layers",
     "barlow_twins_loss",
+    "cells_from_patches",
+    "cells_of_patches",
     "centre_distance",
     "centred_targets",
     "clip_loss",
@@ -63,6 +74,8 @@ __all__ = [
     "dense_info_nce",
     "dino_loss",
     "discriminator_loss",
+    "drawn_gradients",
+    "feature_loss",
     "gaussian_kl",
     "generator_loss",
     "gram_loss",
@@ -71,6 +84,7 @@ __all__ = [
     "koleo_loss",
     "masked_distillation",
     "masked_patch_loss",
+    "masked_pixel_loss",
     "masked_siamese_terms",
     "masked_token_loss",
     "most_similar_cells",
@@ -79,6 +93,7 @@ __all__ = [
     "normalize_channels",
     "normalize_patches",
     "nt_xent",
+    "oriented_gradients",
     "pixel_cross_entropy",
     "placement_loss",
     "placements",

@@ -1,4 +1,4 @@
-"""Reconstruct what was hidden, or all of it: MAE, VideoMAE, masked spectrograms, AIM, autoencoders, inpainting."""
+"""Reconstruct what was hidden, or all of it: MAE, VideoMAE, Audio-MAE, SimMIM, AIM, autoencoders, inpainting."""
 
 from __future__ import annotations
 
@@ -64,6 +64,24 @@ def masked_patch_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = 
         return error.mean()
     weight = mask.to(error.dtype)
     return (error * weight).sum() / weight.sum()
+
+
+@full_precision
+def masked_pixel_loss(prediction: Tensor, images: Tensor, mask: Tensor) -> Tensor:
+    """SimMIM's loss: the sum of absolute errors over hidden pixels, by their number + 1e-5 and the number of channels.
+
+    Args:
+        prediction, images: (N, C, H, W).
+        mask: bool (N, H, W), True where a pixel was hidden.
+
+    Returns:
+        float32 scalar (float64 for float64).
+
+    Source: arXiv 2111.09886, equation 2; authors' code microsoft/SimMIM at d3e29bc, models/simmim.py, SimMIM.forward.
+    """
+    error = (prediction - images).abs()
+    weight = mask[:, None].to(error.dtype)
+    return (error * weight).sum() / (weight.sum() + 1e-5) / images.shape[1]
 
 
 @full_precision

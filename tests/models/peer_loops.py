@@ -18,6 +18,7 @@ from headrace.models.parts.backbones import build_backbone
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch
 from tests.models.methods.test_mae import converted, hugging
+from tests.models.methods.test_simmim import swin_of_transformers
 
 STEPS_PER_EPOCH, EPOCHS = 5, 4
 LR, MOMENTUM, DECAY = {"sgd": 0.01, "adamw": 0.001}, 0.9, 0.01
@@ -606,6 +607,23 @@ def mae(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         yield step_by(optimizer, model(images, noise=noise).loss)
 
 
+def simmim(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    model = swin_of_transformers(method).double().train()
+    token = model.swin.embeddings.mask_token
+    trained = [p for p in model.parameters() if p is not token]
+    kernels = {"params": [p for p in trained if p.ndim > 1]}
+    others = {"params": [token, *(p for p in trained if p.ndim <= 1)], "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW([kernels, others], lr=LR["adamw"], weight_decay=DECAY)
+    for batch in batches:
+        (images,), (masks,) = batch.views, batch.masks
+        units = torch.ones(len(batch), 16, dtype=torch.bool).scatter(1, masks.visible, False).unflatten(1, (4, 4))
+        patches = units.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2).flatten(1)
+        loss = model(images, bool_masked_pos=patches).loss
+        # Difference: `transformers` adds 1e-5 to a count in float32, where nothing is left of it.
+        pixels = 4 * patches.sum()
+        yield step_by(optimizer, loss * (pixels.double() / (pixels.double() + 1e-5)))
+
+
 LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "simclr": ("lightly", "sgd", simclr),
     "moco_v1": ("lightly", "sgd", moco_v1),
@@ -623,5 +641,6 @@ LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "w_mse": ("lightly", "sgd", w_mse),
     "msn": ("lightly", "adamw", msn),
     "mae": ("transformers", "adamw", mae),
+    "simmim": ("transformers", "adamw", simmim),
 }
 """By our method's name: whose parts, the optimiser, and the loop."""

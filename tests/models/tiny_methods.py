@@ -6,6 +6,7 @@ from typing import Any
 
 from headrace.models import METHODS, BackboneConfig, Method, build_method
 from headrace.models.parts.backbones import tiny_resnet
+from headrace.models.parts.beit import tiny_beit
 from headrace.pipeline import Mel
 from tests import texts
 from tests.conftest import require_peer
@@ -15,6 +16,14 @@ VIT = BackboneConfig(
     name="vit_tiny_patch16_224",
     options={"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "dynamic_img_size": True},
 )
+SWIN = BackboneConfig(
+    name="swin_base_patch4_window7_224",
+    options={
+        "patch_size": 2, "embed_dim": 12, "depths": [2, 1], "num_heads": [2, 2], "window_size": 4,
+        "drop_path_rate": 0.0,
+    },
+)  # fmt: skip
+BEIT = tiny_beit(width=24, depth=2)
 # Views that leave more than one pixel in front of the last stride: else a gradient of oneDNN in bfloat16 is garbage.
 PLAIN: dict[str, Any] = {"size": 24, "strength": 0.5, "backbone": RESNET}
 
@@ -103,6 +112,18 @@ TINY: dict[str, dict[str, Any]] = {
     "capi": {
         "size": 16, "patch": 4, "dim": 24, "depth": 2, "predictor_depth": 2, "heads": 2, "registers": 4,
         "clusters": 12, "predicted": 0.3, "drop_path": 0.1, "momentum": 0.99,
+    },
+    "simmim": {"size": 16, "mask_unit": 4, "backbone": SWIN},
+    "maskfeat": {"size": 16, "cell": 2, "backbone": VIT},
+    "data2vec": {
+        "size": 16, "masked_patches": 9, "smallest_block": 2, "target_blocks": 1,
+        "backbone": BackboneConfig(
+            name=BEIT.name, options={**BEIT.options, "drop_path_rate": 0.1, "attn_drop_rate": 0.05}
+        ),
+    },
+    "beit": {
+        "size": 16, "masked_patches": 6, "smallest_block": 2, "words": 12, "word_patches": 400, "cell": 4,
+        "backbone": BEIT,
     },
     "rotation": {"size": 16, "backbone": RESNET},
     "autoencoder": {"size": 16, "network": "convolutional", "hidden": 16, "widths": (8, 16)},

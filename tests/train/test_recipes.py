@@ -74,6 +74,10 @@ def test_imagenet_has_the_papers_values() -> None:
         ("capi", 1e-3, "adamw", 0.1),
         ("colorization", 3e-5, "adamw", 1e-3),
         ("inpainting", 2e-3, "adamw", 0.0),
+        ("simmim", 8e-4, "adamw", 0.05),
+        ("maskfeat", 1.6e-3, "adamw", 0.05),
+        ("data2vec", 2e-3, "adamw", 0.05),
+        ("beit", 1.5e-3, "adamw", 0.05),
     ],
 )
 def test_imagenet_is_what_each_method_s_authors_ran(name: str, peak: float, optimizer: str, decay: float) -> None:

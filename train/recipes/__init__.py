@@ -41,7 +41,16 @@ from headrace.train.recipes.imagenet import (
     w_mse_imagenet,
 )
 from headrace.train.recipes.imagenet_joint import deepcluster_v2_imagenet, moco_v3_vit_imagenet, msn_imagenet
-from headrace.train.recipes.imagenet_masked import aim_imagenet, capi_imagenet, data2vec2_imagenet, ijepa_imagenet
+from headrace.train.recipes.imagenet_masked import (
+    aim_imagenet,
+    beit_imagenet,
+    capi_imagenet,
+    data2vec2_imagenet,
+    data2vec_imagenet,
+    ijepa_imagenet,
+    maskfeat_imagenet,
+    simmim_imagenet,
+)
 from headrace.train.recipes.imagenet_pretext import block_order_imagenet, context_prediction_imagenet, jigsaw_imagenet
 from headrace.train.recipes.joint import (
     barlow_twins_small,
@@ -67,7 +76,17 @@ from headrace.train.recipes.joint import (
     vicreg_small,
     w_mse_small,
 )
-from headrace.train.recipes.masked import aim_small, capi_small, data2vec2_small, ijepa_small, mae_small
+from headrace.train.recipes.masked import (
+    aim_small,
+    beit_small,
+    capi_small,
+    data2vec2_small,
+    data2vec_small,
+    ijepa_small,
+    mae_small,
+    maskfeat_small,
+    simmim_small,
+)
 from headrace.train.recipes.pairs import clip_small
 from headrace.train.recipes.pretext import (
     autoencoder_mnist,
@@ -97,6 +116,8 @@ __all__ = [
     "barlow_twins_cifar10",
     "barlow_twins_imagenet",
     "barlow_twins_small",
+    "beit_imagenet",
+    "beit_small",
     "bert_small",
     "block_order_imagenet",
     "block_order_small",
@@ -112,6 +133,8 @@ __all__ = [
     "context_prediction_small",
     "data2vec2_imagenet",
     "data2vec2_small",
+    "data2vec_imagenet",
+    "data2vec_small",
     "deepcluster_small",
     "deepcluster_v2_cifar10",
     "deepcluster_v2_imagenet",
@@ -142,6 +165,8 @@ __all__ = [
     "mae_small",
     "masked_spectrogram_audioset",
     "masked_spectrogram_small",
+    "maskfeat_imagenet",
+    "maskfeat_small",
     "moco_v1_imagenet",
     "moco_v1_small",
     "moco_v2_cifar10",
@@ -164,6 +189,8 @@ __all__ = [
     "simclr_digits",
     "simclr_imagenet",
     "simclr_small",
+    "simmim_imagenet",
+    "simmim_small",
     "simsiam_cifar10",
     "simsiam_imagenet",
     "simsiam_small",
@@ -250,6 +277,14 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "data2vec2_imagenet": data2vec2_imagenet,
     "capi_small": capi_small,
     "capi_imagenet": capi_imagenet,
+    "simmim_small": simmim_small,
+    "simmim_imagenet": simmim_imagenet,
+    "maskfeat_small": maskfeat_small,
+    "maskfeat_imagenet": maskfeat_imagenet,
+    "data2vec_small": data2vec_small,
+    "data2vec_imagenet": data2vec_imagenet,
+    "beit_small": beit_small,
+    "beit_imagenet": beit_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from headrace.models.methods.masked.aim import AIMConfig
+from headrace.models.methods.masked.beit import BEiTConfig
 from headrace.models.methods.masked.capi import CAPIConfig
+from headrace.models.methods.masked.data2vec import Data2VecConfig
 from headrace.models.methods.masked.data2vec2 import Data2Vec2Config
 from headrace.models.methods.masked.ijepa import IJEPAConfig
 from headrace.models.methods.masked.mae import MAEConfig
+from headrace.models.methods.masked.maskfeat import MaskFeatConfig
+from headrace.models.methods.masked.simmim import SimMIMConfig
 from headrace.models.parts.backbones import tiny_vit
+from headrace.models.parts.beit import tiny_beit
 from headrace.train.config import OptimConfig, PlayerConfig, RunConfig
 from headrace.train.recipes.small import small_run, small_views
 
@@ -113,3 +118,52 @@ def capi_small(*, data: str = "", out: str = "") -> RunConfig:
     clusters = PlayerConfig(lr=1e-3, weight_decay=0.01, betas=(0.9, 0.95))
     optim = OptimConfig(lr=2e-3, weight_decay=0.1, betas=(0.9, 0.95), players={"clusters": clusters})
     return small_run("capi", model, optim, data=data, out=out, batch_size=64)
+
+
+def simmim_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT with relative positions on 36 patches of 4 x 4 pixels, of which 60 % are hidden, one by one."""
+    model = SimMIMConfig(**small_views(), mask_unit=4, backbone=tiny_beit())
+    optim = OptimConfig(lr=4e-3, weight_decay=0.05, clip=5.0)
+    return small_run("simmim", model, optim, data=data, out=out, batch_size=64)
+
+
+def maskfeat_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT on 36 patches of 4 x 4 pixels, of which 14 are hidden; a patch is one cell. Probes see the mean of the
+    patches."""
+    model = MaskFeatConfig(**small_views(), cell=4, backbone=tiny_vit(width=64, depth=3, pool="avg"))
+    optim = OptimConfig(lr=4e-3, weight_decay=0.05, clip=0.02)
+    return small_run("maskfeat", model, optim, data=data, out=out, batch_size=64)
+
+
+def data2vec_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT with relative positions on 36 patches of 4 x 4 pixels, of which 20 are hidden. The slow network
+    follows faster than in the authors' runs, which have a hundred times as many steps, and residual branches start
+    larger."""
+    model = Data2VecConfig(
+        **small_views(),
+        jitter=0.0,
+        masked_patches=20,
+        smallest_block=3,
+        target_blocks=2,
+        momentum=0.99,
+        backbone=tiny_beit(),
+    )
+    optim = OptimConfig(lr=2e-3, weight_decay=0.05, clip=3.0)
+    return small_run("data2vec", model, optim, data=data, out=out, batch_size=64)
+
+
+def beit_small(*, data: str = "", out: str = "") -> RunConfig:
+    """A tiny ViT with relative positions on 36 patches of 4 x 4 pixels, of which 14 are hidden, and 256 words of
+    oriented gradients, which are not BEiT's. A patch is one cell."""
+    model = BEiTConfig(
+        **small_views(),
+        jitter=0.0,
+        masked_patches=14,
+        smallest_block=3,
+        words=256,
+        word_patches=20000,
+        cell=4,
+        backbone=tiny_beit(),
+    )
+    optim = OptimConfig(lr=3e-3, weight_decay=0.05, clip=3.0)
+    return small_run("beit", model, optim, data=data, out=out, batch_size=64)

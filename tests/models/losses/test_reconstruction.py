@@ -11,6 +11,7 @@ from torch import Tensor
 from headrace.models.losses import (
     gaussian_kl,
     masked_patch_loss,
+    masked_pixel_loss,
     next_patch_loss,
     normalize_patches,
     pixel_cross_entropy,
@@ -129,3 +130,37 @@ def test_weighted_squared_error_is_a_mean_over_all_numbers() -> None:
                 for x in range(4):
                     total += float(weight[y, x]) * float(prediction[n, c, y, x] - target[n, c, y, x]) ** 2
     assert weighted_squared_error(prediction, target, weight).item() == pytest.approx(total / 48, rel=1e-12)
+
+
+def test_masked_pixel_loss_is_a_mean_over_hidden_pixels_and_channels() -> None:
+    prediction, images = draw(2, 3, 4, 4), draw(2, 3, 4, 4, seed=1)
+    mask = draw(2, 4, 4, seed=2) > 0
+    errors = [
+        abs(float(prediction[i, c, y, x] - images[i, c, y, x]))
+        for i in range(2)
+        for c in range(3)
+        for y in range(4)
+        for x in range(4)
+        if mask[i, y, x]
+    ]
+    expected = sum(errors) / (len(errors) / 3 + 1e-5) / 3
+    assert masked_pixel_loss(prediction, images, mask).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_masked_pixel_loss_is_that_of_transformers() -> None:
+    require_peer("transformers")
+    from transformers import ViTConfig, ViTForMaskedImageModeling
+
+    config = ViTConfig(
+        image_size=16, patch_size=4, encoder_stride=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16,
+    )  # fmt: skip
+    judge = ViTForMaskedImageModeling(config)
+    images, masked = draw(2, 3, 16, 16).float(), draw(2, 16, seed=1) > 0
+    found = judge(images, bool_masked_pos=masked)
+    pixels = masked.unflatten(1, (4, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    ours = masked_pixel_loss(found.reconstruction, images, pixels)
+    torch.testing.assert_close(ours, found.loss)
+    (gradient,) = torch.autograd.grad(ours, found.reconstruction, retain_graph=True)
+    (expected,) = torch.autograd.grad(found.loss, found.reconstruction)
+    torch.testing.assert_close(gradient, expected)
