@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from headrace.models.losses import (
+    assignment_loss,
     barlow_twins_loss,
     centre_distance,
     clip_loss,
@@ -19,13 +20,16 @@ from headrace.models.losses import (
     dino_loss,
     in_batch_info_nce,
     masked_token_loss,
+    next_patch_loss,
     nt_xent,
     queue_info_nce,
     relation_loss,
+    scaled_regression,
     second_moment,
     sigreg,
     sinkhorn,
     swapped_prediction,
+    target_regression,
     tico_loss,
     vicreg_terms,
 )
@@ -52,6 +56,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dino_loss": lambda z1, z2: dino_loss([z1, z2], [z1, z2], z1.new_zeros(D), 0.1, 0.04),
     "swapped_prediction": swav,
     "masked_token_loss": lambda z1, z2: masked_token_loss(z1, z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -100)),
+    "next_patch_loss": lambda z1, z2: next_patch_loss(z1[..., None], z2[..., None], 1 + z2.argmax(1) % (D - 1)),
+    "target_regression": lambda z1, z2: target_regression(
+        z1[:, None, :, None], z2[:, None, :, None], 1 + z2.argmax(1, keepdim=True)
+    ),
+    "scaled_regression": scaled_regression,
+    "assignment_loss, each view by itself": lambda z1, z2: assignment_loss(
+        torch.stack([z1, z2]), sinkhorn(torch.stack([z1, z2]), 0.3, 3), 0.12
+    ),
     "in_batch_info_nce": lambda z1, z2: in_batch_info_nce(z1, z2, 0.2, key_gradient=True),
     "in_batch_info_nce, keys of a slow network": lambda z1, z2: in_batch_info_nce(
         z1, z2.detach(), 0.2, key_gradient=False
