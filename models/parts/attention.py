@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 def has_class_attention(network: nn.Module) -> bool:
     """Whether it is a timm ViT of plain attention with a class token."""
-    blocks, token = getattr(network, "blocks", None), getattr(network, "cls_token", None)
-    return token is not None and bool(blocks) and isinstance(getattr(blocks[-1], "attn", None), Attention)
+    blocks: Any = getattr(network, "blocks", None)
+    if not blocks or getattr(network, "cls_token", None) is None:
+        return False
+    return isinstance(getattr(blocks[-1], "attn", None), Attention)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from headrace.models.checks import require
@@ -107,12 +107,14 @@ class AIM(Method):
     def __init__(self, config: AIMConfig) -> None:
         super().__init__()
         self.config = config
+        vit: Any
         fixed = {"qkv_bias": False, "proj_bias": False, "embed_norm_layer": "layernorm"}
-        self.backbone, self.feature_dim = build_patch_vit(config.backbone, config.size, **fixed)
-        if config.probe_layers > len(self.backbone.blocks):
-            most = len(self.backbone.blocks)
+        vit, self.feature_dim = build_patch_vit(config.backbone, config.size, **fixed)
+        self.backbone = vit
+        if config.probe_layers > len(vit.blocks):
+            most = len(vit.blocks)
             raise ValueError(f"AIMConfig.probe_layers must be at most the backbone's {most}, got {config.probe_layers}")
-        embed = self.backbone.patch_embed
+        embed = vit.patch_embed
         self.patch = int(embed.patch_size[0])
         rows, columns = embed.grid_size
         self.head = PatchHead(
@@ -121,7 +123,7 @@ class AIM(Method):
             depth=config.head_depth,
             numbers=3 * self.patch**2,
         )
-        mae_initialization(self.backbone, self.head)
+        mae_initialization(vit, self.head)
         nn.init.xavier_uniform_(embed.proj.weight.data.flatten(1))
         view = View(
             size=config.size,
@@ -142,17 +144,20 @@ class AIM(Method):
 
     def predict(self, images: Tensor, prefix: Tensor) -> Tensor:
         """(B, L, N): at each patch, the pixels of the next one, from what stands there and before, and the prefix."""
-        tokens = self.backbone.patch_embed(images) + self.backbone.pos_embed
+        vit: Any = self.backbone
+        tokens = vit.patch_embed(images) + vit.pos_embed
         mask = prefix_attention(prefix, tokens.shape[1])
-        for block in self.backbone.blocks:
+        for block in vit.blocks:
             tokens = block(tokens, attn_mask=mask)
-        return self.head(self.backbone.norm(tokens))
+        foretold: Tensor = self.head(vit.norm(tokens))
+        return foretold
 
     def encode(self, batch: Batch) -> Tensor:
         (images,) = batch.normalized()
-        tokens = self.backbone.patch_embed(images) + self.backbone.pos_embed
+        vit: Any = self.backbone
+        tokens = vit.patch_embed(images) + vit.pos_embed
         layers = []
-        for block in self.backbone.blocks:
+        for block in vit.blocks:
             tokens = block(tokens)
             layers.append(tokens.mean(dim=1))
         return torch.stack(layers[-self.config.probe_layers :]).mean(dim=0)

@@ -124,6 +124,7 @@ class CAPI(Method):
 
     config: CAPIConfig
     inputs: ViewSpec
+    backbone: RopeEncoderPredictor
 
     def __init__(self, config: CAPIConfig) -> None:
         super().__init__()
@@ -184,15 +185,14 @@ class CAPI(Method):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Norms decay by a tenth, the one bias does not, and patches are projected by a layer that learns at a fifth of
         the rate. Clusters are a player's of their own."""
-        embed = self.student.patch_embed
-        assert embed.bias is not None
-        apart = {id(embed.weight), id(embed.bias)}
+        weight, bias = self.student.patch_embed.parameters()
+        apart = {id(weight), id(bias)}
         trained = [p for module in (self.student, self.head) for p in module.parameters() if id(p) not in apart]
         return [
             ParameterGroup(params=[p for p in trained if p.ndim > 1]),
             ParameterGroup(params=[p for p in trained if p.ndim <= 1], decay_scale=0.1, adapt=False),
-            ParameterGroup(params=[embed.weight], lr_scale=0.2),
-            ParameterGroup(params=[embed.bias], lr_scale=0.2, decay_scale=0.0, adapt=False),
+            ParameterGroup(params=[weight], lr_scale=0.2),
+            ParameterGroup(params=[bias], lr_scale=0.2, decay_scale=0.0, adapt=False),
             ParameterGroup(params=list(self.clusters.parameters()), player="clusters"),
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +121,8 @@ class IJEPA(Method):
     def targets(self, images: Tensor, numbers: Tensor) -> Tensor:
         """(B, T, K, D): what the slow copy makes of patches (B, T, K) that stand in whole views, each with mean 0 and
         variance 1 over its own numbers."""
-        tokens = self.backbone.forward_features(images).float()
+        vit: Any = self.backbone
+        tokens = vit.forward_features(images).float()
         tokens = F.layer_norm(tokens, tokens.shape[-1:])
         return take(tokens, numbers.clamp(min=0).flatten(1)).unflatten(1, numbers.shape[1:])
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from headrace.models.losses import (
+    assignment_loss,
     barlow_twins_loss,
     centre_distance,
     centred_targets,
@@ -31,16 +32,19 @@ from headrace.models.losses import (
     masked_distillation,
     masked_siamese_terms,
     masked_token_loss,
+    next_patch_loss,
     noise_contrastive,
     nt_xent,
     pixel_cross_entropy,
     queue_info_nce,
     relation_loss,
+    scaled_regression,
     second_moment,
     sigreg,
     sinkhorn,
     soft_bin_loss,
     swapped_prediction,
+    target_regression,
     tico_loss,
     vicreg_terms,
     w_mse_loss,
@@ -98,6 +102,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         z1, z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -1), 0.1
     ),
     "masked_token_loss": lambda z1, z2: masked_token_loss(z1, z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -100)),
+    "next_patch_loss": lambda z1, z2: next_patch_loss(z1[..., None], z2[..., None], 1 + z2.argmax(1) % (D - 1)),
+    "target_regression": lambda z1, z2: target_regression(
+        z1[:, None, :, None], z2[:, None, :, None], 1 + z2.argmax(1, keepdim=True)
+    ),
+    "scaled_regression": scaled_regression,
+    "assignment_loss, each view by itself": lambda z1, z2: assignment_loss(
+        torch.stack([z1, z2]), sinkhorn(torch.stack([z1, z2]), 0.3, 3), 0.12
+    ),
     "in_batch_info_nce": lambda z1, z2: in_batch_info_nce(z1, z2, 0.2, key_gradient=True),
     "in_batch_info_nce, keys of a slow network": lambda z1, z2: in_batch_info_nce(
         z1, z2.detach(), 0.2, key_gradient=False
