@@ -51,7 +51,7 @@ def colorization_small(*, data: str = "", out: str = "") -> RunConfig:
     There must be colours to learn from: digits have none.
     """
     model = ColorizationConfig(size=24, crop_scale=(0.5, 1.0), flip=0.0, width=12, depth=1)
-    return small_run("colorization", model, OptimConfig(lr=3e-3), data=data, out=out)
+    return small_run("colorization", model, OptimConfig(lr=5e-4), data=data, out=out)
 
 
 def inpainting_small(*, data: str = "", out: str = "") -> RunConfig:
