@@ -107,6 +107,11 @@ class DeepClusterV2(Method):
             return index % self.config.clusters[head]
         return self.assignments[head, index]
 
+    def cluster_scores(self, batch: Batch) -> Tensor:
+        """Of the first of the clusterings."""
+        scores: Tensor = self.centres[0](F.normalize(self.projector(self.encode(batch)), dim=1))
+        return scores
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """LARC of the authors adapts and decays everything."""
         return [ParameterGroup(params=[p for p in self.parameters() if p.requires_grad])]

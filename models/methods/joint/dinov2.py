@@ -193,6 +193,11 @@ class DINOv2(Method):
         of_patches = centred_targets(patches, self.patch_center, temperature)
         return centred_targets(teacher, self.center, temperature), of_patches
 
+    def cluster_scores(self, batch: Batch) -> Tensor:
+        """The teacher's outputs for class tokens, above the centre."""
+        outputs: Tensor = self.head(self.encode(batch)) - self.center
+        return outputs
+
     @property
     def layered(self) -> nn.Module:
         """The student."""

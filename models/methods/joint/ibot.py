@@ -126,6 +126,11 @@ class IBOT(Method):
             "patch": of_patches.detach(),
         }
 
+    def cluster_scores(self, batch: Batch) -> Tensor:
+        """The teacher's outputs for class tokens, above the centre."""
+        outputs: Tensor = self.head(self.encode(batch)) - self.center
+        return outputs
+
     @property
     def layered(self) -> nn.Module:
         """The student."""

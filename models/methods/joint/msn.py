@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headrace.models.checks import require
@@ -156,6 +157,16 @@ class MSN(Method):
         (masks,) = batch.masks
         assert isinstance(masks, PatchMasks)
         return encode_visible(self.student, anchor, masks.visible)[:, 0]
+
+    def cluster_scores(self, batch: Batch) -> Tensor:
+        """Of the prototypes."""
+        z = F.normalize(self.projector(self.encode(batch)), dim=1)
+        return F.linear(z, F.normalize(self.prototypes, dim=1))
+
+    @property
+    def layered(self) -> nn.Module:
+        """The student."""
+        return self.student
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Biases, vectors and prototypes do not decay; positions and the class token do."""
