@@ -287,7 +287,7 @@ def assembled_as_kept(
     try:
         run.loader.load_state_dict(state["loader"])
     except ValueError as error:
-        raise RunError(f"{path}: {error}: these are not the data of that step") from None
+        raise RunError(f"{path}: {error}; these are not the data of that step") from None
     restore(run, state, path)
     return run
 

@@ -331,7 +331,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(
     assert "the loss is not finite at step 5; the newest checkpoint, step-00000003.pt, is from before" in str(
         caught.value
     )
-    assert len(calls) == 6  # seen at the next step that reads the device anyway
+    assert len(calls) == 6 + 1  # seen at the next step that reads the device anyway, and taken again for its capsule
     assert final_state(tmp_path)["step"] == 3
     assert losses(tmp_path) == []
 

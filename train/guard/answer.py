@@ -27,7 +27,7 @@ def answer(run: Run, found: Found, batches: DeviceBatches, attempt: Attempt) -> 
     if settings.on_bad_step == "stop":
         raise RunError(not_finite(str(found), out, capsule))
     if guard.in_a_row > settings.most_in_a_row:
-        raise RunError(not_finite(f"{found}, the {guard.in_a_row}th bad step in a row", out, capsule))
+        raise RunError(not_finite(f"{found}, which makes {guard.in_a_row} bad ones in a row", out, capsule))
     if settings.on_bad_step == "skip":
         guard.left_out += 1
         line = f"{found}: left out"

@@ -80,12 +80,16 @@ def replay(capsule: str | Path, *, data: str = "", method: Callable[[], Method] 
                 f"{folder}: is of a step on {state['world_size']} ranks, and here is {world.size}: start it by "
                 f"torchrun --nproc-per-node {state['world_size']} --no-python headrace replay {folder}"
             )
+        if len(shards) != (samples := state["loader"]["samples"]):
+            raise RunError(
+                f"{folder}: is of a set of {samples} samples, {place} has {len(shards)}; say by --data where that is now"
+            )
         run = assembled_as_kept(config, method, world, shards, state, folder)
         recorded = state["ranks"][world.rank]
         try:
             batch = next(iter(DeviceBatches(run.loader, world.device)))
             if not torch.equal(batch.index.cpu(), recorded["samples"]):
-                raise RunError(f"{folder}: {place} has other samples at that step: these are not the data of that step")
+                raise RunError(f"{folder}: {place} has other samples at that step; these are not the data of that step")
             found = take_again(run, batch, state["step"], attempt)
         finally:
             run.loader.close()
