@@ -60,7 +60,10 @@ class Precision:
 
     def state(self) -> list[Tensor]:
         """The tensors that `after_step` moves."""
-        return [self._scaler._scale, self._scaler._growth_tracker, self._skipped] if self.scaled else []
+        if not self.scaled:
+            return []
+        tensors = self._scaler._scale, self._scaler._growth_tracker, self._skipped
+        return [tensor for tensor in tensors if tensor is not None]
 
     def figures(self) -> dict[str, float]:
         """For a line of metrics; waits for the device."""

@@ -168,8 +168,13 @@ def read_capsule(folder: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of what computes a step."""
-    found = {name: version(name) for name in ("headrace", "torch", "timm", "numpy")}
-    return {**found, "python": platform.python_version(), "machine": platform.machine()}
+    found = {name: version(name) for name in ("headrace", "timm", "numpy")}
+    return {
+        **found,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def plain(value: Any) -> Any:
@@ -207,5 +212,5 @@ def _digest(tensors: Iterable[Tensor]) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

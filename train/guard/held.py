@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -25,7 +26,6 @@ class HeldState:
 
     def __init__(self, method: Method, precision: Precision) -> None:
         hooked = any(getattr(type(method), hook) is not getattr(Method, hook) for hook in _HOOKS)
-        # Tensors are looked up at each step: a method may put another one in a buffer's place.
         self._places: list[tuple[dict[str, Any], str]] = []
         for module in method.modules():
             self._places += [(module._buffers, name) for name, x in module._buffers.items() if x is not None]
@@ -33,9 +33,11 @@ class HeldState:
                 self._places += [(module._parameters, name) for name, p in module._parameters.items() if p is not None]
         self._precision = precision
         self._kept: list[Tensor] = []
+        self._paired = _Paired([], [])
 
     def _now(self) -> list[Tensor]:
-        return [place[name].detach() for place, name in self._places] + self._precision.state()
+        """Looked up at each step: a method may put another tensor in a buffer's place."""
+        return [place[name] for place, name in self._places] + self._precision.state()
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -50,13 +52,39 @@ class HeldState:
     @torch.no_grad()
     def put_back(self, undone: Tensor) -> None:
         """Put the copy back where `undone`, a bool scalar on the device, is true; it is not waited for."""
-        # As integers times 0 or 1: there what is not a number does no harm, and one call serves many tensors.
-        by_size: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-        for kept, now in zip(self._kept, self._now(), strict=True):
-            size = now.element_size()
-            for of_size, tensor in zip(by_size.setdefault(size, ([], [])), (kept, now), strict=True):
-                of_size.append(tensor.view(_AS_INTEGERS[size]))
-        for size, (kept_ones, current) in by_size.items():
-            torch._foreach_mul_(current, (~undone).to(_AS_INTEGERS[size]))
-            torch._foreach_mul_(kept_ones, undone.to(_AS_INTEGERS[size]))
-            torch._foreach_add_(current, kept_ones)
+        now = self._now()
+        if not self._paired.is_of(self._kept, now):
+            self._paired = _Paired(self._kept, now)
+        self._paired.put_back(undone)
+
+
+class _Paired:
+    """Tensors and their copies, of the same shapes, as lists of integers of one size each.
+
+    As integers times 0 or 1: there what is not a number does no harm, and one call serves many tensors.
+    """
+
+    def __init__(self, kept: list[Tensor], now: list[Tensor]) -> None:
+        self._kept, self._now = kept, now
+        self._addresses = [x.data_ptr() for x in now]
+        self._by_size: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for copy, x in zip(kept, now, strict=True):
+            kind = _AS_INTEGERS[x.element_size()]
+            copies, current = self._by_size.setdefault(kind, ([], []))
+            copies.append(copy.view(kind))
+            current.append(x.detach().view(kind))
+
+    def is_of(self, kept: list[Tensor], now: list[Tensor]) -> bool:
+        """Whether these are the very tensors, in the same memory."""
+        return (
+            kept is self._kept
+            and all(map(operator.is_, now, self._now))
+            and [x.data_ptr() for x in now] == self._addresses
+        )
+
+    def put_back(self, undone: Tensor) -> None:
+        """See `HeldState.put_back`. The copies are of no use then."""
+        for kind, (copies, current) in self._by_size.items():
+            torch._foreach_mul_(current, (~undone).to(kind))
+            torch._foreach_mul_(copies, undone.to(kind))
+            torch._foreach_add_(current, copies)

@@ -82,7 +82,7 @@ def replay(capsule: str | Path, *, data: str = "", method: Callable[[], Method] 
             )
         if len(shards) != (samples := state["loader"]["samples"]):
             raise RunError(
-                f"{folder}: is of a set of {samples} samples, {place} has {len(shards)}; say by --data where that is now"
+                f"{folder}: is of a set of {samples} samples, {place} has {len(shards)}; --data says where it is now"
             )
         run = assembled_as_kept(config, method, world, shards, state, folder)
         recorded = state["ranks"][world.rank]
