@@ -102,12 +102,16 @@ class Method(nn.Module):
     there, and those here that begin with the same weights."""
     keeps_samples: bool = False
     """Whether `loss` looks up what the method keeps of each training sample, so that it has none for other samples."""
+    metered: bool = False
+    """Whether `loss` is to return meters of collapse of its own as well, scalars that cost something, such as the
+    entropy of targets (`headrace.models.parts.meters`). The loop sets it for the steps of some lines of metrics."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The training loss of one batch.
 
         Returns:
-            `"loss"`: the scalar to differentiate. Any other entry: a detached scalar to log.
+            `"loss"`: the scalar to differentiate. Any other entry: a detached scalar to log. The loss is the same with
+            and without `metered`.
         """
         raise NotImplementedError(f"{type(self).__name__} must write loss()")
 

@@ -96,6 +96,13 @@ class DeviceBatches:
         self._behind.popleft()
         return copies.take()
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, with a new iterator; one of before is over."""
+        if self._copies is not None:
+            self._copies.close()
+        self._loader.load_state_dict(state)
+        self._behind = deque([state])
+
     def state_dict(self) -> dict[str, Any]:
         """The loader's state behind the batch that was handed out last, not behind the one that is on its way."""
         return self._loader.state_dict() if self._copies is None else self._behind[0]

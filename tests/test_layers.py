@@ -71,6 +71,7 @@ WINGS = {
     "models.losses": {"models.parts"},
     "models.methods": {"models.parts", "models.losses"},
     "train.settings": set(),
+    "train.guard": set(),
     "train.optimizers": set(),
     "train.probes": set(),
     "train.recipes": set(),

@@ -4,6 +4,7 @@ from headrace.train.checkpoint import checkpoint_paths
 from headrace.train.config import (
     CheckpointConfig,
     DistributedConfig,
+    GuardConfig,
     LoaderConfig,
     LogConfig,
     OptimConfig,
@@ -14,6 +15,7 @@ from headrace.train.config import (
     StopConfig,
 )
 from headrace.train.errors import ConfigError, RunError
+from headrace.train.guard.replay import Replay, replay
 from headrace.train.metrics import Ending, read_ending, read_metrics
 from headrace.train.run import RunResult, load_run, train
 
@@ -22,11 +24,13 @@ __all__ = [
     "ConfigError",
     "DistributedConfig",
     "Ending",
+    "GuardConfig",
     "LoaderConfig",
     "LogConfig",
     "OptimConfig",
     "PlayerConfig",
     "ProbeConfig",
+    "Replay",
     "RunConfig",
     "RunError",
     "RunResult",
@@ -36,5 +40,6 @@ __all__ = [
     "load_run",
     "read_ending",
     "read_metrics",
+    "replay",
     "train",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from headrace.train.distributed import World
 from headrace.train.errors import RunError
 
 FORMAT = 1
@@ -26,6 +27,7 @@ FORMAT = 1
 #   loader     state_dict of the loader
 #   precision  state of float16's loss scale; empty otherwise, and missing in older ones
 #   evaluator  state_dict of the evaluator: the best scores so far
+#   guard      state_dict of the guard: the bad steps so far; missing in older ones
 # No state of a random generator: every draw is a function of the seed and the step.
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 
@@ -47,25 +49,43 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
     path = folder / checkpoint_name(state["step"])
     aside = path.with_suffix(".pt.tmp")
     try:
-        with open(aside, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(aside, {"format": FORMAT, **state})
         os.replace(aside, path)
-    except (OSError, RuntimeError) as error:  # torch has the latter for a file that does not take its bytes
+    except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)  # it would fill the disk
-        cause = error if isinstance(error, OSError) else error.__context__
-        reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else _first_line(error)
+        reason = error.strerror or str(error)
         raise RunError(f"{path}: cannot be written ({reason}); the checkpoints before it are whole") from error
+    sync_folder(folder)
+    for old in [*checkpoint_paths(folder)[keep:], *folder.glob("*.tmp")]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def write_synced(path: Path, state: dict[str, Any]) -> None:
+    """Write `state`, as `torch.load` reads it without executing anything, and wait until it is on the disk.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    try:
+        with open(path, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:  # torch's for a file that does not take its bytes
+        cause = error.__context__
+        number = cause.errno if isinstance(cause, OSError) else None
+        raise OSError(number or 0, os.strerror(number) if number else _first_line(error)) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk."""
     directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
-    for old in [*checkpoint_paths(folder)[keep:], *folder.glob("*.tmp")]:
-        old.unlink(missing_ok=True)
-    return path
 
 
 def keep_best(path: Path) -> None:
@@ -96,15 +116,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         OSError: if the disk cannot read it, which says nothing about the file.
         MemoryError: likewise.
     """
+    return read_tensors(path, "checkpoint", FORMAT)
+
+
+def read_tensors(path: Path, what: str, format: int) -> dict[str, Any]:
+    """The dictionary that `write_synced` wrote, of which `format` says what is in it; see `read_checkpoint`.
+
+    Args:
+        what: names it in messages.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # torch raises a dozen kinds for damaged files, and the same for a disk that fails
         _read_through(path)
-        raise RunError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise RunError(f"{path}: not a checkpoint of format {FORMAT}")
+        raise RunError(f"{path}: not a readable {what} ({_first_line(error)})") from None
+    if not isinstance(state, dict) or state.get("format") != format:
+        raise RunError(f"{path}: not a {what} of format {format}")
     return state
 
 
@@ -124,6 +153,19 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, An
     if paths:
         raise RunError(f"{folder}: none of {len(paths)} checkpoints can be read; move the run away to start anew")
     return None
+
+
+def common_checkpoint(out: Path, world: World, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """`newest_checkpoint` of the run in `out`, which all ranks must find alike.
+
+    Raises:
+        RunError: if they do not; and as `newest_checkpoint`.
+    """
+    state = newest_checkpoint(out / "checkpoints", warn=warn if world.rank == 0 else lambda line: None)
+    step = state["step"] if state else 0
+    if world.max(step, -step) != [step, -step]:
+        raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
+    return state
 
 
 def _read_through(path: Path) -> None:

@@ -228,9 +228,46 @@ class LogConfig:
     """Steps between lines of metrics.jsonl. The loss is read from the device, and checked, on these steps only."""
     tensorboard: bool = True
     """Whether to write the same scalars as TensorBoard events."""
+    meters_every: int = 5
+    """Lines of metrics from one that says whether features collapse to the next, so by default 50 steps
+    (`headrace.train.guard.meters`). 0 turns them off."""
 
     def __post_init__(self) -> None:
         _require(self.every_steps > 0, "every_steps", self.every_steps, "above 0")
+        _require(self.meters_every >= 0, "meters_every", self.meters_every, "at least 0")
+
+    def metered(self, step: int) -> bool:
+        """Whether the line of metrics after `step` steps has meters of collapse."""
+        return self.meters_every > 0 and step % (self.every_steps * self.meters_every) == 0
+
+
+@dataclass(kw_only=True)
+class GuardConfig:
+    """What happens at a bad step: one whose loss or gradient is not finite, or at which features have collapsed.
+
+    Its step is held back whole, whatever happens then: weights, optimiser, and what the method remembers.
+    """
+
+    on_bad_step: Literal["stop", "skip", "roll_back"] = "stop"
+    """"stop" ends the run; "skip" leaves the step out and goes on behind it; "roll_back" goes on behind it from the
+    newest checkpoint, and so leaves out all steps since then, as PaLM's authors did (arXiv 2204.02311, section 5.1)."""
+    most_in_a_row: int = 5
+    """Bad steps in a row that are put up with. With "skip" each is the next that could be one; with "roll_back" no
+    regular checkpoint was due between them."""
+    least_rank: float = 0.0
+    """Effective rank of the features (`feature_rank` in metrics.jsonl) below which a step is bad; 0 for no limit."""
+    least_std: float = 0.0
+    """Their deviation (`feature_std`) below which a step is bad, as a share of 1 / sqrt(D), which it is where they are
+    spread evenly; 0 for no limit."""
+    capsules: int = 3
+    """Bad steps of a run that are kept as a folder each, for `headrace replay`. 0 keeps none and, with "stop", saves
+    the copy of what else moves in a step: buffers, slow networks and, of methods with hooks around a step, weights."""
+
+    def __post_init__(self) -> None:
+        _require(self.most_in_a_row >= 0, "most_in_a_row", self.most_in_a_row, "at least 0")
+        _require(self.least_rank >= 0, "least_rank", self.least_rank, "at least 0")
+        _require(0 <= self.least_std < 1, "least_std", self.least_std, "in [0, 1)")
+        _require(self.capsules >= 0, "capsules", self.capsules, "at least 0")
 
 
 @dataclass(kw_only=True)
@@ -280,6 +317,8 @@ class RunConfig:
     """Evaluations."""
     stop: StopConfig = field(default_factory=StopConfig)
     """Early stopping."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Bad steps."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     """Several ranks."""
 
@@ -297,6 +336,8 @@ class RunConfig:
         _require(self.epochs > 0, "epochs", self.epochs, "above 0")
         _require(self.batch_size > 1, "batch_size", self.batch_size, "above 1")
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        if (self.guard.least_rank or self.guard.least_std) and not self.log.meters_every:
+            raise ConfigError("log.meters_every: must be above 0 where guard.least_rank or guard.least_std is")
         if self.validation and not self.probe.every:
             raise ConfigError("validation: is looked at every probe.every epochs, which is 0")
         for name, score in (("stop.on", self.stop.on), ("checkpoint.best", self.checkpoint.best)):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from headrace.models import Method
 from headrace.pipeline import Batch
 from headrace.train.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ class World:
         shared = torch.tensor(values, device=self.device)
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
         return shared.tolist()
+
+    def each(self, value: T) -> list[T]:
+        """What each rank passed, plain values, on all of them."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
 
 @contextmanager

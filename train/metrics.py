@@ -180,10 +180,8 @@ class RunLog:
             for name, value in record.items():
                 if name != "step":
                     self._events.add_scalar(name, value, record["step"])
-        figures = (
-            f"loss {record['loss']:.4f}  {record['samples_per_s']:,.0f} samples/s  "
-            f"data wait {100 * record['data_wait']:.0f} %"
-        )
+        loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
+        figures = f"{loss}{record['samples_per_s']:,.0f} samples/s  data wait {100 * record['data_wait']:.0f} %"
         self._bar.update(self._task, figures=figures)
         if self._lines:
             step, epoch, lr = record["step"], record["epoch"], record["lr"]

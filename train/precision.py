@@ -38,6 +38,7 @@ class Precision:
         self._dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.scaled)
         self._skipped = torch.zeros((), device=device)
+        self._scaler.scale(self._skipped)  # it makes its tensors when it is first used
 
     def autocast(self) -> torch.autocast:
         """The context of the forward pass."""
@@ -56,6 +57,13 @@ class Precision:
         if self.scaled:
             self._scaler.update()
             self._skipped += bad
+
+    def state(self) -> list[Tensor]:
+        """The tensors that `after_step` moves."""
+        if not self.scaled:
+            return []
+        tensors = self._scaler._scale, self._scaler._growth_tracker, self._skipped
+        return [tensor for tensor in tensors if tensor is not None]
 
     def figures(self) -> dict[str, float]:
         """For a line of metrics; waits for the device."""

@@ -22,6 +22,7 @@ from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.train.checkpoint import (
     checkpoint_name,
     checkpoint_paths,
+    common_checkpoint,
     keep_best,
     newest_checkpoint,
     read_checkpoint,
@@ -31,12 +32,13 @@ from headrace.train.distributed import World, distribute, join
 from headrace.train.errors import ConfigError, RunError
 from headrace.train.evaluator import Evaluator, require_measurable
 from headrace.train.finite import FiniteState
+from headrace.train.guard.guard import Guard
 from headrace.train.initialize import initialize
 from headrace.train.layers import layered
 from headrace.train.lock import one_writer
 from headrace.train.loop import take_steps
 from headrace.train.metrics import Ending, Record, RunLog
-from headrace.train.optim import build_optimizer, embedding_tables, resume_optimizer
+from headrace.train.optim import build_optimizer, embedding_tables
 from headrace.train.precision import SAMPLES, Precision, choose_precision
 from headrace.train.state import Run
 from headrace.train.stopping import stop_signals
@@ -79,9 +81,9 @@ def train(
     SIGINT and SIGTERM end the run after the step under way (with several ranks, after the next), with a checkpoint;
     a second SIGINT interrupts at once.
 
-    Where the gradient is not finite the optimiser leaves the weights alone, and the run ends at its next line of
-    metrics or checkpoint, whichever comes first, without writing that checkpoint. So does one whose loss or weights
-    are not finite.
+    A bad step, whose loss or gradient is not finite, is held back whole. At the next line of metrics or checkpoint,
+    whichever comes first, it is kept as a capsule, and the run ends, leaves it out or rolls back, as `config.guard`
+    says (docs/collapse.md). A run whose weights are not finite ends without writing that checkpoint.
 
     `config.probe`, `config.stop` and `config.validation` say how the run is judged while it goes on, and when it ends
     before its last epoch. Started again, a run that stopped early stays as it is.
@@ -97,7 +99,7 @@ def train(
 
     Raises:
         ConfigError: for settings that do not fit each other, the data, or the run that is already in `out`.
-        RunError: if another process writes to `out`, if loss, gradient or weights are not finite any more, or if no
+        RunError: if another process writes to `out`, at a bad step, if weights are not finite any more, or if no
             checkpoint of the run is whole, or one cannot be written.
         ShardError: for data that cannot be read.
         OSError: if the disk cannot read a checkpoint.
@@ -170,10 +172,8 @@ def _start(
 ) -> Run:
     """Everything that the steps need, as the newest checkpoint left it."""
     out = Path(config.out)
-    state = newest_checkpoint(out / "checkpoints", warn=_say if world.rank == 0 else _silent)
+    state = common_checkpoint(out, world, _say)
     first_step = state["step"] if state else 0
-    if world.max(first_step, -first_step) != [first_step, -first_step]:
-        raise RunError(f"{out}: ranks see different checkpoints; the folder must be shared by all of them")
     config, method = first_weights(config, make)
     config = _continued(config, out, state)
     require_measurable(config, world, method, shards, validation)
@@ -181,47 +181,65 @@ def _start(
         line = initialize(method, Path(config.init))
         if world.rank == 0:
             _say(line)
-    try:
-        method = channels_last(method.to(world.device)).train()
-    except ValueError as error:
-        raise ConfigError(f"{config.method}: {error}") from None
+    method = _placed(config, method, world)
     if config.precision == "auto":
         precision, reason = choose_precision(method, world, partial(_first_batch, config, method, shards, world))
         config = replace(config, precision=precision)
         if world.rank == 0 and progress:
             _say(f"precision {precision}: {reason}")
-    module = distribute(method, world, config.sync_batch_norm)
-    tables = embedding_tables(method)
-    groups = layered(method.parameter_groups(), method.layered, config.optim.layer_decay)
-    optimizer = build_optimizer(groups, config.optim, config.batch_size, tables=tables)
-    numbers = Precision(config.precision, world.device)
-    loader = _loader(config, method, shards, world, config.batch_size, epochs=config.epochs)
-    weights = FiniteState(method)
+    run = _assembled(config, method, world, shards, validation)
+    run.first_step = first_step
     if state:
         try:
-            loader.load_state_dict(state["loader"])
+            run.loader.load_state_dict(state["loader"])
         except ValueError as error:
             raise ConfigError(f"data or loader: {error}, and {out} was started otherwise") from None
-        _load_weights(method, state, out)
-        resume_optimizer(optimizer, state["optimizer"])
-        numbers.load_state_dict(state.get("precision", {}))
-        if broken := weights.broken():
+        restore(run, state, out)
+        run.evaluator.load_state_dict(state.get("evaluator", {}))  # states were without
+        run.guard.load_state_dict(state.get("guard", {}))
+        if broken := run.weights.broken():
             file = checkpoint_name(first_step)
             raise RunError(f"{out}: {broken} is not finite in {file}; delete that checkpoint to go on from one before")
-
-    total_steps = config.epochs * len(loader)
-    log = None
     if world.rank == 0:
         config.save(out / "config.yaml")
-        log = RunLog(
+        run.log = log = RunLog(
             out,
             first_step=first_step,
-            total_steps=total_steps,
+            total_steps=run.total_steps,
             progress=progress,
             tensorboard=config.log.tensorboard,
             on_step=on_step,
-            bad_told=len(loader.bad),
+            bad_told=len(run.loader.bad),
         )
+        if first_step:
+            over = first_step == run.total_steps or run.evaluator.stopped(first_step)
+            log.say(f"{out} {'is finished' if over else 'resumes'}: step {first_step} of {run.total_steps}")
+        log.warn_of_cache(run.loader)
+        best = out / "checkpoints" / checkpoint_name(run.evaluator.best_step)
+        if best.exists():  # the run may have been killed between the two
+            keep_best(best)
+    return run
+
+
+def _placed(config: RunConfig, method: Method, world: World) -> Method:
+    """The method on its device, as it is trained."""
+    try:
+        return channels_last(method.to(world.device)).train()
+    except ValueError as error:
+        raise ConfigError(f"{config.method}: {error}") from None
+
+
+def _assembled(config: RunConfig, method: Method, world: World, shards: ShardSet, validation: ShardSet | None) -> Run:
+    """What the steps need, in front of the first one, without a log."""
+    module = distribute(method, world, config.sync_batch_norm)
+    tables = embedding_tables(method)
+    groups = layered(method.parameter_groups(), method.layered, config.optim.layer_decay)
+    precision = Precision(config.precision, world.device)
+    loader = _loader(config, method, shards, world, config.batch_size, epochs=config.epochs)
+
+    def tell(line: str) -> None:
+        run.tell(line)
+
     evaluator = Evaluator(
         config,
         world,
@@ -230,33 +248,64 @@ def _start(
         validation,
         partial(_loader, config, method),
         steps_per_epoch=len(loader),
-        tell=log.tell if log else _silent,
+        tell=tell,
     )
-    if state:
-        evaluator.load_state_dict(state.get("evaluator", {}))  # states were without
     run = Run(
         config=config,
         world=world,
         method=method,
         module=module,
-        optimizer=optimizer,
-        precision=numbers,
+        optimizer=build_optimizer(groups, config.optim, config.batch_size, tables=tables),
+        precision=precision,
         loader=loader,
         evaluator=evaluator,
-        weights=weights,
-        first_step=first_step,
+        weights=FiniteState(method),
+        guard=Guard(config, world, method, precision),
         whole_set=partial(_whole_set, config, shards, world),
-        log=log,
     )
-    if log:
-        if first_step:
-            over = first_step == total_steps or evaluator.stopped(first_step)
-            log.say(f"{out} {'is finished' if over else 'resumes'}: step {first_step} of {total_steps}")
-        log.warn_of_cache(loader)
-        best = out / "checkpoints" / checkpoint_name(evaluator.best_step)
-        if best.exists():  # the run may have been killed between the two
-            keep_best(best)
     return run
+
+
+def assembled_as_kept(
+    config: RunConfig,
+    make: Callable[[], Method] | None,
+    world: World,
+    shards: ShardSet,
+    state: dict[str, Any],
+    path: Path,
+) -> Run:
+    """The run of a capsule, in front of its step; nothing of it is written.
+
+    Args:
+        state: what `path` holds.
+
+    Raises:
+        ConfigError, RunError: where set or network are not those that it was kept with.
+    """
+    config, method = first_weights(config, make, path)
+    run = _assembled(config, _placed(config, method, world), world, shards, None)
+    try:
+        run.loader.load_state_dict(state["loader"])
+    except ValueError as error:
+        raise RunError(f"{path}: {error}; these are not the data of that step") from None
+    restore(run, state, path)
+    return run
+
+
+def restore(run: Run, state: dict[str, Any], path: Path) -> None:
+    """`Run.restore` from what `path` holds.
+
+    Raises:
+        ConfigError: if its weights are of another network.
+    """
+    try:
+        run.restore(state)
+    except RuntimeError as error:
+        raise ConfigError(_other_network(path, error)) from None
+
+
+def _other_network(path: Path, error: RuntimeError) -> str:
+    return f"{path}: its weights are of another network: {' '.join(str(error).split())}"
 
 
 def _whole_set(config: RunConfig, shards: ShardSet, world: World, views: ViewSpec) -> Iterator[Batch]:
@@ -286,9 +335,12 @@ def load_run(path: str | Path, *, method: Callable[[], Method] | None = None) ->
     state = read_checkpoint(path) if path.is_file() else newest_checkpoint(path / "checkpoints", warn=_say)
     if state is None:
         raise RunError(f"{path}: no checkpoint in it; train first")
-    config = _config_of(state, path)
+    config = config_of(state, path)
     config, built = first_weights(config, method, path)
-    _load_weights(built, state, path)
+    try:
+        built.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ConfigError(_other_network(path, error)) from None
     return config, built.eval()
 
 
@@ -320,18 +372,6 @@ def first_weights(
     if run and config.model != made:
         raise ConfigError(f"{where}model: was trained with {config.model}, given is {made}")
     return replace(config, model=made), method
-
-
-def _load_weights(method: Method, state: dict[str, Any], path: Path) -> None:
-    """Take over the checkpoint's weights.
-
-    Raises:
-        ConfigError: if they are those of another network.
-    """
-    try:
-        method.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: its weights are of another network: {' '.join(str(error).split())}") from None
 
 
 def _loader(
@@ -391,7 +431,7 @@ def _continued(config: RunConfig, out: Path, state: dict[str, Any] | None) -> Ru
         RunError: if its settings are not of this version.
     """
     if state:
-        started = _config_of(state, out)
+        started = config_of(state, out)
     elif (out / "config.yaml").exists():
         started = RunConfig.load(out / "config.yaml")
     else:
@@ -410,7 +450,7 @@ def _continued(config: RunConfig, out: Path, state: dict[str, Any] | None) -> Ru
     return config
 
 
-def _config_of(state: dict[str, Any], path: Path) -> RunConfig:
+def config_of(state: dict[str, Any], path: Path) -> RunConfig:
     """The config in the checkpoint `state` that was read from `path`."""
     try:
         return RunConfig.from_dict(state["config"])
@@ -418,7 +458,9 @@ def _config_of(state: dict[str, Any], path: Path) -> RunConfig:
         raise RunError(f"{path}: its config does not fit this version of headrace ({error})") from None
 
 
-_NOT_SHAPING = ("data", "validation", "out", "device", "loader", "checkpoint", "log", "distributed", "probe", "stop")
+_NOT_SHAPING = (
+    "data", "validation", "out", "device", "loader", "checkpoint", "log", "distributed", "probe", "stop", "guard"
+)  # fmt: skip
 
 
 def _shaping(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -434,7 +476,3 @@ def _shaping(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _say(line: str) -> None:
     print(printable(line, "\n"), file=sys.stderr)
-
-
-def _silent(line: str) -> None:
-    pass

@@ -76,3 +76,22 @@ def test_a_run_that_stops_with_a_copy_under_way_goes_on_behind_what_was_used(dig
     with make(digits_webdataset) as again:
         again.load_state_dict(state)
         assert used + [batch.index.tolist() for batch in DeviceBatches(again, torch.device("cpu"))] == expected
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_it_is_set_back_with_copies_under_way(digits_webdataset: ShardSet, late: bool) -> None:
+    """As by a run that takes an earlier batch again, and then goes on behind it."""
+    with make(digits_webdataset) as plain:
+        expected = [(batch.index.tolist(), plain.state_dict()) for batch in plain]
+    with make(digits_webdataset) as loader:
+        batches = DeviceBatches(loader, torch.device("cpu"), LateCopies() if late else None)
+        first = iter(batches)
+        assert [batch.index.tolist() for batch in islice(first, 4)] == [index for index, _ in expected[:4]]
+        batches.load_state_dict(expected[0][1])
+        again = iter(batches)
+        assert next(again).index.tolist() == expected[1][0]
+        del again
+        batches.load_state_dict(expected[1][1])
+        del first
+        assert batches.state_dict() == expected[1][1]
+        assert [batch.index.tolist() for batch in batches] == [index for index, _ in expected[2:]]

@@ -102,7 +102,8 @@ class DeepCluster(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"`: the cross entropy of the clusters, in which each cluster weighs as much as any other; `"accuracy"`:
-        the share of samples that is right; `"nmi"`."""
+        the share of samples that is right; `"nmi"`; metered, `"clusters_used"`: the share of the clusters that have a
+        sample in the whole set."""
         (view,) = batch.normalized()
         logits = self.classifier(F.relu(self.backbone(view))).float()
         known = len(self.assignments) > 0
@@ -111,6 +112,7 @@ class DeepCluster(Method):
             "loss": F.cross_entropy(logits, labels, self.weights, reduction="sum") / len(labels),
             "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean(),
             "nmi": self.nmi.clone(),
+            **({"clusters_used": (self.weights > 0).float().mean()} if self.metered else {}),
         }
 
     def cluster_scores(self, batch: Batch) -> Tensor:

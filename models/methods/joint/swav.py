@@ -14,6 +14,7 @@ from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.collectives import rank, world_size
 from headrace.models.parts.heads import mlp
+from headrace.models.parts.meters import share_used, target_entropies
 from headrace.models.parts.multi_crop import by_resolution
 from headrace.models.parts.queue import Queue
 from headrace.models.parts.views import SwAVViews
@@ -81,14 +82,19 @@ class SwAV(Method):
         self.new_rows: list[list[Tensor]] = []  # of the step under way: embeddings of the large views
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """`"loss"` alone; see `headrace.models.losses.swapped_prediction`."""
+        """`"loss"`, see `headrace.models.losses.swapped_prediction`; metered, the entropies of the assignments and
+        `"prototypes_used"`, the share that some large view is nearest to (`headrace.models.parts.meters`)."""
         views = batch.normalized()
         z = F.normalize(self.projector(by_resolution(self.backbone, views)), dim=1)
         scores = self.prototypes(z).chunk(len(views))  # V tensors (B, K)
         large = z.detach().chunk(len(views))[:2]
         targets = [self._assignments(score, view) for view, score in enumerate(scores[:2])]
         self.new_rows.append(list(large))
-        return {"loss": swapped_prediction(scores, targets, self.config.temperature)}
+        meters = {}
+        if self.metered:
+            used = share_used(torch.cat(scores[:2]).detach())
+            meters = {**target_entropies(torch.cat(targets)), "prototypes_used": used}
+        return {"loss": swapped_prediction(scores, targets, self.config.temperature), **meters}
 
     def cluster_scores(self, batch: Batch) -> Tensor:
         """Of the prototypes."""
