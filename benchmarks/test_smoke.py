@@ -162,6 +162,7 @@ def has_peer(name: str) -> bool:
     return name in PEERS and (os.environ.get("HEADRACE_REQUIRE_PEERS") == "1" or installed("lightly"))
 
 
+@pytest.mark.timeout(1200)  # dozens of trainings
 def test_methods(tmp_path: Path) -> None:
     """Every method that the digits suit trains a little, and so does its peer."""
     from headrace.benchmarks.learning.sets import SETS

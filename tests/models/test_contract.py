@@ -232,6 +232,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return on_ranks(of_rank, 2, tmp_path_factory.mktemp("ranks"), paths)
 
 
+@pytest.mark.timeout(900)  # the first one waits for both ranks to go through all methods
 def test_two_ranks_have_the_loss_and_the_gradients_of_one(
     name: str, shards: ShardSet, ranks: list[dict[str, Any]]
 ) -> None:

@@ -169,6 +169,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return on_ranks(of_rank, request.param, tmp_path_factory.mktemp("ranks"), request.param)
 
 
+@pytest.mark.timeout(900)  # the first one waits for all ranks to go through all losses
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_and_gradient_are_those_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
     whole = loss_and_gradient(name, network(), draw(SAMPLES, 4, seed=1), draw(SAMPLES, 4, seed=2))
