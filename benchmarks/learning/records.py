@@ -7,10 +7,11 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from headrace.benchmarks.learning.speed import Speed
 from headrace.benchmarks.machine import ROOT, versions
+from headrace.models import METHODS
 from headrace.train import RunConfig
 
 OURS, PEER, INPUT, SPEED = "headrace", "lightly", "input", "speed"
@@ -110,8 +111,27 @@ def digest_of(config: RunConfig | None, *, data: str, content: str, side: str) -
         content: digest of its samples.
         side: OURS, PEER, INPUT or SPEED.
     """
-    settings = {} if config is None else {key: x for key, x in config.to_dict().items() if key not in PLACES}
-    if config is not None:
-        settings["model"] = {key: x for key, x in settings["model"].items() if key != TOKENIZER_PLACE}
-    whole = [settings, data, content, side, versions()]
+    whole = [_settings(config) if config else {}, data, content, side, versions()]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What decides about scores, and is not as it is by default: a new setting changes no digest of what is without."""
+    given, usual = config.to_dict(), RunConfig(method=config.method, model=METHODS[config.method].config()).to_dict()
+    found = _differing(given, usual)
+    if isinstance(found.get("model"), dict):
+        found["model"].pop(TOKENIZER_PLACE, None)
+    return {"method": config.method, **{key: x for key, x in found.items() if key not in PLACES}}
+
+
+def _differing(given: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """The entries of `given` that are not those of `usual`, however deep."""
+    found = {}
+    for key, value in given.items():
+        other = usual.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            if inner := _differing(value, other):
+                found[key] = inner
+        elif value != other:
+            found[key] = value
+    return found

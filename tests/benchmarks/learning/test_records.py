@@ -19,6 +19,8 @@ from headrace.benchmarks.learning.records import (
     sources_digest,
 )
 from headrace.benchmarks.learning.speed import Speed
+from headrace.models import METHODS
+from headrace.train import RunConfig
 from headrace.train.recipes import bert_small, simclr_small
 
 TRIAL = Trial(
@@ -105,6 +107,25 @@ def test_a_digest_depends_on_all_that_decides() -> None:
     changed += [digest_of(config, **{**GIVEN, key: x}) for key, x in (("data", "emoji"), ("content", "1"))]
     changed.append(digest_of(config, **{**GIVEN, "side": PEER}))
     assert len({digest_of(config, **GIVEN), *changed}) == 1 + len(changed)
+
+
+def test_a_digest_does_not_depend_on_settings_that_are_as_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting that there was not when something was measured does not make it something else."""
+    config = simclr_small(data="a", out="b")
+    with_more = RunConfig.to_dict
+
+    def to_dict(self: RunConfig) -> dict[str, Any]:
+        plain = with_more(self)
+        return {**plain, "new": 0.0, "optim": {**plain["optim"], "new": {"deep": 1}}}
+
+    before = digest_of(config, **GIVEN)
+    monkeypatch.setattr(RunConfig, "to_dict", to_dict)
+    assert digest_of(config, **GIVEN) == before
+
+
+def test_methods_with_the_same_settings_have_other_digests() -> None:
+    usual = [RunConfig(method=name, model=METHODS[name].config(), data="a", out="b") for name in ("simclr", "vicreg")]
+    assert len({digest_of(config, **GIVEN) for config in usual}) == 2
 
 
 def test_a_digest_does_not_depend_on_where_the_tokenizer_lies() -> None:
