@@ -83,7 +83,8 @@ class Method(nn.Module):
     """Base of all methods. A subclass sets the attributes in its constructor and writes `loss`.
 
     Everything that it remembers from step to step (a slow network, a queue, a centre, assignments) is a parameter or a
-    buffer, so that a run that was killed goes on as if it had not been. Nothing in it draws from a generator of its
+    buffer, so that a run that was killed goes on as if it had not been, and that a bad step can be undone; buffers keep
+    their shapes but in `on_epoch`. Nothing in it draws from a generator of its
     own: what is random comes with the batch, or from torch's default generator, which the loop seeds for each step.
 
     Letters in shapes: B samples of this rank, V views, D feature dimensions.

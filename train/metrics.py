@@ -31,7 +31,9 @@ shuffle, more where samples of a kind come together. By shards, that is how the 
 worry about, if the set was shuffled when it was written. Of a remote set also `cache_room`: bytes of its cache, over
 those with which shards are fetched about once an epoch; below 1.0 they are fetched several times. In float16 also
 `loss_scale` and `skipped_steps`, those that were left out since the run began; of such a step itself `grad_norm` is
-missing, as anything that is not finite is.
+missing, as anything that is not finite is. Every `LogConfig.meters_every`-th line has meters of collapse:
+`feature_rank` and `feature_std` (`headrace.train.guard.meters`) and those of the method. After bad steps also
+`left_out`: the steps so far that were not taken, or taken back; the line of a bad step itself has no loss.
 
 After an epoch that was evaluated also `held_out_loss` (mean over the validation set), `knn` and `linear` (accuracies of
 probes, 0 to 1), those of them that are measured and finite, and `evaluate_s`: seconds that this took, which

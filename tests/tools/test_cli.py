@@ -203,6 +203,7 @@ LEAST = {
     "train": ["simclr", "--data", "a", "--out", "b"],
     "eval": ["knn", "a", "--data", "b"],
     "bench": ["loader"],
+    "replay": ["a"],
     "report": ["a"],
     "cache": ["ls"],
 }

@@ -48,9 +48,24 @@ class Planted(SimCLR):
         self.trace.lerp_(self.last, 0.5)
 
 
+class Clustered(Planted):
+    """Its epochs begin with a buffer of another shape and with weights that no optimiser moved."""
+
+    found: Tensor
+
+    def __init__(self, config: SimCLRConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("found", torch.zeros(0))
+
+    def on_epoch(self, context: Context) -> None:
+        self.found = next(self.projector.parameters())[0, : context.epoch + 1].clone()
+        next(self.projector.parameters()).mul_(0.5).add_(torch.rand(()))
+
+
 def plant(patch: pytest.MonkeyPatch, bad: dict[int, Literal["loss", "gradient"]], on_rank: int = 0) -> None:
-    """Let `method=planted` be a method that is bad at these steps."""
-    patch.setitem(METHODS, "planted", METHODS["simclr"]._replace(method=Planted))
+    """Let the methods "planted" and "clustered" be bad at these steps."""
+    for method in (Planted, Clustered):
+        patch.setitem(METHODS, method.__name__.lower(), METHODS["simclr"]._replace(method=method))
     patch.setattr(Planted, "bad", bad)
     patch.setattr(Planted, "on_rank", on_rank)
     patch.setattr(Planted, "taken", [])

@@ -23,6 +23,7 @@ from headrace.train import checkpoint as checkpoint_module
 from headrace.train import loop as loop_module
 from headrace.train.checkpoint import checkpoint_paths, read_checkpoint
 from headrace.train.distributed import World
+from headrace.train.guard import capsule as capsule_module
 from headrace.train.guard.capsule import read_capsule
 from headrace.train.guard.held import HeldState
 from headrace.train.guard.watch import Watch
@@ -35,6 +36,10 @@ from tests.train.tiny_runs import final_state, same_bits, tiny_run
 CPU = torch.device("cpu")
 CAPSULE = Path("capsules") / "step-00000006"
 EACH = ("checkpoint.every_steps=1", "checkpoint.keep=20")
+
+
+class Killed(BaseException):
+    pass
 
 
 @pytest.fixture(autouse=True)
@@ -288,6 +293,28 @@ def test_a_full_disk_changes_nothing_but_the_capsule(
     assert "its capsule cannot be written (No space left on device)" in capsys.readouterr().err
 
 
+def test_a_capsule_is_whole_or_not_there(
+    digits_webdataset: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it was written, and started again."""
+    plant(monkeypatch, {6: "gradient"})
+
+    def killed(path: Path, state: dict[str, Any]) -> None:
+        path.write_bytes(b"half")
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(capsule_module, "write_synced", killed)
+        with pytest.raises(Killed):
+            train(planted_run(digits_webdataset.path, tmp_path), progress=False)
+    with pytest.raises(RunError, match="no capsule"):
+        replay(tmp_path / CAPSULE)
+    with pytest.raises(RunError, match="shows it"):
+        train(planted_run(digits_webdataset.path, tmp_path), progress=False)
+    assert [path.name for path in (tmp_path / "capsules").iterdir()] == [CAPSULE.name]
+    assert replay(tmp_path / CAPSULE).same
+
+
 # Policies
 
 
@@ -318,6 +345,20 @@ def test_a_skipped_step_leaves_no_trace_whenever_it_is_found(
     assert replay(late / "capsules" / "step-00000007").same
 
 
+def test_an_epoch_begins_once_and_with_a_good_state(
+    digits_webdataset: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step of the first epoch and the first of the next are bad, and found late where that may be."""
+    plant(monkeypatch, {4: "loss", 5: "gradient"})
+    for every in (1, 100):
+        config = planted_run(digits_webdataset.path, tmp_path / f"{every}", "guard.on_bad_step=skip")
+        config.log.every_steps = config.checkpoint.every_steps = every
+        assert train(replace(config, method="clustered"), progress=False).step == 12
+    one, other = (weights_and_moments(final_state(tmp_path / f"{every}")) for every in (1, 100))
+    assert same_bits(one, other)
+    assert len(one[0]["found"]) == 3
+
+
 def test_bad_steps_in_a_row_end_the_run(
     digits_webdataset: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,10 +366,6 @@ def test_bad_steps_in_a_row_end_the_run(
     config = planted_run(digits_webdataset.path, tmp_path, "guard.on_bad_step=skip", "guard.most_in_a_row=2")
     with pytest.raises(RunError, match="not finite at step 8, though the loss is, which makes 3 bad ones in a row"):
         train(config, progress=False)
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize("checkpoints", [3, 4])

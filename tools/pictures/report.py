@@ -36,8 +36,10 @@ CURVES = (
     ("data_wait", "share of the time spent waiting for data", True, True),
     ("lr", "learning rate", False, True),
 )
-# The same of evaluations while a run goes on, which not every run has.
-EVALUATED = (
+# The same of meters and of evaluations while a run goes on, which not every run has.
+OPTIONAL = (
+    ("feature_rank", "effective rank of the features", False, True),
+    ("feature_std", "deviation of normalised features", False, True),
     ("held_out_loss", "held-out loss", False, False),
     ("knn", "k-NN on held-out samples", True, False),
     ("linear", "linear probe on held-out samples", True, False),
@@ -138,7 +140,7 @@ def training_charts(metrics: Mapping[str, Sequence[Record]]) -> str:
     """The curves of all runs, one chart a metric."""
     charts = ""
     logged = {name for records in metrics.values() for record in records for name in record}
-    for metric, label, percent, from_zero in (*CURVES, *(curve for curve in EVALUATED if curve[0] in logged)):
+    for metric, label, percent, from_zero in (*CURVES, *(curve for curve in OPTIONAL if curve[0] in logged)):
         series = {
             name: (
                 [row["step"] for row in rows if metric in row],

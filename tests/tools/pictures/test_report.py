@@ -133,7 +133,7 @@ def test_the_page_shows_curves_views_map_config_and_versions(run: Path, text: st
     headings = ("At a glance", "Probes", "Training", "What the method sees", "Map of the features", "Configuration")
     for heading in (*headings, "Environment"):
         assert heading in words
-    assert text.count('class="chart"') == 4
+    assert text.count('class="chart"') == 4 + 2  # meters of collapse have two
     assert text.count("data-i=") == 200, "one dot a digit"
     assert "crop" in words
     assert (run / "config.yaml").read_text(encoding="utf-8") in "".join(Page(text).texts)
