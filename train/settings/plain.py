@@ -124,7 +124,8 @@ def _convert_to_one(value: object, options: Sequence[Any], key: str) -> Any:
     """`value` as the one of several types that it is.
 
     A whole number is taken for an integer where a number may be either. Of several dataclasses the one counts that the
-    key "class" names; without one, that whose fields the keys are, all of them or at least no others.
+    key "class" names; without one, that whose fields the keys are, all of them or at least no others. Keys that another
+    one cannot do without either, and no more, do not tell them apart.
     """
     if value is None and types.NoneType in options:
         return None
@@ -146,7 +147,7 @@ def _convert_to_one(value: object, options: Sequence[Any], key: str) -> Any:
             raise ConfigError(errors[0])
         raise ConfigError(f"{key}: fits none of {len(errors)} kinds: " + "; or ".join(errors))
     exact = [result for option, result in made if _is_exactly(value, option)]
-    if len(exact) == 1:
+    if len(exact) == 1 and not any(_is_least(value, option) for option, result in made if result is not exact[0]):
         return exact[0]
     if len({type(result) for _, result in made}) > 1 and isinstance(value, Mapping):
         kinds = " or ".join(option.__name__ for option, _ in made)
@@ -159,6 +160,14 @@ def _is_exactly(value: object, option: Any) -> bool:
     if _is_class(option):
         return isinstance(value, Mapping) and value.keys() - {CLASS} == arguments(option).keys()
     return option in _WORDS and type(value) is option
+
+
+def _is_least(value: object, option: Any) -> bool:
+    """Whether `value` has just the keys that a dataclass has no defaults for."""
+    if not (_is_class(option) and isinstance(value, Mapping)):
+        return False
+    given = inspect.signature(option).parameters.values()
+    return value.keys() - {CLASS} == {each.name for each in given if each.default is inspect.Parameter.empty}
 
 
 def _is_class(hint: Any) -> bool:
