@@ -29,13 +29,14 @@ class MemoryBank(nn.Module):
     Source: arXiv 1805.01978, section 3; zhirongw/lemniscate.pytorch at f7cfe29, lib/NCEAverage.py.
     """
 
-    rows: Tensor
-    """(N, D). They begin uniform, with a mean square of 1 / D; one that was put has length 1."""
+    rows: nn.Parameter
+    """(N, D), without gradient; a parameter, for buffers are sent from rank 0 to the others at every step. They begin
+    uniform, with a mean square of 1 / D; one that was put has length 1."""
 
     def __init__(self, dim: int, *, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
-        self.register_buffer("rows", _uniform(FIRST_ROWS, dim))
+        self.rows = nn.Parameter(_uniform(FIRST_ROWS, dim), requires_grad=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,7 +44,7 @@ class MemoryBank(nn.Module):
     def begin(self, samples: int, seed: int) -> None:
         """As many rows as there are samples, drawn from `seed`."""
         with seeded(seed, _KEY):
-            self.rows = _uniform(samples, self.rows.shape[1]).to(self.rows)
+            self.rows.data = _uniform(samples, self.rows.shape[1]).to(self.rows)
 
     def numbers(self, index: Tensor) -> Tensor:
         """The rows of samples, int64."""
@@ -62,7 +63,7 @@ class MemoryBank(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         """The set has as many samples as it had."""
         if (kept := state_dict.get(prefix + "rows")) is not None:
-            self.rows = self.rows.new_empty(kept.shape)
+            self.rows.data = self.rows.new_empty(kept.shape)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 

@@ -164,6 +164,8 @@ def neighbours(encoded: Encoded) -> Section:
 def clusters(method: Method, encoded: Encoded) -> Section:
     """The largest clusters or prototypes, and the samples that fall to each with the largest scores."""
     heading = "Clusters and what falls to them"
+    if type(method).cluster_scores is Method.cluster_scores:
+        return Section(heading, "", "")
 
     def largest(batch: Batch) -> Tensor:
         scores = method.cluster_scores(batch)
@@ -172,11 +174,7 @@ def clusters(method: Method, encoded: Encoded) -> Section:
         return torch.stack([value, number.float(), torch.full_like(value, scores.shape[1])], dim=1)
 
     method.eval()
-    probe = method.probe_inputs
-    with Loader(encoded.shards, probe, 1, shuffle=False, threads=1) as loader, torch.no_grad():
-        if method.cluster_scores(next(iter(loader)).to(device())) is None:
-            return Section(heading, "", "")
-    found, _ = extract_features(largest, encoded.shards, probe, device=device())
+    found, _ = extract_features(largest, encoded.shards, method.probe_inputs, device=device())
     scores, numbers, total = found[:, 0], found[:, 1].astype(np.int64), int(found[0, 2])
     sizes = np.bincount(numbers, minlength=total)
     rows = ""

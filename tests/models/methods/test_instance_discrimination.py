@@ -156,7 +156,7 @@ def authors_step(method: Any, shift: float, monkeypatch: pytest.MonkeyPatch) -> 
 def bare(**changes: Any) -> Any:
     """With the authors' rows."""
     method = method_of(projection_dim=DIM, temperature=0.07, **changes)
-    method.bank.rows = Authors.bank()
+    method.bank.rows.data = Authors.bank()
     return method
 
 
