@@ -358,6 +358,7 @@ class DINOPeer(Peer):
             c.hidden_dim,
             c.bottleneck_dim,
             c.prototypes,
+            batch_norm=c.head_batch_norm,
             freeze_last_layer=c.frozen_epochs,
             norm_last_layer=c.norm_last_layer,
         )
@@ -438,6 +439,7 @@ class IBOTPeer(Peer):
                 c.hidden_dim,
                 c.bottleneck_dim,
                 c.prototypes,
+                batch_norm=c.head_batch_norm,
                 freeze_last_layer=c.frozen_epochs,
                 norm_last_layer=c.norm_last_layer,
             )

@@ -30,6 +30,9 @@ class DistillationConfig(MultiCropViews):
     """Width of the head's hidden layers."""
     bottleneck_dim: int = 256
     """Width in front of the prototypes."""
+    head_batch_norm: bool = False
+    """Batch norms in the head's hidden layers, which spread out what a network that was never trained says alike of
+    all pictures."""
     student_temperature: float = 0.1
     """Of the student's outputs."""
     teacher_temperature: float = 0.04
@@ -64,6 +67,7 @@ class DistillationConfig(MultiCropViews):
             hidden_dim=self.hidden_dim,
             bottleneck_dim=self.bottleneck_dim,
             norm_last_layer=norm_last_layer,
+            batch_norm=self.head_batch_norm,
         )
 
 

@@ -59,26 +59,34 @@ def two_layers(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
 
 class DINOHead(nn.Module):
     """Three linear layers with GELU between them, the unit sphere, and one weight-normalised layer of prototypes:
-    (B, in_dim) to (B, prototypes).
+    (..., in_dim) to (..., prototypes).
 
     Args:
         in_dim: width of the features.
         prototypes: K, outputs.
         hidden_dim, bottleneck_dim: widths of the hidden layers, and of the sphere's space.
         norm_last_layer: keep the prototypes at length 1, instead of learning the lengths.
+        batch_norm: norm each hidden layer over all that comes at once, in front of its GELU.
 
     Source: facebookresearch/dino at 7c446df, vision_transformer.py, DINOHead.
     """
 
     def __init__(
-        self, in_dim: int, prototypes: int, *, hidden_dim: int, bottleneck_dim: int, norm_last_layer: bool
+        self,
+        in_dim: int,
+        prototypes: int,
+        *,
+        hidden_dim: int,
+        bottleneck_dim: int,
+        norm_last_layer: bool,
+        batch_norm: bool,
     ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(in_dim, hidden_dim), nn.GELU(),
-            nn.Linear(hidden_dim, hidden_dim), nn.GELU(),
-            nn.Linear(hidden_dim, bottleneck_dim),
-        )  # fmt: skip
+        layers: list[nn.Module] = []
+        for width, following in ((in_dim, hidden_dim), (hidden_dim, hidden_dim)):
+            norm = [nn.BatchNorm1d(following)] if batch_norm else []
+            layers += [nn.Linear(width, following), *norm, nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, bottleneck_dim))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -89,4 +97,5 @@ class DINOHead(nn.Module):
         lengths.requires_grad_(not norm_last_layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+        outputs = self.last_layer(F.normalize(self.mlp(x.flatten(0, -2)), dim=-1))
+        return outputs.unflatten(0, x.shape[:-1])

@@ -63,7 +63,8 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "dinov2_gram": {
         **PLAIN, "size": 16, "local_views": 2, "local_size": 8, "prototypes": 24, "hidden_dim": 32,
-        "bottleneck_dim": 12, "drop_path": 0.0, "koleo_over_ranks": True, "assignment": "center",
+        "bottleneck_dim": 12, "head_batch_norm": True, "drop_path": 0.0, "koleo_over_ranks": True,
+        "assignment": "center",
         "anchor_size": 32, "anchor_every": 4, "anchor_updates": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "init_values": 0.5}),
     },

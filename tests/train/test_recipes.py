@@ -16,6 +16,7 @@ from headrace.tools.sources.mnist import digits
 from headrace.train import RunConfig, train
 from headrace.train.optim import peak_lr
 from headrace.train.recipes import RECIPES, simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
+from headrace.train.schedule import dropped
 from tests import texts
 from tests.clips import STACK_FIELDS, stacks
 from tests.conftest import DIGIT_FIELDS, digit_samples, require_peer
@@ -66,7 +67,14 @@ def test_imagenet_has_the_papers_values() -> None:
         ("lejepa", 5e-4, "adamw", 5e-4),
         ("dino", 1e-3, "adamw", 0.04),
         ("msn", 1e-3, "adamw", 0.04),
+        ("swav", 4.8, "lars", 1e-6),
+        ("deepcluster", 0.05, "sgd", 1e-5),
         ("deepcluster_v2", 4.8, "lars", 1e-6),
+        ("rotation", 0.01, "sgd", 5e-4),
+        ("jigsaw", 0.01, "sgd", 5e-4),
+        ("block_order", 0.001, "sgd", 5e-4),
+        ("context_prediction", 0.02, "sgd", 0.0),
+        ("instance_discrimination", 0.03, "sgd", 1e-4),
         ("mae", 2.4e-3, "adamw", 0.05),
         ("ijepa", 1e-3, "adamw", 0.04),
         ("aim", 1e-3, "adamw", 0.05),
@@ -86,6 +94,22 @@ def test_imagenet_is_what_each_method_s_authors_ran(name: str, peak: float, opti
     assert (config.optim.name, config.optim.weight_decay) == (optimizer, decay)
     assert config.model == METHODS[name].config()  # the defaults are the authors'
     assert config.optim.name != "lars" or not config.optim.lr_in_momentum
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "rates"),
+    [
+        ("rotation", 0.01, {0: 1e-2, 14: 1e-2, 15: 1e-3, 30: 1e-4, 49: 1e-5}),
+        ("jigsaw", 0.01, {0: 1e-2, 19: 1e-2, 20: 1e-3, 40: 1e-4, 69: 1e-5}),
+        ("block_order", 1e-3, {0: 1e-3, 29: 1e-3, 30: 1e-4, 79: 1e-5}),
+        ("colorization", 3e-5, {0: 3e-5, 6: 3e-5, 7: 3e-6, 15: 3e-7}),
+        ("instance_discrimination", 0.03, {0: 0.03, 119: 0.03, 120: 3e-3, 199: 3e-4}),
+    ],
+)
+def test_rates_fall_where_the_authors_let_them_fall(name: str, peak: float, rates: dict[int, float]) -> None:
+    schedule = RECIPES[f"{name}_imagenet"]().schedule
+    assert (schedule.final, schedule.warmup_epochs) == (1.0, 0)  # else a cosine
+    assert {epoch: peak * dropped(epoch, schedule.drops) for epoch in rates} == pytest.approx(rates)
 
 
 def test_cifar10_has_lightlys_values() -> None:
@@ -109,6 +133,7 @@ def test_cifar10_has_lightlys_values() -> None:
         ("simsiam", 0.5, "sgd", 1e-5),
         ("swav", 0.6, "lars", 1e-6),
         ("vicreg", 0.3, "lars", 1e-4),
+        ("w_mse", 2e-3, "adamw", 1e-6),
     ],
 )
 def test_cifar10_is_what_solo_learn_ran(name: str, peak: float, optimizer: str, decay: float) -> None:
@@ -124,13 +149,15 @@ def test_cifar10_is_what_solo_learn_ran(name: str, peak: float, optimizer: str, 
     assert isinstance(views, ViewSpec)
     for number, view in enumerate(views.views):
         assert view.size == 32
-        assert view.scale == ((0.2, 1.0) if name == "vicreg" else (0.08, 1.0))
+        assert view.scale == ((0.2, 1.0) if name in ("vicreg", "w_mse") else (0.08, 1.0))
         assert view.normalize.std == (0.2470, 0.2435, 0.2616)
         if name in ("barlow_twins", "byol", "dino", "moco_v3", "nnclr"):
             assert (view.brightness, view.saturation, view.hue) == (0.4, 0.2, 0.1)
             assert (view.blur, view.solarize) == (0.0, 0.2 * number)
         if name in ("deepcluster_v2", "swav"):
             assert (view.brightness, view.saturation, view.hue, view.blur) == (0.8, 0.8, 0.2, 0.5)
+        if name == "w_mse":
+            assert (view.brightness, view.saturation, view.hue, view.blur) == (0.8, 0.8, 0.2, 0.0)
         if name in ("moco_v2", "simsiam"):
             assert (view.brightness, view.saturation, view.hue, view.blur) == (0.4, 0.4, 0.1, 0.5)
     assert len(views.views) == 2

@@ -17,6 +17,7 @@ from headrace.train.recipes.cifar10 import (
     simsiam_cifar10,
     swav_cifar10,
     vicreg_cifar10,
+    w_mse_cifar10,
 )
 from headrace.train.recipes.imagenet import (
     barlow_twins_imagenet,
@@ -40,7 +41,13 @@ from headrace.train.recipes.imagenet import (
     vicreg_imagenet,
     w_mse_imagenet,
 )
-from headrace.train.recipes.imagenet_joint import deepcluster_v2_imagenet, moco_v3_vit_imagenet, msn_imagenet
+from headrace.train.recipes.imagenet_joint import (
+    deepcluster_imagenet,
+    deepcluster_v2_imagenet,
+    moco_v3_vit_imagenet,
+    msn_imagenet,
+    swav_imagenet,
+)
 from headrace.train.recipes.imagenet_masked import (
     aim_imagenet,
     beit_imagenet,
@@ -51,7 +58,12 @@ from headrace.train.recipes.imagenet_masked import (
     maskfeat_imagenet,
     simmim_imagenet,
 )
-from headrace.train.recipes.imagenet_pretext import block_order_imagenet, context_prediction_imagenet, jigsaw_imagenet
+from headrace.train.recipes.imagenet_pretext import (
+    block_order_imagenet,
+    context_prediction_imagenet,
+    jigsaw_imagenet,
+    rotation_imagenet,
+)
 from headrace.train.recipes.joint import (
     barlow_twins_small,
     byol_small,
@@ -135,6 +147,7 @@ __all__ = [
     "data2vec2_small",
     "data2vec_imagenet",
     "data2vec_small",
+    "deepcluster_imagenet",
     "deepcluster_small",
     "deepcluster_v2_cifar10",
     "deepcluster_v2_imagenet",
@@ -184,6 +197,7 @@ __all__ = [
     "ressl_cifar10",
     "ressl_imagenet",
     "ressl_small",
+    "rotation_imagenet",
     "rotation_small",
     "simclr_cifar10",
     "simclr_digits",
@@ -195,6 +209,7 @@ __all__ = [
     "simsiam_imagenet",
     "simsiam_small",
     "swav_cifar10",
+    "swav_imagenet",
     "swav_small",
     "tico_imagenet",
     "tico_small",
@@ -205,6 +220,7 @@ __all__ = [
     "vicreg_small",
     "videomae_k400",
     "videomae_small",
+    "w_mse_cifar10",
     "w_mse_imagenet",
     "w_mse_small",
 ]
@@ -227,7 +243,9 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "barlow_twins_imagenet": barlow_twins_imagenet,
     "swav_small": swav_small,
     "swav_cifar10": swav_cifar10,
+    "swav_imagenet": swav_imagenet,
     "deepcluster_small": deepcluster_small,
+    "deepcluster_imagenet": deepcluster_imagenet,
     "deepcluster_v2_small": deepcluster_v2_small,
     "deepcluster_v2_cifar10": deepcluster_v2_cifar10,
     "deepcluster_v2_imagenet": deepcluster_v2_imagenet,
@@ -258,6 +276,7 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "vicreg_cifar10": vicreg_cifar10,
     "vicreg_imagenet": vicreg_imagenet,
     "w_mse_small": w_mse_small,
+    "w_mse_cifar10": w_mse_cifar10,
     "w_mse_imagenet": w_mse_imagenet,
     "tico_small": tico_small,
     "tico_imagenet": tico_imagenet,
@@ -288,6 +307,7 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
     "rotation_small": rotation_small,
+    "rotation_imagenet": rotation_imagenet,
     "autoencoder_small": autoencoder_small,
     "autoencoder_mnist": autoencoder_mnist,
     "denoising_autoencoder_small": denoising_autoencoder_small,

@@ -354,7 +354,8 @@ def colorization_imagenet(*, data: str = "", out: str = "") -> RunConfig:
     people took 32 % for real ones, and reports AlexNet's features.
 
     Adam with learning rate 3e-5, betas 0.9 and 0.99, weight decay 1e-3 (richzhang/colorization at 4aa459f,
-    train/solver.prototxt). The rate falls on a cosine, theirs to a tenth after 225,000 steps and after 450,000.
+    train/solver.prototxt). The rate falls to a tenth after 7 epochs and after 14, theirs after 225,000 steps and after
+    450,000.
     """
     return RunConfig(
         method="colorization",
@@ -364,7 +365,7 @@ def colorization_imagenet(*, data: str = "", out: str = "") -> RunConfig:
         epochs=16,
         batch_size=40,
         optim=OptimConfig(lr=3e-5, weight_decay=1e-3, betas=(0.9, 0.99)),
-        schedule=ScheduleConfig(warmup_epochs=0),
+        schedule=ScheduleConfig(warmup_epochs=0, final=1.0, drops={7: 0.1, 14: 0.1}),
     )
 
 
@@ -397,7 +398,7 @@ def instance_discrimination_imagenet(*, data: str = "", out: str = "") -> RunCon
     classifier; 41.0 % for a ResNet-18.
 
     SGD with learning rate 0.03, weight decay 1e-4 on everything (zhirongw/lemniscate.pytorch at f7cfe29, main.py).
-    Their rate falls to a tenth after epochs 120 and 160, where this is a cosine.
+    The rate falls to a tenth after epochs 120 and 160.
     """
     return RunConfig(
         method="instance_discrimination",
@@ -407,5 +408,5 @@ def instance_discrimination_imagenet(*, data: str = "", out: str = "") -> RunCon
         epochs=200,
         batch_size=256,
         optim=OptimConfig(name="sgd", lr=0.03, weight_decay=1e-4),
-        schedule=ScheduleConfig(warmup_epochs=0),
+        schedule=ScheduleConfig(warmup_epochs=0, final=1.0, drops={120: 0.1, 160: 0.1}),
     )

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+from headrace.models.methods.joint.deepcluster import DeepClusterConfig
 from headrace.models.methods.joint.deepcluster_v2 import DeepClusterV2Config
 from headrace.models.methods.joint.moco_v3 import MoCoV3Config, vit_small
 from headrace.models.methods.joint.msn import MSNConfig
+from headrace.models.methods.joint.swav import SwAVConfig
 from headrace.train.config import OptimConfig, PlayerConfig, RunConfig, ScheduleConfig
+
+
+def swav_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """ResNet-50, batch 4096, 800 epochs: 75.3 % by a linear classifier in the authors' README.
+
+    LARS of all weights with learning rate 4.8 and weight decay 1e-6, 10 epochs of warm-up, a cosine down to a
+    thousandth (facebookresearch/swav at 06b1b7c, scripts/swav_800ep_pretrain.sh, 64 GPUs). Their warm-up begins at 0.3,
+    and their batch norms take their statistics over eight GPUs.
+    """
+    return RunConfig(
+        method="swav",
+        model=SwAVConfig(),
+        data=data,
+        out=out,
+        epochs=800,
+        batch_size=4096,
+        sync_batch_norm=True,
+        optim=OptimConfig(name="lars", lr=4.8, weight_decay=1e-6, lr_in_momentum=False),
+        schedule=ScheduleConfig(warmup_epochs=10, final=0.001),
+    )
+
+
+def deepcluster_imagenet(*, data: str = "", out: str = "") -> RunConfig:
+    """VGG-16, batch 256, 500 epochs; the authors judge by transfer, and their README has no accuracy on ImageNet.
+
+    SGD with a constant learning rate of 0.05, weight decay 1e-5 on everything (facebookresearch/deepcluster at 2d1927e,
+    main.py and main.sh, one GPU; its 200 epochs by default are not those of the published networks).
+    """
+    return RunConfig(
+        method="deepcluster",
+        model=DeepClusterConfig(),
+        data=data,
+        out=out,
+        epochs=500,
+        batch_size=256,
+        optim=OptimConfig(name="sgd", lr=0.05, weight_decay=1e-5),
+        schedule=ScheduleConfig(warmup_epochs=0, final=1.0),
+    )
 
 
 def deepcluster_v2_imagenet(*, data: str = "", out: str = "") -> RunConfig:

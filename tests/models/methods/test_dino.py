@@ -16,6 +16,7 @@ from headrace.pipeline import Batch, Loader
 from headrace.shards import ShardSet
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, clip_gradients, drop_frozen
+from tests.conftest import require_peer
 from tests.models.authors_views import BYOL, IMAGENET, PIL, byol_pair, in_torchvisions_words
 from tests.models.tiny_methods import TINY, tiny
 
@@ -84,9 +85,27 @@ def test_the_last_layer_waits_for_the_first_epoch_and_its_rows_keep_their_length
 def test_lengths_of_prototypes_are_learnt_where_they_are_not_kept() -> None:
     sizes = {"hidden_dim": 8, "bottleneck_dim": 4}
     for kept in (True, False):
-        head = DINOHead(6, 5, norm_last_layer=kept, **sizes)  # type: ignore[arg-type]
+        head = DINOHead(6, 5, norm_last_layer=kept, batch_norm=False, **sizes)  # type: ignore[arg-type]
         assert head.last_layer.parametrizations.weight.original0.requires_grad != kept
         assert head(torch.randn(3, 6)).shape == (3, 5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_head_with_batch_norms_is_lightlys_with_the_biases_of_the_authors() -> None:
+    require_peer("lightly")
+    from lightly.models.modules.heads import DINOProjectionHead
+
+    ours = DINOHead(6, 5, hidden_dim=8, bottleneck_dim=4, norm_last_layer=True, batch_norm=True).double()
+    theirs = DINOProjectionHead(6, 8, 4, 5, batch_norm=True).double()
+    with torch.no_grad():
+        for mine, other in zip(ours.mlp, theirs.layers[: len(ours.mlp)], strict=True):
+            if isinstance(mine, nn.Linear):
+                other.weight.copy_(mine.weight)
+                if other.bias is None:  # a batch norm takes it away again
+                    mine.bias.normal_()
+        theirs.last_layer.weight_v.copy_(ours.last_layer.parametrizations.weight.original1)
+    x = torch.randn(7, 3, 6, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x.flatten(0, 1)).view(7, 3, 5))
 
 
 def test_each_tensor_is_clipped_by_its_own_norm() -> None:
