@@ -37,6 +37,7 @@ from headrace.models.losses.prototypes import (
     cluster_cross_entropy,
     crossed_views,
     masked_siamese_terms,
+    sharpened_assignments,
     sinkhorn,
     swapped_prediction,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "relation_loss",
     "scaled_regression",
     "second_moment",
+    "sharpened_assignments",
     "sigreg",
     "sinkhorn",
     "soft_bin_loss",

@@ -158,15 +158,22 @@ def masked_siamese_terms(
 
     Source: arXiv 2204.07141, equations 1 and 2; authors' code facebookresearch/msn at 4388dc1, src/losses.py.
     """
-    prototypes = F.normalize(prototypes, dim=1)
-    logs = F.log_softmax(F.normalize(anchors, dim=1) @ prototypes.T / temperature, dim=1)
-    with torch.no_grad():
-        scores = F.normalize(targets, dim=1) @ prototypes.T / (temperature * sharpening)
-        sharp = F.log_softmax(scores, dim=1)
-        shares = sinkhorn(sharp, 1.0, sinkhorn_iterations) if sinkhorn_iterations else sharp.exp()
+    logs = F.log_softmax(F.normalize(anchors, dim=1) @ F.normalize(prototypes, dim=1).T / temperature, dim=1)
+    shares = sharpened_assignments(targets, prototypes, temperature, sharpening, sinkhorn_iterations)
     cross_entropy = -(shares.repeat(len(anchors) // len(targets), 1) * logs).sum(dim=1).mean()
     mean = summed(logs.exp().mean(dim=0)) / world_size()
     return cross_entropy, math.log(len(prototypes)) - torch.special.entr(mean).sum()
+
+
+@full_precision
+@torch.no_grad()
+def sharpened_assignments(
+    targets: Tensor, prototypes: Tensor, temperature: float, sharpening: float, sinkhorn_iterations: int
+) -> Tensor:
+    """The q of `masked_siamese_terms`, (N, K), whose rows add up to 1. Arguments are as there."""
+    scores = F.normalize(targets, dim=1) @ F.normalize(prototypes, dim=1).T / (temperature * sharpening)
+    sharp = F.log_softmax(scores, dim=1)
+    return sinkhorn(sharp, 1.0, sinkhorn_iterations) if sinkhorn_iterations else sharp.exp()
 
 
 @full_precision

@@ -26,6 +26,11 @@ def target_entropies(targets: Tensor) -> dict[str, Tensor]:
     }
 
 
+def target_meters(targets: Tensor) -> dict[str, Tensor]:
+    """`target_entropies` of rows (N, K), and `prototypes_used`, see `share_used`."""
+    return {**target_entropies(targets), "prototypes_used": share_used(targets)}
+
+
 @torch.no_grad()
 def share_used(scores: Tensor) -> Tensor:
     """Share of K prototypes that are the largest score of some row (N, K) of some rank; at most the rows over K."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.models import Method
+from headrace.models.methods.joint.deepcluster_v2 import NO_CLUSTER, DeepClusterV2
 from headrace.models.methods.joint.dino import DINO
 from headrace.models.parts.meters import share_used, target_entropies
 from headrace.pipeline import Batch, Loader
@@ -23,6 +24,7 @@ from tests.models.tiny_methods import tiny
 from tests.ranks import on_ranks
 from tests.train.tiny_runs import final_state, same_bits, tiny_run
 
+TARGETS = {"target_entropy", "mean_target_entropy", "prototypes_used"}
 ALONE = World(0, 1, torch.device("cpu"))
 
 
@@ -100,7 +102,7 @@ def batch(digits_webdataset: ShardSet) -> Batch:
 
 def metered_terms(method: Method, batch: Batch) -> dict[str, Tensor]:
     plain = method.loss(batch)
-    for name in ("new_centers", "new_rows"):
+    for name in ("new_centers", "new_patch_centers", "patch_sums", "new_rows"):
         if hasattr(method, name):
             setattr(method, name, [])
     with FeatureMeters(GuardConfig(), method, ALONE).taken() as meters:
@@ -133,8 +135,9 @@ def test_a_uniform_teacher_of_dino_has_the_entropy_of_all_prototypes(batch: Batc
 @pytest.mark.parametrize(
     ("name", "own"),
     [
-        ("swav", {"target_entropy", "mean_target_entropy", "prototypes_used"}),
+        *((name, TARGETS) for name in ("swav", "dino", "ibot", "dinov2", "dinov2_gram", "msn", "capi")),
         ("deepcluster", {"clusters_used"}),
+        ("deepcluster_v2", {"clusters_used"}),
         ("mae", set()),
         ("simclr", set()),
     ],
@@ -147,9 +150,18 @@ def test_what_methods_have(digits_webdataset: ShardSet, name: str, own: set[str]
     method = tiny(name).eval()
     terms = metered_terms(method, batch)
     assert terms.keys() == plain | own | {"feature_rank", "feature_std"}
-    if "clusters_used" in own:
-        assert terms["clusters_used"] == 1
+    if "clusters_used" in own:  # DeepCluster's first clusters are the samples' numbers, its successor has none yet
+        assert terms["clusters_used"] == (name == "deepcluster")
     assert not any(module._forward_hooks for module in method.modules())
+
+
+def test_clusters_of_all_clusterings_count_but_for_those_that_stand_for_none() -> None:
+    method = tiny("deepcluster_v2")
+    assert isinstance(method, DeepClusterV2)
+    clusters = method.config.clusters
+    method.assignments = torch.full((len(clusters), 50), NO_CLUSTER)
+    method.assignments[0, :3] = torch.tensor([2, 0, 2])
+    assert method._used().item() == pytest.approx(2 / clusters[0] / len(clusters))
 
 
 def test_rows_are_bounded(batch: Batch) -> None:

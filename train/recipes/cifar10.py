@@ -90,9 +90,9 @@ def barlow_twins_cifar10(*, data: str = "", out: str = "") -> RunConfig:
 
 
 def byol_cifar10(*, data: str = "", out: str = "") -> RunConfig:
-    """92.58 % in solo-learn's table (byol.yaml): LARS with learning rate 1, the slow network from 0.99 to 1. Its heads'
-    last layers have biases, and its slow network begins with the weights of the other."""
-    model = BYOLConfig(**_views(), **_asymmetric(), momentum=0.99)
+    """92.58 % in solo-learn's table (byol.yaml): LARS with learning rate 1, the slow network from 0.99 to 1, with the
+    weights of the other at the beginning. Its heads' last layers have biases."""
+    model = BYOLConfig(**_views(), **_asymmetric(), momentum=0.99, slow_start="copy")
     return _run("byol", model, _lars(1.0, 1e-5), data, out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ class BYOLConfig(BYOLViews):
     """Width of the hidden layers of projector and predictor."""
     projection_dim: int = 256
     """Their output dimension."""
+    slow_start: Literal["own", "copy"] = "own"
+    """Weights that the slow network begins with: of its own, as the authors', or those of the other, as in most code
+    since then. Runs of a thousand steps end otherwise with them."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """The network that is kept."""
 
@@ -37,14 +41,15 @@ class BYOLConfig(BYOLViews):
         require(0 <= self.momentum <= 1, self, "momentum", "lie in [0, 1]")
         require(self.hidden_dim >= 1, self, "hidden_dim", "be at least 1")
         require(self.projection_dim >= 1, self, "projection_dim", "be at least 1")
+        require(self.slow_start in ("own", "copy"), self, "slow_start", "be 'own' or 'copy'")
 
 
 class BYOL(Method):
     """Probes see the backbone's output, without projector and predictor.
 
     Followed: google-deepmind/deepmind-research at f5de0ed, byol/byol_experiment.py. Each view passes alone, so that
-    batch norm's statistics are of one view; the slow network, drawn by itself, runs in training mode with statistics of
-    its own. Their linear classifier beside the loss is left out: probes do its work.
+    batch norm's statistics are of one view; the slow network, drawn by itself unless it is a copy, runs in training
+    mode with statistics of its own. Their linear classifier beside the loss is left out: probes do its work.
     """
 
     config: BYOLConfig
@@ -59,6 +64,9 @@ class BYOL(Method):
         self.predictor = self._head(config.projection_dim)
         self.slow_backbone = build_backbone(config.backbone)[0].requires_grad_(False)
         self.slow_projector = self._head(self.feature_dim).requires_grad_(False)
+        if config.slow_start == "copy":
+            follow(self.slow_backbone, self.backbone, 0.0)
+            follow(self.slow_projector, self.projector, 0.0)
 
     def _head(self, dim: int) -> nn.Sequential:
         dims = (dim, self.config.hidden_dim, self.config.projection_dim)

@@ -92,7 +92,8 @@ class DeepClusterV2(Method):
         self.new_rows: list[tuple[Tensor, Tensor]] = []  # of the step under way: numbers and embeddings
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """`"loss"`: the mean over clusterings of `headrace.models.losses.cluster_cross_entropy`."""
+        """`"loss"`: the mean over clusterings of `headrace.models.losses.cluster_cross_entropy`; metered,
+        `"clusters_used"`: the share of the clusters that have a sample in the whole set."""
         views = batch.normalized()
         z = F.normalize(self.projector(by_resolution(self.backbone, views)), dim=1)
         self.new_rows.append((batch.index, _of_large(z, len(views))))
@@ -100,7 +101,15 @@ class DeepClusterV2(Method):
             cluster_cross_entropy(centres(z), self._labels(head, batch.index), self.config.temperature)
             for head, centres in enumerate(self.centres)
         ]
-        return {"loss": torch.stack(losses).mean()}
+        return {"loss": torch.stack(losses).mean(), **({"clusters_used": self._used()} if self.metered else {})}
+
+    def _used(self) -> Tensor:
+        """Share of the clusters of all heads, 0 before the first ones are found."""
+        shares = []
+        for clusters, found in zip(self.config.clusters, self.assignments, strict=True):
+            used = torch.zeros(1 + clusters, device=found.device)  # the first stands for none
+            shares.append(used.index_fill_(0, 1 + found.clamp(min=-1), 1.0)[1:].mean())
+        return torch.stack(shares).mean()
 
     def _labels(self, head: int, index: Tensor) -> Tensor:
         if self.assignments.shape[1] == 0:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headrace.models.losses import dino_loss
+from headrace.models.losses import centred_targets, dino_loss
 from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.distillation import DistillationConfig, student_groups, teacher_of, vit_small
-from headrace.models.parts.meters import share_used, target_entropies
+from headrace.models.parts.meters import target_meters
 from headrace.models.parts.momentum import follow, follow_means, slow_copy
 from headrace.models.parts.multi_crop import by_resolution
 from headrace.models.parts.schedules import cosine, warmed_up
@@ -57,8 +56,7 @@ class DINO(Method):
         self.new_centers: list[Tensor] = []  # of the step under way
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """`"loss"`, see `headrace.models.losses.dino_loss`; metered, what the teacher says: the entropies of
-        `headrace.models.parts.meters`, and `"prototypes_used"`, the share that is some view's largest."""
+        """`"loss"`, see `headrace.models.losses.dino_loss`; metered, what the teacher says (`target_meters`)."""
         views = batch.normalized()
         student = self.student_head(by_resolution(self.student, views)).chunk(len(views))
         with torch.no_grad():
@@ -67,13 +65,9 @@ class DINO(Method):
         loss = dino_loss(
             student, teacher.chunk(2), self.center, self.config.student_temperature, self.teacher_temperature
         )
-        return {"loss": loss, **(self._meters(teacher) if self.metered else {})}
-
-    @torch.no_grad()
-    def _meters(self, teacher: Tensor) -> dict[str, Tensor]:
-        """Of the teacher's outputs (N, K)."""
-        targets = F.softmax((widened(teacher) - self.center) / self.teacher_temperature, dim=1)
-        return {**target_entropies(targets), "prototypes_used": share_used(targets)}
+        if not self.metered:
+            return {"loss": loss}
+        return {"loss": loss, **target_meters(centred_targets(teacher, self.center, self.teacher_temperature))}
 
     def cluster_scores(self, batch: Batch) -> Tensor:
         """The teacher's outputs, above the centre."""

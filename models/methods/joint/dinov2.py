@@ -17,6 +17,7 @@ from headrace.models.parts.collectives import total
 from headrace.models.parts.distillation import DistillationConfig, at_rate, student_groups, teacher_of
 from headrace.models.parts.heads import DINOHead
 from headrace.models.parts.masked_vit import MaskTokenViT, build_vit, take, uniform_drop_path
+from headrace.models.parts.meters import target_meters
 from headrace.models.parts.momentum import follow, follow_means, slow_copy
 from headrace.models.parts.schedules import cosine, warmed_up
 from headrace.pipeline import Batch, BlockMask, ViewSpec
@@ -88,10 +89,21 @@ class DINOv2Config(DistillationConfig):
         return ViewSpec([replace(view, blur_kernel=min(self.blur_kernel, view.size - 1 | 1)) for view in views])
 
 
-def added(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a method's `loss` returns: the sum of the addends, and each of them, detached."""
-    loss = torch.stack(list(terms.values())).sum()
-    return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+@dataclass(kw_only=True)
+class StudentStep:
+    """What a student has to say of a batch."""
+
+    terms: dict[str, Tensor]
+    """The addends of its loss."""
+    patches: Tensor
+    """Behind its backbone, of the large views (2B, L, D)."""
+    meters: dict[str, Tensor]
+    """Of the teacher's class tokens (`target_meters`); none where the step is not metered."""
+
+    def reported(self) -> dict[str, Tensor]:
+        """What a method's `loss` returns: the sum of the addends, each of them, detached, and meters."""
+        loss = torch.stack(list(self.terms.values())).sum()
+        return {"loss": loss, **{name: term.detach() for name, term in self.terms.items()}, **self.meters}
 
 
 class DINOv2(Method):
@@ -142,12 +154,11 @@ class DINOv2(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"` and its addends: `"large"` and `"small"` of class tokens, see
         `headrace.models.losses.crossed_views`, `"patch"` of hidden patches, `"koleo"` of large views. The authors log
-        half of the last two."""
-        terms, _ = self.terms_and_patches(batch.normalized(), batch.masks)
-        return added(terms)
+        half of the last two. Metered, what the teacher says of class tokens (`target_meters`)."""
+        return self.student_step(batch.normalized(), batch.masks).reported()
 
-    def terms_and_patches(self, views: list[Tensor], masks: list[BlockMasks]) -> tuple[dict[str, Tensor], Tensor]:
-        """The addends, and the student's patches of the large views (2B, L, D), behind the backbone."""
+    def student_step(self, views: list[Tensor], masks: list[BlockMasks]) -> StudentStep:
+        """Of views, large ones first, and the masks of these."""
         c = self.config
         large = torch.cat(views[:2])
         first, second = (mask.masked for mask in masks)
@@ -179,7 +190,8 @@ class DINOv2(Method):
         if c.koleo_weight:
             spread = [koleo_loss(each, over_ranks=c.koleo_over_ranks) for each in tokens[:, 0].chunk(2)]
             terms["koleo"] = c.koleo_weight * (spread[0] + spread[1])
-        return terms, tokens[:, prefix:]
+        meters = target_meters(targets) if self.metered else {}
+        return StudentStep(terms=terms, patches=tokens[:, prefix:], meters=meters)
 
     def _targets(self, teacher: Tensor, patches: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         """Of class tokens (2B, K) and of patches (B, M, K), of which some count."""

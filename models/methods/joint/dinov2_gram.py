@@ -14,7 +14,7 @@ from headrace.models.checks import require
 from headrace.models.losses import gram_loss
 from headrace.models.losses.precision import widened
 from headrace.models.method import Context
-from headrace.models.methods.joint.dinov2 import DINOv2, DINOv2Config, added
+from headrace.models.methods.joint.dinov2 import DINOv2, DINOv2Config
 from headrace.models.parts.momentum import follow, slow_copy
 from headrace.pipeline import Batch, ViewSpec
 
@@ -81,13 +81,13 @@ class DINOv2Gram(DINOv2):
         """`"loss"` and its addends: DINOv2's, and `"gram"`, see `headrace.models.losses.gram_loss`."""
         c = self.config
         *views, first, second = batch.normalized()
-        terms, patches = self.terms_and_patches(views, batch.masks)
-        terms["small"] = c.local_weight * terms["small"]
+        step = self.student_step(views, batch.masks)
+        step.terms["small"] = c.local_weight * step.terms["small"]
         if c.gram_weight:
             with torch.no_grad():
-                anchors = self.anchor_patches(torch.cat([first, second]), int(patches.shape[1] ** 0.5))
-            terms["gram"] = c.gram_weight * gram_loss(patches, anchors)
-        return added(terms)
+                anchors = self.anchor_patches(torch.cat([first, second]), int(step.patches.shape[1] ** 0.5))
+            step.terms["gram"] = c.gram_weight * gram_loss(step.patches, anchors)
+        return step.reported()
 
     def anchor_patches(self, images: Tensor, side: int) -> Tensor:
         """(2B, side * side, D): the anchor's patches, as many as the student's, after DINOv3's bicubic resizing."""

@@ -15,6 +15,7 @@ from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.models.parts.distillation import DistillationConfig, student_groups, teacher_of, vit_small
 from headrace.models.parts.masked_vit import MaskTokenViT, build_vit
+from headrace.models.parts.meters import target_meters
 from headrace.models.parts.momentum import follow, follow_means, slow_copy
 from headrace.models.parts.schedules import cosine, warmed_up
 from headrace.pipeline import Batch, BlockMask, ViewSpec
@@ -99,7 +100,8 @@ class IBOT(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"`, and its two addends: `"class"`, see `headrace.models.losses.dino_loss`, and `"patch"`, see
-        `headrace.models.losses.masked_distillation`, of each large view and itself."""
+        `headrace.models.losses.masked_distillation`, of each large view and itself; metered, what the teacher says of
+        class tokens (`target_meters`)."""
         c = self.config
         views = batch.normalized()
         large, masked = torch.cat(views[:2]), torch.cat([masks.masked for masks in batch.masks])
@@ -120,11 +122,14 @@ class IBOT(Method):
         )
         targets = centred_targets(teacher_patches, self.patch_center, self.patch_teacher_temperature)
         of_patches = masked_distillation(patches, targets, masked, c.student_temperature)
-        return {
+        terms = {
             "loss": of_class + c.patch_weight * of_patches,
             "class": of_class.detach(),
             "patch": of_patches.detach(),
         }
+        if not self.metered:
+            return terms
+        return {**terms, **target_meters(centred_targets(teacher, self.center, self.teacher_temperature))}
 
     def cluster_scores(self, batch: Batch) -> Tensor:
         """The teacher's outputs for class tokens, above the centre."""

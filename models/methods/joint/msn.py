@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headrace.models.checks import require
-from headrace.models.losses import masked_siamese_terms
+from headrace.models.losses import masked_siamese_terms, sharpened_assignments
 from headrace.models.method import Context, Method, ParameterGroup, kernels_and_vectors
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.masked_vit import encode_visible
+from headrace.models.parts.meters import target_meters
 from headrace.models.parts.momentum import follow, slow_copy
 from headrace.models.parts.multi_crop import by_resolution
 from headrace.models.parts.schedules import linear
@@ -135,7 +136,8 @@ class MSN(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"`: the sum of the terms of `headrace.models.losses.masked_siamese_terms`; `"entropy_gap"`: its second
-        term, by how much the mean assignment is short of an even one."""
+        term, by how much the mean assignment is short of an even one; metered, how targets are assigned
+        (`target_meters`)."""
         target, anchor, *focal = batch.normalized()
         first = self._without_dropped_patches(batch, anchor)
         anchors = [self.student_projector(first)]
@@ -144,10 +146,10 @@ class MSN(Method):
         with torch.no_grad():
             targets = self.projector(self.backbone(target))
         c = self.config
-        cross_entropy, gap = masked_siamese_terms(
-            torch.cat(anchors), targets, self.prototypes, c.temperature, c.sharpening, c.sinkhorn_iterations
-        )
-        return {"loss": cross_entropy + c.entropy_weight * gap, "entropy_gap": gap.detach()}
+        rule = self.prototypes, c.temperature, c.sharpening, c.sinkhorn_iterations
+        cross_entropy, gap = masked_siamese_terms(torch.cat(anchors), targets, *rule)
+        terms = {"loss": cross_entropy + c.entropy_weight * gap, "entropy_gap": gap.detach()}
+        return {**terms, **(target_meters(sharpened_assignments(targets, *rule)) if self.metered else {})}
 
     def _without_dropped_patches(self, batch: Batch, anchor: Tensor) -> Tensor:
         """(B, D): the class token of the large anchor."""

@@ -14,6 +14,7 @@ from headrace.models.checks import require
 from headrace.models.losses import assignment_loss, sinkhorn
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.masked_vit import shown_masked, take
+from headrace.models.parts.meters import target_meters
 from headrace.models.parts.momentum import follow
 from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.rope_vit import RopeEncoderPredictor
@@ -162,7 +163,7 @@ class CAPI(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"`, the sum of those of the prediction ("prediction") and of the clusters ("clustering"); see
-        `headrace.models.losses.assignment_loss`."""
+        `headrace.models.losses.assignment_loss`. Metered, how patches are assigned (`target_meters`)."""
         c = self.config
         (images,), masks = batch.normalized(), _masks(batch)
         with torch.no_grad():
@@ -174,7 +175,8 @@ class CAPI(Method):
         named = self.head(self.student.predict(encoded, places, masks.predicted))
         prediction = assignment_loss(named, take(assigned, masks.predicted), c.temperature)
         terms = {"prediction": prediction.detach(), "clustering": clustering.detach()}
-        return {"loss": prediction + clustering, **terms}
+        meters = target_meters(assigned.flatten(0, 1)) if self.metered else {}
+        return {"loss": prediction + clustering, **terms, **meters}
 
     def assigned(self, similarity: Tensor) -> Tensor:
         """(B, L, K): to which clusters patches belong. At each place clusters have equal shares of the samples of all

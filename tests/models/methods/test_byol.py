@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.models import Context
+from headrace.models import Context, build_method
 from headrace.models.methods.joint.byol import BYOLConfig
 from headrace.models.parts.schedules import cosine
 from headrace.pipeline import Batch, Loader
 from headrace.shards import ShardSet
 from tests.models.authors_views import byol_pair, in_torchvisions_words
-from tests.models.tiny_methods import tiny
+from tests.models.tiny_methods import TINY, tiny
 
 
 def batch_of(method: Any, shards: ShardSet) -> Batch:
@@ -42,6 +42,10 @@ def test_the_slow_network_is_drawn_by_itself_and_keeps_its_own_statistics(digits
     method: Any = tiny("byol")
     pairs = list(zip(method.backbone.parameters(), method.slow_backbone.parameters(), strict=True))
     assert not all(torch.equal(fast, slow) for fast, slow in pairs)
+    copied: Any = build_method("byol", seed=0, **TINY["byol"], slow_start="copy").train()
+    for module, follower in ((copied.backbone, copied.slow_backbone), (copied.projector, copied.slow_projector)):
+        assert all(torch.equal(*pair) for pair in zip(module.parameters(), follower.parameters(), strict=True))
+        assert not any(p.requires_grad for p in follower.parameters())
     method.loss(batch_of(method, digits_webdataset))
     fast, slow = (dict(m.named_buffers()) for m in (method.backbone, method.slow_backbone))
     moved = [key for key in slow if key.endswith("running_mean") and slow[key].abs().sum() > 0]
