@@ -186,3 +186,7 @@ def sentence(error: Exception) -> str:
 def is_a(error: Exception, *classes: str) -> bool:
     """isinstance by class name: importing the classes would cost seconds where they were never needed."""
     return any(base.__name__ in classes for base in type(error).__mro__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from headrace.models.method import Context
-from headrace.models.parts.schedules import cosine
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch
 from headrace.pipeline.transfer import DeviceBatches
@@ -21,8 +20,7 @@ from headrace.train.finite import gradient_norm
 from headrace.train.guard.answer import answer, not_finite
 from headrace.train.guard.watch import Watch
 from headrace.train.metrics import Ending, Meter, Record, loader_figures
-from headrace.train.optim import clip_players, drop_frozen, peak_lr, set_schedule, step_unless
-from headrace.train.schedule import SHAPES, dropped
+from headrace.train.optim import clip_players, drop_frozen, follow_schedule, step_unless
 from headrace.train.state import Run
 from headrace.train.stopping import Stop, interrupted
 
@@ -132,16 +130,10 @@ def _begin_epoch(run: Run, context: Context) -> None:
 def _forward_backward(run: Run, batch: Batch, context: Context) -> dict[str, Tensor]:
     """Hooks, schedules, and the gradient of one step; the method's scalars, means over the parts of the batch."""
     config, method, world = run.config, run.method, run.world
-    step, total = context.step, context.total_steps
-    warmup = round(config.schedule.warmup_epochs * context.steps_per_epoch)
-    peak = peak_lr(config.optim, config.batch_size)
-    share = SHAPES[config.schedule.shape](step, total=total, warmup=warmup, final=config.schedule.final)
-    lr = peak * share * dropped(context.epoch, config.schedule.drops)
-    decay, final_decay = config.optim.weight_decay, config.schedule.final_weight_decay
-    set_schedule(run.optimizer, lr, peak, decay if final_decay is None else cosine(decay, final_decay, step / total))
+    follow_schedule(run.optimizer, config, context)
     parts = batch.parts(config.optim.accumulate)
     sums: dict[str, Tensor] = {}
-    with seeded(config.seed, step, world.rank, device=world.device):
+    with seeded(config.seed, context.step, world.rank, device=world.device):
         with torch.no_grad():
             method.before_step(context)
         run.optimizer.zero_grad(set_to_none=True)

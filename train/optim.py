@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from headrace.models.method import ParameterGroup
-from headrace.train.config import OptimConfig, PlayerConfig
+from headrace.models.method import Context, ParameterGroup
+from headrace.models.parts.schedules import cosine
+from headrace.train.config import OptimConfig, PlayerConfig, RunConfig
 from headrace.train.errors import ConfigError
 from headrace.train.optimizers import LARS, SGD, Muon, Several
+from headrace.train.schedule import SHAPES, dropped
 
 
 def peak_lr(config: PlayerConfig, batch_size: int) -> float:
@@ -125,6 +127,21 @@ def set_schedule(optimizer: torch.optim.Optimizer, lr: float, peak: float, weigh
         group["lr"] = (peak if group["constant_lr"] else lr) * group["lr_scale"]
         own = group["own_decay"]
         group["weight_decay"] = (weight_decay if own is None else own) * group["decay_scale"]
+
+
+def follow_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, context: Context) -> None:
+    """What each group takes in a run's step: see `set_schedule`."""
+    schedule, step, total = config.schedule, context.step, context.total_steps
+    warmup = round(schedule.warmup_epochs * context.steps_per_epoch)
+    share = SHAPES[schedule.shape](step, total=total, warmup=warmup, final=schedule.final)
+    peak = peak_lr(config.optim, config.batch_size)
+    decay, final_decay = config.optim.weight_decay, schedule.final_weight_decay
+    set_schedule(
+        optimizer,
+        peak * share * dropped(context.epoch, schedule.drops),
+        peak,
+        decay if final_decay is None else cosine(decay, final_decay, step / total),
+    )
 
 
 def drop_frozen(optimizer: torch.optim.Optimizer, epoch: int) -> None:

@@ -20,10 +20,9 @@ from headrace.pipeline import Batch, Loader
 from headrace.pipeline.transfer import DeviceBatches
 from headrace.shards import ShardSet, open_shards
 from headrace.train import RunConfig, load_run, train
-from headrace.train.optim import build_optimizer, peak_lr, set_schedule
+from headrace.train.optim import build_optimizer, clip_players, follow_schedule
 from headrace.train.probes import Features, extract_features, knn_probe, linear_probe
 from headrace.train.recipes import RECIPES
-from headrace.train.schedule import warmup_cosine
 
 Scores = dict[str, float]
 """Probe to accuracy, 0 to 1."""
@@ -122,8 +121,6 @@ def _plain_loop(peer: Peer, inputs: Any, config: RunConfig, shards: ShardSet) ->
     clock = Clock(config.batch_size)
     with Loader(shards, inputs, config.batch_size, seed=config.seed) as loader:
         total = config.epochs * len(loader)
-        warmup = round(config.schedule.warmup_epochs * len(loader))
-        peak = peak_lr(config.optim, config.batch_size)
         batches = DeviceBatches(loader, torch.device("cpu"))
         step = 0
         while step < total:
@@ -135,11 +132,11 @@ def _plain_loop(peer: Peer, inputs: Any, config: RunConfig, shards: ShardSet) ->
                     epochs=config.epochs,
                     batch_size=config.batch_size,
                 )
-                share = warmup_cosine(step, total=total, warmup=warmup, final=config.schedule.final)
-                set_schedule(optimizer, peak * share, peak, config.optim.weight_decay)
+                follow_schedule(optimizer, config, context)
                 optimizer.zero_grad(set_to_none=True)
                 with seeded(config.seed, step, 0):
                     peer.loss(batch.normalized(), context).backward()
+                clip_players(peer, optimizer, config.optim)
                 peer.after_backward(context)
                 optimizer.step()
                 step += 1

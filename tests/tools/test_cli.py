@@ -232,9 +232,15 @@ def test_every_command_ends_with_the_same_codes(
 
 
 def test_a_reader_that_leaves_is_no_error_message() -> None:
-    script = f"{sys.executable} -c 'import sys; from headrace.tools.cli import main; sys.exit(main())' --help | true"
+    script = f"{sys.executable} -m headrace.tools.cli --help | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, encoding="utf-8")
     assert done.stderr == ""
+
+
+def test_it_runs_as_a_module_too() -> None:
+    run = subprocess.run([sys.executable, "-m", "headrace.tools.cli", "--version"], capture_output=True, encoding="utf-8")
+    assert run.returncode == 0
+    assert run.stdout.startswith("headrace ")
 
 
 # From a folder of pictures to a score
