@@ -238,7 +238,8 @@ def test_a_reader_that_leaves_is_no_error_message() -> None:
 
 
 def test_it_runs_as_a_module_too() -> None:
-    run = subprocess.run([sys.executable, "-m", "headrace.tools.cli", "--version"], capture_output=True, encoding="utf-8")
+    command = [sys.executable, "-m", "headrace.tools.cli", "--version"]
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert run.returncode == 0
     assert run.stdout.startswith("headrace ")
 
