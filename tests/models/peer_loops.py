@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -281,6 +282,41 @@ def simsiam(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         yield step_by(optimizer, 0.5 * (criterion(p1, z2.detach()) + criterion(p2, z1.detach())))
 
 
+class AmongPredictions(nn.Module):
+    """The cross entropy of lightly's NT-Xent as the paper's equation 2 has it."""
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        # Difference: lightly's loss is SimCLR's, in which predictions look for neighbours, too, and each side for its
+        # own among itself. In the paper only neighbours, the first half, look for predictions, which come first.
+        samples = len(logits) // 2
+        return F.cross_entropy(logits[:samples, :samples], labels[:samples])
+
+
+def nnclr(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import NNCLRPredictionHead, NNCLRProjectionHead, NNMemoryBankModule
+
+    config, out = method.config, method.config.projection_dim
+    backbone = copy.deepcopy(method.backbone)
+    projector = NNCLRProjectionHead(method.feature_dim, config.hidden_dim, out)
+    predictor = NNCLRPredictionHead(out, config.predictor_dim, out)
+    carry(method.projector, projector)
+    carry(method.predictor, predictor)
+    bank = NNMemoryBankModule((config.queue, out)).double()
+    # Difference: both queues begin with directions drawn at random; the same ones here.
+    bank.bank.copy_(method.queue.rows)
+    criterion = NTXentLoss(temperature=config.temperature)
+    criterion.cross_entropy = AmongPredictions()
+    optimizer = optimizer_of(backbone, projector, predictor)
+    for batch in batches:
+        z1, z2 = (projector(backbone(view)) for view in batch.views)
+        p1, p2 = predictor(z1), predictor(z2)
+        # Difference: in lightly's example the second view enters the bank, here the first as in solo-learn.
+        near2 = bank(z2.detach(), update=False)
+        near1 = bank(z1.detach(), update=True)
+        yield step_by(optimizer, 0.5 * (criterion(near1, p2) + criterion(near2, p1)))
+
+
 def vicreg(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
     from lightly.loss import VICRegLoss
     from lightly.models.modules.heads import ProjectionHead
@@ -431,6 +467,40 @@ def dino(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         momentum = cosine_schedule(step, EPOCHS * STEPS_PER_EPOCH + 1, config.momentum, 1.0)
         update_momentum(student, teacher, momentum)
         update_momentum(head, slow_head, momentum)
+
+
+def lejepa(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.loss import LeJEPALoss
+    from lightly.loss.lejepa_loss import SIGReg
+    from lightly.models.modules import LeJEPAProjectionHead
+
+    class Float32Directions(SIGReg):
+        def _generate_unit_vectors(self, device: torch.device, dtype: torch.dtype, num_features: int) -> Tensor:
+            """Difference: lightly draws in the precision of what it is shown, ours always in float32."""
+            drawn: Tensor = super()._generate_unit_vectors(device, torch.float32, num_features)
+            return drawn.to(dtype)
+
+    config, backbone = method.config, copy.deepcopy(method.backbone)
+    head = LeJEPAProjectionHead(method.feature_dim, config.hidden_dim, config.projection_dim)
+    # Difference: lightly's layers have no bias in front of batch norm, the authors' have one.
+    for number in (0, 3):
+        head.layers[number] = nn.Linear(*reversed(head.layers[number].weight.shape))
+    carry(method.projector, head)
+    criterion = LeJEPALoss(lambda_param=config.lambd)
+    criterion.sigreg = sigreg = Float32Directions(num_vectors=config.directions).double()
+    # Difference: lightly rounds the normal distribution at its knots to float32. The steps between them are sixteenths.
+    steps = (sigreg.weights / sigreg.phi * 16).round() / 16
+    sigreg.phi = torch.exp(-sigreg.t.square() / 2)
+    sigreg.weights = steps * sigreg.phi
+    optimizer = optimizer_of(backbone, head, name="adamw")
+    for step, batch in enumerate(batches):
+        large, small = batch.views[:2], batch.views[2:]
+        # Difference: lightly's example passes each view alone; the authors' batch norms see all of one size in the
+        # backbone, and all in the projector.
+        z = head(torch.cat([backbone(torch.cat(large)), backbone(torch.cat(small))])).unflatten(0, (-1, len(batch)))
+        with seeded(0, step):  # the directions
+            loss = criterion(global_proj=z[: len(large)], local_proj=z[len(large) :])
+        yield step_by(optimizer, loss)
 
 
 def msn(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
@@ -624,6 +694,46 @@ def simmim(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         yield step_by(optimizer, loss * (pixels.double() / (pixels.double() + 1e-5)))
 
 
+def aim(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
+    from lightly.models import utils
+    from lightly.models.modules import AIMPredictionHead, MaskedCausalVisionTransformer
+
+    config, patch = method.config, method.patch
+    # Difference: in lightly's example patches are not normed in front of the blocks, nor behind them, and layers have
+    # biases.
+    vit = MaskedCausalVisionTransformer(
+        **config.backbone.options, num_classes=0, class_token=False, global_pool="avg", fc_norm=False,
+        embed_norm_layer="layernorm", qkv_bias=False, proj_bias=False,
+    )  # fmt: skip
+    # Difference: lightly's head adds 1e-5 to variances, the authors' norms 1e-6.
+    norm: Any = partial(nn.LayerNorm, eps=1e-6)
+    head = AIMPredictionHead(
+        method.feature_dim, 3 * patch**2, config.head_dim, num_blocks=config.head_depth, norm_layer=norm
+    )
+    carry(method.backbone, vit)
+    carry(method.head, head)
+    vit.pos_embed.requires_grad_(False)
+    # Difference: lightly computes sines in float32, the authors of MAE, whose they are, in float64. Theirs are ours but
+    # for that.
+    rows, positions = config.size // patch, method.head.positions
+    for table in (vit.pos_embed[0], positions):
+        theirs = utils.get_2d_sine_cosine_positional_embedding(table.shape[1], rows, cls_token=False)
+        torch.testing.assert_close(table.float(), torch.from_numpy(theirs), rtol=0, atol=1e-6)
+    criterion, optimizer = nn.MSELoss(), optimizer_of(vit, head, name="adamw")
+    for batch in batches:
+        (images,), (masks,) = batch.views, batch.masks
+        behind = torch.arange(rows**2) >= masks.prefix[:, None]
+        tokens = vit.forward_features(images, mask=behind)
+        # Difference: lightly's example adds positions in front of the head's first layer, ours behind it; the paper
+        # says no more than in front of the head.
+        predictions = head.blocks[1:](head.blocks[0](tokens) + positions)
+        patches = utils.normalize_mean_var(utils.patchify(images, patch))
+        # Difference: in lightly's example each patch foretells itself, which it sees, and those of the prefix count. In
+        # the paper each foretells the next, and only those behind the prefix count.
+        wanted = behind[:, 1:]
+        yield step_by(optimizer, criterion(predictions[:, :-1][wanted], patches[:, 1:][wanted]))
+
+
 LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "simclr": ("lightly", "sgd", simclr),
     "moco_v1": ("lightly", "sgd", moco_v1),
@@ -636,11 +746,14 @@ LOOPS: dict[str, tuple[str, Literal["sgd", "adamw"], Loop]] = {
     "ibot": ("lightly", "adamw", ibot),
     "dinov2": ("lightly", "adamw", dinov2),
     "simsiam": ("lightly", "sgd", simsiam),
+    "nnclr": ("lightly", "sgd", nnclr),
     "vicreg": ("lightly", "sgd", vicreg),
     "tico": ("lightly", "sgd", tico),
     "w_mse": ("lightly", "sgd", w_mse),
+    "lejepa": ("lightly", "adamw", lejepa),
     "msn": ("lightly", "adamw", msn),
     "mae": ("transformers", "adamw", mae),
+    "aim": ("lightly", "adamw", aim),
     "simmim": ("transformers", "adamw", simmim),
 }
 """By our method's name: whose parts, the optimiser, and the loop."""
