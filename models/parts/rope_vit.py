@@ -26,7 +26,8 @@ def turned(x: Tensor, places: Tensor, frequencies: Tensor) -> Tensor:
         places: (B, L, 2), row and column, each from 0 to 1.
         frequencies: (2, D / H), see `frequencies_of`.
     """
-    angles = (places.float() @ frequencies)[:, None]
+    # No matrix product, which autocast would round.
+    angles = (places[..., :1] * frequencies[0] + places[..., 1:] * frequencies[1])[:, None]
     first, second = x.chunk(2, dim=-1)
     return (x * angles.cos() + torch.cat([-second, first], dim=-1) * angles.sin()).to(x.dtype)
 

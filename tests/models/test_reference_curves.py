@@ -12,14 +12,17 @@ from torch import Tensor
 
 from headrace.models import Context, build_method
 from headrace.models.seeding import seeded
-from headrace.pipeline import Batch, Loader
+from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.shards import ShardSet
 from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, drop_frozen, set_schedule
-from tests.models.peer_loops import DECAY, EPOCHS, LOOPS, LR, MOMENTUM, STEPS_PER_EPOCH
+from tests.models import peer_loops, peer_loops_masked
+from tests.models.peer_loops import DECAY, EPOCHS, LR, MOMENTUM, STEPS_PER_EPOCH
 from tests.models.tiny_methods import TINY
 
 SAMPLES = 40
+
+LOOPS = {**peer_loops.LOOPS, **peer_loops_masked.LOOPS}
 
 CHANGES: dict[str, dict[str, Any]] = {
     # Sums of powers of two: lightly rounds teachers' temperatures, and one over the hidden patches, to float32.
@@ -48,15 +51,26 @@ def batches_of(method: Any, shards: ShardSet) -> list[Batch]:
     ]
 
 
-def our_steps(method: Any, batches: list[Batch], name: Literal["sgd", "adamw"]) -> Iterator[Tensor]:
+def context_of(step: int, shards: ShardSet) -> Context:
+    """Of a run over all epochs."""
+
+    def whole_set(views: ViewSpec) -> Iterator[Batch]:
+        with Loader(shards, views, SAMPLES, shuffle=False, drop_last=False, threads=2) as loader:
+            yield from loader
+
+    return Context(
+        step=step, epoch=step // STEPS_PER_EPOCH, steps_per_epoch=STEPS_PER_EPOCH, epochs=EPOCHS, batch_size=SAMPLES,
+        samples=len(shards), batches=whole_set,
+    )  # fmt: skip
+
+
+def our_steps(method: Any, batches: list[Batch], name: Literal["sgd", "adamw"], shards: ShardSet) -> Iterator[Tensor]:
     """The losses, with hooks and the optimiser `name` as in training."""
     optim = OptimConfig(name=name, lr=LR[name], momentum=MOMENTUM, weight_decay=DECAY)
     optimizer = build_optimizer(method.parameter_groups(), optim, SAMPLES)
     set_schedule(optimizer, LR[name], LR[name], DECAY)
     for step, batch in enumerate(batches):
-        context = Context(
-            step=step, epoch=step // STEPS_PER_EPOCH, steps_per_epoch=STEPS_PER_EPOCH, epochs=EPOCHS, batch_size=SAMPLES
-        )
+        context = context_of(step, shards)
         with seeded(0, step):
             with torch.no_grad():
                 if step % STEPS_PER_EPOCH == 0:
@@ -82,7 +96,9 @@ def test_the_loss_of_every_step_is_that_of_a_plain_loop_around_a_peers_parts(
     batches = batches_of(method, digits_webdataset)
     assert len(batches) == 20
     assert batches[0].epoch != batches[-1].epoch
+    with torch.no_grad():
+        method.on_epoch(context_of(0, digits_webdataset))  # what is found in the whole set, such as words, is for both
     _, optimizer, loop = LOOPS[name]
     expected = torch.stack(list(loop(method, batches)))
-    found = torch.stack(list(our_steps(method, batches, optimizer)))
+    found = torch.stack(list(our_steps(method, batches, optimizer, digits_webdataset)))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)

@@ -114,7 +114,7 @@ class BEiT(Method):
         places = hidden_places(masks.masked, self.config.masked_patches)
         with torch.no_grad():
             words = self.words_of(take(self.described(images), places)).flatten()
-            share = torch.full(words.shape, 1 / len(words), device=words.device)
+            share = self.offsets.new_full(words.shape, 1 / len(words))
             shares = torch.zeros_like(self.offsets).scatter_add_(0, words, share)
         vit: Any = self.backbone
         tokens = beit_layers(vit, images, masks.masked, self.mask_token)[-1][:, 1:]

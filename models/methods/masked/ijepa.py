@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headrace.models.checks import require
 from headrace.models.losses import target_regression
+from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup, kernels_and_vectors
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.models.parts.latent_predictor import LatentPredictor
@@ -122,7 +123,7 @@ class IJEPA(Method):
         """(B, T, K, D): what the slow copy makes of patches (B, T, K) that stand in whole views, each with mean 0 and
         variance 1 over its own numbers."""
         vit: Any = self.backbone
-        tokens = vit.forward_features(images).float()
+        tokens = widened(vit.forward_features(images))
         tokens = F.layer_norm(tokens, tokens.shape[-1:])
         return take(tokens, numbers.clamp(min=0).flatten(1)).unflatten(1, numbers.shape[1:])
 

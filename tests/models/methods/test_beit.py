@@ -113,12 +113,10 @@ def test_hidden_places_are_the_numbers_of_hidden_patches() -> None:
     assert hidden_places(masked, 2).tolist() == [[1, 2], [0, 3]]
 
 
-def test_with_the_same_weights_it_is_transformers_with_its_gradient(digits_webdataset: ShardSet) -> None:
-    require_peer("transformers")
+def beit_of_transformers(method: Any) -> Any:
+    """`transformers`' model of the tiny form, with its weights."""
     from transformers import BeitConfig, BeitForMaskedImageModeling
 
-    method: Any = tiny("beit")
-    method.on_epoch(context(digits_webdataset))
     judge = BeitForMaskedImageModeling(
         BeitConfig(
             image_size=16, patch_size=4, hidden_size=24, num_hidden_layers=2, num_attention_heads=1,
@@ -128,6 +126,14 @@ def test_with_the_same_weights_it_is_transformers_with_its_gradient(digits_webda
     )  # fmt: skip
     head = {f"lm_head.{key}": value for key, value in method.predict.state_dict().items()}
     judge.load_state_dict({**converted(method.backbone, method.mask_token, "beit"), **head})
+    return judge
+
+
+def test_with_the_same_weights_it_is_transformers_with_its_gradient(digits_webdataset: ShardSet) -> None:
+    require_peer("transformers")
+    method: Any = tiny("beit")
+    method.on_epoch(context(digits_webdataset))
+    judge = beit_of_transformers(method)
     batch = batch_of(method, digits_webdataset)
     (images,), masked = batch.normalized(), hidden(batch)
     words = method.words_of(method.described(images))[masked]

@@ -82,6 +82,13 @@ def test_tokens_turn_as_in_the_authors_code() -> None:
     assert torch.equal(found[0, 0, 0], x[0, 0, 0])
 
 
+def test_autocast_does_not_round_angles() -> None:
+    x, places = torch.randn(1, 2, 5, 8), torch.rand(1, 5, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = turned(x, places, frequencies_of(8))
+    assert torch.equal(found, turned(x, places, frequencies_of(8)))
+
+
 def judge_of(block: RopeBlock) -> nn.MultiheadAttention:
     """torch's attention with the weights of a block's."""
     attention = block.attention
