@@ -160,8 +160,9 @@ def dino_small(*, data: str = "", out: str = "") -> RunConfig:
 
 
 def dinov2_small(*, data: str = "", out: str = "") -> RunConfig:
-    """A tiny ViT on 36 patches of 4 x 4 pixels and 256 prototypes, as iBOT's small recipe; LayerScale begins at 0.1,
-    for branches that begin at nothing are slow to grow."""
+    """A tiny ViT on 36 patches of 4 x 4 pixels and 256 prototypes, as iBOT's small recipe; LayerScale begins at 1, for
+    branches that begin at nothing are slow to grow, and samples of small batches are kept apart less than the
+    authors'."""
     model = DINOv2Config(**_dinov2_fields(), momentum=0.99, warmup_teacher_epochs=0)
     return small_run("dinov2", model, _of_small_vits(), data=data, out=out, batch_size=64)
 
@@ -367,11 +368,13 @@ def _dinov2_fields() -> dict[str, Any]:
         **_byol_colours(),
         "local_views": 0,
         "prototypes": 256,
-        "hidden_dim": 256,
+        "hidden_dim": 128,
         "bottleneck_dim": 64,
+        "head_batch_norm": True,
+        "koleo_weight": 0.02,
         "drop_path": 0.0,
         "patch_embed_lr": 1.0,
-        "backbone": replace(vit, options={**vit.options, "init_values": 0.1}),
+        "backbone": replace(vit, options={**vit.options, "init_values": 1.0}),
     }
 
 
