@@ -48,15 +48,16 @@ def batches_of(method: Any, shards: ShardSet) -> list[Batch]:
     ]
 
 
-def our_steps(method: Any, batches: list[Batch], name: Literal["sgd", "adamw"]) -> Iterator[Tensor]:
-    """The losses, with hooks and the optimiser `name` as in training."""
+def our_steps(method: Any, batches: list[Batch], name: Literal["sgd", "adamw"], /, **of_set: Any) -> Iterator[Tensor]:
+    """The losses, with hooks and the optimiser `name` as in training. `of_set`: what hooks are told of the set."""
     optim = OptimConfig(name=name, lr=LR[name], momentum=MOMENTUM, weight_decay=DECAY)
     optimizer = build_optimizer(method.parameter_groups(), optim, SAMPLES)
     set_schedule(optimizer, LR[name], LR[name], DECAY)
     for step, batch in enumerate(batches):
         context = Context(
-            step=step, epoch=step // STEPS_PER_EPOCH, steps_per_epoch=STEPS_PER_EPOCH, epochs=EPOCHS, batch_size=SAMPLES
-        )
+            step=step, epoch=step // STEPS_PER_EPOCH, steps_per_epoch=STEPS_PER_EPOCH, epochs=EPOCHS,
+            batch_size=SAMPLES, **of_set,
+        )  # fmt: skip
         with seeded(0, step):
             with torch.no_grad():
                 if step % STEPS_PER_EPOCH == 0:
