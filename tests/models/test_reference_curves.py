@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -51,26 +51,27 @@ def batches_of(method: Any, shards: ShardSet) -> list[Batch]:
     ]
 
 
-def context_of(step: int, shards: ShardSet) -> Context:
-    """Of a run over all epochs."""
+WholeSet = Callable[[ViewSpec], Iterator[Batch]]
+"""Batches of all samples of a set, each once, in the order of the set."""
 
-    def whole_set(views: ViewSpec) -> Iterator[Batch]:
-        with Loader(shards, views, SAMPLES, shuffle=False, drop_last=False, threads=2) as loader:
-            yield from loader
 
+def context_of(step: int, samples: int, whole_set: WholeSet) -> Context:
+    """Of a run over all epochs of a set with so many samples."""
     return Context(
         step=step, epoch=step // STEPS_PER_EPOCH, steps_per_epoch=STEPS_PER_EPOCH, epochs=EPOCHS, batch_size=SAMPLES,
-        samples=len(shards), batches=whole_set,
+        samples=samples, batches=whole_set,
     )  # fmt: skip
 
 
-def our_steps(method: Any, batches: list[Batch], name: Literal["sgd", "adamw"], shards: ShardSet) -> Iterator[Tensor]:
+def our_steps(
+    method: Any, batches: list[Batch], name: Literal["sgd", "adamw"], samples: int, whole_set: WholeSet
+) -> Iterator[Tensor]:
     """The losses, with hooks and the optimiser `name` as in training."""
     optim = OptimConfig(name=name, lr=LR[name], momentum=MOMENTUM, weight_decay=DECAY)
     optimizer = build_optimizer(method.parameter_groups(), optim, SAMPLES)
     set_schedule(optimizer, LR[name], LR[name], DECAY)
     for step, batch in enumerate(batches):
-        context = context_of(step, shards)
+        context = context_of(step, samples, whole_set)
         with seeded(0, step):
             with torch.no_grad():
                 if step % STEPS_PER_EPOCH == 0:
@@ -88,6 +89,7 @@ def our_steps(method: Any, batches: list[Batch], name: Literal["sgd", "adamw"], 
         yield loss.detach()
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")  # of lightly's
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.peer(LOOPS[name][0])) for name in LOOPS])
 def test_the_loss_of_every_step_is_that_of_a_plain_loop_around_a_peers_parts(
     name: str, digits_webdataset: ShardSet
@@ -96,9 +98,15 @@ def test_the_loss_of_every_step_is_that_of_a_plain_loop_around_a_peers_parts(
     batches = batches_of(method, digits_webdataset)
     assert len(batches) == 20
     assert batches[0].epoch != batches[-1].epoch
+
+    def whole_set(views: ViewSpec) -> Iterator[Batch]:
+        with Loader(digits_webdataset, views, SAMPLES, shuffle=False, drop_last=False, threads=2) as loader:
+            yield from loader
+
+    of_set = len(digits_webdataset), whole_set
     with torch.no_grad():
-        method.on_epoch(context_of(0, digits_webdataset))  # what is found in the whole set, such as words, is for both
+        method.on_epoch(context_of(0, *of_set))  # what is found in the whole set, such as words, is for both
     _, optimizer, loop = LOOPS[name]
     expected = torch.stack(list(loop(method, batches)))
-    found = torch.stack(list(our_steps(method, batches, optimizer, digits_webdataset)))
+    found = torch.stack(list(our_steps(method, batches, optimizer, *of_set)))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
