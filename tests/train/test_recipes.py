@@ -216,6 +216,8 @@ def some_captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 DATA = {"video": "some_clips", "sound": "some_sounds", "text": "some_captions", "pairs": "some_captions"}
 """Fixtures for families that do not take images alone."""
+FOR_FEW_SAMPLES = {"deepcluster": ["model.clusters=50"]}
+"""Changes to recipes that need more than 64."""
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -226,6 +228,7 @@ def test_a_small_recipe_takes_its_first_steps(name: str, request: pytest.Fixture
     if METHODS[name].family in ("text", "pairs"):
         config = config.with_overrides([f"model.tokenizer={texts.words()}"])
     changes = ["epochs=2", "batch_size=32", "precision=float32", "log.tensorboard=false", "log.every_steps=1"]
+    changes += FOR_FEW_SAMPLES.get(name, [])
     losses: list[float] = []
     result = train(config.with_overrides(changes), progress=False, on_step=lambda record: losses.append(record["loss"]))
     assert result.step == 4

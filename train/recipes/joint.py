@@ -119,10 +119,10 @@ def swav_small(*, data: str = "", out: str = "") -> RunConfig:
 
 
 def deepcluster_small(*, data: str = "", out: str = "") -> RunConfig:
-    """A tiny ResNet and 200 clusters, tens for each of ten classes, found anew before each epoch in 32 components. With
+    """A tiny ResNet and 100 clusters, ten for each of ten classes, found anew before each epoch in 32 components. With
     50 clusters of pixels it learnt nothing from coloured pictures, whose grounds and palettes are the first clusters
     that it finds. Small batches make more steps between two clusterings, each of which begins with a new classifier."""
-    model = DeepClusterConfig(**small_views(smallest_crop=0.3), clusters=200, pca_dim=32, backbone=tiny_resnet())
+    model = DeepClusterConfig(**small_views(smallest_crop=0.3), clusters=100, pca_dim=32, backbone=tiny_resnet())
     return small_run("deepcluster", model, OptimConfig(lr=3e-3), data=data, out=out, batch_size=64)
 
 
