@@ -35,8 +35,8 @@ def autoencoder_small(*, data: str = "", out: str = "") -> RunConfig:
 
 
 def denoising_autoencoder_small(*, data: str = "", out: str = "") -> RunConfig:
-    """The authors' one layer with fewer units."""
-    model = DenoisingAutoencoderConfig(hidden=256)
+    """The authors' one layer."""
+    model = DenoisingAutoencoderConfig()
     return small_run("denoising_autoencoder", model, OptimConfig(lr=3e-3, weight_decay=0.0), data=data, out=out)
 
 
