@@ -356,8 +356,8 @@ METHODS: dict[str, MethodEntry] = {
         "2502.08769",
         "facebookresearch/capi at 98b4fa1: train_capi.py, model.py, data.py, utils.py, default_pretrain_config.yaml",
         "paths are dropped sample by sample, where theirs drop them for a fixed share of a batch; the learning rate's "
-        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length; Sinkhorn divides by sums "
-        "as they are, where theirs add 1e-8, which counts where a patch is far from all clusters",
+        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length; Sinkhorn divides by "
+        "sums as they are, where theirs add 1e-8, which counts where a patch is far from all clusters",
     ),
     "simmim": MethodEntry(
         SimMIMConfig,
