@@ -31,8 +31,7 @@ class DistillationConfig(MultiCropViews):
     bottleneck_dim: int = 256
     """Width in front of the prototypes."""
     head_batch_norm: bool = False
-    """Batch norms in the head's hidden layers, which spread out what a network that was never trained says alike of
-    all pictures."""
+    """Batch norms in the head's hidden layers, for short runs of small networks."""
     student_temperature: float = 0.1
     """Of the student's outputs."""
     teacher_temperature: float = 0.04

@@ -120,8 +120,8 @@ def swav_small(*, data: str = "", out: str = "") -> RunConfig:
 
 def deepcluster_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ResNet and 100 clusters, ten for each of ten classes, found anew before each epoch in 32 components. With
-    50 clusters of pixels it learnt nothing from coloured pictures, whose grounds and palettes are the first clusters
-    that it finds. Small batches make more steps between two clusterings, each of which begins with a new classifier."""
+    50 clusters of pixels it learnt nothing from coloured pictures. Small batches make more steps between two
+    clusterings, each of which begins with a new classifier."""
     model = DeepClusterConfig(**small_views(smallest_crop=0.3), clusters=100, pca_dim=32, backbone=tiny_resnet())
     return small_run("deepcluster", model, OptimConfig(lr=3e-3), data=data, out=out, batch_size=64)
 
@@ -184,8 +184,8 @@ def dinov2_gram_small(*, data: str = "", out: str = "") -> RunConfig:
 
 def ibot_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ViT on 36 patches of 4 x 4 pixels and 256 prototypes, without small views, as DINO's small recipe. Small
-    batches make more steps of as many samples, which a ViT needs. The head has batch norms: without them it says the
-    same of all pictures, and prototypes shared alike, for most of so short a run."""
+    batches make more steps of as many samples, which a ViT needs. The head has batch norms: without them the
+    loss stayed near that of equal shares in short trials, and features were worse than an untrained network's."""
     model = IBOTConfig(
         **small_views(smallest_crop=0.85),
         **_byol_colours(),
