@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from headrace.benchmarks.command import check_publishable, default_results
 from headrace.benchmarks.errors import BenchmarkError
@@ -26,7 +27,7 @@ from headrace.benchmarks.machine import commit, machine, versions
 from headrace.benchmarks.photographs import with_bar
 from headrace.benchmarks.report import now
 from headrace.pipeline import Clip, ClipSpec, Loader, Normalize, PatchPair, Tiles, View, ViewSpec, plan
-from headrace.pipeline.engines import CLIP_ENGINES, ENGINES, Engine, whole_batch_part
+from headrace.pipeline.engines import CLIP_ENGINES, CPU_ENGINES, ENGINES, Engine, whole_batch_part
 from headrace.pipeline.images.decode import decode_image
 from headrace.pipeline.images.views import Arranged
 from headrace.shards import Field, ShardSet, open_shards, write_shards
@@ -220,6 +221,8 @@ def installed() -> list[str]:
         write_shards(Path(folder) / "set", pixel, {"image": Field(kind="image", encoding="raw")}, format="ffcv")
         with open_shards(Path(folder) / "set") as shards:
             for name, engine in ENGINES.items():
+                if name not in CPU_ENGINES and not torch.cuda.is_available():
+                    continue
                 try:
                     engine(shards, "image", PIPELINES["crop"])
                 except ImportError:

@@ -22,7 +22,7 @@ from PIL import Image
 from headrace.benchmarks.command import SMOKE_BATCH, SMOKE_PHOTOGRAPHS
 from headrace.benchmarks.photographs import photographs_or_skip
 from headrace.benchmarks.report import COLUMNS
-from headrace.pipeline.engines import CLIP_ENGINES, ENGINES
+from headrace.pipeline.engines import CLIP_ENGINES, CPU_ENGINES
 from headrace.tools.doctor import ENGINE_MODULES, installed
 
 CROP = f"1 x float32 ({SMOKE_BATCH}, 3, 224, 224)"
@@ -215,7 +215,7 @@ def test_parity(tmp_path: Path) -> None:
     assert (tmp_path / "parity.md").read_text(encoding="utf-8").strip() == done.stdout.strip()
     assert {"clip: crop", "clips: simclr, byol"} <= found.keys()
     for work, by_engine in found.items():
-        engines = CLIP_ENGINES if work.startswith("clip") else ENGINES
+        engines = CLIP_ENGINES if work.startswith("clip") else CPU_ENGINES
         assert by_engine.keys() == {name for name in engines if name != "torchvision" and can_run(name)}
         assert by_engine["native"]["largest"] <= 2
 

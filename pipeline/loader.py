@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from headrace.pipeline.batch import Batch
-from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes
+from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, HALF_ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
 from headrace.pipeline.feeds import DTYPES, Source, StreamPlans, StreamsFeed, part_of
 from headrace.pipeline.memory import BufferPool
@@ -149,8 +149,8 @@ class Loader:
             some of them be empty. Code that gathers over ranks must put up with that, or choose a batch size and
             `drop_last` so that it does not happen.
         engine: a key of `headrace.pipeline.engines.ENGINES`.
-        device: where the engines "dali", "kornia" and "dali+kornia" work, such as "cuda"; the others work on the CPU.
-            Kornia leaves the views there.
+        device: where the engines "dali", "kornia", "dali+kornia" and "cuda" work, such as "cuda"; the others work on
+            the CPU. Kornia and "cuda" leave the views there.
         seed: of order and augmentation.
         rank, world_size: this process among those that share the global batch.
         shuffle: False keeps the stored order.
@@ -165,7 +165,7 @@ class Loader:
         epochs: of the run. Before the last of them the loader begins the next epoch's first batches while it delivers
             the last ones, so that the consumer does not wait where an epoch begins.
         dtype: "uint8" levels (a quarter of the bytes; `Batch.normalized` does the rest on the device) or
-            "float32", normalised by the engine.
+            "float32", normalised by the engine; engine "cuda" also has "bfloat16" and "float16".
         label_field: name in the shard set. Labels are left out where it has none.
         on_error: what happens to a sample that cannot be decoded. "error" ends the iteration with its name;
             "substitute" puts another sample in its place, drawn from (seed, epoch, sample), so that the same batches
@@ -200,7 +200,7 @@ class Loader:
         threads: int | None = None,
         prefetch: int = 2,
         epochs: int = 1,
-        dtype: Literal["uint8", "float32"] = "uint8",
+        dtype: Literal["uint8", "float32", "bfloat16", "float16"] = "uint8",
         label_field: str = "label",
         on_error: OnError = "error",
         max_bad: int = 100,
@@ -222,6 +222,9 @@ class Loader:
             raise ValueError(f"threads must be at least 1, got {threads}")
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        if dtype not in ("uint8", "float32") and engine not in HALF_ENGINES:
+            having = " or ".join(HALF_ENGINES)
+            raise ValueError(f"engine {engine!r} delivers uint8 or float32, not {dtype}; engine {having!r} does")
         if on_error not in POLICIES:
             raise ValueError(f"on_error {on_error!r} is not one of {', '.join(POLICIES)}")
         if on_error == "skip" and world_size > 1:

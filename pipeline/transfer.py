@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,9 @@ from headrace.pipeline.loader import Loader
 
 class Copies(Protocol):
     """Copies batches to a device without being waited for."""
+
+    def aside(self) -> AbstractContextManager[object]:
+        """Where the loader is asked for batches: what engines do on the device then goes on beside the computation."""
 
     def begin(self, batch: Batch) -> None:
         """Start to copy."""
@@ -33,6 +37,10 @@ class SideStream:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._begun: deque[tuple[Batch, torch.cuda.Event]] = deque()
+
+    def aside(self) -> AbstractContextManager[object]:
+        """See `Copies`."""
+        return torch.cuda.stream(self._stream)
 
     def begin(self, batch: Batch) -> None:
         """See `Copies`."""
@@ -78,7 +86,12 @@ class DeviceBatches:
             yield from self._loader
             return
         try:
-            for batch in self._loader:
+            batches = iter(self._loader)
+            while True:
+                with self._copies.aside():
+                    batch = next(batches, None)
+                if batch is None:
+                    break
                 self._copies.begin(batch)
                 del batch  # its memory is the copies' to keep
                 self._behind.append(self._loader.state_dict())

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from headrace.models import Method, build_method
 from headrace.pipeline import Batch, Loader, ViewSpec
-from headrace.pipeline.engines import DEVICE_ENGINES, StageTimes
+from headrace.pipeline.engines import CPU_ENGINES, DEVICE_ENGINES, StageTimes
 from headrace.shards import ShardSet, open_shards, write_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.conversion.convert import convert
@@ -49,6 +49,7 @@ ENGINE_MODULES = {
     "dali+kornia": ("nvidia.dali", "kornia"),
     "torchvision": ("torchvision",),
     "ffcv": ("ffcv",),
+    "cuda": ("triton",),
 }
 """Engine to what it needs."""
 
@@ -347,6 +348,7 @@ def loader_proposals(
         for engine, modules in ENGINE_MODULES.items()
         if engine != config.loader.engine and all(map(installed, modules))
         if engine != "ffcv" or (shards.manifest.format == "ffcv" and not shards.remote)
+        if engine in CPU_ENGINES or device.type == "cuda"
     ]
     for settings in tried:
         gain = gain_of(rate(config.loader), rate(settings), seconds)

@@ -117,10 +117,10 @@ class ScheduleConfig:
 class LoaderConfig:
     """How batches are made. Only `order`, `window` and `lanes` change what they hold, beyond the engines' tolerance."""
 
-    engine: Literal["native", "torchvision", "dali", "kornia", "dali+kornia", "ffcv"] = "native"
+    engine: Literal["native", "torchvision", "dali", "kornia", "dali+kornia", "ffcv", "cuda"] = "native"
     """Which engine decodes and augments. "dali", "kornia" and "dali+kornia" (DALI crops, Kornia does the rest) need
-    their packages and work on the GPU where there is one; "ffcv" needs its package and a set of .beton files;
-    "torchvision" is the slow reference."""
+    their packages and work on the GPU where there is one; "cuda" decodes on the CPU and draws on the GPU; "ffcv" needs
+    its package and a set of .beton files; "torchvision" is the slow reference."""
     threads: int | None = None
     """Decoding threads of each rank; null takes the loader's own choice."""
     prefetch: int = 2

@@ -5,7 +5,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-from headrace.pipeline.engines.base import Engine, StageTimes, TwoStageEngine, WholeBatchEngine, whole_batch_part
+from headrace.pipeline.engines.base import (
+    DeviceEngine,
+    Engine,
+    StageTimes,
+    TwoStageEngine,
+    WholeBatchEngine,
+    whole_batch_part,
+)
 from headrace.pipeline.engines.native import NativeEngine
 from headrace.pipeline.images.views import ViewSpec
 from headrace.shards import ShardSet
@@ -50,6 +57,14 @@ def _ffcv() -> type:
     return FfcvEngine
 
 
+def _cuda() -> type:
+    try:
+        from headrace.pipeline.engines.device import CudaEngine
+    except ImportError as error:
+        raise ImportError(f"engine 'cuda' needs Triton, which comes with torch for CUDA on Linux ({error})") from error
+    return CudaEngine
+
+
 def _alone(kind: Any, shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Any:
     return kind(shards, field, spec, **options)
 
@@ -72,6 +87,12 @@ def _crops(spec: ViewSpec) -> ViewSpec:
     return ViewSpec([view.crop_only() for view in spec.views])
 
 
+def _on_device(
+    kind: Any, shards: ShardSet, field: str, spec: ViewSpec, device: str = "cuda", threads: int | None = None
+) -> Any:
+    return kind(shards, field, spec, _crops(spec), device)
+
+
 def _installed(kind: Any, shards: ShardSet, field: str, spec: ViewSpec, **options: Any) -> Any:
     try:
         return kind(shards, field, spec, **options)
@@ -86,6 +107,7 @@ _KINDS = {
     "kornia": _Kind(_kornia, _behind_native),
     "dali+kornia": _Kind(_kornia, _behind_dali),
     "ffcv": _Kind(_ffcv, _installed),
+    "cuda": _Kind(_cuda, _on_device),
 }
 
 
@@ -117,20 +139,29 @@ ENGINES: dict[str, Callable[..., Engine]] = {name: partial(_make, name) for name
 """Name to a callable of (shards, image field, views); those of `DEVICE_ENGINES` also take `device`, and those of
 `THREADED_ENGINES` take `threads`. ValueError where a view has an operation on that the engine lacks."""
 
-DEVICE_ENGINES = ("dali", "kornia", "dali+kornia")
+DEVICE_ENGINES = ("dali", "kornia", "dali+kornia", "cuda")
 """Engines that can work on a GPU."""
 
 THREADED_ENGINES = (*DEVICE_ENGINES, "ffcv")
 """Engines that can have threads of their own."""
 
-CLIP_ENGINES = tuple(name for name in ENGINES if name != "ffcv")
-"""Engines that draw the frames of clips; ffcv's files hold no video."""
+CPU_ENGINES = tuple(name for name in ENGINES if name != "cuda")
+"""Engines that work without a GPU."""
+
+HALF_ENGINES = ("cuda",)
+"""Engines that write views in bfloat16 and float16, too."""
+
+CLIP_ENGINES = tuple(name for name in ENGINES if name not in ("ffcv", "cuda"))
+"""Engines that draw the frames of clips; ffcv's files hold no video, and the kernel of cuda draws views of pictures."""
 
 __all__ = [
     "CLIP_ENGINES",
+    "CPU_ENGINES",
     "DEVICE_ENGINES",
     "ENGINES",
+    "HALF_ENGINES",
     "THREADED_ENGINES",
+    "DeviceEngine",
     "Engine",
     "NativeEngine",
     "StageTimes",

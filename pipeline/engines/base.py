@@ -166,6 +166,45 @@ class TwoStageEngine(ABC):
         return times
 
 
+class DeviceEngine(ABC):
+    """An engine that decodes on the host and draws views on a device.
+
+    The loader calls `decode` for parts of a batch, from several threads, then `draw` once.
+    """
+
+    operations: frozenset[str]
+    """See `Engine`."""
+
+    @abstractmethod
+    def buffers(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """Shapes and types of what `decode` writes, the first axis the samples."""
+
+    @abstractmethod
+    def decode(self, ids: np.ndarray, spans: Spans, plan: Plan, buffers: list[np.ndarray]) -> StageTimes:
+        """Fill the buffers for n samples. Raises ShardError naming the sample whose bytes cannot be decoded."""
+
+    @abstractmethod
+    def draw(self, plan: Plan, buffers: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Views of whole batches.
+
+        Args:
+            plan: B rows.
+            buffers: what `decode` has filled, on the CPU, pinned where there is a GPU. Not written to.
+            dtype: uint8 for levels, a floating-point type for normalised values.
+
+        Returns: V tensors (B, 3, S, S), channels-last, on the engine's device.
+        """
+
+    def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
+        """Both at once, back to the CPU. See `Engine`."""
+        made = [torch.empty(shape, dtype=dtype) for shape, dtype in self.buffers(len(ids))]
+        times = self.decode(ids, spans, plan, [buffer.numpy() for buffer in made])
+        drawn = self.draw(plan, made, torch.from_numpy(views[0]).dtype)
+        for view, result in zip(views, drawn, strict=True):
+            view[:] = result.permute(0, 2, 3, 1).cpu().numpy()
+        return times
+
+
 def whole_batch_part(engine: Engine) -> WholeBatchEngine | None:
     """What takes batches whole and is to be closed: the engine, or what crops for it, if any of them does."""
     first = engine.cropper if isinstance(engine, TwoStageEngine) else engine

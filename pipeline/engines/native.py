@@ -8,6 +8,7 @@ between processes.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -77,6 +78,17 @@ class NativeEngine:
         Raises:
             ShardError: naming the sample whose bytes cannot be decoded.
         """
+        addresses = np.array([view.ctypes.data for view in views], np.int64)
+        as_float = views[0].dtype == np.float32
+
+        def draw(begin: int, known: Spans, draws: np.ndarray, memory: Memory, cycles: np.ndarray) -> int:
+            done: int = _render(begin, known, draws, self._settings, self._layout, memory, addresses, as_float, cycles)
+            return done
+
+        return self._each(ids, spans, plan, draw)
+
+    def _each(self, ids: np.ndarray, spans: Spans, plan: Plan, draw: Draw) -> StageTimes:
+        """Have a kernel draw samples, and decode with a library those that it declines."""
         started = perf_counter()
         scratch = self._scratch(spans)
         known = spans._replace(address=spans.address.copy(), encoding=spans.encoding.copy())
@@ -85,17 +97,7 @@ class NativeEngine:
         decoded_here_s = 0.0
         done = 0
         while done < len(ids):
-            done = _render(
-                done,
-                known,
-                draws,
-                self._settings,
-                self._layout,
-                scratch.memory,
-                np.array([view.ctypes.data for view in views], np.int64),
-                views[0].dtype == np.float32,
-                cycles,
-            )
+            done = draw(done, known, draws, scratch.memory, cycles)
             if done < len(ids):  # not a baseline JPEG, or damaged
                 decoding = perf_counter()
                 pixels = self._decode(int(ids[done]), spans, done, scratch)
@@ -153,7 +155,7 @@ def _layout(view: View) -> tuple[Any, ...]:
     )
 
 
-class _Memory(NamedTuple):
+class Memory(NamedTuple):
     """What the kernels work in."""
 
     rows: np.ndarray
@@ -172,7 +174,7 @@ class _Scratch:
 
     def __init__(self, capacity: tuple[int, ...], size: int) -> None:
         rows, pixels, samples, width, file_size = self.capacity = capacity
-        self.memory = _Memory(
+        self.memory = Memory(
             rows=np.empty((rows + 1, size), np.uint32),
             canvas=np.empty(3 * size * size, np.uint8),
             plane=np.empty(size * max(size, COLUMNS), np.int16),
@@ -182,8 +184,13 @@ class _Scratch:
         self.kept: np.ndarray | None = None  # pixels that a library decoded, alive until the next ones
 
 
+Draw = Callable[[int, Spans, np.ndarray, Memory, np.ndarray], int]
+"""Of the first sample, the samples, DRAWS (n, V), memory and cycles of decoding and of the rest: draws samples up to
+one that the compiled decoder declines, and returns that one, or n."""
+
+
 @intrinsic
-def _cycles(typingctx):
+def cycle_counter(typingctx):
     """The processor's cycle counter, uint64."""
 
     def codegen(context, builder, signature, arguments):
@@ -194,7 +201,7 @@ def _cycles(typingctx):
 
 
 @kernel
-def _decode_union(address, size, draws, scratch, image):
+def decode_union(address, size, draws, scratch, image):
     """Decode the smallest region of a JPEG that holds every view's crop. Returns a status of `jpeg`."""
     top, left, bottom, right = image.shape[0], image.shape[1], 0, 0
     for v in range(len(draws)):
@@ -210,17 +217,17 @@ def _render(begin, spans, draws, settings, layouts, memory, out_address, as_floa
     """Samples from `begin` on, up to the first that the compiled decoder declines. Returns that sample, or n."""
     scales, shifts = np.empty(3, np.float32), np.empty(3, np.float32)
     for i in range(begin, len(spans.address)):
-        started = _cycles()
+        started = cycle_counter()
         height, width = spans.height[i], spans.width[i]
         if spans.encoding[i] == RAW:
             source = pixels_at(spans.address[i], height, width)
         elif spans.encoding[i] == JPG and np.int64(height) * width <= MAX_PIXELS:
             source = memory.decoded[: 3 * height * width].reshape(height, width, 3)
-            if _decode_union(spans.address[i], spans.size[i], draws[i], memory.jpeg, source) != DECODED:
+            if decode_union(spans.address[i], spans.size[i], draws[i], memory.jpeg, source) != DECODED:
                 return i
         else:
             return i
-        ready = _cycles()
+        ready = cycle_counter()
         cycles[0] += ready - started
         for v in range(len(settings)):
             view, layout, drawn = settings[v], layouts[v], draws[i, v]
@@ -257,5 +264,5 @@ def _render(begin, spans, draws, settings, layouts, memory, out_address, as_floa
             else:
                 out_levels = carray(as_pointer(out_address[v] + i * count), count, np.uint8)
                 store_levels(red, green, blue, out_levels)
-        cycles[1] += _cycles() - ready
+        cycles[1] += cycle_counter() - ready
     return len(spans.address)

@@ -23,7 +23,13 @@ AnyPlan = TypeVar("AnyPlan", bound=Rows)
 
 _STREAM = key_word(0x73747265)  # the word "stre"
 
-DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+DTYPES = {
+    "uint8": torch.uint8,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""What views are delivered as; the last two by `HALF_ENGINES` only."""
 
 BufferSpec = tuple[tuple[int, ...], torch.dtype]
 """Shape and type of a buffer, its first axis the samples."""

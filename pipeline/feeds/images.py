@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from headrace.pipeline.batch import Views, drawn_views
-from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, whole_batch_part
+from headrace.pipeline.engines.base import DeviceEngine, StageTimes, TwoStageEngine, whole_batch_part
 from headrace.pipeline.feeds.base import DTYPES, BufferSpec, Feed, Source, checked_field, engine_of
 from headrace.pipeline.images.masks import draw_masks
 from headrace.pipeline.images.plan import Plan, plan
@@ -28,6 +28,8 @@ class ImageFeed(Feed[Plan]):
         self._normalize = tuple(view.normalize for view in spec.views)
 
     def buffers(self, samples: int) -> list[BufferSpec]:
+        if isinstance(self.engine, DeviceEngine):
+            return self.engine.buffers(samples)
         dtype = torch.uint8 if isinstance(self.engine, TwoStageEngine) else self._dtype
         return [((samples, view.size, view.size, 3), dtype) for view in self._spec.views]
 
@@ -37,13 +39,18 @@ class ImageFeed(Feed[Plan]):
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, buffers: list[np.ndarray]) -> StageTimes:
         if isinstance(self.engine, TwoStageEngine):
             return self.engine.crop(ids, spans, plan, buffers)
+        if isinstance(self.engine, DeviceEngine):
+            return self.engine.decode(ids, spans, plan, buffers)
         times: StageTimes = self.engine.render(ids, spans, plan, buffers)
         return times
 
     def deliver(self, seed: int, epoch: int, ids: np.ndarray, plan: Plan, buffers: list[Tensor]) -> Views:
-        views = [buffer.permute(0, 3, 1, 2) for buffer in buffers]
-        if isinstance(self.engine, TwoStageEngine):
-            views = self.engine.finish(plan, views, self._dtype)
+        if isinstance(self.engine, DeviceEngine):
+            views = self.engine.draw(plan, buffers, self._dtype)
+        else:
+            views = [buffer.permute(0, 3, 1, 2) for buffer in buffers]
+            if isinstance(self.engine, TwoStageEngine):
+                views = self.engine.finish(plan, views, self._dtype)
         masks = draw_masks(self._spec.masks, seed, epoch, ids)
         return Views(views=views, normalize=self._normalize, masks=masks, drawn=drawn_views(plan))
 

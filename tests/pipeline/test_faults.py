@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from headrace.pipeline import Batch, DrawnViews, Loader, View, ViewSpec, plan
-from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES
+from headrace.pipeline.engines import CPU_ENGINES, DEVICE_ENGINES
 from headrace.pipeline.faults import POLICIES, substitutes
 from headrace.shards import ShardError, ShardSet, open_shards, write_shards
 from headrace.shards.errors import MachineError, RemoteError
@@ -29,7 +29,7 @@ BAD = {3, 4, 17}
 COUNT = 30
 AVAILABLE = [
     pytest.param(name, marks=pytest.mark.peer(*name.split("+"))) if name in DEVICE_ENGINES else name
-    for name in ENGINES
+    for name in CPU_ENGINES
     if name != "ffcv"  # which reads .beton only, and takes seconds to start: see test_ffcv_engine
 ]
 

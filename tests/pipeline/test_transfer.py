@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 import pytest
@@ -21,6 +22,9 @@ class LateCopies:
     def __init__(self) -> None:
         self.begun: deque[Batch] = deque()
         self.closed = 0
+
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def begin(self, batch: Batch) -> None:
         self.begun.append(batch)

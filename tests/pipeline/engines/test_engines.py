@@ -10,7 +10,7 @@ from PIL import Image
 
 from headrace.benchmarks.parity import render
 from headrace.pipeline import View, ViewSpec
-from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, operations_of
+from headrace.pipeline.engines import CPU_ENGINES, DEVICE_ENGINES, ENGINES, operations_of
 from headrace.pipeline.images.view import OPERATIONS
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
 
@@ -32,7 +32,7 @@ PLAIN_SPEC = ViewSpec([PLAIN])
 # Those that need an optional package are skipped without it.
 AVAILABLE = [
     pytest.param(name, marks=pytest.mark.peer(*name.split("+"))) if name in DEVICE_ENGINES else name
-    for name in ENGINES
+    for name in CPU_ENGINES
     if name != "ffcv"  # which reads .beton only, and takes seconds to start: see test_ffcv_engine
 ]
 

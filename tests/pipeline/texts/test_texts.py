@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -383,6 +384,9 @@ class LateCopies:
 
     def __init__(self) -> None:
         self.begun: deque[Batch] = deque()
+
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def begin(self, batch: Batch) -> None:
         self.begun.append(batch)
