@@ -232,3 +232,23 @@ def test_a_folder_without_photographs_is_one_clear_line(tmp_path: Path) -> None:
     assert done.stderr == (
         f"headrace.benchmarks.loader: --images {tmp_path}: there is no .jpg or .jpeg file below it\n"
     )
+
+
+def test_the_gpu_script_runs_dry(tmp_path: Path) -> None:
+    """On the CPU, the kernel in Triton's interpreter: every part, and a table of each."""
+    script = Path(__file__).with_name("gpu.sh")
+    environment = {**os.environ, "DEVICE": "cpu", "PYTHON": sys.executable}
+    command = ["bash", str(script), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = (tmp_path / "out" / "parts.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.partition(",")[0] for line in parts] == [
+        "tests: done", "views: done", "training: done", "learning: done"
+    ]  # fmt: skip
+    table = (tmp_path / "out" / "gpu.md").read_text(encoding="utf-8")
+    for contestant in ("Headrace, cuda", "torchvision v2, sample by sample", "engine cuda", "synthetic data", "simclr"):
+        assert f"| {contestant}" in table
+    for name in ("views", "training", "learning"):
+        rows = json.loads((tmp_path / "out" / name / "gpu.json").read_text(encoding="utf-8"))["rows"]
+        assert rows
+        assert all(row["value"] > 0 for row in rows)

@@ -70,17 +70,23 @@ def planned(shards: ShardSet, spec: ViewSpec) -> tuple[Spans, Plan]:
 
 
 def drawn(
-    engine: str, shards: ShardSet, spec: ViewSpec, dtype: str = "uint8", *, room: int | None = None
+    engine: str,
+    shards: ShardSet,
+    spec: ViewSpec,
+    dtype: str = "uint8",
+    *,
+    device: str = "cpu",
+    room: int | None = None,
 ) -> list[np.ndarray]:
     """V arrays (n, S, S, 3)."""
     spans, drawn = planned(shards, spec)
     views = [np.empty((len(SAMPLES), view.size, view.size, 3), dtype) for view in spec.views]
-    made = ENGINES[engine](shards, "image", spec, **({"device": "cpu"} if engine == "cuda" else {}))
+    made = ENGINES[engine](shards, "image", spec, **({"device": device} if engine == "cuda" else {}))
     if room is not None:
         from headrace.pipeline.engines.device import CudaEngine
 
         crops = ViewSpec([view.crop_only() for view in spec.views])
-        made = CudaEngine(shards, "image", spec, crops, "cpu", room=room)
+        made = CudaEngine(shards, "image", spec, crops, device, room=room)
     made.render(SAMPLES, spans, drawn, views)
     return views
 
