@@ -58,7 +58,7 @@ def interpreted(mixed: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> di
     out = tmp_path_factory.mktemp("interpreted") / "views.npz"
     script = Path(__file__).with_name("interpreted.py")
     command = [sys.executable, str(script), str(mixed.path), str(out)]
-    made = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    made = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, encoding="utf-8")
     assert made.returncode == 0, made.stderr
     with np.load(out) as found:
         return dict(found)
@@ -126,7 +126,7 @@ def compiled() -> dict[int, dict[str, int]]:
     """Of the machine code for SimCLR's view at 224 in bfloat16: bytes, registers and bytes of the stack of a thread."""
     import json
 
-    made = subprocess.run([sys.executable, "-c", COMPILING], capture_output=True, text=True)
+    made = subprocess.run([sys.executable, "-c", COMPILING], capture_output=True, encoding="utf-8")
     assert made.returncode == 0, made.stderr
     return {int(key): value for key, value in json.loads(made.stdout).items()}
 
@@ -155,7 +155,7 @@ for capability in (75, 80, 90):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        told = subprocess.run([tools / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True).stdout
+        told = subprocess.run([tools / "cuobjdump", "-res-usage", file.name], capture_output=True, encoding="utf-8").stdout
     registers, stack = re.search(r"REG:(\\d+) STACK:(\\d+)", told).groups()
     found[capability] = {"size": len(code), "registers": int(registers), "stack": int(stack)}
 print(json.dumps(found))
