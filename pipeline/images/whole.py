@@ -28,11 +28,20 @@ _REASONS = {
 }
 
 
-def check_whole(data: bytes | memoryview, *, max_pixels: int | None = None) -> None:
+def check_whole(
+    data: bytes | memoryview,
+    header: ImageHeader | None = None,
+    *,
+    thorough: bool = True,
+    max_pixels: int | None = None,
+) -> None:
     """ValueError with the reason unless all of an encoded picture is there, and no more pixels than the limit.
 
-    Every code of a JPEG is read, any other picture decoded. `max_pixels` takes the place of `pixel_limit`.
+    Every code of a JPEG is read, any other picture decoded; where it need not be `thorough`, only of those that do not
+    pass `looks_whole`. `header` is the file's, where the caller has it; `max_pixels` takes the place of `pixel_limit`.
     """
+    if not thorough and looks_whole(data, header, max_pixels=max_pixels):
+        return
     image = open_image(data)
     check_pixels(*image.size, max_pixels)
     if is_jpeg(data) and check_codes(data):

@@ -351,7 +351,7 @@ def _last_mcu(begin, end, several, scratch, frame):
         bits, available, position, good = _skip_mcu(stream, bits, available, position, several, scratch, frame)
         unread = unread_bits(available, position, end)
         if not good:
-            begin = position = end - (unread >> 3)
+            begin = position = max(end - (unread >> 3), begin + 1)
             bits, available = np.uint64(0), np.int64(0)
         elif unread < 8:
             return 8 * end - unread if unread >= 0 else np.int64(-1), begin
