@@ -22,7 +22,7 @@ _REASONS = {
     coefficients.MISSING: "cut off: no scan before the end marker at byte {where} has some of the coefficients",
     coefficients.BAD_CODE: "damaged: the scan that ends at byte {where} has bits that are no code",
     coefficients.TOO_LONG: "damaged: the scan that ends at byte {where} has more blocks than the picture",
-    coefficients.BROKEN: "damaged at byte {where}: no segment of a JPEG",
+    coefficients.BROKEN: "damaged at byte {where}: no segment of a JPEG, or one that lacks its tables",
     coefficients.NO_TABLE: "damaged at byte {where}: a scan without its Huffman table",
     coefficients.SCANS: f"a JPEG of more than {MAX_SCANS} scans",
 }
