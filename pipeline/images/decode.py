@@ -13,7 +13,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from headrace.pipeline.images.limits import check_pixels, pixel_limit
+from headrace.pipeline.images.limits import TooLarge, check_pixels, pixel_limit
 from headrace.pipeline.images.reading import is_jpeg, open_image, plain_words
 from headrace.pipeline.images.whole import check_codes, check_scans, looks_whole
 from headrace.shards import JPG
@@ -54,6 +54,8 @@ def decode_rgb(data: bytes | memoryview, max_side: int | None = None, *, max_pix
             # Before decoding: a JPEG far larger than wanted is decoded at a half, a quarter or an eighth.
             image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
         image = to_rgb(image)
+    except TooLarge:
+        raise
     except Exception as error:
         raise ValueError(plain_words(error)) from error
     return shrink(image, max_side)
