@@ -75,9 +75,7 @@ def test_what_is_cut_is_named_with_its_reason(name: str, format: str, tmp_path: 
         with opened(name, shards, spec) as engine:
             rendered(engine, shards, drawn, np.array([0]), side)
             for i in range(1, len(shards)):
-                with pytest.raises(
-                    ShardError, match=r"cannot decode the image: .*(cut off|truncated|broken)"
-                ) as caught:
+                with pytest.raises(ShardError, match=r"cannot decode the image: .*(truncated|broken)") as caught:
                     rendered(engine, shards, drawn, np.array([0, i]), side)
                 assert shards.key(i) in str(caught.value)
 
