@@ -37,10 +37,11 @@ class EncodeSettings:
     """keep: JPEG and PNG files that any decoder reads as 8-bit grey or RGB stay as they are, byte for byte, each
     in its own encoding, and raw pixels stay raw; every other image (WebP, palette, alpha, 16 bits, CMYK, a JPEG that
     is damaged but not truncated, a PNG with texts beyond Pillow's limits, in a .beton also PNG) becomes RGB and is
-    stored without loss, as PNG in a tar and raw in a .beton. jpeg: every image is encoded anew; an ordinary JPEG (baseline, 4:2:0 chroma) that keeps its size goes
-    from coefficients to coefficients, which loses less than to go through pixels. raw: every image is decoded to RGB
-    pixels. smart and proportion are ffcv's: pixels up to `smart_threshold` bytes and a JPEG above, or a JPEG with
-    `compress_probability`. frames: videos become stacks of frames. Videos and sounds stay as they are under keep."""
+    stored without loss, as PNG in a tar and raw in a .beton. jpeg: every image is encoded anew; an ordinary JPEG
+    (baseline, 4:2:0 chroma) that keeps its size goes from coefficients to coefficients, which loses less than to go
+    through pixels. raw: every image is decoded to RGB pixels. smart and proportion are ffcv's: pixels up to
+    `smart_threshold` bytes and a JPEG above, or a JPEG with `compress_probability`. frames: videos become stacks of
+    frames. Videos and sounds stay as they are under keep."""
     max_side: int | None = None
     """Longer images are shrunk to this many pixels, which encodes them anew also under keep; None turns it off."""
     short_side: int | None = None
