@@ -10,7 +10,6 @@ from headrace.pipeline.engines.base import StageTimes
 from headrace.pipeline.engines.kernels import pixels_at, store_levels, turn
 from headrace.pipeline.engines.native import Memory, NativeEngine, cycle_counter, decode_union
 from headrace.pipeline.engines.resize import crop_resize
-from headrace.pipeline.images.decode import MAX_PIXELS
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.jpeg import DECODED
@@ -60,7 +59,7 @@ def _take(begin, spans, draws, settings, memory, offsets, slots, frames, cycles)
         height, width = spans.height[i], spans.width[i]
         if spans.encoding[i] == RAW:
             source = pixels_at(spans.address[i], height, width)
-        elif spans.encoding[i] == JPG and np.int64(height) * width <= MAX_PIXELS:
+        elif spans.encoding[i] == JPG:
             source = memory.decoded[: 3 * height * width].reshape(height, width, 3)
             if decode_union(spans.address[i], spans.size[i], draws[i], memory.jpeg, source) != DECODED:
                 return i

@@ -32,11 +32,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
+from headrace.pipeline.images.decode import decode_rgb, to_pixels, to_rgb
+from headrace.pipeline.images.reading import open_image, plain_words
+from headrace.pipeline.images.whole import check_whole
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import MachineError
 from headrace.shards.machine import cores
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import decode_rgb, open_image, plain, to_pixels, to_rgb
 from headrace.tools.upkeep.inspect import image_field
 
 Kind = Literal["bytes", "pixels", "near"]
@@ -358,12 +360,13 @@ def small_grey(value: bytes | npt.NDArray[np.uint8]) -> Image.Image:
     """The picture in grey, of a JPEG no more than its nearest fraction above 64 pixels; ValueError if it is none."""
     if isinstance(value, np.ndarray):
         return Image.fromarray(value).convert("L")
+    check_whole(value, thorough=False)
     image = open_image(value)
     try:
         image.draft("L", (64, 64))
         return to_rgb(image).convert("L")
     except Exception as error:
-        raise ValueError(plain(error)) from error
+        raise ValueError(plain_words(error)) from error
 
 
 def perceptual_hash(grey: Image.Image) -> np.uint64:

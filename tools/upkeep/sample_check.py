@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.pipeline.images.decode import decode_rgb, to_pixels
+from headrace.pipeline.images.limits import TooLarge
+from headrace.pipeline.images.whole import check_whole
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.fields import ENCODINGS
 from headrace.shards.formats.images import image_header
 from headrace.shards.index import OpenShard
 from headrace.shards.reading import is_unread
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import check_decodes, decode_rgb, to_pixels
 from headrace.tools.upkeep.findings import Finding
 
 CHUNK = 64
@@ -35,7 +37,7 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
             findings.append(Finding(opened.mapped.path.name, i, line, is_unread(error)))
             continue
         for name, field in shards.fields.items():
-            line = ""
+            line, too_large = "", False
             if field.kind in ("int", "float"):
                 value = opened.index[f"{name}.value"][i].item()
                 if not same(field.kind, sample[name], value):
@@ -48,9 +50,10 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
                     elif field.kind != "image":
                         check_media(field.kind, sample[name])
                 except ValueError as error:
-                    line = f"{name} does not decode ({error})"
+                    line, too_large = f"{name} does not decode ({error})", isinstance(error, TooLarge)
             if line:
-                findings.append(Finding(opened.mapped.path.name, i, f"{shards.where(i, name)}: {line}"))
+                line = f"{shards.where(i, name)}: {line}"
+                findings.append(Finding(opened.mapped.path.name, i, line, too_large=too_large))
     return findings
 
 
@@ -58,7 +61,7 @@ def check_image(data: bytes, expected: tuple[int, ...]) -> None:
     """ValueError unless a picture decodes and is what the index says: encoding, height and width."""
     if image_header(data)[:3] != expected:
         raise ValueError("its header does not say the size in the index")
-    check_decodes(data)
+    check_whole(data)
 
 
 def check_media(kind: str, data: bytes) -> None:
