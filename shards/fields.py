@@ -42,6 +42,10 @@ class Field:
     where they differ."""
     shape: tuple[int, ...] = ()
     """Arrays only: likewise."""
+    oriented: bool = False
+    """Images only: whether what the files say about how they are to be shown counts, see
+    `headrace.shards.formats.orientation`: then the index has the number of each, and whoever shows one turns it. A
+    writer that is told so keeps it so only where at least one picture says something else than 1."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -54,17 +58,19 @@ class Field:
             raise ValueError(f"Field.classes belongs to int fields, not to kind {self.kind}")
         if (self.dtype or self.shape) and self.kind != "array":
             raise ValueError(f"Field.dtype and Field.shape belong to array fields, not to kind {self.kind}")
+        if self.oriented and self.kind != "image":
+            raise ValueError(f"Field.oriented belongs to image fields, not to kind {self.kind}")
 
     def to_json(self) -> dict[str, Any]:
         """The parts that are set."""
-        parts = {"kind": self.kind, "encoding": self.encoding, "dtype": self.dtype}
+        parts = {"kind": self.kind, "encoding": self.encoding, "dtype": self.dtype, "oriented": self.oriented}
         lists = {"classes": list(self.classes), "shape": list(self.shape)}
         return {name: value for name, value in {**parts, **lists}.items() if value}
 
     @staticmethod
     def from_json(parts: Mapping[str, Any]) -> Field:
         """Inverse of `to_json`; ValueError or TypeError on anything else."""
-        known = {"kind", "encoding", "dtype", "classes", "shape"}
+        known = {"kind", "encoding", "dtype", "classes", "shape", "oriented"}
         if not set(parts) <= known:
             raise ValueError(f"unknown part {min(set(parts) - known)!r} of a field")
         classes, shape = parts.get("classes", []), parts.get("shape", [])
@@ -72,12 +78,15 @@ class Field:
             raise ValueError("classes of a field must be a list of names")
         if not (isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)):
             raise ValueError("shape of a field must be a list of sizes")
+        if type(parts.get("oriented", False)) is not bool:
+            raise ValueError("oriented of a field must be true or false")
         return Field(
             kind=parts["kind"],
             encoding=parts.get("encoding", ""),
             classes=tuple(classes),
             dtype=str(parts.get("dtype", "")),
             shape=tuple(shape),
+            oriented=parts.get("oriented", False),
         )
 
 

@@ -1,10 +1,12 @@
-"""Size and encoding of an image from its first bytes, without decoding it."""
+"""Size, encoding and orientation of an image from its headers, without decoding it."""
 
 from __future__ import annotations
 
+import zlib
 from typing import NamedTuple
 
 from headrace.shards.fields import JPG, PNG
+from headrace.shards.formats.orientation import EXIF_START, UPRIGHT, exif_orientation
 
 
 class ImageHeader(NamedTuple):
@@ -20,12 +22,19 @@ class ImageHeader(NamedTuple):
     """Components: 1 grey, 3 colour, 4 CMYK for JPEG; 1 grey or palette, 2 grey and alpha, 3, 4 for PNG."""
     plain: bool
     """True where any decoder gives 8-bit grey or RGB: no palette, no alpha, no 16 bits, no CMYK."""
+    orientation: int = UPRIGHT
+    """How the file says it is to be shown, see `headrace.shards.formats.orientation`: of a JPEG the first APP1 segment
+    with EXIF before the frame header, of a PNG the chunk eXIf. Sizes are those of the stored picture."""
 
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Start-of-frame markers: all of C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+EXIF_TAIL = 1 << 16
+"""Bytes at the end of a PNG in which a chunk eXIf may stand behind the pixels, where exiftool puts it."""
+MAX_CHUNKS = 1 << 12
+"""Chunks before the pixels of a PNG; files have a dozen."""
 MAX_MARKERS = 1 << 16
 """Markers and fill bytes before the start of frame; files have dozens, and a gigabyte of fill bytes takes minutes."""
 
@@ -34,26 +43,58 @@ def image_header(data: bytes | memoryview) -> ImageHeader:
     """Header of a JPEG (ITU-T T.81, B.2.2) or PNG (ISO 15948, 11.2.2); ValueError on anything else."""
     start = bytes(data[:33])
     if start[:8] == PNG_SIGNATURE:
-        return png_header(start)
+        return png_header(data, start)
     if start[:3] == b"\xff\xd8\xff":
         return jpeg_header(data)
     raise ValueError("empty" if not start else f"neither JPEG nor PNG (starts with {start[:4].hex()})")
 
 
-def png_header(start: bytes) -> ImageHeader:
-    """`start` is at least the first 33 bytes."""
+def orientation_of(data: bytes | memoryview) -> int:
+    """What `image_header` says of how a file is to be shown; 1 where it has no header that can be read."""
+    try:
+        return image_header(data).orientation
+    except (ValueError, IndexError):
+        return UPRIGHT
+
+
+def png_header(data: bytes | memoryview, start: bytes) -> ImageHeader:
+    """`start` is the first 33 bytes."""
     if len(start) < 33 or start[12:16] != b"IHDR":
         raise ValueError("PNG without its header")
     width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
     depth, colour = start[24], start[25]
     if not width or not height or colour not in PNG_CHANNELS:
         raise ValueError("PNG header with an impossible size or colour type")
-    return ImageHeader(PNG, height, width, PNG_CHANNELS[colour], depth == 8 and colour in (0, 2))
+    plain = depth == 8 and colour in (0, 2)
+    return ImageHeader(PNG, height, width, PNG_CHANNELS[colour], plain, png_orientation(data))
+
+
+def png_orientation(data: bytes | memoryview) -> int:
+    """What a PNG's chunk eXIf says (PNG, third edition, 11.3.4.5), before its pixels or near its end."""
+    at = 33
+    for _ in range(MAX_CHUNKS):
+        head = bytes(data[at : at + 8])
+        if len(head) < 8 or head[4:] in (b"IDAT", b"IEND"):
+            break
+        size = int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf":
+            return exif_orientation(data[at + 8 : at + 8 + size])
+        at += 12 + size
+    first = max(at, len(data) - EXIF_TAIL)
+    tail = bytes(data[first:])
+    at = tail.rfind(b"eXIf")
+    if at < 4:
+        return UPRIGHT
+    stop = at + 4 + int.from_bytes(tail[at - 4 : at], "big")
+    # The four letters may stand in the pixels by chance; not with a checksum behind them.
+    whole = stop + 4 <= len(tail) and zlib.crc32(tail[at:stop]) == int.from_bytes(tail[stop : stop + 4], "big")
+    return exif_orientation(tail[at + 4 : stop]) if whole else UPRIGHT
 
 
 def jpeg_header(data: bytes | memoryview) -> ImageHeader:
     """Walks from marker to marker up to the start of frame."""
     at, end = 2, len(data)
+    orientation = 0  # not said yet
     for _ in range(MAX_MARKERS):
         if at + 4 > end:
             break
@@ -74,7 +115,10 @@ def jpeg_header(data: bytes | memoryview) -> ImageHeader:
             channels = data[at + 9]
             if not width or not height:
                 raise ValueError("JPEG without a size")
-            return ImageHeader(JPG, height, width, channels, data[at + 4] == 8 and channels in (1, 3))
+            plain = data[at + 4] == 8 and channels in (1, 3)
+            return ImageHeader(JPG, height, width, channels, plain, orientation or UPRIGHT)
+        if marker == 0xE1 and not orientation and bytes(data[at + 4 : at + 10]) == EXIF_START:
+            orientation = exif_orientation(data[at + 4 : at + 2 + length])
         if marker in (0xD9, 0xDA) or length < 2:
             break
         at += 2 + length

@@ -44,7 +44,9 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
                 try:
                     if field.kind == "image" and isinstance(sample[name], bytes):
                         columns = ("encoding", "height", "width")
-                        check_image(sample[name], tuple(opened.index[f"{name}.{column}"][i] for column in columns))
+                        expected = tuple(opened.index[f"{name}.{column}"][i] for column in columns)
+                        orientation = sample["__orientation__"][name] if field.oriented else None
+                        check_image(sample[name], expected, orientation)
                     elif field.kind != "image":
                         check_media(field.kind, sample[name])
                 except ValueError as error:
@@ -54,10 +56,14 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
     return findings
 
 
-def check_image(data: bytes, expected: tuple[int, ...]) -> None:
-    """ValueError unless a picture decodes and is what the index says: encoding, height and width."""
-    if image_header(data)[:3] != expected:
+def check_image(data: bytes, expected: tuple[int, ...], orientation: int | None = None) -> None:
+    """ValueError unless a picture decodes and is what the index says: encoding, height and width, and, where it says
+    one, orientation."""
+    header = image_header(data)
+    if (header.encoding, header.height, header.width) != expected:
         raise ValueError("its header does not say the size in the index")
+    if orientation not in (None, header.orientation):
+        raise ValueError(f"its orientation is {header.orientation}, the index says {orientation}")
     check_decodes(data)
 
 
