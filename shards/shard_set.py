@@ -315,9 +315,7 @@ def _unlock() -> None:
 os.register_at_fork(after_in_child=_unlock)
 
 
-def open_folder(
-    path: str | os.PathLike[str], *, check: bool = False, orientation: Orientation = "apply"
-) -> ShardSet:
+def open_folder(path: str | os.PathLike[str], *, check: bool = False, orientation: Orientation = "apply") -> ShardSet:
     """`headrace.shards.open_shards` for what lies on this machine."""
     folder = Path(path)
     if not _exists(folder):

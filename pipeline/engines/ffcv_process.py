@@ -136,9 +136,7 @@ class Worker:
         times = [job.result() for job in jobs]
         return StageTimes(sum(each.decode_s for each in times), sum(each.augment_s for each in times))
 
-    def _part(
-        self, ids: np.ndarray, orientations: np.ndarray, plan: Plan, views: list[np.ndarray]
-    ) -> StageTimes:
+    def _part(self, ids: np.ndarray, orientations: np.ndarray, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         started = perf_counter()
         crops = [np.empty(view.shape, np.uint8) for view in views]
         for i, sample in enumerate(ids):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from headrace.shards.fields import JPG, PNG
@@ -21,7 +23,7 @@ class ImageHeader(NamedTuple):
     channels: int
     """Components: 1 grey, 3 colour, 4 CMYK for JPEG; 1 grey or palette, 2 grey and alpha, 3, 4 for PNG."""
     plain: bool
-    """True where any decoder gives 8-bit grey or RGB: no palette, no alpha, no 16 bits, no CMYK."""
+    """True where any decoder gives 8-bit grey or RGB: no palette, alpha, transparent colour, 16 bits or CMYK."""
     orientation: int = UPRIGHT
     """How the file says it is to be shown, see `headrace.shards.formats.orientation`: of a JPEG the first APP1 segment
     with EXIF before the frame header, of a PNG the chunk eXIf. Sizes are those of the stored picture."""
@@ -33,8 +35,6 @@ PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 EXIF_TAIL = 1 << 16
 """Bytes at the end of a PNG in which a chunk eXIf may stand behind the pixels, where exiftool puts it."""
-MAX_CHUNKS = 1 << 12
-"""Chunks before the pixels of a PNG; files have a dozen."""
 MAX_MARKERS = 1 << 16
 """Markers and fill bytes before the start of frame; files have dozens, and a gigabyte of fill bytes takes minutes."""
 
@@ -43,7 +43,7 @@ def image_header(data: bytes | memoryview) -> ImageHeader:
     """Header of a JPEG (ITU-T T.81, B.2.2) or PNG (ISO 15948, 11.2.2); ValueError on anything else."""
     start = bytes(data[:33])
     if start[:8] == PNG_SIGNATURE:
-        return png_header(data, start)
+        return png_header(start, data)
     if start[:3] == b"\xff\xd8\xff":
         return jpeg_header(data)
     raise ValueError("empty" if not start else f"neither JPEG nor PNG (starts with {start[:4].hex()})")
@@ -57,8 +57,8 @@ def orientation_of(data: bytes | memoryview) -> int:
         return UPRIGHT
 
 
-def png_header(data: bytes | memoryview, start: bytes) -> ImageHeader:
-    """`start` is the first 33 bytes."""
+def png_header(start: bytes, data: bytes | memoryview) -> ImageHeader:
+    """`start` is at least the first 33 bytes of the file."""
     if len(start) < 33 or start[12:16] != b"IHDR":
         raise ValueError("PNG without its header")
     width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
@@ -66,22 +66,21 @@ def png_header(data: bytes | memoryview, start: bytes) -> ImageHeader:
     if not width or not height or colour not in PNG_CHANNELS:
         raise ValueError("PNG header with an impossible size or colour type")
     plain = depth == 8 and colour in (0, 2)
-    return ImageHeader(PNG, height, width, PNG_CHANNELS[colour], plain, png_orientation(data))
-
-
-def png_orientation(data: bytes | memoryview) -> int:
-    """What a PNG's chunk eXIf says (PNG, third edition, 11.3.4.5), before its pixels or near its end."""
-    at = 33
-    for _ in range(MAX_CHUNKS):
-        head = bytes(data[at : at + 8])
-        if len(head) < 8 or head[4:] in (b"IDAT", b"IEND"):
+    orientation = 0  # not said yet
+    for chunk in islice(png_chunks(data), MAX_MARKERS):
+        if chunk.name == b"tRNS":
+            plain = False
+        elif chunk.name == b"eXIf" and not orientation:
+            orientation = exif_orientation(data[chunk.start + 8 : chunk.stop - 4])
+        elif chunk.name in (b"IDAT", b"IEND"):
+            orientation = orientation or late_orientation(data, chunk.stop)
             break
-        size = int.from_bytes(head[:4], "big")
-        if head[4:] == b"eXIf":
-            return exif_orientation(data[at + 8 : at + 8 + size])
-        at += 12 + size
-    first = max(at, len(data) - EXIF_TAIL)
-    tail = bytes(data[first:])
+    return ImageHeader(PNG, height, width, PNG_CHANNELS[colour], plain, orientation or UPRIGHT)
+
+
+def late_orientation(data: bytes | memoryview, start: int) -> int:
+    """What a chunk eXIf says (PNG, third edition, 11.3.4.5) that stands near the end of a PNG, behind its pixels."""
+    tail = bytes(data[max(start, len(data) - EXIF_TAIL) :])
     at = tail.rfind(b"eXIf")
     if at < 4:
         return UPRIGHT
@@ -89,6 +88,27 @@ def png_orientation(data: bytes | memoryview) -> int:
     # The four letters may stand in the pixels by chance; not with a checksum behind them.
     whole = stop + 4 <= len(tail) and zlib.crc32(tail[at:stop]) == int.from_bytes(tail[stop : stop + 4], "big")
     return exif_orientation(tail[at + 4 : stop]) if whole else UPRIGHT
+
+
+class Chunk(NamedTuple):
+    """A chunk of a PNG."""
+
+    name: bytes
+    start: int
+    """Its first byte, of its length."""
+    stop: int
+    """The byte behind its checksum."""
+
+
+def png_chunks(data: bytes | memoryview) -> Iterator[Chunk]:
+    """The chunks of a PNG (ISO 15948, 5.3) that are there to their end, up to the first that is not."""
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        stop = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if stop > len(data):
+            return
+        yield Chunk(bytes(data[at + 4 : at + 8]), at, stop)
+        at = stop
 
 
 def jpeg_header(data: bytes | memoryview) -> ImageHeader:

@@ -14,6 +14,7 @@ A block without it, or a damaged one, is 1: no picture is refused because of wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +62,12 @@ def exif_orientation(block: bytes | memoryview) -> int:
             found = number(at + 8, width) if number(at + 4, 4) == 1 else 0
             return found if 1 <= found <= 8 else UPRIGHT
     return UPRIGHT
+
+
+def orientation_in(sample: Mapping[str, Any], field: str) -> int:
+    """How the image of a sample, as `ShardSet.read` gives it, is to be shown."""
+    found: int = sample.get("__orientation__", {}).get(field, UPRIGHT)
+    return found
 
 
 def shown_size(height: int, width: int, orientation: int) -> tuple[int, int]:

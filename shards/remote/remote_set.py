@@ -56,9 +56,7 @@ class RemoteShardSet(ShardSet):
         slot: Slot,
         options: Mapping[str, Any],
     ) -> None:
-        super().__init__(
-            source.folder, manifest, files, check=options["check"], orientation=options["orientation"]
-        )
+        super().__init__(source.folder, manifest, files, check=options["check"], orientation=options["orientation"])
         self._source = source
         self._identity = identity
         self._payloads = Payloads(manifest, files.index)

@@ -9,26 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import Image
 
+from headrace.pipeline.images.decode import decode_rgb, fast_jpeg, shrink, to_pixels
+from headrace.pipeline.images.limits import MAX_PIXELS, check_pixels
+from headrace.pipeline.images.reading import file_orientation, open_image, texts_fit
+from headrace.pipeline.images.whole import check_whole, looks_whole
 from headrace.pipeline.jpeg import decode_whole, transcode
 from headrace.shards import JPG, Field
 from headrace.shards.formats.images import image_header
+from headrace.shards.formats.orientation import UPRIGHT, Orientation, turned
 from headrace.shards.manifest import Format
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import (
-    check_decodes,
-    check_pixels,
-    check_scans,
-    check_structure,
-    decode_rgb,
-    open_image,
-    shrink,
-    to_jpeg,
-    to_pixels,
-    to_png,
-)
+from headrace.tools.media.images import to_jpeg, to_png
 
 Encode = Literal["keep", "jpeg", "raw", "smart", "proportion", "frames"]
 IMAGE_FIELD_ENCODINGS = {"keep": "mixed", "jpeg": "jpg", "raw": "raw", "smart": "mixed", "proportion": "mixed"}
@@ -42,8 +35,8 @@ class EncodeSettings:
 
     encode: Encode = "keep"
     """keep: JPEG and PNG files that any decoder reads as 8-bit grey or RGB stay as they are, byte for byte, each
-    in its own encoding, and raw pixels stay raw; every other image (WebP, palette, alpha, 16 bits, CMYK, a JPEG with
-    damage that Pillow forgives, in a .beton also PNG) becomes RGB and is stored without loss, as PNG in a tar and raw
+    in its own encoding, and raw pixels stay raw; every other image (WebP, palette, alpha, 16 bits, CMYK, a PNG with
+    texts beyond Pillow's limits, in a .beton also PNG) becomes RGB and is stored without loss, as PNG in a tar and raw
     in a .beton. jpeg: every image is encoded anew; an ordinary JPEG (baseline, 4:2:0 chroma) that keeps its size goes
     from coefficients to coefficients, which loses less than to go through pixels. raw: every image is decoded to RGB
     pixels. smart and proportion are ffcv's: pixels up to `smart_threshold` bytes and a JPEG above, or a JPEG with
@@ -65,6 +58,13 @@ class EncodeSettings:
     strict: bool = False
     """Decode every image and video that is kept to its end, instead of looking at the structure of an image, and at the
     beginning and the end of a video, only."""
+    max_pixels: int = MAX_PIXELS
+    """Images with more are left out, but for JPEGs that are shrunk anyway and are within it at a half, a quarter or an
+    eighth."""
+    orientation: Orientation | None = None
+    """apply: pictures and videos are shown as their files say: what is kept as it is is turned by whoever shows it,
+    what is stored as pixels or encoded anew is turned before. ignore: as they are stored. None is what the source
+    says, see `Field.oriented`."""
     format: Format = "webdataset"
     """Format of the set, which decides how keep stores what it cannot keep."""
 
@@ -80,9 +80,11 @@ class EncodeSettings:
             raise UserError(f"quality must lie between 1 and 100, got {self.quality}")
         if not 0 <= self.compress_probability <= 1:
             raise UserError(f"compress probability must lie between 0 and 1, got {self.compress_probability}")
-        for name in ("smart_threshold", "frames", "frame_stride"):
+        for name in ("smart_threshold", "frames", "frame_stride", "max_pixels"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', ' ')} must be at least 1, got {getattr(self, name)}")
+        if self.orientation not in (None, "apply", "ignore"):
+            raise UserError(f"orientation must be apply or ignore, got {self.orientation!r}")
         if self.encode == "frames" and self.short_side is None:
             raise UserError("frames need a short side, the side of the stored squares in pixels")
 
@@ -97,7 +99,7 @@ class EncodeSettings:
     def _field(self, field: Field) -> Field:
         if field.kind == "image":
             encoding: Any = IMAGE_FIELD_ENCODINGS.get(self.encode, "mixed")
-            return replace(field, encoding=encoding)
+            return replace(field, encoding=encoding, oriented=self._turns(field))
         if field.kind == "video" and self.encode == "frames":
             side = self.short_side or 0
             return Field(kind="array", dtype="|u1", shape=(self.frames, side, side, 3))
@@ -106,7 +108,7 @@ class EncodeSettings:
     def stored(self, field: Field, key: str, value: Any) -> Any:
         """The value of a source's field as it is stored; ValueError with the reason where it does not decode."""
         if field.kind == "image":
-            return self._image(key, value)
+            return self._image(key, value, self._turns(field))
         if field.kind == "video" and self.encode == "frames":
             return self._frames(value)
         if field.kind == "video" and self.strict:
@@ -115,22 +117,27 @@ class EncodeSettings:
             probe_video(value, whole=True)
         return value
 
-    def _image(self, key: str, value: bytes | Pixels) -> bytes | Pixels:
+    def _turns(self, field: Field) -> bool:
+        """Whether the pictures of a source's field are shown as their files say."""
+        return field.oriented if self.orientation is None else self.orientation == "apply"
+
+    def _image(self, key: str, value: bytes | Pixels, turns: bool) -> bytes | Pixels:
         if isinstance(value, np.ndarray):
             height, width = value.shape[:2]
-            check_pixels(width, height)
+            check_pixels(width, height, self.max_pixels)
             limit = self._limit(width, height)
             makes_jpeg = self._makes_jpeg(key, width, height)
             if limit is None and not makes_jpeg:
                 return value
             pixels = value if limit is None else to_pixels(shrink(Image.fromarray(value), limit))
         elif self.encode in ("keep", "frames"):
-            return self._kept(value)
+            return self._kept(value, turns)
         else:
-            plain = self._plain_jpeg(key, value)
+            orientation = file_orientation(value) if turns else UPRIGHT
+            plain = self._plain_jpeg(key, value, orientation)
             if isinstance(plain, bytes):
                 return plain
-            pixels = to_pixels(self._decoded(value)) if plain is None else plain
+            pixels = to_pixels(self._decoded(value, orientation)) if plain is None else plain
             makes_jpeg = self._makes_jpeg(key, pixels.shape[1], pixels.shape[0])
         return to_jpeg(pixels, self.quality) if makes_jpeg else pixels
 
@@ -150,7 +157,7 @@ class EncodeSettings:
             limit = min(limit, max(1, round(self.short_side * long / short)))
         return limit if limit < long else None
 
-    def _plain_jpeg(self, key: str, data: bytes) -> bytes | Pixels | None:
+    def _plain_jpeg(self, key: str, data: bytes, orientation: int) -> bytes | Pixels | None:
         """What becomes of an ordinary JPEG that needs no shrinking; None for others.
 
         A JPEG of the wanted quality, where one is to be made and can be made of the coefficients; else the pixels that
@@ -160,43 +167,41 @@ class EncodeSettings:
             header = image_header(data)
             if header.encoding != JPG or not header.plain or self._limit(header.width, header.height) is not None:
                 return None
-            check_pixels(header.width, header.height)
-            if self._makes_jpeg(key, header.width, header.height):
+            check_pixels(header.width, header.height, self.max_pixels)
+            if orientation == UPRIGHT and self._makes_jpeg(key, header.width, header.height):
                 jpeg = transcode(data, header.height, header.width, self.quality)
                 if jpeg is not None:
                     return jpeg
             pixels = decode_whole(data, header.height, header.width)
-            if pixels is not None:
-                return pixels
-            check_scans(data)
-            return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+            pixels = fast_jpeg(data, max_pixels=self.max_pixels) if pixels is None else pixels
+            return np.ascontiguousarray(turned(pixels, orientation))
         except ValueError:
-            return None  # Pillow has the last word on what is too damaged
+            return None  # Pillow has the last word
 
-    def _decoded(self, data: bytes) -> Image.Image:
+    def _decoded(self, data: bytes, orientation: int) -> Image.Image:
         limit = None
         if self.max_side is not None or self.short_side is not None:
             limit = self._limit(*open_image(data).size)
-        return decode_rgb(data, limit)
+        return decode_rgb(data, limit, max_pixels=self.max_pixels, orientation=orientation)
 
-    def _kept(self, data: bytes) -> bytes | Pixels:
+    def _kept(self, data: bytes, turns: bool) -> bytes | Pixels:
         """The file itself if readers can use it, else its pixels without loss."""
         try:
             header = image_header(data)
         except ValueError:
             header = None  # another format, or damaged, which decoding will find
+        orientation = UPRIGHT
+        if turns:
+            orientation = file_orientation(data) if header is None else header.orientation
         if header is not None and header.plain:
             if self._limit(header.width, header.height) is not None:
                 if header.encoding == JPG:
-                    return to_jpeg(to_pixels(self._decoded(data)), self.quality)
-            elif header.encoding == JPG or self.format == "webdataset":
-                try:
-                    if self.strict or not check_structure(data, header):
-                        check_decodes(data)
-                    return data
-                except ValueError:
-                    pass  # Pillow has the last word on what is too damaged
-        image = self._decoded(data)
+                    return to_jpeg(to_pixels(self._decoded(data, orientation)), self.quality)
+            elif header.encoding == JPG or (self.format == "webdataset" and texts_fit(data)):
+                if self.strict or not looks_whole(data, header, max_pixels=self.max_pixels):
+                    check_whole(data, max_pixels=self.max_pixels)
+                return data
+        image = self._decoded(data, orientation)
         return to_png(image) if self.format == "webdataset" else to_pixels(image)
 
     def _frames(self, data: bytes) -> Pixels:

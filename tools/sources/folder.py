@@ -251,7 +251,7 @@ def fields_of(leader: str, files: list[MediaFile], classes: list[str]) -> dict[s
 
 def media_field(kind: str) -> Field:
     """A field of files."""
-    return Field(kind=kind, encoding="mixed")  # type: ignore[arg-type]
+    return Field(kind=kind, encoding="mixed", oriented=kind == "image")  # type: ignore[arg-type]
 
 
 def is_beside(extension: str, kind: str) -> bool:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.pipeline.images.decode import decode_image
+from headrace.pipeline.images.whole import check_whole
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.fields import ENCODINGS
 from headrace.shards.formats.images import image_header
+from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.index import OpenShard
 from headrace.shards.reading import is_unread
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import check_decodes, decode_rgb, to_pixels
 from headrace.tools.upkeep.findings import Finding
 
 CHUNK = 64
@@ -64,7 +66,7 @@ def check_image(data: bytes, expected: tuple[int, ...], orientation: int | None 
         raise ValueError("its header does not say the size in the index")
     if orientation not in (None, header.orientation):
         raise ValueError(f"its orientation is {header.orientation}, the index says {orientation}")
-    check_decodes(data)
+    check_whole(data)
 
 
 def check_media(kind: str, data: bytes) -> None:
@@ -82,16 +84,19 @@ def media_probes() -> dict[str, Callable[[bytes], object]]:
     return {"video": partial(probe_video, whole=True), "audio": probe_audio}
 
 
-def same(kind: str, one: Any, other: Any) -> bool:
-    """Are two values of a field the same? ValueError where an image does not decode."""
+def same(kind: str, one: Any, other: Any, orientations: tuple[int, int] = (UPRIGHT, UPRIGHT)) -> bool:
+    """Are two values of a field the same? Images are where they are shown the same. ValueError where one does not
+    decode."""
     if kind == "image":
         both_files = isinstance(one, bytes) and isinstance(other, bytes)
-        return (both_files and one == other) or np.array_equal(pixels(one), pixels(other))
+        if both_files and one == other and orientations[0] == orientations[1]:
+            return True
+        return np.array_equal(*map(pixels, (one, other), orientations))
     if kind == "array":
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
     return bool(one == other or (one != one and other != other))  # a NaN is the same as a NaN
 
 
-def pixels(image: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3)."""
-    return to_pixels(decode_rgb(image)) if isinstance(image, bytes) else image
+def pixels(image: bytes | npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """uint8 (H, W, 3), as shown."""
+    return decode_image(image, orientation) if isinstance(image, bytes) else image

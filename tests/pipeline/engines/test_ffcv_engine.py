@@ -22,8 +22,8 @@ from headrace.benchmarks.parity import OPERATORS, PIPELINES, alone, compare, dra
 from headrace.pipeline import Loader, View, ViewSpec, plan
 from headrace.pipeline.engines import ENGINES, Engine
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
-from tests.pipeline.engines.test_orientation import pictures, views_of, written
 from tests.pipeline.engines.test_parity import BOUNDS, CLOSE
+from tests.pipeline.engines.test_turned_views import pictures, views_of, written
 
 SAMPLES = 8
 SPEC = ViewSpec([View(size=32, jitter=0.8, brightness=0.4, hue=0.1, blur=0.5), View(size=24, solarize=0.5)])

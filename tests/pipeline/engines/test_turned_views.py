@@ -77,7 +77,8 @@ def test_plans_see_the_shown_size(tmp_path: Path) -> None:
     with open_shards(written(tmp_path / "set", files, "webdataset", upright=False)) as shards:
         spans = shards.spans("image", range(8))
         assert spans.orientation.tolist() == list(ORIENTATIONS)
-        assert spans.height.tolist() == [40] * 8 and spans.width.tolist() == [90] * 8
+        assert spans.height.tolist() == [40] * 8
+        assert spans.width.tolist() == [90] * 8
         assert spans.shown_sizes().tolist() == [[40, 90]] * 4 + [[90, 40]] * 4
         assert spans.shown_sizes().tolist() == [list(shown(file).shape[:2]) for file in files]
         whole = ViewSpec([View(size=16, scale=(1.0, 1.0), ratio=(0.1, 10.0))])
