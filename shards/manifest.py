@@ -92,7 +92,7 @@ class Manifest:
     in."""
 
     def __post_init__(self) -> None:
-        oriented = any(of_samples.oriented for of_samples in self.fields.values())
+        oriented = any(of_samples.oriented or of_samples.as_stored for of_samples in self.fields.values())
         if not self.version:
             object.__setattr__(self, "version", ORIENTED_VERSION if oriented else VERSION)
         if oriented and self.version < ORIENTED_VERSION:

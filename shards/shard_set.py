@@ -7,7 +7,6 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.errors import ClosedError, ShardError
-from headrace.shards.fields import Field
+from headrace.shards.fields import Field, as_stored
 from headrace.shards.formats import ffcv, webdataset
 from headrace.shards.formats.foreign import how_to_name, scan_shards
 from headrace.shards.formats.images import image_header
@@ -93,7 +92,7 @@ class ShardSet:
         self.manifest = manifest
         self.fields: Mapping[str, Field] = manifest.fields
         if orientation == "ignore":
-            self.fields = {name: replace(field, oriented=False) for name, field in manifest.fields.items()}
+            self.fields = {name: as_stored(field) for name, field in manifest.fields.items()}
         self.check = check
         self.orientation: Orientation = orientation
         self._files: OpenShards | None = shards if isinstance(shards, OpenShards) else FewShards(shards)

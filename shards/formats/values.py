@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def settled(
     image is to be turned."""
     if field.kind in ENCODINGS:
         encoding = ENCODINGS[field.kind][min(encodings)] if len(encodings) == 1 else "mixed"
-        return Field(kind=field.kind, encoding=encoding if encodings else field.encoding, oriented=oriented)
+        return replace(field, encoding=encoding if encodings else field.encoding, oriented=oriented)
     if field.kind == "array":
         dtype, shape = min(arrays) if len(arrays) == 1 else ("", ())
         return Field(kind="array", dtype=dtype, shape=shape)

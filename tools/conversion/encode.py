@@ -103,6 +103,8 @@ class EncodeSettings:
         if field.kind == "video" and self.encode == "frames":
             side = self.short_side or 0
             return Field(kind="array", dtype="|u1", shape=(self.frames, side, side, 3))
+        if field.kind == "video":
+            return replace(field, as_stored=not self._turns(field))
         return field
 
     def stored(self, field: Field, key: str, value: Any) -> Any:
@@ -110,7 +112,7 @@ class EncodeSettings:
         if field.kind == "image":
             return self._image(key, value, self._turns(field))
         if field.kind == "video" and self.encode == "frames":
-            return self._frames(value)
+            return self._frames(value, self._turns(field))
         if field.kind == "video" and self.strict:
             from headrace.tools.media.videos import probe_video  # needs an extra
 
@@ -118,8 +120,10 @@ class EncodeSettings:
         return value
 
     def _turns(self, field: Field) -> bool:
-        """Whether the pictures of a source's field are shown as their files say."""
-        return field.oriented if self.orientation is None else self.orientation == "apply"
+        """Whether the pictures or videos of a source's field are shown as their files say."""
+        if self.orientation is not None:
+            return self.orientation == "apply"
+        return field.oriented if field.kind == "image" else not field.as_stored
 
     def _image(self, key: str, value: bytes | Pixels, turns: bool) -> bytes | Pixels:
         if isinstance(value, np.ndarray):
@@ -204,11 +208,11 @@ class EncodeSettings:
         image = self._decoded(data, orientation)
         return to_png(image) if self.format == "webdataset" else to_pixels(image)
 
-    def _frames(self, data: bytes) -> Pixels:
+    def _frames(self, data: bytes, turns: bool) -> Pixels:
         """uint8 (frames, S, S, 3), the square from the middle."""
         from headrace.tools.media.videos import decode_clip  # needs an extra
 
         side = self.short_side or 0
-        clip = decode_clip(data, self.frames, self.frame_stride, side)
+        clip = decode_clip(data, self.frames, self.frame_stride, side, "apply" if turns else "ignore")
         top, left = (clip.shape[1] - side) // 2, (clip.shape[2] - side) // 2
         return np.ascontiguousarray(clip[:, top : top + side, left : left + side])

@@ -220,7 +220,7 @@ def test_an_index_that_says_another_orientation_is_found(tmp_path: Path) -> None
         index["image.orientation"][index["key"] == b"6"] = number
         np.save(path, index)
         assert complaint in str(verify(tmp_path / "set"))
-    with open_shards(tmp_path / "set") as shards, pytest.raises(ShardError, match="impossible size|orientation"):
+    with open_shards(tmp_path / "set") as shards, pytest.raises(ShardError, match="has an impossible size"):
         shards.spans("image", [0, 1])
 
 
