@@ -231,7 +231,7 @@ def _parse_header(
     if usual and known is not None:
         return known, (int(usual[2]),), start
     dtype, shape, start = parse_npy_header(content[: 1 << 16].data)
-    columns = dtype.fields or {}
+    columns: Mapping[str, Any] = dtype.fields or {}
     key = columns["key"][0] if "key" in columns else None
     turned = {n for n, field in manifest.fields.items() if field.oriented and f"{n}.orientation" in columns}
     if (

@@ -252,8 +252,9 @@ def decode_clip(
         first = max(0, video.length - (frames - 1) * stride - 1) // 2
         numbers = np.minimum(first + stride * np.arange(frames), video.length - 1)
         for number, frame in video.frames(np.unique(numbers).tolist()):
-            pixels = reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
-            clip[numbers == number] = turned(pixels.to_ndarray(), video.orientation)
+            scaled_frame = reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
+            pixels: Any = scaled_frame.to_ndarray()
+            clip[numbers == number] = turned(pixels, video.orientation)
         return clip
 
 

@@ -91,7 +91,7 @@ def same(kind: str, one: Any, other: Any, orientations: tuple[int, int] = (UPRIG
         both_files = isinstance(one, bytes) and isinstance(other, bytes)
         if both_files and one == other and orientations[0] == orientations[1]:
             return True
-        return np.array_equal(*map(pixels, (one, other), orientations))
+        return np.array_equal(pixels(one, orientations[0]), pixels(other, orientations[1]))
     if kind == "array":
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
     return bool(one == other or (one != one and other != other))  # a NaN is the same as a NaN
