@@ -99,27 +99,27 @@ class EncodeSettings:
     def _field(self, field: Field) -> Field:
         if field.kind == "image":
             encoding: Any = IMAGE_FIELD_ENCODINGS.get(self.encode, "mixed")
-            return replace(field, encoding=encoding, oriented=self._turns(field))
+            return replace(field, encoding=encoding, oriented=self.turns(field))
         if field.kind == "video" and self.encode == "frames":
             side = self.short_side or 0
             return Field(kind="array", dtype="|u1", shape=(self.frames, side, side, 3))
         if field.kind == "video":
-            return replace(field, as_stored=not self._turns(field))
+            return replace(field, as_stored=not self.turns(field))
         return field
 
     def stored(self, field: Field, key: str, value: Any) -> Any:
         """The value of a source's field as it is stored; ValueError with the reason where it does not decode."""
         if field.kind == "image":
-            return self._image(key, value, self._turns(field))
+            return self._image(key, value, self.turns(field))
         if field.kind == "video" and self.encode == "frames":
-            return self._frames(value, self._turns(field))
+            return self._frames(value, self.turns(field))
         if field.kind == "video" and self.strict:
             from headrace.tools.media.videos import probe_video  # needs an extra
 
             probe_video(value, whole=True)
         return value
 
-    def _turns(self, field: Field) -> bool:
+    def turns(self, field: Field) -> bool:
         """Whether the pictures or videos of a source's field are shown as their files say."""
         if self.orientation is not None:
             return self.orientation == "apply"

@@ -416,6 +416,8 @@ def load(data: SourceData, i: int, settings: EncodeSettings) -> Sample:
     be."""
     key = data.key(i)
     values: Mapping[str, Any] = data.load(i)
+    if data.turn is not None and any(settings.turns(f) for f in data.fields.values() if f.kind == "image"):
+        values = data.turn(values)
     return {
         "__key__": key,
         **{name: settings.stored(field, key, values[name]) for name, field in data.fields.items()},
