@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,25 @@ def test_a_copy_that_is_stored_turned_is_a_duplicate(photos: Any, tmp_path: Path
     with open_shards(tmp_path / "set") as shards:
         report = find_duplicates(shards)
     assert [(pair.kind, {pair.key_a, pair.key_b}) for pair in report.pairs] == [("pixels", {"turned", "upright"})]
+
+
+def test_many_shards_and_other_processes(
+    tree: tuple[Path, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards that are mapped when they are read, of which some indexes have the column and some have not; and a set
+    that is pickled keeps its rule."""
+    root, files = tree
+    convert("folder", root, tmp_path / "set", shard_size=40_000, seed=None)
+    with open_shards(tmp_path / "set") as shards:
+        expected = shards.spans("image", range(len(shards)))
+    monkeypatch.setattr("headrace.shards.shard_set.FEW", 1)
+    with open_shards(tmp_path / "set", check=True) as shards:
+        found = shards.spans("image", range(len(shards)))
+        assert all(map(np.array_equal, found[1:], expected[1:]))
+        assert all(np.array_equal(pixels(shards, i), shown(files[shards.key(i)])) for i in range(len(shards)))
+    with open_shards(tmp_path / "set", orientation="ignore") as shards, pickle.loads(pickle.dumps(shards)) as again:
+        assert (again.spans("image", range(len(again))).orientation == 1).all()
+        assert "__orientation__" not in again.read(5)
 
 
 def test_a_tar_of_another_program(tmp_path: Path) -> None:
