@@ -110,7 +110,7 @@ def opened(engine: str, shards: ShardSet, spec: ViewSpec) -> Iterator[Engine]:
 def draw(engine: Engine, shards: ShardSet, spec: ViewSpec, ids: np.ndarray, dtype: str = "uint8") -> list[np.ndarray]:
     """V arrays (n, S, S, 3): the views of some samples, with a plan that is always the same."""
     spans = shards.spans("image", ids)
-    drawn = plan(spec, 11, 0, ids, np.stack([spans.height, spans.width], axis=1))
+    drawn = plan(spec, 11, 0, ids, spans.shown_sizes())
     views = [np.empty((len(ids), view.size, view.size, 3), dtype) for view in spec.views]
     engine.render(ids, spans, drawn, views)
     return views

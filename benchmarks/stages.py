@@ -25,7 +25,7 @@ def batches_of(shards: ShardSet, batch_size: int) -> Iterator[tuple[np.ndarray, 
         for begin in range(0, len(shards) - batch_size + 1, batch_size):
             ids = order(0, epoch, len(shards))[begin : begin + batch_size]
             spans = shards.spans("image", ids)
-            yield ids, spans, np.stack([spans.height, spans.width], axis=1)
+            yield ids, spans, spans.shown_sizes()
 
 
 def ordering(shards: Path, batch_size: int) -> Iterator[Sized]:

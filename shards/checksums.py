@@ -1,7 +1,7 @@
 """The checksums of a shard set: which ones a version of manifest and index has, decided in one table.
 
-Version 2 has XXH3 (https://github.com/Cyan4973/xxHash, seed 0), version 1 had SHA-256 and CRC-32. Both find damage.
-Neither proves who wrote a set: whoever can change a shard can change the manifest beside it.
+Versions 2 and 3 have XXH3 (https://github.com/Cyan4973/xxHash, seed 0), version 1 had SHA-256 and CRC-32. Both find
+damage. Neither proves who wrote a set: whoever can change a shard can change the manifest beside it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,12 @@ CHECKSUMS = {
 }
 """By version of manifest and index; these can be read."""
 
-VERSION = max(CHECKSUMS)
-"""The version that is written."""
+VERSION = 2
+"""The version that is written where no field is `Field.oriented` or `Field.as_stored`."""
+
+ORIENTED_VERSION = 3
+"""The version that is written where one is: 2, with the columns of orientations."""
+
+CHECKSUMS[ORIENTED_VERSION] = CHECKSUMS[VERSION]
 
 CURRENT = CHECKSUMS[VERSION]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from headrace.shards.errors import ShardError
@@ -20,6 +20,8 @@ AUDIO_ENCODINGS = ("flac", "ogg", "opus", "wav", "mp3", "m4a", "aac", "aiff", "a
 ENCODINGS = {"image": IMAGE_ENCODINGS, "video": VIDEO_ENCODINGS, "audio": AUDIO_ENCODINGS}
 """What the samples of a field may be, for the kinds that have encodings. The index has codes for images only."""
 
+FLAGS = ("oriented", "as_stored")
+"""Parts of a field that are true or false."""
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,15}")
 """Sixteen characters are what a .beton has room for; WebDataset readers lower the case of extensions."""
 
@@ -42,6 +44,13 @@ class Field:
     where they differ."""
     shape: tuple[int, ...] = ()
     """Arrays only: likewise."""
+    oriented: bool = False
+    """Images only: whether what the files say about how they are to be shown counts, see
+    `headrace.shards.formats.orientation`: then the index has the number of each, and whoever shows one turns it. A
+    writer that is told so keeps it so only where at least one picture says something else than 1."""
+    as_stored: bool = False
+    """Videos only: frames are shown as they are stored, whatever the files say. Else they are turned as those say,
+    which is seen when one is opened."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -54,17 +63,21 @@ class Field:
             raise ValueError(f"Field.classes belongs to int fields, not to kind {self.kind}")
         if (self.dtype or self.shape) and self.kind != "array":
             raise ValueError(f"Field.dtype and Field.shape belong to array fields, not to kind {self.kind}")
+        if self.oriented and self.kind != "image":
+            raise ValueError(f"Field.oriented belongs to image fields, not to kind {self.kind}")
+        if self.as_stored and self.kind != "video":
+            raise ValueError(f"Field.as_stored belongs to video fields, not to kind {self.kind}")
 
     def to_json(self) -> dict[str, Any]:
         """The parts that are set."""
-        parts = {"kind": self.kind, "encoding": self.encoding, "dtype": self.dtype}
+        parts = {name: getattr(self, name) for name in ("kind", "encoding", "dtype", *FLAGS)}
         lists = {"classes": list(self.classes), "shape": list(self.shape)}
         return {name: value for name, value in {**parts, **lists}.items() if value}
 
     @staticmethod
     def from_json(parts: Mapping[str, Any]) -> Field:
         """Inverse of `to_json`; ValueError or TypeError on anything else."""
-        known = {"kind", "encoding", "dtype", "classes", "shape"}
+        known = {"kind", "encoding", "dtype", "classes", "shape", *FLAGS}
         if not set(parts) <= known:
             raise ValueError(f"unknown part {min(set(parts) - known)!r} of a field")
         classes, shape = parts.get("classes", []), parts.get("shape", [])
@@ -72,13 +85,22 @@ class Field:
             raise ValueError("classes of a field must be a list of names")
         if not (isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)):
             raise ValueError("shape of a field must be a list of sizes")
+        for flag in FLAGS:
+            if type(parts.get(flag, False)) is not bool:
+                raise ValueError(f"{flag} of a field must be true or false")
         return Field(
             kind=parts["kind"],
             encoding=parts.get("encoding", ""),
             classes=tuple(classes),
             dtype=str(parts.get("dtype", "")),
             shape=tuple(shape),
+            **{flag: parts.get(flag, False) for flag in FLAGS},
         )
+
+
+def as_stored(field: Field) -> Field:
+    """The field, its pictures or videos shown as they are stored."""
+    return replace(field, oriented=False, as_stored=field.kind == "video")
 
 
 def check_fields(fields: Mapping[str, Field]) -> None:

@@ -12,12 +12,17 @@ little endian, packed without holes (the key's width makes a record a multiple o
     NAME.width      <i4   image fields, pixels
     NAME.encoding   |u1   image fields: 0 jpg, 1 raw, 2 png
 
+for those of them that are `Field.oriented`, in the shards where one sample has another number than 1
+
+    NAME.orientation  |u1  how the picture is to be shown, 1 to 8; see `headrace.shards.formats.orientation`
+
 and for the sample
 
     key             S     UTF-8, padded with zeros
 
 The payload of a raw image is its pixels alone: H * W * 3 bytes, also in a tar, where the .npy header comes
-before it. Records are sorted by column size: first all 8-byte columns, then 4, then 1, then the key.
+before it. Records are sorted by column size: first all 8-byte columns, then 4, then 1, then the orientations, then the
+key. So the other columns have the same places in all shards of a set.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from __future__ import annotations
 import array
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +42,7 @@ from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import PNG, RAW, Field
 from headrace.shards.formats.npy import npy_header, parse_npy_header
+from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.manifest import Manifest, Shard
 from headrace.shards.mapping import FileState, MappedFile, cannot_read
 
@@ -51,6 +57,7 @@ class Entry(NamedTuple):
     height: int = 0
     width: int = 0
     encoding: int = 0
+    orientation: int = UPRIGHT
 
 
 KIND_COLUMNS: dict[str, dict[str, str]] = {
@@ -66,14 +73,17 @@ def entry_columns(kind: str, checksums: Checksums) -> dict[str, str]:
     return {**columns, **KIND_COLUMNS.get(kind, {})}
 
 
-def index_dtype(fields: Mapping[str, Field], checksums: Checksums, key_bytes: int) -> np.dtype[Any]:
-    """Record of a sample whose key takes at most `key_bytes` bytes."""
+def index_dtype(
+    fields: Mapping[str, Field], checksums: Checksums, key_bytes: int, turned: Collection[str] = ()
+) -> np.dtype[Any]:
+    """Record of a sample whose key takes at most `key_bytes` bytes; `turned` are the fields with an orientation."""
     columns = [
         (f"{name}.{column}", code)
         for name, field in fields.items()
         for column, code in entry_columns(field.kind, checksums).items()
     ]
     columns.sort(key=lambda column: -np.dtype(column[1]).itemsize)
+    columns += [(f"{name}.orientation", "|u1") for name in fields if name in turned]
     packed = sum(np.dtype(code).itemsize for _, code in columns)
     key_bytes += -(packed + key_bytes) % 8
     return np.dtype([*columns, ("key", f"S{key_bytes}")])
@@ -99,6 +109,7 @@ class IndexBuilder:
         self.checksums = checksums
         self.keys: list[bytes] = []
         self.columns: dict[str, array.array[Any]] = {}
+        self.orientations = {name: array.array("B") for name, field in fields.items() if field.oriented}
         self.appends: list[list[tuple[int, Callable[[Any], None]]]] = []
         for name, field in fields.items():
             self.appends.append([])
@@ -106,6 +117,8 @@ class IndexBuilder:
                 values = self.columns[f"{name}.{column}"] = array.array(TYPECODES[code])
                 part = "checksum" if column == checksums.payload else column
                 self.appends[-1].append((Entry._fields.index(part), values.append))
+            if field.oriented:
+                self.appends[-1].append((Entry._fields.index("orientation"), self.orientations[name].append))
 
     def add(self, key: bytes, entries: Sequence[Entry]) -> None:
         """One sample; entries in the order of the fields."""
@@ -116,12 +129,19 @@ class IndexBuilder:
 
     def build(self) -> npt.NDArray[np.void]:
         """The records so far."""
-        dtype = index_dtype(self.fields, self.checksums, max(map(len, self.keys), default=1))
+        turned = self.turned()
+        dtype = index_dtype(self.fields, self.checksums, max(map(len, self.keys), default=1), turned)
         index = np.zeros(len(self.keys), dtype)
         index["key"] = self.keys
         for name, values in self.columns.items():
             index[name] = values
+        for name in turned:
+            index[f"{name}.orientation"] = self.orientations[name]
         return index
+
+    def turned(self) -> set[str]:
+        """The fields of which at least one sample so far has another orientation than 1."""
+        return {name for name, values in self.orientations.items() if values.count(UPRIGHT) < len(values)}
 
 
 def index_bytes(index: npt.NDArray[np.void]) -> bytes:
@@ -211,8 +231,14 @@ def _parse_header(
     if usual and known is not None:
         return known, (int(usual[2]),), start
     dtype, shape, start = parse_npy_header(content[: 1 << 16].data)
-    key = dtype.fields["key"][0] if dtype.fields and "key" in dtype.fields else None
-    if key is None or key.kind != "S" or dtype != index_dtype(manifest.fields, manifest.checksums, key.itemsize):
+    columns: Mapping[str, Any] = dtype.fields or {}
+    key = columns["key"][0] if "key" in columns else None
+    turned = {n for n, field in manifest.fields.items() if field.oriented and f"{n}.orientation" in columns}
+    if (
+        key is None
+        or key.kind != "S"
+        or dtype != index_dtype(manifest.fields, manifest.checksums, key.itemsize, turned)
+    ):
         raise ValueError("its columns are not those of the manifest's fields")
     if usual:
         types[usual[1]] = dtype
@@ -246,6 +272,26 @@ def misplaced(shard_bytes: int, offset: Any, size: Any) -> Any:
     Every address handed out passes this check, so no index can make a reader leave the file.
     """
     return (offset < 0) | (size < 0) | (offset > shard_bytes - size)
+
+
+def orientations(index: npt.NDArray[np.void], name: str) -> npt.NDArray[np.uint8]:
+    """Those of an image field in an index, uint8 (samples,); a view, not to be written to. Also numbers that are none:
+    see `unturnable`."""
+    column = f"{name}.orientation"
+    if column in (index.dtype.names or ()):
+        found: npt.NDArray[np.uint8] = index[column]
+        return found
+    return all_upright(len(index))
+
+
+def all_upright(count: int) -> npt.NDArray[np.uint8]:
+    """(count,) ones that take no memory; not to be written to."""
+    return np.broadcast_to(np.uint8(UPRIGHT), count)
+
+
+def unturnable(orientation: Any) -> Any:
+    """True for a number that is no orientation. For numbers and for arrays."""
+    return (orientation < 1) | (orientation > 8)
 
 
 def misshaped(size: Any, height: Any, width: Any, encoding: Any) -> Any:

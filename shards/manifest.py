@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from headrace.shards.checksums import CHECKSUMS, VERSION, Checksums
+from headrace.shards.checksums import CHECKSUMS, ORIENTED_VERSION, VERSION, Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import Field, check_fields
 from headrace.shards.mapping import cannot_read
@@ -87,8 +87,16 @@ class Manifest:
     """In the order of the samples."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the samples came from and with which settings; free-form JSON."""
-    version: int = VERSION
-    """Of the manifest and the index files; one of `CHECKSUMS`."""
+    version: int = 0
+    """Of the manifest and the index files; one of `CHECKSUMS`. 0 becomes the version that such fields are written
+    in."""
+
+    def __post_init__(self) -> None:
+        oriented = any(of_samples.oriented or of_samples.as_stored for of_samples in self.fields.values())
+        if not self.version:
+            object.__setattr__(self, "version", ORIENTED_VERSION if oriented else VERSION)
+        if oriented and self.version < ORIENTED_VERSION:
+            raise ValueError(f"version {self.version} has no orientations, {ORIENTED_VERSION} has")
 
     @property
     def checksums(self) -> Checksums:
@@ -136,7 +144,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardError(f"{path}: not the manifest of a shard set")
     version = document["headrace_shards"]
     if type(version) is not int or version not in CHECKSUMS:
-        reads = f"this library reads versions {min(CHECKSUMS)} to {VERSION}"
+        reads = f"this library reads versions {min(CHECKSUMS)} to {max(CHECKSUMS)}"
         raise ShardError(f"{path}: version {version!r}, {reads}; read it with a newer one, or write the set again")
     try:
         return parse(document)

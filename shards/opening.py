@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from headrace.shards.formats.orientation import Orientation
 from headrace.shards.remote.remote import RemoteFolder, is_remote
 from headrace.shards.shard_set import ShardSet, open_folder
 
@@ -14,6 +15,7 @@ def open_shards(
     path: str | os.PathLike[str],
     *,
     check: bool = False,
+    orientation: Orientation = "apply",
     cache_dir: str | os.PathLike[str] | None = None,
     cache_bytes: int | None = None,
     block_bytes: int = 1 << 20,
@@ -27,6 +29,8 @@ def open_shards(
     Args:
         path: The folder, or one .tar or .beton file, or a URL such as s3://bucket/set.
         check: Compare indexes, and every payload that `ShardSet.read` returns, with their checksums.
+        orientation: apply: pictures are turned and mirrored as the set says, and where another program wrote it as
+            their files say. ignore: all are shown as they are stored.
         cache_dir: Where blocks of remote shards are kept, for later runs too; None is $HEADRACE_CACHE or, without it,
             ~/.cache/headrace. Of processes that open a set at the same time each has its own cache there.
         cache_bytes: Bytes of blocks kept for this set by this process; None is $HEADRACE_CACHE_BYTES or, without it,
@@ -42,6 +46,12 @@ def open_shards(
     if is_remote(path):
         from headrace.shards.remote.remote_set import open_remote  # what it needs may not be installed
 
-        options = {"check": check, "cache_dir": cache_dir, "cache_bytes": cache_bytes, "block_bytes": block_bytes}
+        options = {
+            "check": check,
+            "orientation": orientation,
+            "cache_dir": cache_dir,
+            "cache_bytes": cache_bytes,
+            "block_bytes": block_bytes,
+        }
         return open_remote(RemoteFolder(str(path), **(storage_options or {})), options)
-    return open_folder(path, check=check)
+    return open_folder(path, check=check, orientation=orientation)

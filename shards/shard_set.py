@@ -15,11 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.errors import ClosedError, ShardError
-from headrace.shards.fields import Field
+from headrace.shards.fields import Field, as_stored
 from headrace.shards.formats import ffcv, webdataset
 from headrace.shards.formats.foreign import how_to_name, scan_shards
 from headrace.shards.formats.images import image_header
-from headrace.shards.index import IndexReader, OpenShard, entry_places, misplaced, misshaped
+from headrace.shards.formats.orientation import Orientation
+from headrace.shards.index import (
+    IndexReader,
+    OpenShard,
+    all_upright,
+    entry_places,
+    misplaced,
+    misshaped,
+    orientations,
+    unturnable,
+)
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from headrace.shards.mapping import MappedFile, cannot_read, leased
 from headrace.shards.opened import FEW, FewShards, ManyShards, OpenShards
@@ -41,6 +51,16 @@ class Spans(NamedTuple):
     """(n,): likewise."""
     encoding: npt.NDArray[np.uint8]
     """(n,): 0 jpg, 1 raw, 2 png; 0 where the field is no image."""
+    orientation: npt.NDArray[np.uint8]
+    """(n,): how the picture is to be shown, 1 to 8, see `headrace.shards.formats.orientation`; 1 in most sets."""
+
+    def shown_sizes(self) -> npt.NDArray[np.int32]:
+        """Height and width of the pictures as they are shown, (n, 2); `height` and `width` are as they are stored."""
+        sizes = np.stack([self.height, self.width], axis=1)
+        exchanged = self.orientation > 4
+        if exchanged.any():
+            sizes[exchanged] = sizes[exchanged, ::-1]
+        return sizes
 
 
 class ChecksumError(ShardError):
@@ -66,11 +86,15 @@ class ShardSet:
         shards: Sequence[OpenShard] | OpenShards,
         *,
         check: bool = False,
+        orientation: Orientation = "apply",
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.fields: Mapping[str, Field] = manifest.fields
+        if orientation == "ignore":
+            self.fields = {name: as_stored(field) for name, field in manifest.fields.items()}
         self.check = check
+        self.orientation: Orientation = orientation
         self._files: OpenShards | None = shards if isinstance(shards, OpenShards) else FewShards(shards)
         self._starts = np.concatenate([[0], np.cumsum(self._files.samples)])
         self._places = {name: entry_places(manifest.fields, manifest.checksums, name) for name in manifest.fields}
@@ -100,12 +124,15 @@ class ShardSet:
     def read(self, i: int) -> dict[str, Any]:
         """One sample: its key under "__key__" and the value of every field.
 
-        Images are bytes (jpg, png) or uint8 (H, W, 3); everything is a copy. IndexError outside of the set;
-        ShardError where a value does not decode or, in a set opened with `check=True`, differs from its
-        checksum; MachineError where it cannot be read.
+        Images are bytes (jpg, png) or uint8 (H, W, 3); everything is a copy. Where pictures are to be turned, which
+        `Field.oriented` says, they come as they are stored, and "__orientation__" has the number of each such field,
+        1 to 8, by its name; see `headrace.shards.formats.orientation`. IndexError outside of the set; ShardError where
+        a value does not decode or, in a set opened with `check=True`, differs from its checksum; MachineError where it
+        cannot be read.
         """
         files, number, row = self._locate(i)
-        record = files.index(number)[row].item()
+        index = files.index(number)
+        record = index[row].item()
         content, shard_bytes = files.mapped(number), int(files.sizes[number])
         sample: dict[str, Any] = {"__key__": record[-1].decode(errors="surrogateescape")}
         for name, field in self.fields.items():
@@ -122,6 +149,11 @@ class ShardSet:
                 sample[name] = self._decode(field, payload, *image)
             except (ValueError, TypeError, SyntaxError, RecursionError) as error:
                 raise ShardError(f"{self.where(i, name)}: {name} does not decode ({error})") from error
+            if field.oriented:
+                orientation = int(orientations(index, name)[row])
+                if unturnable(orientation):
+                    raise ShardError(f"{self.where(i, name)}: {name} has the orientation {orientation}; verify the set")
+                sample.setdefault("__orientation__", {})[name] = orientation
         return sample
 
     def decode(self, field: str, payload: npt.NDArray[np.uint8]) -> Any:
@@ -198,7 +230,7 @@ class ShardSet:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (str(self.path), self.check)
+        return _reopened, (str(self.path), self.check, self.orientation)
 
     def _open_files(self) -> OpenShards:
         files = self._files
@@ -225,12 +257,12 @@ class ShardSet:
         rows = np.asarray(ids, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"sample ids must lie in [0, {len(self)})")
-        offset, size, height, width, encoding = columns
         number = np.searchsorted(self._starts, rows, side="right") - 1
-        return number, Spans(offset[rows], size[rows], height[rows], width[rows], encoding[rows])
+        return number, Spans._make(column[rows] for column in columns)
 
     def _load_columns(self, name: str) -> Spans:
-        """`places` of a field in the whole set: about 25 bytes a sample, built and checked once."""
+        """`places` of a field in the whole set: about 25 bytes a sample, one more where pictures may be turned; built
+        and checked once."""
         field = self._field(name)
         with self._lock:
             files = self._open_files()
@@ -243,12 +275,15 @@ class ShardSet:
                     height=np.zeros(count, np.int32),
                     width=np.zeros(count, np.int32),
                     encoding=np.zeros(count, np.uint8),
+                    orientation=np.empty(count, np.uint8) if field.oriented else all_upright(count),
                 )
                 arrays: tuple[npt.NDArray[Any], ...] = columns
                 for number, (start, stop) in enumerate(pairwise(self._starts.tolist())):
                     index = files.passing(number)
                     for column, values in zip(wanted, arrays, strict=False):
                         values[start:stop] = index[f"{name}.{column}"]
+                    if field.oriented:
+                        columns.orientation[start:stop] = orientations(index, name)
                 self._check_places(files, name, field, columns)
                 self._columns[name] = columns
             return self._columns[name]
@@ -259,7 +294,7 @@ class ShardSet:
         bad = misplaced(sizes, columns.address, columns.size)
         if field.kind == "image":
             height, width = columns.height.astype(np.int64), columns.width.astype(np.int64)
-            bad |= misshaped(columns.size, height, width, columns.encoding)
+            bad |= misshaped(columns.size, height, width, columns.encoding) | unturnable(columns.orientation)
         if bad.any():
             at = "".join(self._where(int(np.argmax(bad)), name))
             raise ShardError(f"{at}: {name} lies outside of the shard or has an impossible size; verify the set")
@@ -279,7 +314,7 @@ def _unlock() -> None:
 os.register_at_fork(after_in_child=_unlock)
 
 
-def open_folder(path: str | os.PathLike[str], *, check: bool = False) -> ShardSet:
+def open_folder(path: str | os.PathLike[str], *, check: bool = False, orientation: Orientation = "apply") -> ShardSet:
     """`headrace.shards.open_shards` for what lies on this machine."""
     folder = Path(path)
     if not _exists(folder):
@@ -292,9 +327,10 @@ def open_folder(path: str | os.PathLike[str], *, check: bool = False) -> ShardSe
     if folder.is_file() or not _exists(folder / MANIFEST_NAME):
         if check:
             raise ShardError(f"{folder}: has no manifest, so there are no checksums to check")
-        return ShardSet(folder, *scan_shards(folder))
+        return ShardSet(folder, *scan_shards(folder), orientation=orientation)
     manifest = read_manifest(folder)
-    return ShardSet(folder, manifest, open_files(folder, manifest, check=check), check=check)
+    files = open_files(folder, manifest, check=check)
+    return ShardSet(folder, manifest, files, check=check, orientation=orientation)
 
 
 def why_not(payload: npt.NDArray[np.uint8]) -> str:
@@ -345,5 +381,5 @@ def _exists(path: Path) -> bool:
         raise cannot_read(path, error) from error
 
 
-def _reopened(path: str, check: bool) -> ShardSet:
-    return open_folder(path, check=check)
+def _reopened(path: str, check: bool, orientation: Orientation) -> ShardSet:
+    return open_folder(path, check=check, orientation=orientation)

@@ -17,6 +17,7 @@ from torch import Tensor
 from headrace.pipeline.images.plan import Plan
 from headrace.shards import RAW, ShardError, ShardSet, Spans
 from headrace.shards.errors import is_machine_fault
+from headrace.shards.formats.orientation import UPRIGHT
 
 
 class StageTimes(NamedTuple):
@@ -81,6 +82,7 @@ def pixel_spans(pictures: np.ndarray, numbers: np.ndarray) -> Spans:
         height=np.full(count, height, np.int32),
         width=np.full(count, width, np.int32),
         encoding=np.full(count, RAW, np.uint8),
+        orientation=np.full(count, UPRIGHT, np.uint8),
     )
 
 

@@ -23,6 +23,7 @@ from headrace.pipeline.images.decode import decode_image, for_any_decoder
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import ViewSpec
 from headrace.shards import JPG, RAW, ShardSet, Spans
+from headrace.shards.formats.orientation import UPRIGHT, turned
 from headrace.shards.machine import cores
 
 _SIDE = 32
@@ -101,7 +102,7 @@ class DaliEngine(WholeBatchEngine):
     ) -> None:
         """Render, under the lock. Nothing of DALI's reads the samples' bytes any more when it is left. `declined` are
         positions of files that its decoder does not get."""
-        raw = bool((spans.encoding == RAW).any())
+        raw = bool(((spans.encoding == RAW) | (spans.orientation != UPRIGHT)).any())
         of = self._pixels if raw else self._file
         images = [of(ids, spans, i, i in declined) for i in range(len(ids))]
         inputs: dict[str, Any] = {"image": images}
@@ -145,7 +146,14 @@ class DaliEngine(WholeBatchEngine):
         pixels = np.full((_SIDE, _SIDE, 3), 128, np.uint8)
         file = np.frombuffer(simplejpeg.encode_jpeg(pixels), np.uint8)
         shape = np.full(1, _SIDE, np.int32)
-        spans = Spans(np.array([file.ctypes.data]), np.array([file.size]), shape, shape, np.array([JPG], np.uint8))
+        spans = Spans(
+            address=np.array([file.ctypes.data]),
+            size=np.array([file.size]),
+            height=shape,
+            width=shape,
+            encoding=np.full(1, JPG, np.uint8),
+            orientation=np.full(1, UPRIGHT, np.uint8),
+        )
         crop = np.tile(np.array([0, 0, _SIDE, _SIDE], np.int32), (1, len(views), 1))
         try:
             self._run(np.zeros(1, np.int64), spans, plan.with_crops(crop), [np.empty_like(view[:1]) for view in views])
@@ -154,14 +162,16 @@ class DaliEngine(WholeBatchEngine):
         return True
 
     def _pixels(self, ids: np.ndarray, spans: Spans, i: int, declined: bool) -> np.ndarray:
-        """uint8 (H, W, 3), stored pixels without a copy. The graph takes either pixels or files, so that files are
-        decoded here where a batch has both."""
+        """uint8 (H, W, 3) as shown, stored pixels without a copy. The graph takes either pixels or files, and turns
+        neither, so that files are decoded here where a batch has both or a picture is to be turned."""
         if spans.encoding[i] == RAW:
             height, width = int(spans.height[i]), int(spans.width[i])
             pixels = np.frombuffer(memory_at(int(spans.address[i]), 3 * height * width), np.uint8)
-            return pixels.reshape(height, width, 3)
-        with of_sample(self._shards, int(ids[i]), self._field, "image"):
-            return decode_image(memory_at(int(spans.address[i]), int(spans.size[i])))
+            pixels = pixels.reshape(height, width, 3)
+        else:
+            with of_sample(self._shards, int(ids[i]), self._field, "image"):
+                pixels = decode_image(memory_at(int(spans.address[i]), int(spans.size[i])))
+        return np.ascontiguousarray(turned(pixels, int(spans.orientation[i])))
 
     def _file(self, ids: np.ndarray, spans: Spans, i: int, declined: bool) -> np.ndarray:
         """uint8 (bytes,) of a file for DALI's decoder: the sample's own, without a copy, where it is plain and whole

@@ -37,6 +37,8 @@ class Order(NamedTuple):
 
     ids: np.ndarray
     """int64 (n,)."""
+    orientations: np.ndarray
+    """uint8 (n,): see `Spans`."""
     plan: Plan
     as_float: bool
     """Normalised float32, or uint8 levels."""
@@ -105,9 +107,9 @@ class FfcvEngine(WholeBatchEngine):
             RuntimeError: if the process died or cannot work; the next call starts another one.
         """
         with self._lock:
-            answer = self._ask(ids, plan, views)
+            answer = self._ask(ids, spans.orientation, plan, views)
             if isinstance(answer, Failed):
-                answer = self._explained(answer, ids, plan, views)
+                answer = self._explained(answer, ids, spans.orientation, plan, views)
                 if isinstance(answer, Failed):
                     self._end()
         if isinstance(answer, Bad):
@@ -117,24 +119,29 @@ class FfcvEngine(WholeBatchEngine):
             raise RuntimeError(f"engine 'ffcv': {answer.reason}")
         return answer.times
 
-    def _ask(self, ids: np.ndarray, plan: Plan, views: list[np.ndarray]) -> Done | Bad | Failed:
+    def _ask(
+        self, ids: np.ndarray, orientations: np.ndarray, plan: Plan, views: list[np.ndarray]
+    ) -> Done | Bad | Failed:
         """One batch of the process, started if need be; RuntimeError where it dies."""
         if self._process is None:
             self._process = _Process(Path(str(self._shards.path)), self._field, self._spec, self._threads)
         try:
-            return self._process.render(ids, plan, views)
+            return self._process.render(ids, orientations, plan, views)
         except BaseException:
             self._end()
             raise
 
-    def _explained(self, failed: Failed, ids: np.ndarray, plan: Plan, views: list[np.ndarray]) -> Bad | Failed:
+    def _explained(
+        self, failed: Failed, ids: np.ndarray, orientations: np.ndarray, plan: Plan, views: list[np.ndarray]
+    ) -> Bad | Failed:
         """After a failure of a batch: the sample that fails by itself while another one works, or the failure."""
         bad: Bad | None = None
         works = False
         for i in range(len(ids)):
             one = slice(i, i + 1)
             try:
-                answer = self._ask(ids[one], plan[one], [np.empty_like(view[one]) for view in views])
+                empty = [np.empty_like(view[one]) for view in views]
+                answer = self._ask(ids[one], orientations[one], plan[one], empty)
             except RuntimeError:  # it could not even start
                 return failed
             works |= isinstance(answer, Done)
@@ -193,13 +200,15 @@ class _Process:
         self._pipe.close()
         os.close(self._memory)
 
-    def render(self, ids: np.ndarray, plan: Plan, views: list[np.ndarray]) -> Done | Bad | Failed:
+    def render(
+        self, ids: np.ndarray, orientations: np.ndarray, plan: Plan, views: list[np.ndarray]
+    ) -> Done | Bad | Failed:
         """One batch. RuntimeError if the process dies."""
         need = sum(view.nbytes for view in views)
         if need > len(self._map):
             os.ftruncate(self._memory, need)
             self._map = mmap.mmap(self._memory, need)
-        self._send(Order(ids, plan, views[0].dtype == np.float32, len(self._map)))
+        self._send(Order(ids, orientations, plan, views[0].dtype == np.float32, len(self._map)))
         answer: Done | Bad | Failed = self._receive()
         if isinstance(answer, Done):
             for view, shared in zip(views, shared_views(self._map, views), strict=True):

@@ -30,12 +30,14 @@ from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.engines.base import StageTimes, one_line, pixel_spans
 from headrace.pipeline.engines.ffcv import Bad, Done, Failed, Order, shared_views
 from headrace.pipeline.engines.native import NativeEngine
+from headrace.pipeline.engines.turning import turn_region
 from headrace.pipeline.images.decode import decode_image
 from headrace.pipeline.images.limits import check_pixels, pixel_limit
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.images.whole import check_scans
 from headrace.shards import ShardSet, open_shards
+from headrace.shards.formats.orientation import UPRIGHT
 
 _GLANCE_S = 1.0  # between two looks at whether the parent lives
 
@@ -68,24 +70,26 @@ class Betons:
         self._cut = _compiled(manager.compile_reader(), self._jpg)
         self._local = threading.local()
 
-    def cut(self, sample: int, crops: np.ndarray, views: list[np.ndarray]) -> None:
+    def cut(self, sample: int, orientation: int, crops: np.ndarray, views: list[np.ndarray]) -> None:
         """Decode a sample and cut its views.
 
         Args:
+            orientation: how it is to be shown; see `Spans`.
             crops: int32 (V, 4), see `Plan.crop`.
             views: V arrays (S, S, 3), uint8.
         """
         if not hasattr(self._local, "image"):
-            self._local.image = np.empty(self._largest, np.uint8)
+            self._local.image, self._local.turned = np.empty((2, self._largest), np.uint8)
+        memory = self._local.image, self._local.turned
         number = int(np.searchsorted(self._starts, sample, side="right")) - 1
         metadata, state = self._files[number]
         row = sample - self._starts[number]
         decoded = self._unfit(sample, metadata[row]) and self._decode(sample, metadata[row])
         for v, (crop, view) in enumerate(zip(crops, views, strict=True)):
             cut = partial(self._cut, row, metadata, state)
-            if cut(decoded or v > 0, self._local.image, crop, view):
+            if cut(decoded or v > 0, v > 0, *memory, orientation, crop, view):
                 decoded = self._decode(sample, metadata[row])
-                cut(decoded, self._local.image, crop, view)
+                cut(decoded, v > 0, *memory, orientation, crop, view)
 
     def _unfit(self, sample: int, row: np.void) -> bool:
         """Whether it is a JPEG in which ffcv's decoder does not see what is wrong: too many pixels, scans that lack."""
@@ -120,7 +124,7 @@ def _compiled(read: Callable[..., Any], jpg: int) -> Callable[..., int]:
     compiler: Any = importlib.import_module("ffcv.pipeline.compiler").Compiler
     imdecode, resize_crop = compiler.compile(libffcv.imdecode), compiler.compile(libffcv.resize_crop)
 
-    def cut(row, metadata, state, decoded, buffer, crop, out):  # type: ignore[no-untyped-def]
+    def cut(row, metadata, state, decoded, shown, buffer, turned, orientation, crop, out):  # type: ignore[no-untyped-def]
         sample = metadata[row]
         data = read(sample["data_ptr"], state)
         height, width = np.uint32(sample["height"]), np.uint32(sample["width"])
@@ -132,6 +136,9 @@ def _compiled(read: Callable[..., Any], jpg: int) -> Callable[..., int]:
             image = buffer[: 3 * height * width].reshape(height, width, 3)
         else:
             image = data[: 3 * height * width].reshape(height, width, 3)
+        if orientation != UPRIGHT:
+            stored = (0, 0, np.int64(height), np.int64(width))
+            image = turn_region(image, stored, orientation, turned, shown)
         resize_crop(image, crop[0], crop[0] + crop[2], crop[1], crop[1] + crop[3], out)
         return 0
 
@@ -156,17 +163,19 @@ class Worker:
         step = max(1, -(-len(order.ids) // (4 * self._threads)))  # four parts a thread even out slow samples
         parts = [slice(begin, begin + step) for begin in range(0, len(order.ids), step)]
         jobs = [
-            self._pool.submit(self._part, order.ids[part], order.plan[part], [view[part] for view in views])
+            self._pool.submit(
+                self._part, order.ids[part], order.orientations[part], order.plan[part], [view[part] for view in views]
+            )
             for part in parts
         ]
         times = [job.result() for job in jobs]
         return StageTimes(sum(each.decode_s for each in times), sum(each.augment_s for each in times))
 
-    def _part(self, ids: np.ndarray, plan: Plan, views: list[np.ndarray]) -> StageTimes:
+    def _part(self, ids: np.ndarray, orientations: np.ndarray, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         started = perf_counter()
         crops = [np.empty(view.shape, np.uint8) for view in views]
         for i, sample in enumerate(ids):
-            self._betons.cut(int(sample), plan.crop[i], [crop[i] for crop in crops])
+            self._betons.cut(int(sample), int(orientations[i]), plan.crop[i], [crop[i] for crop in crops])
         cut = perf_counter()
         for v, (engine, crop) in enumerate(zip(self._finish, crops, strict=True)):
             size = self.spec.views[v].size

@@ -32,6 +32,7 @@ from headrace.pipeline.engines.kernels import (
     turn,
 )
 from headrace.pipeline.engines.resize import crop_resize
+from headrace.pipeline.engines.turning import stored_region, turn_region
 from headrace.pipeline.images.decode import decode_image, fast_jpeg
 from headrace.pipeline.images.limits import check_pixels, pixel_limit
 from headrace.pipeline.images.plan import Plan
@@ -39,6 +40,7 @@ from headrace.pipeline.images.view import View, settings
 from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.jpeg import DECODED, JpegScratch, decode_region, jpeg_scratch, room_for
 from headrace.shards import JPG, RAW, ShardSet, Spans
+from headrace.shards.formats.orientation import UPRIGHT
 
 _LAYOUT = np.dtype(
     [
@@ -131,14 +133,17 @@ class NativeEngine:
     def _scratch(self, spans: Spans) -> _Scratch:
         """This thread's working memory, at least as large as these samples need."""
         height, width = spans.height.astype(np.int64), spans.width.astype(np.int64)
-        compressed = (spans.encoding == JPG) & ~_too_large(spans)
+        too_large = _too_large(spans)
+        compressed = (spans.encoding == JPG) & ~too_large
+        turned = (spans.orientation != UPRIGHT) & ~too_large
         # Of each the most that one picture needs: a wide one beside a tall one does not make a large one.
         need = (
-            int(height.max()),
+            int(np.maximum(height, width * turned).max()),
             int((height * width).max(initial=0, where=compressed)),
             int(room_for(height, width).max(initial=0, where=compressed)),
             int(width.max(initial=0, where=compressed)),
             int(spans.size.max(initial=0, where=compressed)),
+            int((height * width).max(initial=0, where=turned)),
         )
         scratch: _Scratch | None = getattr(self._local, "scratch", None)
         if scratch is None or any(n > c for n, c in zip(need, scratch.capacity, strict=True)):
@@ -179,19 +184,22 @@ class Memory(NamedTuple):
     jpeg: JpegScratch
     decoded: np.ndarray
     """uint8 (3 * pixels,): the image that views are cut from, where it is not stored as pixels."""
+    turned: np.ndarray
+    """uint8 (3 * pixels,): likewise, where it is not shown as it is stored."""
 
 
 class _Scratch:
     """Memory of one thread, reused from sample to sample."""
 
     def __init__(self, capacity: tuple[int, ...], size: int) -> None:
-        rows, pixels, samples, width, file_size = self.capacity = capacity
+        rows, pixels, samples, width, file_size, turned = self.capacity = capacity
         self.memory = Memory(
             rows=np.empty((rows + 1, size), np.uint32),
             canvas=np.empty(3 * size * size, np.uint8),
             plane=np.empty(size * max(size, COLUMNS), np.int16),
             jpeg=jpeg_scratch(samples, width, file_size),
             decoded=np.empty(3 * pixels, np.uint8),
+            turned=np.empty(3 * turned, np.uint8),
         )
         self.kept: np.ndarray | None = None  # pixels that a library decoded, alive until the next ones
 
@@ -213,15 +221,45 @@ def cycle_counter(typingctx):
 
 
 @kernel
-def decode_union(address, size, draws, scratch, image):
-    """Decode the smallest region of a JPEG that holds every view's crop. Returns a status of `jpeg`."""
-    top, left, bottom, right = image.shape[0], image.shape[1], 0, 0
+def union(height, width, draws):
+    """The smallest region (top, left, height, width) of a shown picture that holds every view's crop."""
+    top, left, bottom, right = height, width, 0, 0
     for v in range(len(draws)):
         crop = draws[v].crop
         top, left = min(top, crop[0]), min(left, crop[1])
         bottom, right = max(bottom, crop[0] + crop[2]), max(right, crop[1] + crop[3])
+    return top, left, bottom - top, right - left
+
+
+@kernel
+def _decode_part(address, size, region, scratch, image):
+    """Decode a region of a JPEG to its place in the image. Returns a status of `jpeg`."""
     data = carray(as_pointer(address), size, np.uint8)
-    return decode_region(data, top, left, bottom - top, right - left, scratch, image)
+    return decode_region(data, region[0], region[1], region[2], region[3], scratch, image)
+
+
+@kernel
+def shown(i, spans, draws, memory):
+    """Sample i as it is shown, of which no more is there than its views need.
+
+    Returns: whether the compiled decoder takes it; the picture, uint8 (H, W, 3); top, left, height and width of what is
+    there.
+    """
+    height, width, orientation = spans.height[i], spans.width[i], spans.orientation[i]
+    exchanged = orientation > 4
+    region = _union(width if exchanged else height, height if exchanged else width, draws[i])
+    stored = stored_region(region, height, width, orientation)
+    if spans.encoding[i] == RAW:
+        source = pixels_at(spans.address[i], height, width)
+    elif spans.encoding[i] == JPG:
+        source = memory.decoded[: 3 * height * width].reshape(height, width, 3)
+        if _decode_part(spans.address[i], spans.size[i], stored, memory.jpeg, source) != DECODED:
+            return False, source, region
+    else:
+        return False, memory.decoded[:0].reshape(0, 0, 3), region
+    if orientation != UPRIGHT:
+        source = turn_region(source, stored, orientation, memory.turned)
+    return True, source, region
 
 
 @kernel
@@ -230,14 +268,8 @@ def _render(begin, spans, draws, settings, layouts, memory, out_address, as_floa
     scales, shifts = np.empty(3, np.float32), np.empty(3, np.float32)
     for i in range(begin, len(spans.address)):
         started = cycle_counter()
-        height, width = spans.height[i], spans.width[i]
-        if spans.encoding[i] == RAW:
-            source = pixels_at(spans.address[i], height, width)
-        elif spans.encoding[i] == JPG:
-            source = memory.decoded[: 3 * height * width].reshape(height, width, 3)
-            if decode_union(spans.address[i], spans.size[i], draws[i], memory.jpeg, source) != DECODED:
-                return i
-        else:
+        taken, source, _ = shown(i, spans, draws, memory)
+        if not taken:
             return i
         ready = cycle_counter()
         cycles[0] += ready - started

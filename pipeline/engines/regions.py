@@ -7,13 +7,12 @@ import numpy as np
 
 from headrace.pipeline.compiled import kernel
 from headrace.pipeline.engines.base import StageTimes
-from headrace.pipeline.engines.kernels import pixels_at, store_levels, turn
-from headrace.pipeline.engines.native import Memory, NativeEngine, cycle_counter, decode_union
+from headrace.pipeline.engines.kernels import store_levels, turn
+from headrace.pipeline.engines.native import Memory, NativeEngine, cycle_counter, shown
 from headrace.pipeline.engines.resize import crop_resize
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import ViewSpec
-from headrace.pipeline.jpeg import DECODED
-from headrace.shards import JPG, RAW, ShardSet, Spans
+from headrace.shards import ShardSet, Spans
 
 FRAME = np.dtype(
     [
@@ -56,29 +55,19 @@ def _take(begin, spans, draws, settings, memory, offsets, slots, frames, cycles)
     """Samples from `begin` on, up to the first that the compiled decoder declines. Returns that sample, or n."""
     for i in range(begin, len(spans.address)):
         started = cycle_counter()
-        height, width = spans.height[i], spans.width[i]
-        if spans.encoding[i] == RAW:
-            source = pixels_at(spans.address[i], height, width)
-        elif spans.encoding[i] == JPG:
-            source = memory.decoded[: 3 * height * width].reshape(height, width, 3)
-            if decode_union(spans.address[i], spans.size[i], draws[i], memory.jpeg, source) != DECODED:
-                return i
-        else:
+        taken, source, region = shown(i, spans, draws, memory)
+        if not taken:
             return i
         ready = cycle_counter()
         cycles[0] += ready - started
-        top, left, bottom, right = np.int64(height), np.int64(width), np.int64(0), np.int64(0)
-        for v in range(len(settings)):
-            crop = draws[i, v].crop
-            top, left = min(top, crop[0]), min(left, crop[1])
-            bottom, right = max(bottom, crop[0] + crop[2]), max(right, crop[1] + crop[3])
-        row = 3 * (right - left)
-        if (bottom - top) * row <= slots.shape[1]:
-            slots[i, : (bottom - top) * row].reshape(bottom - top, right - left, 3)[:] = source[top:bottom, left:right]
+        top, left, height, width = region
+        if 3 * height * width <= slots.shape[1]:
+            slot = slots[i, : 3 * height * width].reshape(height, width, 3)
+            slot[:] = source[top : top + height, left : left + width]
             for v in range(len(settings)):
                 crop, frame = draws[i, v].crop, frames[i, v]
                 frame.offset = 0
-                frame.row = row
+                frame.row = 3 * width
                 frame.crop[0], frame.crop[1] = crop[0] - top, crop[1] - left
                 frame.crop[2], frame.crop[3] = crop[2], crop[3]
                 frame.placed = 0

@@ -24,6 +24,7 @@ from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.view import BRIGHTNESS, CONTRAST, HUE, SATURATION, View
 from headrace.pipeline.images.views import ViewSpec
 from headrace.shards import RAW, ShardSet, Spans
+from headrace.shards.formats.orientation import turned
 
 
 def apply_view(image: Tensor, drawn: np.void, view: View) -> Tensor:
@@ -128,7 +129,9 @@ class TorchvisionEngine:
         decode_s = augment_s = 0.0
         for i in range(len(ids)):
             started = perf_counter()
-            image = torch.from_numpy(self._decode(int(ids[i]), spans, i)).permute(2, 0, 1).contiguous()
+            pixels = turned(self._decode(int(ids[i]), spans, i), int(spans.orientation[i]))
+            # Copied before torch sees it: no tensor has the negative strides of a mirrored array.
+            image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
             decoded = perf_counter()
             for v, view in enumerate(self._spec.views):
                 result = apply_view(image, plan.draws[i, v], view)
@@ -140,6 +143,7 @@ class TorchvisionEngine:
         return StageTimes(decode_s=decode_s, augment_s=augment_s)
 
     def _decode(self, sample: int, spans: Spans, i: int) -> np.ndarray:
+        """The stored pixels, uint8 (H, W, 3)."""
         height, width = int(spans.height[i]), int(spans.width[i])
         data = memory_at(int(spans.address[i]), int(spans.size[i]))
         if spans.encoding[i] == RAW:

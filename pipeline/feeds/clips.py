@@ -112,7 +112,7 @@ class ClipFeed(Feed[ClipPlan]):
         if self._encoded:
             from headrace.shards.formats.video import open_video  # needs an extra
 
-            return open_video(bytes(data))
+            return open_video(bytes(data), "ignore" if self.shards.fields[self.field].as_stored else "apply")
         if self.shards.manifest.format == "webdataset":
             dtype, shape, start = parse_npy_header(data)
         else:

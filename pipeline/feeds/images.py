@@ -34,7 +34,7 @@ class ImageFeed(Feed[Plan]):
         return [((samples, view.size, view.size, 3), dtype) for view in self._spec.views]
 
     def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Spans) -> Plan:
-        return plan(self._spec, seed, epoch, ids, np.stack([spans.height, spans.width], axis=1))
+        return plan(self._spec, seed, epoch, ids, spans.shown_sizes())
 
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, buffers: list[np.ndarray]) -> StageTimes:
         if isinstance(self.engine, TwoStageEngine):

@@ -1,9 +1,10 @@
 """Encoded pictures to RGB, in one way, whoever asks: engines, converters, `verify`, `show`.
 
 Transparent pixels, and those of a colour that a PNG calls transparent, are laid over white; palettes are resolved; CMYK
-is converted by Pillow without a colour profile; 16-bit grey keeps its upper 8 bits. Orientation tags are ignored, as in
-torchvision and in the way ImageNet is used. What an engine's own decoder gives is the same for pictures that
-`ImageHeader` calls plain; the others come here.
+is converted by Pillow without a colour profile; 16-bit grey keeps its upper 8 bits. Pictures come as they are stored,
+or turned by the orientation that the caller names (`headrace.shards.formats.orientation`): whether a file's own counts
+is the set's to say. What an engine's own decoder gives is the same for pictures that `ImageHeader` calls plain; the
+others come here.
 """
 
 from __future__ import annotations
@@ -16,27 +17,33 @@ import simplejpeg
 from PIL import Image
 
 from headrace.pipeline.images.limits import TooLarge, check_pixels, pixel_limit
-from headrace.pipeline.images.reading import is_jpeg, open_image, plain_words
+from headrace.pipeline.images.reading import is_jpeg, open_image, plain_words, tiff_orientation, turned_by_pillow
 from headrace.pipeline.images.whole import Damaged, check_codes, check_scans, looks_whole
 from headrace.shards import JPG
 from headrace.shards.formats.images import image_header
+from headrace.shards.formats.orientation import INVERSE, UPRIGHT
 
 WHITE = (255, 255, 255, 255)
 
 
-def decode_image(data: bytes | memoryview) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3) of any still image that Pillow knows.
+def decode_image(data: bytes | memoryview, orientation: int = UPRIGHT) -> npt.NDArray[np.uint8]:
+    """uint8 (H, W, 3) of any still image that Pillow knows, turned as `orientation` says.
 
     Raises:
         ValueError: if it is none, not whole (see `headrace.pipeline.images.whole`), or has too many pixels.
     """
-    return to_pixels(decode_rgb(data))
+    return to_pixels(decode_rgb(data, orientation=orientation))
 
 
 def decode_rgb(
-    data: bytes | memoryview, max_side: int | None = None, *, max_pixels: int | None = None, mend: bool = False
+    data: bytes | memoryview,
+    max_side: int | None = None,
+    *,
+    max_pixels: int | None = None,
+    orientation: int = UPRIGHT,
+    mend: bool = False,
 ) -> Image.Image:
-    """The image in RGB, shrunk so that no side is longer than `max_side`.
+    """The image in RGB, shrunk so that no side is longer than `max_side`, turned as `orientation` says.
 
     A JPEG of more pixels than the limit is decoded at a half, a quarter or an eighth of its sides, where that brings it
     within the limit and leaves enough for `max_side`; not a progressive one, of which all coefficients are held.
@@ -48,6 +55,7 @@ def decode_rgb(
         ValueError: as `decode_image`. `max_pixels` takes the place of `pixel_limit`.
     """
     image = open_image(data)
+    said = tiff_orientation(image)
     limit = pixel_limit() if max_pixels is None else max_pixels
     try:
         if is_jpeg(data):
@@ -61,12 +69,14 @@ def decode_rgb(
         if max_side is not None and image.mode in ("L", "RGB"):
             # Before decoding: a JPEG far larger than wanted is decoded at a half, a quarter or an eighth.
             image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        turned = turned_by_pillow(image, said)
         image = to_rgb(image)
     except (TooLarge, Damaged):
         raise
     except Exception as error:
         raise ValueError(plain_words(error)) from error
-    return shrink(image, max_side)
+    image = shrink(image, max_side)
+    return image if turned == orientation else transposed(transposed(image, INVERSE[turned]), orientation)
 
 
 def fast_jpeg(
@@ -114,6 +124,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.new("RGBA", layer.size, WHITE)
         image.alpha_composite(layer)
     return image.convert("RGB")
+
+
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Pillow's operation for each orientation; its angles go anticlockwise."""
+
+
+def transposed(image: Image.Image, orientation: int) -> Image.Image:
+    """A stored image as it is shown."""
+    return image.transpose(TRANSPOSES[orientation]) if orientation != UPRIGHT else image
 
 
 def within(size: tuple[int, int], max_side: int) -> tuple[int, int]:

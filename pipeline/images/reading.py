@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from headrace.shards.formats.images import PNG_SIGNATURE, png_chunks
+from headrace.shards.formats.images import PNG_SIGNATURE, orientation_of, png_chunks
+from headrace.shards.formats.orientation import TAG, UPRIGHT, exif_orientation
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """What Pillow may take a file for. Others are no pictures of a data set, and for some it starts other programs."""
@@ -33,6 +34,36 @@ def open_image(data: bytes | memoryview) -> Image.Image:
             return _opened(b"".join(_pixel_segments(content)))
     except Exception as error:  # Pillow's readers fail on damaged files in a dozen ways, assertions among them
         raise ValueError(plain_words(error)) from error
+
+
+def file_orientation(data: bytes | memoryview) -> int:
+    """How a file of any format says that it is to be shown, 1 to 8; 1 where it says nothing.
+
+    JPEG and PNG as `headrace.shards.formats.images` reads them, TIFF by its tag, others by their EXIF block. What XMP,
+    or the text into which older programs put EXIF in a PNG, say does not count.
+    """
+    if is_jpeg(data) or bytes(data[:8]) == PNG_SIGNATURE:
+        return orientation_of(data)
+    try:
+        image = open_image(data)
+    except ValueError:
+        return UPRIGHT
+    if image.format == "TIFF":
+        return tiff_orientation(image)
+    return exif_orientation(image.info.get("exif") or b"")
+
+
+def tiff_orientation(image: Image.Image) -> int:
+    """The tag of a TIFF that is open, before its pixels are decoded: then Pillow turns them and takes the tag away."""
+    found = getattr(image, "tag_v2", {}).get(TAG, UPRIGHT)
+    return found if isinstance(found, int) and 1 <= found <= 8 else UPRIGHT
+
+
+def turned_by_pillow(image: Image.Image, said: int) -> int:
+    """Decodes the pixels; the orientation by which Pillow has turned them: that which a TIFF `said` where Pillow has
+    taken the tag away, for other formats 1."""
+    image.load()
+    return said if TAG not in getattr(image, "tag_v2", (TAG,)) else UPRIGHT
 
 
 def is_jpeg(data: bytes | memoryview) -> bool:

@@ -42,6 +42,7 @@ import numpy.typing as npt
 from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import ENCODINGS, PNG, RAW, Field
+from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.formats.values import (
     check_array,
     check_bytes,
@@ -114,17 +115,18 @@ class Region(NamedTuple):
     width: int = 0
     encoding: int = 0
     value: int | float = 0
+    orientation: int = UPRIGHT
 
 
 def encode(name: str, field: Field, value: object) -> Region:
     """One field of a sample; ValueError where the value is not what the field says or does not fit."""
     if field.kind == "image":
-        payload, height, width, code = image_payload(field, value)
+        payload, height, width, code, orientation = image_payload(field, value)
         if code == PNG:
             raise ValueError("a .beton holds no PNG; use --encode raw or --encode jpeg")
         if max(height, width) > MAX_SIDE:
             raise ValueError(f"{width}x{height} pixels, a .beton holds at most {MAX_SIDE} a side; use --max-side")
-        return Region(payload, b"", height, width, code)
+        return Region(payload, b"", height, width, code, orientation=orientation)
     if field.kind in ENCODINGS:
         content, code = media_payload(field, value)
         return Region(content, encoding=code)
@@ -240,7 +242,7 @@ class BetonShard:
             parts += (region.payload, region.trail)
             self.at += size + len(region.trail)
             self.allocations.extend((self.samples, offset, size + len(region.trail)))
-            shape = (region.height, region.width, region.encoding)
+            shape = (region.height, region.width, region.encoding, region.orientation)
             if region.height:
                 record[column] = (region.encoding, region.width, region.height, offset)
             elif record.dtype[column] == BYTES:

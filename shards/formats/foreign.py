@@ -15,14 +15,15 @@ import numpy.typing as npt
 
 from headrace.shards.checksums import CURRENT
 from headrace.shards.errors import MachineError, ShardError, is_machine_fault
-from headrace.shards.fields import AUDIO_ENCODINGS, ENCODINGS, IMAGE_ENCODINGS, RAW, VIDEO_ENCODINGS, Field
+from headrace.shards.fields import AUDIO_ENCODINGS, ENCODINGS, IMAGE_ENCODINGS, JPG, RAW, VIDEO_ENCODINGS, Field
 from headrace.shards.formats.ffcv import index_beton, read_beton
-from headrace.shards.formats.images import image_header
+from headrace.shards.formats.images import image_header, orientation_of
 from headrace.shards.formats.media import HEAD, media_type
 from headrace.shards.formats.npy import parse_npy_header
+from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.formats.values import decimal, settled
 from headrace.shards.formats.webdataset import TarMember, decode, group_members, scan_tar
-from headrace.shards.index import Entry, IndexBuilder, OpenShard, close_shards
+from headrace.shards.index import Entry, IndexBuilder, OpenShard, close_shards, index_dtype
 from headrace.shards.manifest import EXTENSIONS, Format, Manifest, Shard
 from headrace.shards.mapping import MappedFile
 
@@ -115,17 +116,43 @@ def scan_betons(maps: Iterable[MappedFile]) -> tuple[dict[str, Field], list[npt.
         if fields and fields != beton.fields:
             raise ShardError(f"{mapped.path}: has the fields {describe(beton.fields)}, others have {describe(fields)}")
         fields = beton.fields
-        indexes.append(index_beton(mapped, beton, CURRENT, samples))
+        indexes.append(with_orientations(mapped, beton.fields, index_beton(mapped, beton, CURRENT, samples)))
         samples += len(beton.metadata)
     return {name: settle_image(name, field, indexes) for name, field in fields.items()}, indexes
 
 
+def with_orientations(
+    mapped: MappedFile, fields: Mapping[str, Field], index: npt.NDArray[np.void]
+) -> npt.NDArray[np.void]:
+    """The index of a .beton, which says nothing of them itself, with what its JPEGs say of how they are to be shown."""
+    found: dict[str, npt.NDArray[np.uint8]] = {}
+    for name, field in fields.items():
+        if field.kind != "image":
+            continue
+        numbers = np.full(len(index), UPRIGHT, np.uint8)
+        for row in np.flatnonzero(index[f"{name}.encoding"] == JPG).tolist():
+            offset, size = int(index[f"{name}.offset"][row]), int(index[f"{name}.size"][row])
+            numbers[row] = orientation_of(mapped.array[offset : offset + size].data)
+        if (numbers != UPRIGHT).any():
+            found[name] = numbers
+    if not found:
+        return index
+    wider = np.zeros(len(index), index_dtype(fields, CURRENT, index.dtype["key"].itemsize, found))
+    for column in index.dtype.names or ():
+        wider[column] = index[column]
+    for name, numbers in found.items():
+        wider[f"{name}.orientation"] = numbers
+    return wider
+
+
 def settle_image(name: str, field: Field, indexes: Iterable[npt.NDArray[np.void]]) -> Field:
-    """Replaces mixed by the one encoding that all samples have, where they do."""
+    """Replaces mixed by the one encoding that all samples have, where they do; oriented where one is to be turned."""
     if field.kind != "image":
         return field
+    indexes = list(indexes)
     seen = {int(code) for index in indexes for code in np.unique(index[f"{name}.encoding"])}
-    return settled(field, seen & set(range(len(IMAGE_ENCODINGS))), set())
+    oriented = any(f"{name}.orientation" in (index.dtype.names or ()) for index in indexes)
+    return settled(field, seen & set(range(len(IMAGE_ENCODINGS))), set(), oriented)
 
 
 def settle_media(name: str, field: Field, maps: Iterable[MappedFile], indexes: Iterable[npt.NDArray[np.void]]) -> Field:
@@ -177,7 +204,8 @@ def scan_tars(
             count = sum(seen[found] for found in without)
             lacking.append(f"{endings} ({lack(scanned, without, count, seen.total())})")
         else:
-            fields[name] = Field(kind=kind, encoding="mixed" if kind in ENCODINGS else "")  # type: ignore[arg-type]
+            encoding = "mixed" if kind in ENCODINGS else ""
+            fields[name] = Field(kind=kind, encoding=encoding, oriented=kind == "image")  # type: ignore[arg-type]
     if lacking:
         text = f"{path}: left out for all samples, because some have no such file: {some(lacking)}"
         way_out = repeated(scanned) or "to keep it, leave those samples out of the tars"
@@ -391,6 +419,7 @@ def image_entry(member: TarMember, extension: str, data: npt.NDArray[np.uint8]) 
                 raise ValueError("not pixels")
             return Entry(member.offset + start, member.size - start, 0, 0, shape[0], shape[1], RAW)
         header = image_header(data.data)
-        return Entry(member.offset, member.size, 0, 0, header.height, header.width, header.encoding)
+        shape = (header.height, header.width, header.encoding, header.orientation)
+        return Entry(member.offset, member.size, 0, 0, *shape)
     except (ValueError, IndexError, SyntaxError):
         return Entry(member.offset, member.size, 0)

@@ -1,12 +1,14 @@
-"""Size and encoding of an image from its first bytes, without decoding it."""
+"""Size, encoding and orientation of an image from its headers, without decoding it."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
 from headrace.shards.fields import JPG, PNG
+from headrace.shards.formats.orientation import EXIF_START, UPRIGHT, exif_orientation
 
 
 class ImageHeader(NamedTuple):
@@ -22,12 +24,17 @@ class ImageHeader(NamedTuple):
     """Components: 1 grey, 3 colour, 4 CMYK for JPEG; 1 grey or palette, 2 grey and alpha, 3, 4 for PNG."""
     plain: bool
     """True where any decoder gives 8-bit grey or RGB: no palette, alpha, transparent colour, 16 bits or CMYK."""
+    orientation: int = UPRIGHT
+    """How the file says it is to be shown, see `headrace.shards.formats.orientation`: of a JPEG the first APP1 segment
+    with EXIF before the frame header, of a PNG the chunk eXIf. Sizes are those of the stored picture."""
 
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Start-of-frame markers: all of C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+EXIF_TAIL = 1 << 16
+"""Bytes at the end of a PNG in which a chunk eXIf may stand behind the pixels, where exiftool puts it."""
 MAX_MARKERS = 1 << 16
 """Markers and fill bytes before the start of frame; files have dozens, and a gigabyte of fill bytes takes minutes."""
 
@@ -42,6 +49,14 @@ def image_header(data: bytes | memoryview) -> ImageHeader:
     raise ValueError("empty" if not start else f"neither JPEG nor PNG (starts with {start[:4].hex()})")
 
 
+def orientation_of(data: bytes | memoryview) -> int:
+    """What `image_header` says of how a file is to be shown; 1 where it has no header that can be read."""
+    try:
+        return image_header(data).orientation
+    except (ValueError, IndexError):
+        return UPRIGHT
+
+
 def png_header(start: bytes, data: bytes | memoryview) -> ImageHeader:
     """`start` is at least the first 33 bytes of the file."""
     if len(start) < 33 or start[12:16] != b"IHDR":
@@ -51,11 +66,28 @@ def png_header(start: bytes, data: bytes | memoryview) -> ImageHeader:
     if not width or not height or colour not in PNG_CHANNELS:
         raise ValueError("PNG header with an impossible size or colour type")
     plain = depth == 8 and colour in (0, 2)
-    for chunk in islice(png_chunks(data) if plain else (), MAX_MARKERS):
-        if chunk.name in (b"IDAT", b"tRNS"):
-            plain = chunk.name == b"IDAT"
+    orientation = 0  # not said yet
+    for chunk in islice(png_chunks(data), MAX_MARKERS):
+        if chunk.name == b"tRNS":
+            plain = False
+        elif chunk.name == b"eXIf" and not orientation:
+            orientation = exif_orientation(data[chunk.start + 8 : chunk.stop - 4])
+        elif chunk.name in (b"IDAT", b"IEND"):
+            orientation = orientation or late_orientation(data, chunk.stop)
             break
-    return ImageHeader(PNG, height, width, PNG_CHANNELS[colour], plain)
+    return ImageHeader(PNG, height, width, PNG_CHANNELS[colour], plain, orientation or UPRIGHT)
+
+
+def late_orientation(data: bytes | memoryview, start: int) -> int:
+    """What a chunk eXIf says (PNG, third edition, 11.3.4.5) that stands near the end of a PNG, behind its pixels."""
+    tail = bytes(data[max(start, len(data) - EXIF_TAIL) :])
+    at = tail.rfind(b"eXIf")
+    if at < 4:
+        return UPRIGHT
+    stop = at + 4 + int.from_bytes(tail[at - 4 : at], "big")
+    # The four letters may stand in the pixels by chance; not with a checksum behind them.
+    whole = stop + 4 <= len(tail) and zlib.crc32(tail[at:stop]) == int.from_bytes(tail[stop : stop + 4], "big")
+    return exif_orientation(tail[at + 4 : stop]) if whole else UPRIGHT
 
 
 class Chunk(NamedTuple):
@@ -82,6 +114,7 @@ def png_chunks(data: bytes | memoryview) -> Iterator[Chunk]:
 def jpeg_header(data: bytes | memoryview) -> ImageHeader:
     """Walks from marker to marker up to the start of frame."""
     at, end = 2, len(data)
+    orientation = 0  # not said yet
     for _ in range(MAX_MARKERS):
         if at + 4 > end:
             break
@@ -102,7 +135,10 @@ def jpeg_header(data: bytes | memoryview) -> ImageHeader:
             channels = data[at + 9]
             if not width or not height:
                 raise ValueError("JPEG without a size")
-            return ImageHeader(JPG, height, width, channels, data[at + 4] == 8 and channels in (1, 3))
+            plain = data[at + 4] == 8 and channels in (1, 3)
+            return ImageHeader(JPG, height, width, channels, plain, orientation or UPRIGHT)
+        if marker == 0xE1 and not orientation and bytes(data[at + 4 : at + 10]) == EXIF_START:
+            orientation = exif_orientation(data[at + 4 : at + 2 + length])
         if marker in (0xD9, 0xDA) or length < 2:
             break
         at += 2 + length

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ import numpy.typing as npt
 from headrace.shards.fields import ENCODINGS, IMAGE_ENCODINGS, RAW, Field
 from headrace.shards.formats.images import image_header
 from headrace.shards.formats.media import media_type
+from headrace.shards.formats.orientation import UPRIGHT
 
 
-def image_payload(field: Field, value: object) -> tuple[bytes | memoryview, int, int, int]:
-    """(payload, height, width, encoding code) of an image; ValueError where it is not what the field says."""
+def image_payload(field: Field, value: object) -> tuple[bytes | memoryview, int, int, int, int]:
+    """(payload, height, width, encoding code, orientation) of an image; ValueError where it is not what the field
+    says."""
+    orientation = UPRIGHT
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3 or value.size == 0:
             raise ValueError(f"raw pixels must be uint8 (H, W, 3), got {value.dtype} {value.shape}")
@@ -25,11 +29,12 @@ def image_payload(field: Field, value: object) -> tuple[bytes | memoryview, int,
         payload = bytes(value)
         header = image_header(payload)
         encoding, height, width = header.encoding, header.height, header.width
+        orientation = header.orientation if field.oriented else UPRIGHT
     else:
         raise ValueError(f"an image is bytes or a uint8 array, got {type(value).__name__}")
     if field.encoding not in ("mixed", IMAGE_ENCODINGS[encoding]):
         raise ValueError(f"the field says {field.encoding}, the image is {IMAGE_ENCODINGS[encoding]}")
-    return payload, height, width, encoding
+    return payload, height, width, encoding, orientation
 
 
 def media_payload(field: Field, value: object) -> tuple[bytes, int]:
@@ -101,11 +106,14 @@ def json_bytes(value: object) -> bytes:
         raise ValueError(f"not JSON: {error}") from None
 
 
-def settled(field: Field, encodings: set[int], arrays: set[tuple[str, tuple[int, ...]]]) -> Field:
-    """The field as the samples turned out: one encoding instead of mixed, the type and shape of arrays."""
+def settled(
+    field: Field, encodings: set[int], arrays: set[tuple[str, tuple[int, ...]]], oriented: bool = False
+) -> Field:
+    """The field as the samples turned out: one encoding instead of mixed, the type and shape of arrays, and whether an
+    image is to be turned."""
     if field.kind in ENCODINGS:
         encoding = ENCODINGS[field.kind][min(encodings)] if len(encodings) == 1 else "mixed"
-        return Field(kind=field.kind, encoding=encoding) if encodings else field
+        return replace(field, encoding=encoding if encodings else field.encoding, oriented=oriented)
     if field.kind == "array":
         dtype, shape = min(arrays) if len(arrays) == 1 else ("", ())
         return Field(kind="array", dtype=dtype, shape=shape)

@@ -21,6 +21,9 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from headrace.shards.formats.containers import check_whole, sized
+from headrace.shards.formats.display import video_orientation
+from headrace.shards.formats.media import HEAD, media_type
+from headrace.shards.formats.orientation import UPRIGHT, Orientation, shown_size, turned
 
 MAX_PIXELS = 1 << 25
 """Of a frame; 7680x4320 fits."""
@@ -57,11 +60,17 @@ class EncodedVideo:
 
     Frames are numbered as they are shown: number i is what the i-th frame is when all of them are decoded from the
     first to the last. A frame that a file announces and that does not decode shows the one before it.
+
+    `width` and `height` are those of the frames as they are shown, turned as `orientation` says
+    (`headrace.shards.formats.orientation`); nothing is stretched where pixels are not square.
     """
 
-    def __init__(self, container: Any, stream: Any) -> None:
+    def __init__(self, container: Any, stream: Any, orientation: int = UPRIGHT) -> None:
         self._context = stream.codec_context
-        self.width, self.height = checked_size(self._context)
+        self.stored_size = checked_size(self._context)
+        """(width, height) of the frames as they are coded."""
+        self.orientation = orientation
+        self.height, self.width = shown_size(*self.stored_size[::-1], orientation)
         self._coded = list(packets(container, stream))
         if not self._coded:
             raise ValueError("holds no frames")
@@ -74,7 +83,8 @@ class EncodedVideo:
         self.length = len(self._times)
 
     def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """(number, `av.VideoFrame`) of the frames `wanted`, whose numbers ascend and lie in [0, length).
+        """(number, `av.VideoFrame`) of the frames `wanted`, as they are coded, whose numbers ascend and lie in
+        [0, length).
 
         Raises:
             ValueError: if no frame decodes.
@@ -93,15 +103,16 @@ class EncodedVideo:
                 return
 
     def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """(number, uint8 RGB (H, W, 3)) of `frames`, as PyAV converts them.
+        """(number, uint8 RGB (H, W, 3)) of `frames`, as PyAV converts them, as they are shown.
 
         A frame of another size than the first is scaled to that.
         """
+        width, height = self.stored_size
         for number, frame in self.frames(wanted):
-            picture = _REFORMATTER.of_this_thread.reformat(frame, self.width, self.height, "rgb24", threads=1)
+            picture = _REFORMATTER.of_this_thread.reformat(frame, width, height, "rgb24", threads=1)
             plane: Any = picture.planes[0]
-            rows = np.frombuffer(plane, np.uint8).reshape(self.height, plane.line_size)
-            yield number, rows[:, : 3 * self.width].reshape(self.height, self.width, 3)
+            rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+            yield number, turned(rows[:, : 3 * width].reshape(height, width, 3), self.orientation)
 
     def _segments(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
         """(packet to begin with, last packet needed, numbers of frames): stretches that begin with a key frame."""
@@ -169,10 +180,17 @@ class EncodedVideo:
 
 
 @contextlib.contextmanager
-def open_video(data: bytes) -> Iterator[EncodedVideo]:
-    """The video in a file; FFmpeg's errors become ValueErrors, also those while it is open."""
+def open_video(data: bytes, orientation: Orientation = "apply") -> Iterator[EncodedVideo]:
+    """The video in a file, its frames turned as it says unless that is to be ignored; FFmpeg's errors become
+    ValueErrors, also those while it is open."""
     with opened("video", data) as (container, stream):
-        yield EncodedVideo(container, stream)
+        yield EncodedVideo(container, stream, said(data, container, stream) if orientation == "apply" else UPRIGHT)
+
+
+def said(data: bytes, container: Any, stream: Any) -> int:
+    """How a file says that the frames of its stream are to be shown, 1 to 8."""
+    number = [each.index for each in container.streams.video].index(stream.index)
+    return video_orientation(media_type("video", data[:HEAD]), data, number, stream.id)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ from headrace.shards.errors import ShardError
 from headrace.shards.fields import ENCODINGS, IMAGE_ENCODINGS, RAW, Field
 from headrace.shards.formats.media import HEAD, media_type
 from headrace.shards.formats.npy import npy_header, parse_npy
+from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.formats.values import (
     check_array,
     check_bytes,
@@ -100,15 +101,16 @@ class Member(NamedTuple):
     width: int = 0
     encoding: int = 0
     value: int | float = 0
+    orientation: int = UPRIGHT
 
 
 def encode(name: str, field: Field, value: object) -> Member:
     """One field of a sample; ValueError where the value is not what the field says."""
     if field.kind == "image":
-        payload, height, width, code = image_payload(field, value)
+        payload, height, width, code, orientation = image_payload(field, value)
         lead = npy_header(np.dtype(np.uint8), (height, width, 3)) if code == RAW else b""
         ending = extension(name, "image", IMAGE_ENCODINGS[code])
-        return Member(ending, lead, payload, height, width, code)
+        return Member(ending, lead, payload, height, width, code, orientation=orientation)
     if field.kind in ENCODINGS:
         payload, code = media_payload(field, value)
         return Member(extension(name, field.kind, ENCODINGS[field.kind][code]), b"", payload, encoding=code)
@@ -188,7 +190,7 @@ class TarShard:
             small += ZEROS[: -size % BLOCK]
             offset = at + BLOCK + len(member.lead)
             checksum = self.checksums.of_payload(member.payload)
-            value = (member.value, member.height, member.width, member.encoding)
+            value = (member.value, member.height, member.width, member.encoding, member.orientation)
             entries.append(Entry(offset, len(member.payload), checksum, *value))
             at += BLOCK + padded(size)
         self._append([*parts, small])

@@ -56,7 +56,7 @@ class RemoteShardSet(ShardSet):
         slot: Slot,
         options: Mapping[str, Any],
     ) -> None:
-        super().__init__(source.folder, manifest, files, check=options["check"])
+        super().__init__(source.folder, manifest, files, check=options["check"], orientation=options["orientation"])
         self._source = source
         self._identity = identity
         self._payloads = Payloads(manifest, files.index)
@@ -209,7 +209,7 @@ def open_remote(folder: RemoteFolder, options: Mapping[str, Any]) -> RemoteShard
 
     Args:
         folder: Where it lies.
-        options: `check`, `cache_dir`, `cache_bytes` and `block_bytes` as `open_shards` takes them.
+        options: `check`, `orientation`, `cache_dir`, `cache_bytes` and `block_bytes` as `open_shards` takes them.
 
     Raises:
         ShardError: There is no set, it is damaged, or it cannot be cached.

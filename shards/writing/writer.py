@@ -99,6 +99,8 @@ class ShardStream:
         self.index: IndexBuilder | None = None
         self.shards: list[Shard] = []
         self.encodings: dict[str, set[int]] = {name: set() for name in fields}
+        self.oriented: set[str] = set()
+        """Fields of which a finished shard has a sample that is to be turned."""
         self.arrays: dict[str, set[tuple[str, tuple[int, ...]]]] = {name: set() for name in fields}
         self.broken = False
 
@@ -155,6 +157,7 @@ class ShardStream:
         self.current.file.close()
         path = self.current.path
         content = index_bytes(self.index.build())
+        self.oriented |= self.index.turned()
         write_file(path.with_name(index_name(path.name)), content)
         self.shards.append(
             Shard(
@@ -177,10 +180,15 @@ class ShardStream:
             self.current = self.index = None
 
 
+BESIDE = {"__key__", "__orientation__"}
+"""What `ShardSet.read` gives besides the fields; a picture's orientation is in its file."""
+
+
 def encode_sample(format: Format, fields: Mapping[str, Field], key: bytes, sample: Mapping[str, Any]) -> list[Any]:
     """A sample's fields ready to be written; ShardError where it is not what the fields say."""
-    if sample.keys() - {"__key__"} != fields.keys():
-        odd = min(sample.keys() - {"__key__"} ^ fields.keys())
+    named = sample.keys() - BESIDE
+    if named != fields.keys():
+        odd = min(named ^ fields.keys())
         problem = "is missing" if odd in fields else "is not among the fields of the set"
         raise ShardError(f"key {key.decode()}: {odd!r} {problem}")
     encode = webdataset.encode if format == "webdataset" else ffcv.encode
@@ -261,7 +269,10 @@ class ShardWriter:
             stream.finish()
             if not stream.shards:
                 raise ShardError(f"{self.path}: there are no samples to write")
-            fields = {n: settled(f, stream.encodings[n], stream.arrays[n]) for n, f in stream.fields.items()}
+            fields = {
+                name: settled(field, stream.encodings[name], stream.arrays[name], name in stream.oriented)
+                for name, field in stream.fields.items()
+            }
             manifest = Manifest(
                 format=stream.format,
                 fields=fields,

@@ -35,7 +35,7 @@ def copied(digits: ShardSet, tmp_path: Path) -> Path:
 def test_spans_point_at_the_payload(digits: ShardSet) -> None:
     ids = np.random.Generator(np.random.Philox(0)).permutation(len(digits))[:70]
     spans = digits.spans("image", ids)
-    assert [part.dtype.str[1:] for part in spans] == ["i8", "i8", "i4", "i4", "u1"]
+    assert [part.dtype.str[1:] for part in spans] == ["i8", "i8", "i4", "i4", "u1", "u1"]
     for row, i in enumerate(ids):
         content = ctypes.string_at(int(spans.address[row]), int(spans.size[row]))
         assert content == digits.read(int(i))["image"].tobytes()
@@ -165,7 +165,10 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(headrace_shards=3), r"version 3, this library reads versions 1 to 2"),
+        (lambda m: m.update(headrace_shards=4), r"version 4, this library reads versions 1 to 3"),
+        (lambda m: m["fields"]["image"].update(oriented=True), r"version 2 has no orientations"),
+        (lambda m: m["fields"]["image"].update(oriented=1), r"oriented of a field must be true or false"),
+        (lambda m: m["fields"]["label"].update(oriented=True), r"belongs to image fields"),
         (lambda m: m.pop("headrace_shards"), r"not the manifest of a shard set"),
         (lambda m: m.update(format="zip"), r"unknown format 'zip'"),
         (lambda m: m.update(samples=199), r"samples is 199, the shards add up to 200"),

@@ -51,6 +51,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
     option(images, "--quality", at_least(1, 100), 90, "Q", "JPEG quality, 1 to 100")
     option(images, "--smart-threshold", byte_size, "256KB", "SIZE", "bytes of pixels above which smart makes a JPEG")
     option(images, "--compress-probability", share, 0.5, "P", "share of the images that proportion makes JPEGs")
+    shown = (
+        "show pictures and videos as their files say, or as they are stored (default: apply; ignore for imagenet, coco)"
+    )
+    option(images, "--orientation", one_of("apply", "ignore"), None, "HOW", shown)
     option(images, "--frames", positive, 16, "N", "frames that are stored of a video")
     option(images, "--frame-stride", positive, 4, "N", "store every n-th frame")
 
@@ -101,6 +105,7 @@ def run(args: argparse.Namespace) -> None:
             frames=args.frames,
             frame_stride=args.frame_stride,
             strict=args.strict,
+            orientation=args.orientation,
             shard_size=args.shard_size,
             seed=None if args.no_shuffle else args.seed,
             engine=args.engine,

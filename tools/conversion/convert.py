@@ -15,6 +15,7 @@ from headrace.pipeline.images.limits import pixel_limit
 from headrace.shards import Manifest, ShardError
 from headrace.shards.errors import MachineError
 from headrace.shards.formats.ffcv import MIN_SHARD_SIZE
+from headrace.shards.formats.orientation import Orientation
 from headrace.shards.manifest import EXTENSIONS, Format
 from headrace.shards.remote.remote import is_remote, redact
 from headrace.shards.writing.staging import REJECTS_NAME
@@ -80,6 +81,7 @@ def convert(
     frames: int = EncodeSettings.frames,
     frame_stride: int = EncodeSettings.frame_stride,
     strict: bool = False,
+    orientation: Orientation | None = None,
     shard_size: int = 256 << 20,
     seed: int | None = 0,
     max_rejects: float = 0.05,
@@ -109,8 +111,8 @@ def convert(
             folder in an object store, where a set that is already there is refused.
         format: webdataset or ffcv.
         split: Part of the data; None is that for training, where there are parts.
-        encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict:
-            How images and videos are stored, see `EncodeSettings`.
+        encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict,
+            orientation: How images and videos are stored, see `EncodeSettings`.
         max_pixels: Larger images are left out, see `EncodeSettings`; None takes `headrace.pipeline.images.limits`'.
         shard_size: Bytes that a shard does not exceed. Shards hold about the same number of samples, so that they
             are a little smaller.
@@ -162,6 +164,7 @@ def convert(
         frames=frames,
         frame_stride=frame_stride,
         strict=strict,
+        orientation=orientation,
         format=format,
     )
     workers = workers or cores()

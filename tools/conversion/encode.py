@@ -14,11 +14,12 @@ from PIL import Image
 
 from headrace.pipeline.images.decode import decode_rgb, fast_jpeg, shrink, to_pixels
 from headrace.pipeline.images.limits import MAX_PIXELS, check_pixels
-from headrace.pipeline.images.reading import open_image, texts_fit
+from headrace.pipeline.images.reading import file_orientation, open_image, texts_fit
 from headrace.pipeline.images.whole import Damaged, check_whole
 from headrace.pipeline.jpeg import decode_whole, transcode
 from headrace.shards import JPG, Field
 from headrace.shards.formats.images import image_header
+from headrace.shards.formats.orientation import UPRIGHT, Orientation, turned
 from headrace.shards.manifest import Format
 from headrace.tools.errors import UserError
 from headrace.tools.media.images import to_jpeg, to_png
@@ -62,6 +63,10 @@ class EncodeSettings:
     max_pixels: int = MAX_PIXELS
     """Images with more are left out, but for JPEGs that are shrunk anyway and are within it at a half, a quarter or an
     eighth."""
+    orientation: Orientation | None = None
+    """apply: pictures and videos are shown as their files say: what is kept as it is is turned by whoever shows it,
+    what is stored as pixels or encoded anew is turned before. ignore: as they are stored. None is what the source
+    says, see `Field.oriented`."""
     format: Format = "webdataset"
     """Format of the set, which decides how keep stores what it cannot keep."""
 
@@ -80,6 +85,8 @@ class EncodeSettings:
         for name in ("smart_threshold", "frames", "frame_stride", "max_pixels"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', ' ')} must be at least 1, got {getattr(self, name)}")
+        if self.orientation not in (None, "apply", "ignore"):
+            raise UserError(f"orientation must be apply or ignore, got {self.orientation!r}")
         if self.encode == "frames" and self.short_side is None:
             raise UserError("frames need a short side, the side of the stored squares in pixels")
 
@@ -94,25 +101,33 @@ class EncodeSettings:
     def _field(self, field: Field) -> Field:
         if field.kind == "image":
             encoding: Any = IMAGE_FIELD_ENCODINGS.get(self.encode, "mixed")
-            return replace(field, encoding=encoding)
+            return replace(field, encoding=encoding, oriented=self.turns(field))
         if field.kind == "video" and self.encode == "frames":
             side = self.short_side or 0
             return Field(kind="array", dtype="|u1", shape=(self.frames, side, side, 3))
+        if field.kind == "video":
+            return replace(field, as_stored=not self.turns(field))
         return field
 
     def stored(self, field: Field, key: str, value: Any) -> Any:
         """The value of a source's field as it is stored; ValueError with the reason where it does not decode."""
         if field.kind == "image":
-            return self._image(key, value)
+            return self._image(key, value, self.turns(field))
         if field.kind == "video" and self.encode == "frames":
-            return self._frames(value)
+            return self._frames(value, self.turns(field))
         if field.kind == "video" and self.strict:
             from headrace.tools.media.videos import probe_video  # needs an extra
 
             probe_video(value, whole=True)
         return value
 
-    def _image(self, key: str, value: bytes | Pixels) -> bytes | Pixels:
+    def turns(self, field: Field) -> bool:
+        """Whether the pictures or videos of a source's field are shown as their files say."""
+        if self.orientation is not None:
+            return self.orientation == "apply"
+        return field.oriented if field.kind == "image" else not field.as_stored
+
+    def _image(self, key: str, value: bytes | Pixels, turns: bool) -> bytes | Pixels:
         if isinstance(value, np.ndarray):
             height, width = value.shape[:2]
             check_pixels(width, height, self.max_pixels)
@@ -122,12 +137,13 @@ class EncodeSettings:
                 return value
             pixels = value if limit is None else to_pixels(shrink(Image.fromarray(value), limit))
         elif self.encode in ("keep", "frames"):
-            return self._kept(value)
+            return self._kept(value, turns)
         else:
-            plain = self._plain_jpeg(key, value)
+            orientation = file_orientation(value) if turns else UPRIGHT
+            plain = self._plain_jpeg(key, value, orientation)
             if isinstance(plain, bytes):
                 return plain
-            pixels = to_pixels(self._decoded(value)) if plain is None else plain
+            pixels = to_pixels(self._decoded(value, orientation)) if plain is None else plain
             makes_jpeg = self._makes_jpeg(key, pixels.shape[1], pixels.shape[0])
         return to_jpeg(pixels, self.quality) if makes_jpeg else pixels
 
@@ -147,7 +163,7 @@ class EncodeSettings:
             limit = min(limit, max(1, round(self.short_side * long / short)))
         return limit if limit < long else None
 
-    def _plain_jpeg(self, key: str, data: bytes) -> bytes | Pixels | None:
+    def _plain_jpeg(self, key: str, data: bytes, orientation: int) -> bytes | Pixels | None:
         """What becomes of an ordinary JPEG that needs no shrinking; None for others.
 
         A JPEG of the wanted quality, where one is to be made and can be made of the coefficients; else the pixels that
@@ -158,43 +174,47 @@ class EncodeSettings:
             if header.encoding != JPG or not header.plain or self._limit(header.width, header.height) is not None:
                 return None
             check_pixels(header.width, header.height, self.max_pixels)
-            if self._makes_jpeg(key, header.width, header.height):
+            if orientation == UPRIGHT and self._makes_jpeg(key, header.width, header.height):
                 jpeg = transcode(data, header.height, header.width, self.quality)
                 if jpeg is not None:
                     return jpeg
             pixels = decode_whole(data, header.height, header.width)
-            return fast_jpeg(data, max_pixels=self.max_pixels) if pixels is None else pixels
+            pixels = fast_jpeg(data, max_pixels=self.max_pixels) if pixels is None else pixels
+            return np.ascontiguousarray(turned(pixels, orientation))
         except ValueError:
             return None  # Pillow has the last word
 
-    def _decoded(self, data: bytes) -> Image.Image:
+    def _decoded(self, data: bytes, orientation: int) -> Image.Image:
         limit = None
         if self.max_side is not None or self.short_side is not None:
             limit = self._limit(*open_image(data).size)
-        return decode_rgb(data, limit, max_pixels=self.max_pixels, mend=True)
+        return decode_rgb(data, limit, max_pixels=self.max_pixels, orientation=orientation, mend=True)
 
-    def _kept(self, data: bytes) -> bytes | Pixels:
+    def _kept(self, data: bytes, turns: bool) -> bytes | Pixels:
         """The file itself if readers can use it, else its pixels without loss."""
         try:
             header = image_header(data)
         except ValueError:
             header = None  # another format, or damaged, which decoding will find
+        orientation = UPRIGHT
+        if turns:
+            orientation = file_orientation(data) if header is None else header.orientation
         if header is not None and header.plain:
             if self._limit(header.width, header.height) is not None:
                 if header.encoding == JPG:
-                    return to_jpeg(to_pixels(self._decoded(data)), self.quality)
+                    return to_jpeg(to_pixels(self._decoded(data, orientation)), self.quality)
             elif header.encoding == JPG or (self.format == "webdataset" and texts_fit(data)):
                 with contextlib.suppress(Damaged):
                     check_whole(data, header, thorough=self.strict, max_pixels=self.max_pixels)
                     return data
-        image = self._decoded(data)
+        image = self._decoded(data, orientation)
         return to_png(image) if self.format == "webdataset" else to_pixels(image)
 
-    def _frames(self, data: bytes) -> Pixels:
+    def _frames(self, data: bytes, turns: bool) -> Pixels:
         """uint8 (frames, S, S, 3), the square from the middle."""
         from headrace.tools.media.videos import decode_clip  # needs an extra
 
         side = self.short_side or 0
-        clip = decode_clip(data, self.frames, self.frame_stride, side)
+        clip = decode_clip(data, self.frames, self.frame_stride, side, "apply" if turns else "ignore")
         top, left = (clip.shape[1] - side) // 2, (clip.shape[2] - side) // 2
         return np.ascontiguousarray(clip[:, top : top + side, left : left + side])

@@ -120,6 +120,8 @@ class UnitRecord:
     """Of an image field, the codes of the encodings that occur."""
     arrays: dict[str, list[tuple[str, tuple[int, ...]]]]
     """Of an array field, the types and shapes that occur."""
+    oriented: list[str]
+    """Image fields of which a sample is to be turned."""
 
     def to_json(self) -> str:
         parts = asdict(self)
@@ -134,6 +136,7 @@ class UnitRecord:
             rejects=[Reject(**reject) for reject in parts["rejects"]],
             encodings=parts["encodings"],
             arrays={name: [(dtype, tuple(shape)) for dtype, shape in seen] for name, seen in parts["arrays"].items()},
+            oriented=list(parts["oriented"]),
         )
 
 
@@ -344,6 +347,7 @@ def convert_unit(
         rejects=rejects,
         encodings={name: sorted(seen) for name, seen in stream.encodings.items()},
         arrays={name: sorted(seen) for name, seen in stream.arrays.items()},
+        oriented=sorted(stream.oriented),
     )
 
 
@@ -412,6 +416,8 @@ def load(data: SourceData, i: int, settings: EncodeSettings) -> Sample:
     be."""
     key = data.key(i)
     values: Mapping[str, Any] = data.load(i)
+    if data.turn is not None and any(settings.turns(f) for f in data.fields.values() if f.kind == "image"):
+        values = data.turn(values)
     return {
         "__key__": key,
         **{name: settings.stored(field, key, values[name]) for name, field in data.fields.items()},
@@ -444,6 +450,7 @@ def merged_fields(fields: Mapping[str, Field], records: Sequence[UnitRecord]) ->
             field,
             {code for record in records for code in record.encodings.get(name, [])},
             {seen for record in records for seen in record.arrays.get(name, [])},
+            any(name in record.oriented for record in records),
         )
         for name, field in fields.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from headrace.shards.formats.video import checked_size, open_video, opened, packets, plain
+from headrace.shards.formats.orientation import TRANSPOSED, UPRIGHT, Orientation, shown_size, turned
+from headrace.shards.formats.video import checked_size, open_video, opened, packets, plain, said
 
 MAX_SAMPLES = 1 << 33
 """Of a sound and channel: two days at 48 kHz."""
@@ -39,7 +40,7 @@ class VideoInfo:
     """What a video holds."""
 
     width: int
-    """Pixels as they are stored: neither turned nor stretched, whatever the file says about showing it."""
+    """Pixels of a frame as it is shown, turned as the file says, and not stretched where pixels are not square."""
     height: int
     """Likewise."""
     frames: int
@@ -52,6 +53,16 @@ class VideoInfo:
     """FFmpeg's name of the decoder, such as h264."""
     sound: bool
     """True where there is an audio stream."""
+    orientation: int = UPRIGHT
+    """How the file says that the stored frames are to be turned, `headrace.shards.formats.orientation`."""
+    pixel_aspect: tuple[int, int] = (1, 1)
+    """Width to height of a pixel as it is shown; (1, 1) also where the file does not say."""
+
+    def meta(self) -> dict[str, Any]:
+        """For JSON: `orientation` and `pixel_aspect` are named only where they are not the usual ones."""
+        parts = {**asdict(self), "pixel_aspect": list(self.pixel_aspect)}
+        usual = {"orientation": UPRIGHT, "pixel_aspect": [1, 1]}
+        return {name: value for name, value in parts.items() if usual.get(name) != value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +101,8 @@ def probe_video(data: bytes, *, whole: bool = False) -> VideoInfo:
             # What is called a key frame may need those before it, where the picture is renewed piece by piece.
             return probe_video(data, whole=True)
         width, height = checked_size(context)
+        orientation = said(data, container, stream)
+        height, width = shown_size(height, width, orientation)
         rate = stream.average_rate or stream.guessed_rate
         shown = len(tally.times)
         seconds = (tally.end - tally.begin) * float(stream.time_base) if tally.end > tally.begin else 0.0
@@ -103,7 +116,18 @@ def probe_video(data: bytes, *, whole: bool = False) -> VideoInfo:
             seconds=seconds,
             codec=context.name,
             sound=bool(container.streams.audio),
+            orientation=orientation,
+            pixel_aspect=pixel_aspect(stream, orientation),
         )
+
+
+def pixel_aspect(stream: Any, orientation: int) -> tuple[int, int]:
+    """Width to height of a pixel of a stream's frames as they are shown."""
+    found = stream.sample_aspect_ratio
+    if not found or found <= 0:
+        return 1, 1
+    width, height = found.numerator, found.denominator
+    return (height, width) if orientation in TRANSPOSED else (width, height)
 
 
 class Tally:
@@ -197,10 +221,12 @@ def probe_audio(data: bytes) -> AudioInfo:
         return AudioInfo(seconds=samples / rate, rate=rate, channels=channels, codec=context.name)
 
 
-def decode_clip(data: bytes, frames: int, stride: int, short_side: int | None = None) -> npt.NDArray[np.uint8]:
+def decode_clip(
+    data: bytes, frames: int, stride: int, short_side: int | None = None, orientation: Orientation = "apply"
+) -> npt.NDArray[np.uint8]:
     """Frames from the middle of a video, uint8 RGB (frames, H, W, 3); the same on every machine.
 
-    Frames are as they are stored: neither turned nor stretched, whatever the file says about showing them.
+    Frames are turned as the file says, unless that is to be ignored, and not stretched where pixels are not square.
 
     A video that is too short for the clip shows its last frame until the clip ends.
 
@@ -210,23 +236,25 @@ def decode_clip(data: bytes, frames: int, stride: int, short_side: int | None = 
         stride: From a frame to the next, in frames of the video, at least 1.
         short_side: Pixels of the shorter side, to which every video is scaled, up or down, in its proportions; None
             leaves it as it is.
+        orientation: apply or ignore, how the file says that frames are to be shown.
 
     Raises:
         ValueError: The video cannot be decoded, or the clip would have more than `MAX_CLIP` bytes.
     """
     if frames < 1 or stride < 1 or (short_side is not None and short_side < 1):
         raise ValueError(f"frames {frames}, stride {stride} and short side {short_side} must be at least 1")
-    with open_video(data) as video:
-        width, height = scaled(video.width, video.height, short_side)
+    with open_video(data, orientation) as video:
+        width, height = scaled(*video.stored_size, short_side)
         if frames * height * width * 3 > MAX_CLIP:
             raise ValueError(f"{frames} frames of {width}x{height} pixels, more than the limit of {MAX_CLIP:,} bytes")
-        clip = np.empty((frames, height, width, 3), np.uint8)
+        clip = np.empty((frames, *shown_size(height, width, video.orientation), 3), np.uint8)
         reformatter = VideoReformatter()
         first = max(0, video.length - (frames - 1) * stride - 1) // 2
         numbers = np.minimum(first + stride * np.arange(frames), video.length - 1)
         for number, frame in video.frames(np.unique(numbers).tolist()):
-            pixels = reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
-            clip[numbers == number] = pixels.to_ndarray()
+            scaled_frame = reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
+            pixels: Any = scaled_frame.to_ndarray()
+            clip[numbers == number] = turned(pixels, video.orientation)
         return clip
 
 

@@ -13,6 +13,7 @@ from headrace.pipeline import Tiles, ViewSpec, plan
 from headrace.pipeline.images.decode import decode_image
 from headrace.pipeline.images.masks import Masks, RegionMasks
 from headrace.shards import ShardSet
+from headrace.shards.formats.orientation import orientation_in
 from headrace.tools.fields import image_field
 from headrace.tools.pictures.canvas import blank, lines, outline, picture
 from headrace.tools.pictures.delivered import Delivered, delivered
@@ -26,7 +27,7 @@ class Shown:
     key: str
     """The sample's key in the shard set."""
     original: NDArray[np.uint8]
-    """uint8 (H, W, 3), as stored."""
+    """uint8 (H, W, 3): the whole picture, as it is to be shown."""
     views: list[NDArray[np.uint8]]
     """V pictures of shape (size, size, 3)."""
     crops: list[tuple[int, int, int, int]]
@@ -71,9 +72,10 @@ def views_of(shards: ShardSet, one: Delivered) -> list[Shown]:
 
 
 def pixels(shards: ShardSet, i: int, field: str | None = None) -> NDArray[np.uint8]:
-    """The stored image of sample `i`, decoded: uint8 (H, W, 3). `field` as in `ViewSpec`."""
-    stored = shards.read(i)[field or image_field(shards)]
-    return stored if isinstance(stored, np.ndarray) else decode_image(stored)
+    """The image of sample `i`, decoded and turned: uint8 (H, W, 3). `field` as in `ViewSpec`."""
+    sample, name = shards.read(i), field or image_field(shards)
+    stored = sample[name]
+    return stored if isinstance(stored, np.ndarray) else decode_image(stored, orientation_in(sample, name))
 
 
 def caption(draws: dict[str, Any]) -> str:

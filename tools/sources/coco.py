@@ -27,10 +27,13 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from headrace.pipeline.images.reading import file_orientation
 from headrace.shards import Field
+from headrace.shards.formats.orientation import UPRIGHT, shown_size
 from headrace.shards.formats.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import ArchiveFile, check_size, read_file, read_zip, zip_entries
+from headrace.tools.sources.coco_turning import turned_instances
 from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.listing import exists, findable, is_folder, unreadable
 from headrace.tools.sources.source import BadSample, SourceData
@@ -59,6 +62,9 @@ def read(src: Path, split: str | None) -> SourceData:
                 [...]}, as in the file.
         image_id: COCO's number of the picture.
         width, height: Pixels of the original picture, also where the stored one is smaller.
+
+    Boxes and segmentations are in pixels of the stored picture, as COCO's own tools take them, and pictures are shown
+    as they are stored, unless --orientation apply asks for both to be turned as the files say.
 
     The samples are the pictures that the annotation files list, by id. One that has no caption, or is missing, is a
     bad sample.
@@ -110,12 +116,24 @@ def read(src: Path, split: str | None) -> SourceData:
         fingerprint.files(place / image.file_name for _, image in images)
     return SourceData(
         fields=fields,
+        turn=turned_sample,
         total=len(images),
         key=lambda i: images[i][1].file_name.removesuffix(".jpg"),
         origin=lambda i: f"{findable(place)}, {images[i][1].file_name}",
         fingerprint=str(fingerprint),
         load=load,
     )
+
+
+def turned_sample(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sample whose picture is shown as its file says: boxes, segmentations and size on the shown picture."""
+    orientation = file_orientation(values["image"])
+    if orientation == UPRIGHT:
+        return values
+    height, width = values["height"], values["width"]
+    instances = turned_instances(values["instances"], height, width, orientation)
+    height, width = shown_size(height, width, orientation)
+    return {**values, "instances": instances, "height": height, "width": width}
 
 
 def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], ArchiveFile | None]:

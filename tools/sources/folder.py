@@ -15,7 +15,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -251,7 +250,7 @@ def fields_of(leader: str, files: list[MediaFile], classes: list[str]) -> dict[s
 
 def media_field(kind: str) -> Field:
     """A field of files."""
-    return Field(kind=kind, encoding="mixed")  # type: ignore[arg-type]
+    return Field(kind=kind, encoding="mixed", oriented=kind == "image")  # type: ignore[arg-type]
 
 
 def is_beside(extension: str, kind: str) -> bool:
@@ -302,7 +301,7 @@ def source_data(root: Path, classes: list[str], scanned: Scan, meta: bool = Fals
                 raise BadSample(str(error) if name == leader else f"{printable(file)}: {error}") from error
             sample[name] = content
             if meta and name == leader:
-                sample["meta"] = asdict(info)
+                sample["meta"] = info.meta()
         return sample
 
     return SourceData(

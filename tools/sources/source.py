@@ -34,6 +34,9 @@ class SourceData:
     threads at once. BadSample, OSError or ShardError where a sample cannot be read."""
     fork_safe: bool = True
     """Whether a forked process may read through what was opened here; else it opens the source itself."""
+    turn: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    """Of values that `load` gave, those to store where pictures are shown as their files say, for a source that says
+    more in pixels of them: boxes on a picture that is turned. BadSample where that cannot be done."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Number of files that are no part of any sample, by their ending in lower case or another reason."""
 

@@ -36,7 +36,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -92,7 +91,8 @@ def read(src: Path, split: str | None) -> SourceData:
     Fields:
         video: The file.
         label: The class, whose names the manifest has; none where the data set has none (test splits).
-        meta: What the data set says, and what the file holds: width, height, frames, fps, seconds, codec, sound.
+        meta: What the data set says, and what the file holds: width, height, frames, fps, seconds, codec, sound, and
+            where they are not the usual ones orientation and pixel_aspect; see `headrace.tools.media.videos.VideoInfo`.
             Kinetics: youtube_id, time_start, time_end, split. UCF101: group, clip. Something-Something: id, caption,
             template, placeholders.
 
@@ -149,7 +149,7 @@ def listed_videos(tree: Tree, listing: Listing) -> SourceData:
             raise BadSample(f"there is no file {clip.stem}.*")
         content = tree.read(file, MAX_MEDIA["video"])
         try:
-            meta = {**listing.meta(clip), **asdict(probe_video(content))}
+            meta = {**listing.meta(clip), **probe_video(content).meta()}
         except ValueError as error:
             raise BadSample(str(error)) from error
         sample: dict[str, Any] = {"video": content, "meta": meta}

@@ -14,6 +14,7 @@ import xxhash
 
 from headrace.shards import Field, ShardError, ShardSet
 from headrace.shards.errors import MachineError
+from headrace.shards.formats.orientation import orientation_in
 from headrace.shards.machine import cores
 from headrace.tools.upkeep.findings import listing
 from headrace.tools.upkeep.sample_check import CHUNK, same
@@ -61,7 +62,7 @@ def compare(
 ) -> CompareReport:
     """Hold two sets against each other, sample by sample, matched by key.
 
-    Images are the same if their bytes are or if they decode to the same pixels, so that a JPEG set may be compared
+    Images are the same if their bytes are or if they are shown as the same pixels, so that a JPEG set may be compared
     with its raw copy. The order of the samples does not matter, nor does the format. Takes some 60 bytes a sample.
 
     Args:
@@ -152,7 +153,16 @@ def differing_fields(a: ShardSet, b: ShardSet, pair: tuple[int, int], shared: li
     cannot be read."""
     try:
         one, other = a.read(pair[0]), b.read(pair[1])
-        differ = [name for name in shared if not same(a.fields[name].kind, one[name], other[name])]
+        differ = [
+            name
+            for name in shared
+            if not same(
+                a.fields[name].kind,
+                one[name],
+                other[name],
+                (orientation_in(one, name), orientation_in(other, name)),
+            )
+        ]
         return [f"key {one['__key__']}: {name} differs" for name in differ]
     except MachineError:
         raise

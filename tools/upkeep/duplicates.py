@@ -32,11 +32,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
-from headrace.pipeline.images.decode import decode_rgb, to_pixels, to_rgb
+from headrace.pipeline.images.decode import decode_image, decode_rgb, to_rgb, transposed
 from headrace.pipeline.images.reading import open_image, plain_words
 from headrace.pipeline.images.whole import check_whole
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import MachineError
+from headrace.shards.formats.orientation import UPRIGHT, orientation_in
 from headrace.shards.machine import cores
 from headrace.tools.errors import UserError
 from headrace.tools.upkeep.inspect import image_field
@@ -236,18 +237,21 @@ class Pictures:
         """Read one picture; what is wrong with it, or nothing."""
         shards, number = self.locate(i)
         try:
-            value = shards.read(number)[self.field]
+            sample = shards.read(number)
         except MachineError:
             raise  # says nothing about the picture
         except ShardError as error:
             return str(error)
+        value, orientation = sample[self.field], orientation_in(sample, self.field)
         digest = hashlib.blake2b(value, digest_size=16)
+        if orientation != UPRIGHT:  # one set may turn what another shows as it is stored
+            digest.update(b"%d" % orientation)
         if isinstance(value, np.ndarray):
             digest.update(repr(value.shape).encode())
         # numpy cuts zeros off the end of what it takes for text.
         self.digests[i] = digest.digest()[:15] + b"."
         try:
-            grey = small_grey(value)
+            grey = small_grey(value, orientation)
         except ValueError as error:
             return f"{shards.where(number, self.field)}: {error}"
         self.hashes[i] = perceptual_hash(grey)
@@ -339,9 +343,10 @@ class Pictures:
         """Of the decoded picture and its size; different for each that does not decode to its end."""
         if i not in self.pixel_digests:
             shards, number = self.locate(i)
-            value = shards.read(number)[self.field]
+            sample = shards.read(number)
+            value, orientation = sample[self.field], orientation_in(sample, self.field)
             try:
-                pixels = value if isinstance(value, np.ndarray) else to_pixels(decode_rgb(value))
+                pixels = value if isinstance(value, np.ndarray) else decode_image(value, orientation)
                 digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, key=repr(pixels.shape).encode()).digest()
             except ValueError:
                 digest = b"%d" % i
@@ -356,15 +361,16 @@ def too_many(distance: int) -> UserError:
     )
 
 
-def small_grey(value: bytes | npt.NDArray[np.uint8]) -> Image.Image:
-    """The picture in grey, of a JPEG no more than its nearest fraction above 64 pixels; ValueError if it is none."""
+def small_grey(value: bytes | npt.NDArray[np.uint8], orientation: int) -> Image.Image:
+    """The picture as it is shown, in grey, of a JPEG no more than its nearest fraction above 64 pixels; ValueError if
+    it is none."""
     if isinstance(value, np.ndarray):
         return Image.fromarray(value).convert("L")
     check_whole(value, thorough=False)
     image = open_image(value)
     try:
         image.draft("L", (64, 64))
-        return to_rgb(image).convert("L")
+        return transposed(to_rgb(image).convert("L"), orientation)
     except Exception as error:
         raise ValueError(plain_words(error)) from error
 
@@ -504,8 +510,10 @@ def pair_sheet(
         left, top = column * width + gap, row * height + gap
         draw.text((left, top), f"{pair.kind}, {pair.distance} bits, likeness {pair.likeness:.3f}", (0, 0, 0))
         for side, (path, key) in enumerate((pair[3:5], pair[5:7])):
-            value = by_path[path].read(numbers[path, key])[field]
-            picture = Image.fromarray(value) if isinstance(value, np.ndarray) else decode_rgb(value, cell)
+            sample = by_path[path].read(numbers[path, key])
+            value, orientation = sample[field], orientation_in(sample, field)
+            of_pixels = isinstance(value, np.ndarray)
+            picture = Image.fromarray(value) if of_pixels else decode_rgb(value, cell, orientation=orientation)
             picture = ImageOps.contain(picture, (cell, cell), Image.Resampling.BICUBIC)
             sheet.paste(picture, (left + side * (cell + gap), top + line))
     sheet.save(out, "PNG")

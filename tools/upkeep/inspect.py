@@ -18,6 +18,7 @@ from rich.text import Text
 
 from headrace.pipeline.images.decode import decode_rgb
 from headrace.shards import IMAGE_ENCODINGS, ShardSet, open_shards
+from headrace.shards.formats.orientation import UPRIGHT, orientation_in
 from headrace.shards.printing import printable
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
@@ -44,8 +45,10 @@ class FieldReport:
     """What the manifest says of all samples: the type of videos and sounds, dtype and shape of arrays."""
     encodings: dict[str, int] = field(default_factory=dict)
     """Images: samples of each encoding."""
+    turned: int = 0
+    """Images: samples that are not shown as they are stored, but turned or mirrored."""
     heights: dict[str, int] = field(default_factory=dict)
-    """Images, pixels: min, median, max."""
+    """Images, pixels as they are shown: min, median, max."""
     widths: dict[str, int] = field(default_factory=dict)
     """Likewise."""
     sizes: dict[str, int] = field(default_factory=dict)
@@ -111,17 +114,19 @@ def inspect_field(shards: ShardSet, name: str) -> FieldReport:
     common: dict[str, Any] = {"bytes": int(spans.size.sum()), "sample_bytes": spread(spans.size)}
     if declared.kind == "image":
         codes = np.bincount(spans.encoding, minlength=len(IMAGE_ENCODINGS)).tolist()
-        pairs, counts = np.unique(np.stack([spans.width, spans.height]), axis=1, return_counts=True)
+        height, width = spans.shown_sizes().T
+        pairs, counts = np.unique(np.stack([width, height]), axis=1, return_counts=True)
         most = np.argsort(-counts, kind="stable")[:MOST_SIZES]
         return FieldReport(
             kind="image",
             **common,
             encodings={encoding: count for encoding, count in zip(IMAGE_ENCODINGS, codes, strict=True) if count},
-            heights=spread(spans.height),
-            widths=spread(spans.width),
+            turned=int(np.count_nonzero(spans.orientation != UPRIGHT)),
+            heights=spread(height),
+            widths=spread(width),
             sizes={f"{pairs[0, i]}x{pairs[1, i]}": int(counts[i]) for i in most},
             different_sizes=len(counts),
-            longer_sides=by_side(np.maximum(spans.width, spans.height)),
+            longer_sides=by_side(np.maximum(width, height)),
         )
     if declared.kind != "int":
         shape = "x".join(map(str, declared.shape))
@@ -191,7 +196,8 @@ def summary(found: FieldReport) -> str:
     if found.encodings:
         encodings = ", ".join(f"{count:,} {encoding}" for encoding, count in found.encodings.items())
         sizes = f"; {found.different_sizes:,} sizes" if found.different_sizes > 1 else ""
-        return f"{encodings}; {extent(found.widths)} wide, {extent(found.heights)} high{sizes}"
+        turned = f"; {found.turned:,} turned or mirrored" if found.turned else ""
+        return f"{encodings}; {extent(found.widths)} wide, {extent(found.heights)} high{sizes}{turned}"
     if found.values:
         return f"{found.values['different']:,} values from {found.values['min']} to {found.values['max']}"
     if not found.classes:
@@ -262,9 +268,11 @@ def contact_sheet(
     height = -(-len(numbers) // columns) * (cell + gap) + gap
     sheet = Image.new("RGB", (columns * (cell + gap) + gap, height), (255, 255, 255))
     for place, i in enumerate(numbers):
-        value = shards.read(i)[field]
+        sample = shards.read(i)
+        value, orientation = sample[field], orientation_in(sample, field)
         try:
-            picture = Image.fromarray(value) if isinstance(value, np.ndarray) else decode_rgb(value, cell)
+            of_pixels = isinstance(value, np.ndarray)
+            picture = Image.fromarray(value) if of_pixels else decode_rgb(value, cell, orientation=orientation)
         except ValueError as error:
             raise UserError(f"{shards.where(i, field)}: {field} does not decode ({error})") from error
         picture.thumbnail((cell, cell))

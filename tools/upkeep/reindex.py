@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards import IMAGE_ENCODINGS, RAW, Manifest, ShardError
+from headrace.shards import IMAGE_ENCODINGS, JPG, RAW, Manifest, ShardError
 from headrace.shards.errors import MachineError
 from headrace.shards.fields import ENCODINGS
 from headrace.shards.formats import ffcv, webdataset
-from headrace.shards.formats.images import image_header
+from headrace.shards.formats.images import image_header, orientation_of
 from headrace.shards.formats.npy import parse_npy_header
+from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.index import Entry, IndexBuilder, misplaced
 from headrace.shards.reading import FileBytes, ReadFile, readable
 from headrace.tools.upkeep.mended import Removed, refuse_if_it_may_pass
@@ -46,6 +47,7 @@ def tar_entry(manifest: Manifest, file: FileBytes, name: str, members: dict[str,
     code, (_, offset, size) = found[0]
     payload = file.array[offset : offset + size]
     height = width = 0
+    orientation = UPRIGHT
     value: int | float = 0
     if declared.kind == "image" and code == RAW:
         dtype, shape, start = parse_npy_header(payload.data)
@@ -54,13 +56,16 @@ def tar_entry(manifest: Manifest, file: FileBytes, name: str, members: dict[str,
         height, width = shape[:2]
         payload, offset, size = payload[start:], offset + start, size - start
     elif declared.kind == "image":
-        encoding, height, width, *_ = image_header(payload.data)
+        header = image_header(payload.data)
+        encoding, height, width = header.encoding, header.height, header.width
+        orientation = header.orientation
         if encoding != code:
             raise ValueError(f"{name} is {IMAGE_ENCODINGS[encoding]}, its name says {IMAGE_ENCODINGS[code]}")
     elif declared.kind in ("int", "float"):
         value = webdataset.decode(declared, payload)
     code = code if declared.kind == "image" else 0
-    return Entry(offset, size, manifest.checksums.of_payload(payload.data), value, height, width, code)
+    checksum = manifest.checksums.of_payload(payload.data)
+    return Entry(offset, size, checksum, value, height, width, code, orientation)
 
 
 def index_of_beton(
@@ -85,6 +90,9 @@ def index_of_beton(
             checksum = manifest.checksums.of_payload(payload.data) if isinstance(payload, np.ndarray) else 0
             columns = ("value",) if declared.kind in ("int", "float") else ("height", "width", "encoding")
             numbers = {c: record[f"{name}.{c}"].item() for c in columns if f"{name}.{c}" in (tables.dtype.names or ())}
-            entries.append(Entry(offset, size, checksum, **numbers))
+            orientation = UPRIGHT
+            if declared.oriented and numbers["encoding"] == JPG and isinstance(payload, np.ndarray):
+                orientation = orientation_of(payload.data)
+            entries.append(Entry(offset, size, checksum, **numbers, orientation=orientation))
         builder.add(key, entries)
     return builder.build(), note

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from headrace.shards import RAW, Manifest, ShardError
 from headrace.shards.formats import ffcv, webdataset
 from headrace.shards.formats.npy import npy_header
+from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.index import IndexBuilder, OpenShard, entry_places, index_bytes
 from headrace.shards.manifest import Shard, index_name, shard_name
 from headrace.shards.writing.staging import write_file
@@ -111,18 +112,22 @@ def stored(manifest: Manifest, part: OpenShard, row: int) -> Iterator[Any]:
     """The fields of a sample as a shard takes them, with the bytes that are there."""
     record = part.index[row]
     values = record.item()
+    columns = part.index.dtype.names or ()
     for name, declared in manifest.fields.items():
         offset, size, _, *image = (values[place] for place in entry_places(manifest.fields, manifest.checksums, name))
         payload = part.mapped.array[offset : offset + size]
         height, width, code = image or (0, 0, 0)
+        column = f"{name}.orientation"
+        orientation = int(record[column]) if column in columns else UPRIGHT
         value = record[f"{name}.value"].item() if declared.kind in ("int", "float") else 0
         if manifest.format == "webdataset":
             encoding = webdataset.stored_encoding(declared, payload, code)
             lead = npy_header(np.dtype(np.uint8), (height, width, 3)) if image and code == RAW else b""
             ending = webdataset.extension(name, declared.kind, encoding)
-            yield webdataset.Member(ending, lead, payload.data, height, width, code, value)
+            yield webdataset.Member(ending, lead, payload.data, height, width, code, value, orientation)
         elif declared.kind in ("int", "float"):
             yield ffcv.Region(None, value=value)
         else:
             ends = declared.kind in ("text", "json") or not size
-            yield ffcv.Region(payload.data, ffcv.ZERO if ends else b"", height, width, code)
+            trail = ffcv.ZERO if ends else b""
+            yield ffcv.Region(payload.data, trail, height, width, code, orientation=orientation)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.pipeline.images.decode import decode_rgb, to_pixels
+from headrace.pipeline.images.decode import decode_image
 from headrace.pipeline.images.limits import TooLarge
 from headrace.pipeline.images.whole import check_whole
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.fields import ENCODINGS
 from headrace.shards.formats.images import image_header
+from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.index import OpenShard
 from headrace.shards.reading import is_unread
 from headrace.tools.errors import UserError
@@ -46,7 +47,9 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
                 try:
                     if field.kind == "image" and isinstance(sample[name], bytes):
                         columns = ("encoding", "height", "width")
-                        check_image(sample[name], tuple(opened.index[f"{name}.{column}"][i] for column in columns))
+                        expected = tuple(opened.index[f"{name}.{column}"][i] for column in columns)
+                        orientation = sample["__orientation__"][name] if field.oriented else None
+                        check_image(sample[name], expected, orientation)
                     elif field.kind != "image":
                         check_media(field.kind, sample[name])
                 except ValueError as error:
@@ -57,10 +60,14 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
     return findings
 
 
-def check_image(data: bytes, expected: tuple[int, ...]) -> None:
-    """ValueError unless a picture decodes and is what the index says: encoding, height and width."""
-    if image_header(data)[:3] != expected:
+def check_image(data: bytes, expected: tuple[int, ...], orientation: int | None = None) -> None:
+    """ValueError unless a picture decodes and is what the index says: encoding, height and width, and, where it says
+    one, orientation."""
+    header = image_header(data)
+    if (header.encoding, header.height, header.width) != expected:
         raise ValueError("its header does not say the size in the index")
+    if orientation not in (None, header.orientation):
+        raise ValueError(f"its orientation is {header.orientation}, the index says {orientation}")
     check_whole(data)
 
 
@@ -79,16 +86,19 @@ def media_probes() -> dict[str, Callable[[bytes], object]]:
     return {"video": partial(probe_video, whole=True), "audio": probe_audio}
 
 
-def same(kind: str, one: Any, other: Any) -> bool:
-    """Are two values of a field the same? ValueError where an image does not decode."""
+def same(kind: str, one: Any, other: Any, orientations: tuple[int, int] = (UPRIGHT, UPRIGHT)) -> bool:
+    """Are two values of a field the same? Images are where they are shown the same. ValueError where one does not
+    decode."""
     if kind == "image":
         both_files = isinstance(one, bytes) and isinstance(other, bytes)
-        return (both_files and one == other) or np.array_equal(pixels(one), pixels(other))
+        if both_files and one == other and orientations[0] == orientations[1]:
+            return True
+        return np.array_equal(pixels(one, orientations[0]), pixels(other, orientations[1]))
     if kind == "array":
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
     return bool(one == other or (one != one and other != other))  # a NaN is the same as a NaN
 
 
-def pixels(image: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3)."""
-    return to_pixels(decode_rgb(image)) if isinstance(image, bytes) else image
+def pixels(image: bytes | npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """uint8 (H, W, 3), as shown."""
+    return decode_image(image, orientation) if isinstance(image, bytes) else image

@@ -21,8 +21,9 @@ from headrace.benchmarks.forms import in_own_process
 from headrace.benchmarks.parity import OPERATORS, PIPELINES, alone, compare, draw, opened, together, write_squares
 from headrace.pipeline import Loader, View, ViewSpec, plan
 from headrace.pipeline.engines import ENGINES, Engine
-from headrace.shards import ShardError, ShardSet, open_shards, write_shards
+from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
 from tests.pipeline.engines.test_parity import BOUNDS, CLOSE
+from tests.pipeline.engines.test_turned_views import pictures, views_of, written
 
 SAMPLES = 8
 SPEC = ViewSpec([View(size=32, jitter=0.8, brightness=0.4, hue=0.1, blur=0.5), View(size=24, solarize=0.5)])
@@ -92,6 +93,22 @@ def test_crops_are_opencvs(squares: ShardSet, engine: Engine) -> None:
             cut = squares.read(i)["image"][top : top + height, left : left + width]
             expected = cv2.resize(np.ascontiguousarray(cut), (size, size), interpolation=cv2.INTER_AREA)
             assert np.abs(views[v][i].astype(int) - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.peer("ffcv")
+def test_turned_pictures_give_the_views_of_upright_ones(tmp_path: Path) -> None:
+    """ffcv decodes with the fast, less accurate DCT, so that the stored pixels are close, not the same."""
+    files = pictures(["jpg", "420", "progressive"])
+    found = views_of(written(tmp_path / "turned", files, "ffcv", upright=False), "ffcv")
+    expected = views_of(written(tmp_path / "upright", files, "ffcv", upright=True), "ffcv")
+    for one, other in zip(found, expected, strict=True):
+        difference = np.abs(one.astype(int) - other).mean(axis=(1, 2, 3))  # of each; a wrong quarter makes a hundred
+        assert difference.max() < 2
+    samples = [{"__key__": str(i), "image": file} for i, file in enumerate(files)]
+    write_shards(tmp_path / "plain", samples, {"image": Field(kind="image", encoding="jpg")}, format="ffcv")
+    ignored = views_of(tmp_path / "turned", "ffcv", "ignore")
+    assert all(map(np.array_equal, ignored, views_of(tmp_path / "plain", "ffcv")))
+    assert not any(map(np.array_equal, ignored, found))
 
 
 @pytest.mark.peer("ffcv")

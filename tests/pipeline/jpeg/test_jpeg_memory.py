@@ -92,7 +92,8 @@ def test_nothing_is_written_beside_the_memory_that_is_given() -> None:
 def test_a_tall_and_a_wide_picture_need_no_square(digits_webdataset: ShardSet) -> None:
     engine = NativeEngine(digits_webdataset, "image", ViewSpec([View(size=8)]))
     sides = np.array([20_000, 500], np.int32)
-    spans = Spans(np.zeros(2, np.int64), np.full(2, 1000), sides, sides[::-1].copy(), np.full(2, JPG, np.uint8))
+    jpg, upright = np.full(2, JPG, np.uint8), np.ones(2, np.uint8)
+    spans = Spans(np.zeros(2, np.int64), np.full(2, 1000), sides, sides[::-1].copy(), jpg, upright)
     scratch = engine._scratch(spans)
     held = sum(array.nbytes for array in (*scratch.memory.jpeg, scratch.memory.decoded))
     assert held < 7 * 20_000 * 600

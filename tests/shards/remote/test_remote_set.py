@@ -177,7 +177,7 @@ def test_samples_over_http_are_the_local_ones(local: ShardSet, tmp_path: Path, c
             assert shards.where(i, "image") == local.where(i, "image")
         for field in ("image", "label"):
             assert contents(shards.spans(field, range(40))) == contents(local.spans(field, range(40)))
-        assert [len(column) for column in shards.spans("image", [])] == [0] * 5
+        assert [len(column) for column in shards.spans("image", [])] == [0] * 6
         sizes = shards.places("image", range(len(local)))  # more than fits into the cache
         assert sizes.size.tolist() == local.spans("image", range(len(local))).size.tolist()
         for ids in ([-1], [len(local)]):

@@ -66,7 +66,7 @@ def test_everything_beside_an_image(tmp_path: Path) -> None:
         },
     )
     assert dict(data.fields) == {
-        "image": Field(kind="image", encoding="mixed"),
+        "image": Field(kind="image", encoding="mixed", oriented=True),
         "label": Field(kind="int", classes=("cat", "dog")),
         "text": Field(kind="text"),
         "json": Field(kind="json"),

@@ -206,13 +206,13 @@ def test_a_lost_index_is_made_anew(copied: Path, whole: Path) -> None:
             assert np.array_equal(old[column], new[column]), column
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", "2", 1.0, True, None, [1]])
+@pytest.mark.parametrize("version", [0, 4, "1", "3", 1.0, True, None, [1]])
 def test_other_versions_are_refused(copied: Path, version: object) -> None:
     path = copied / "manifest.json"
     path.write_text(json.dumps({**manifest_of(copied), "headrace_shards": version}), encoding="utf-8")
     with pytest.raises(ShardError) as caught:
         open_shards(copied)
-    expected = f"{path}: version {version!r}, this library reads versions 1 to 2; "
+    expected = f"{path}: version {version!r}, this library reads versions 1 to 3; "
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
 
