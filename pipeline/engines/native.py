@@ -221,7 +221,7 @@ def cycle_counter(typingctx):
 
 
 @kernel
-def union(height, width, draws):
+def _union(height, width, draws):
     """The smallest region (top, left, height, width) of a shown picture that holds every view's crop."""
     top, left, bottom, right = height, width, 0, 0
     for v in range(len(draws)):

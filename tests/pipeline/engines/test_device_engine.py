@@ -155,7 +155,8 @@ for capability in (75, 80, 90):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        told = subprocess.run([tools / "cuobjdump", "-res-usage", file.name], capture_output=True, encoding="utf-8").stdout
+        command = [tools / "cuobjdump", "-res-usage", file.name]
+        told = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
     registers, stack = re.search(r"REG:(\\d+) STACK:(\\d+)", told).groups()
     found[capability] = {"size": len(code), "registers": int(registers), "stack": int(stack)}
 print(json.dumps(found))
