@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from typing import NamedTuple
 
-from headrace.shards.fields import JPG, PNG
+from headrace.shards.fields import JPG, OTHER, PNG
 
 
 class ImageHeader(NamedTuple):
     """What the header of an encoded image says."""
 
     encoding: int
-    """0 jpg or 2 png, as in `IMAGE_ENCODINGS`."""
+    """0 jpg or 2 png, as in `IMAGE_ENCODINGS`; 3 for `OTHER`."""
     height: int
     """Pixels."""
     width: int
@@ -38,6 +39,63 @@ def image_header(data: bytes | memoryview) -> ImageHeader:
     if start[:3] == b"\xff\xd8\xff":
         return jpeg_header(data)
     raise ValueError("empty" if not start else f"neither JPEG nor PNG (starts with {start[:4].hex()})")
+
+
+PILLOWS = ("AVIF", "JPEG2000", "PPM", "TIFF")
+"""What Pillow may take other pictures for."""
+
+
+def picture_header(data: bytes | memoryview) -> ImageHeader:
+    """`image_header`, and that of any other picture that is read as another program stored it; ValueError on what is
+    none.
+
+    For GIF, BMP and WebP a few bytes are looked at, so that a scan of a set does not read all of it.
+    """
+    start = bytes(data[:33])
+    if start[:8] == PNG_SIGNATURE or start[:3] == b"\xff\xd8\xff" or not start:
+        return image_header(data)
+    width = height = 0
+    if start[:6] in (b"GIF87a", b"GIF89a"):
+        width, height = little(start[6:8]), little(start[8:10])
+    elif start[:2] == b"BM" and start[14:18] == b"\x0c\0\0\0":  # OS/2's, of 12 bytes
+        width, height = little(start[18:20]), little(start[20:22])
+    elif start[:2] == b"BM":
+        width, height = little(start[18:22]), abs(int.from_bytes(start[22:26], "little", signed=True))
+    elif start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        width, height = webp_size(start)
+    else:
+        width, height = size_by_pillow(data)
+    if not width or not height:
+        raise ValueError("a picture without a size")
+    return ImageHeader(OTHER, height, width, 0, False)
+
+
+def little(number: bytes) -> int:
+    """An unsigned number, little endian."""
+    return int.from_bytes(number, "little")
+
+
+def webp_size(start: bytes) -> tuple[int, int]:
+    """(width, height) of a WebP (RFC 9649, 2.5 to 2.7); zeros where there is none."""
+    if start[12:16] == b"VP8X":
+        return 1 + little(start[24:27]), 1 + little(start[27:30])
+    if start[12:16] == b"VP8L" and start[20:21] == b"\x2f":
+        bits = little(start[21:25])
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if start[12:16] == b"VP8 " and start[23:26] == b"\x9d\x01\x2a":
+        return little(start[26:28]) & 0x3FFF, little(start[28:30]) & 0x3FFF
+    return 0, 0
+
+
+def size_by_pillow(data: bytes | memoryview) -> tuple[int, int]:
+    """(width, height) of a picture with a header of many forms; ValueError where it is none."""
+    from PIL import Image  # slow to import, and most sets need none of it
+
+    try:
+        with Image.open(io.BytesIO(data), formats=PILLOWS) as image:
+            return image.size
+    except Exception as error:  # Pillow's readers fail on damaged files in a dozen ways, assertions among them
+        raise ValueError(f"no picture of a known type (starts with {bytes(data[:4]).hex()})") from error
 
 
 def png_header(start: bytes) -> ImageHeader:

@@ -234,7 +234,7 @@ class Pictures:
         """Read one picture; what is wrong with it, or nothing."""
         shards, number = self.locate(i)
         try:
-            value = shards.read(number)[self.field]
+            value = shards.read(number, [self.field])[self.field]
         except MachineError:
             raise  # says nothing about the picture
         except ShardError as error:
@@ -337,7 +337,7 @@ class Pictures:
         """Of the decoded picture and its size; different for each that does not decode to its end."""
         if i not in self.pixel_digests:
             shards, number = self.locate(i)
-            value = shards.read(number)[self.field]
+            value = shards.read(number, [self.field])[self.field]
             try:
                 pixels = value if isinstance(value, np.ndarray) else to_pixels(decode_rgb(value))
                 digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, key=repr(pixels.shape).encode()).digest()
@@ -501,7 +501,7 @@ def pair_sheet(
         left, top = column * width + gap, row * height + gap
         draw.text((left, top), f"{pair.kind}, {pair.distance} bits, likeness {pair.likeness:.3f}", (0, 0, 0))
         for side, (path, key) in enumerate((pair[3:5], pair[5:7])):
-            value = by_path[path].read(numbers[path, key])[field]
+            value = by_path[path].read(numbers[path, key], [field])[field]
             picture = Image.fromarray(value) if isinstance(value, np.ndarray) else decode_rgb(value, cell)
             picture = ImageOps.contain(picture, (cell, cell), Image.Resampling.BICUBIC)
             sheet.paste(picture, (left + side * (cell + gap), top + line))
