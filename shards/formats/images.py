@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from headrace.shards.fields import JPG, OTHER, PNG
@@ -20,7 +22,7 @@ class ImageHeader(NamedTuple):
     channels: int
     """Components: 1 grey, 3 colour, 4 CMYK for JPEG; 1 grey or palette, 2 grey and alpha, 3, 4 for PNG."""
     plain: bool
-    """True where any decoder gives 8-bit grey or RGB: no palette, no alpha, no 16 bits, no CMYK."""
+    """True where any decoder gives 8-bit grey or RGB: no palette, alpha, transparent colour, 16 bits or CMYK."""
 
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -35,7 +37,7 @@ def image_header(data: bytes | memoryview) -> ImageHeader:
     """Header of a JPEG (ITU-T T.81, B.2.2) or PNG (ISO 15948, 11.2.2); ValueError on anything else."""
     start = bytes(data[:33])
     if start[:8] == PNG_SIGNATURE:
-        return png_header(start)
+        return png_header(start, data)
     if start[:3] == b"\xff\xd8\xff":
         return jpeg_header(data)
     raise ValueError("empty" if not start else f"neither JPEG nor PNG (starts with {start[:4].hex()})")
@@ -98,15 +100,41 @@ def size_by_pillow(data: bytes | memoryview) -> tuple[int, int]:
         raise ValueError(f"no picture of a known type (starts with {bytes(data[:4]).hex()})") from error
 
 
-def png_header(start: bytes) -> ImageHeader:
-    """`start` is at least the first 33 bytes."""
+def png_header(start: bytes, data: bytes | memoryview) -> ImageHeader:
+    """`start` is at least the first 33 bytes of the file."""
     if len(start) < 33 or start[12:16] != b"IHDR":
         raise ValueError("PNG without its header")
     width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
     depth, colour = start[24], start[25]
     if not width or not height or colour not in PNG_CHANNELS:
         raise ValueError("PNG header with an impossible size or colour type")
-    return ImageHeader(PNG, height, width, PNG_CHANNELS[colour], depth == 8 and colour in (0, 2))
+    plain = depth == 8 and colour in (0, 2)
+    for chunk in islice(png_chunks(data) if plain else (), MAX_MARKERS):
+        if chunk.name in (b"IDAT", b"tRNS"):
+            plain = chunk.name == b"IDAT"
+            break
+    return ImageHeader(PNG, height, width, PNG_CHANNELS[colour], plain)
+
+
+class Chunk(NamedTuple):
+    """A chunk of a PNG."""
+
+    name: bytes
+    start: int
+    """Its first byte, of its length."""
+    stop: int
+    """The byte behind its checksum."""
+
+
+def png_chunks(data: bytes | memoryview) -> Iterator[Chunk]:
+    """The chunks of a PNG (ISO 15948, 5.3) that are there to their end, up to the first that is not."""
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        stop = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if stop > len(data):
+            return
+        yield Chunk(bytes(data[at + 4 : at + 8]), at, stop)
+        at = stop
 
 
 def jpeg_header(data: bytes | memoryview) -> ImageHeader:

@@ -33,6 +33,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headrace.pipeline.images.decode import decode_rgb
+from headrace.pipeline.images.limits import MAX_PIXELS
+from headrace.pipeline.images.whole import check_whole, looks_whole
 from headrace.shards import Field, ShardError, open_shards, write_shards
 from headrace.shards.checksums import CURRENT
 from headrace.shards.formats.ffcv import MIN_PAGE_SIZE, BetonShard, array_field, index_beton, read_beton
@@ -43,7 +46,6 @@ from headrace.shards.formats.tar import BLOCK, scan_tar
 from headrace.shards.formats.tar_links import BrokenLink
 from headrace.shards.mapping import MappedFile
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import MAX_PIXELS, check_decodes, check_structure, decode_rgb
 from headrace.tools.sources.archives import ArchiveFile
 from headrace.tools.sources.archives import scan_tar as scan_archive
 from headrace.tools.sources.cifar10 import parse_batch
@@ -513,14 +515,14 @@ def image(case: Case) -> None:
     results = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, on odd metadata
-        for function in (image_header, check_decodes, lambda data: decode_rgb(data, 40), decode_rgb):
+        for function in (image_header, check_whole, lambda data: decode_rgb(data, 40), decode_rgb):
             try:
                 results.append(function(data))  # type: ignore[no-untyped-call]
             except ValueError:
                 results.append(None)
     if results[3] is not None:
         assert results[3].width * results[3].height <= MAX_PIXELS
-    sound = check_structure(data)
+    sound = looks_whole(data)
     if sound and data != whole:
         assert damage.kind != "cut", "cut, and its structure is called whole"
         if seed.suffix == ".png":

@@ -32,11 +32,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
+from headrace.pipeline.images.decode import decode_rgb, to_pixels, to_rgb
+from headrace.pipeline.images.reading import open_image, plain_words
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import MachineError
 from headrace.shards.machine import cores
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import decode_rgb, open_image, plain, to_pixels, to_rgb
 from headrace.tools.upkeep.inspect import image_field
 
 Kind = Literal["bytes", "pixels", "near"]
@@ -363,7 +364,7 @@ def small_grey(value: bytes | npt.NDArray[np.uint8]) -> Image.Image:
         image.draft("L", (64, 64))
         return to_rgb(image).convert("L")
     except Exception as error:
-        raise ValueError(plain(error)) from error
+        raise ValueError(plain_words(error)) from error
 
 
 def perceptual_hash(grey: Image.Image) -> np.uint64:

@@ -17,12 +17,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from headrace.pipeline.images.decode import decode_rgb
 from headrace.shards import IMAGE_ENCODINGS, OTHER, ShardError, ShardSet, Spans, open_shards
 from headrace.shards.errors import MachineError
 from headrace.shards.printing import printable
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import decode_rgb
 
 NO_CLASS = "(-1)"
 """How the label of samples of no class is shown."""

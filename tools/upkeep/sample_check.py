@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.pipeline.images.decode import decode_rgb, to_pixels
+from headrace.pipeline.images.whole import check_whole
 from headrace.shards import OTHER, ShardError, ShardSet
 from headrace.shards.fields import ENCODINGS
 from headrace.shards.formats.images import picture_header
 from headrace.shards.index import OpenShard
 from headrace.shards.reading import is_unread
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import check_decodes, decode_rgb, to_pixels
 from headrace.tools.upkeep.findings import Finding
 
 CHUNK = 64
@@ -62,7 +63,7 @@ def check_image(data: bytes, expected: tuple[int, ...]) -> None:
     if header.encoding == OTHER:
         decode_rgb(data)
     else:
-        check_decodes(data)
+        check_whole(data)
 
 
 def check_media(kind: str, data: bytes) -> None:
