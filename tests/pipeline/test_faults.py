@@ -93,11 +93,18 @@ PLACES = {1: ("offset", 1 << 40), 6: ("size", -1), 13: ("height", 0), 22: ("enco
 """Samples, and what a damaged index says of their images."""
 
 
-@pytest.mark.parametrize("format", ["webdataset", "ffcv"])
-@pytest.mark.parametrize("engine", [*AVAILABLE, pytest.param("ffcv", marks=pytest.mark.peer("ffcv"))])
+FORMATS = [("webdataset", AVAILABLE), ("ffcv", [*AVAILABLE, pytest.param("ffcv", marks=pytest.mark.peer("ffcv"))])]
+
+
+@pytest.mark.parametrize(
+    ("format", "engine"),
+    [
+        pytest.param(format, *engine.values, marks=engine.marks) if not isinstance(engine, str) else (format, engine)
+        for format, engines in FORMATS
+        for engine in engines
+    ],
+)
 def test_a_damaged_index_is_some_bad_samples(engine: str, format: Any, photos: ShardSet, tmp_path: Path) -> None:
-    if (engine, format) == ("ffcv", "webdataset"):
-        return  # it reads .beton alone
     path = tmp_path / "set"
     write_shards(path, [photos.read(i) for i in range(COUNT)], photos.fields, format=format)
     (shard,) = read_manifest(path).shards
@@ -107,7 +114,10 @@ def test_a_damaged_index_is_some_bad_samples(engine: str, format: Any, photos: S
     index.flush()
     with open_shards(path) as shards:
         assert shards.unreadable("image").tolist() == sorted(PLACES)
-        with make(shards, engine=engine) as loader, pytest.raises(ShardError, match=r"image lies outside|no image that"):
+        with (
+            make(shards, engine=engine) as loader,
+            pytest.raises(ShardError, match=r"image (lies outside|is no image)"),
+        ):
             list(loader)
         with make(shards, engine=engine, on_error="skip") as loader:
             assert sum(len(batch) for batch in loader) == COUNT - len(PLACES)
