@@ -19,6 +19,7 @@ from headrace.pipeline import Loader, View, ViewSpec
 from headrace.pipeline.images.decode import decode_image
 from headrace.shards import OTHER, UNREADABLE, ShardError, ShardSet, open_shards
 from headrace.tools.conversion.convert import convert
+from headrace.tools.pictures.show_views import pixels
 from headrace.tools.sources import SOURCES
 from headrace.tools.upkeep.verify import verify
 
@@ -28,9 +29,9 @@ Link = tuple[bytes, str]
 
 def picture(format: str = "PNG", level: int = 0, **options: Any) -> bytes:
     """Noise of 7 x 5 pixels."""
-    pixels = np.random.Generator(np.random.Philox(level)).integers(0, 256, (5, 7, 3), np.uint8)
+    noise = np.random.Generator(np.random.Philox(level)).integers(0, 256, (5, 7, 3), np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format, **options)
+    Image.fromarray(noise).save(stream, format, **options)
     return stream.getvalue()
 
 
@@ -254,8 +255,8 @@ def test_other_pictures(tmp_path: Path, ending: str) -> None:
         convert("shards", path, tmp_path / kind, format=kind, seed=None)  # type: ignore[arg-type]
         with open_shards(tmp_path / kind) as shards:
             stored = shards.read(0)["image"]
-            pixels = stored if isinstance(stored, np.ndarray) else decode_image(stored)
-            assert np.array_equal(pixels, decode_image(content))
+            shown = stored if isinstance(stored, np.ndarray) else decode_image(stored)
+            assert np.array_equal(shown, decode_image(content))
             assert shards.places("image", [0]).encoding[0] == (2 if kind == "webdataset" else 1)
         assert verify(tmp_path / kind).ok
 
@@ -445,3 +446,23 @@ def test_keys_that_no_tar_of_ours_holds(tmp_path: Path) -> None:
         assert all("too long for a tar" in reason for reason in reasons)
         assert len(reasons) == (format == "webdataset")
         assert verify(tmp_path / f"{format}{share}").ok
+
+
+@pytest.mark.parametrize("format", ["TIFF", "WEBP", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_other_pictures_that_are_to_be_turned(tmp_path: Path, format: str, orientation: int) -> None:
+    """Whatever is done about that, they are read, and look the same opened as they are and converted."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    options: dict[str, Any] = {"tiffinfo": exif} if format == "TIFF" else {"exif": exif}
+    content = picture(format, **options)
+    write_tar(tmp_path / "0.tar", [("0.tif", content), ("1.tif", content)])
+    convert("shards", tmp_path / "0.tar", tmp_path / "set", seed=None)
+    with open_shards(tmp_path / "0.tar") as found, open_shards(tmp_path / "set") as stored:
+        assert np.array_equal(pixels(found, 0), pixels(stored, 0))
+        for engine in ("native", "torchvision"):
+            views = []
+            for shards in (found, stored):
+                with Loader(shards, ViewSpec([View(size=4)]), 2, engine=engine, shuffle=False) as loader:
+                    views.append(next(iter(loader)).views[0].numpy())
+            assert np.array_equal(*views)
