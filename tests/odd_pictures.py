@@ -48,6 +48,7 @@ KEYED = CHINA.copy()
 KEYED[:48] = (1, 2, 3)
 WHITE_ABOVE = CHINA.copy()
 WHITE_ABOVE[:48] = 255
+PALETTE = Image.fromarray(CHINA).quantize(20)
 GREY = np.asarray(Image.fromarray(CHINA).convert("L"))
 GREY_ALPHA = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(RGBA[..., 3])))
 GREY_WHITE_ABOVE = np.repeat(GREY[:, :, None], 3, 2)
@@ -70,10 +71,7 @@ WHOLE: dict[str, tuple[bytes, Pixels]] = {
     "transparent colour": (encoded(KEYED, "PNG", transparency=(1, 2, 3)), WHITE_ABOVE),
     "alpha": (encoded(RGBA, "PNG"), WHITE_ABOVE),
     "grey and alpha": (encoded(GREY_ALPHA, "PNG"), GREY_WHITE_ABOVE),
-    "palette": (
-        encoded(Image.fromarray(CHINA).quantize(20), "PNG"),
-        pillows(encoded(Image.fromarray(CHINA).quantize(20), "PNG")),
-    ),
+    "palette": (encoded(PALETTE, "PNG"), pillows(encoded(PALETTE, "PNG"))),
     "16-bit grey": (encoded(with_ramp(), "PNG"), np.repeat((with_ramp() >> 8).astype(np.uint8)[:, :, None], 3, 2)),
     "one bit": (encoded(CHINA, "PNG", mode="1"), pillows(encoded(CHINA, "PNG", mode="1"))),
 }

@@ -8,14 +8,16 @@ torchvision and in the way ImageNet is used. What an engine's own decoder gives 
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from headrace.pipeline.images.limits import check_pixels, pixel_limit
+from headrace.pipeline.images.limits import TooLarge, check_pixels, pixel_limit
 from headrace.pipeline.images.reading import is_jpeg, open_image, plain_words
-from headrace.pipeline.images.whole import check_codes, check_scans, looks_whole
+from headrace.pipeline.images.whole import Damaged, check_codes, check_scans, looks_whole
 from headrace.shards import JPG
 from headrace.shards.formats.images import image_header
 
@@ -31,11 +33,16 @@ def decode_image(data: bytes | memoryview) -> npt.NDArray[np.uint8]:
     return to_pixels(decode_rgb(data))
 
 
-def decode_rgb(data: bytes | memoryview, max_side: int | None = None, *, max_pixels: int | None = None) -> Image.Image:
+def decode_rgb(
+    data: bytes | memoryview, max_side: int | None = None, *, max_pixels: int | None = None, mend: bool = False
+) -> Image.Image:
     """The image in RGB, shrunk so that no side is longer than `max_side`.
 
     A JPEG of more pixels than the limit is decoded at a half, a quarter or an eighth of its sides, where that brings it
     within the limit and leaves enough for `max_side`; not a progressive one, of which all coefficients are held.
+
+    With `mend`, as a conversion has it, which stores the pixels anew, a JPEG that is damaged within but not truncated
+    becomes what libjpeg makes of it.
 
     Raises:
         ValueError: as `decode_image`. `max_pixels` takes the place of `pixel_limit`.
@@ -47,13 +54,16 @@ def decode_rgb(data: bytes | memoryview, max_side: int | None = None, *, max_pix
             if max_side is not None and image.width * image.height > limit and not image.info.get("progressive"):
                 image.draft(None, within(image.size, max_side))
             check_pixels(*image.size, limit)
-            check_codes(data)
+            with contextlib.suppress(*([Damaged] if mend else [])):
+                check_codes(data)
         else:
             check_pixels(*image.size, limit)
         if max_side is not None and image.mode in ("L", "RGB"):
             # Before decoding: a JPEG far larger than wanted is decoded at a half, a quarter or an eighth.
             image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
         image = to_rgb(image)
+    except (TooLarge, Damaged):
+        raise
     except Exception as error:
         raise ValueError(plain_words(error)) from error
     return shrink(image, max_side)

@@ -221,7 +221,7 @@ def _most_pixels(given: int | None) -> int:
     """What is given, else the limit of this process."""
     try:
         return pixel_limit() if given is None else given
-    except ValueError as error:
+    except MachineError as error:
         raise UserError(str(error)) from error
 
 

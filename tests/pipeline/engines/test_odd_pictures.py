@@ -16,8 +16,8 @@ from headrace.shards import JPG, Field, ShardError, ShardSet, open_shards, write
 from headrace.shards.formats.images import image_header
 from tests.odd_pictures import CHINA, CUT, WHOLE, Pixels
 
-EXACT = {"native", "torchvision", "kornia"}
-"""Engines whose pixels are Pillow's to the bit; the others' resize rounds otherwise."""
+LEVELS = {"native": 0, "torchvision": 0, "kornia": 0, "dali": 2, "dali+kornia": 2, "ffcv": 8}
+"""How far pixels may be from Pillow's: DALI's resize rounds otherwise, ffcv's decoder has a faster inverse DCT."""
 PACKAGES = {name: name.split("+") for name in DEVICE_ENGINES} | {"ffcv": ["ffcv"]}
 CASES = [
     pytest.param(engine, format, marks=pytest.mark.peer(*PACKAGES[engine]) if engine in PACKAGES else ())
@@ -61,7 +61,8 @@ def test_pixels_are_pillows(name: str, format: str, tmp_path: Path) -> None:
         for i, view in enumerate(found):
             expected = WHOLE[shards.key(i).replace("_", " ")][1][:side, :side]
             difference = np.abs(view.astype(int) - expected.astype(int))
-            assert difference.max() <= (0 if name in EXACT else 2), (shards.key(i), difference.max())
+            assert difference.max() <= LEVELS[name], (shards.key(i), difference.max())
+            assert difference.mean() <= LEVELS[name] / 4
 
 
 @pytest.mark.parametrize(("name", "format"), CASES)
@@ -74,9 +75,7 @@ def test_what_is_cut_is_named_with_its_reason(name: str, format: str, tmp_path: 
         with opened(name, shards, spec) as engine:
             rendered(engine, shards, drawn, np.array([0]), side)
             for i in range(1, len(shards)):
-                with pytest.raises(
-                    ShardError, match=r"cannot decode the image: .*(cut off|truncated|broken)"
-                ) as caught:
+                with pytest.raises(ShardError, match=r"cannot decode the image: .*(truncated|broken)") as caught:
                     rendered(engine, shards, drawn, np.array([0, i]), side)
                 assert shards.key(i) in str(caught.value)
 

@@ -202,7 +202,7 @@ def test_a_progressive_jpeg_without_some_of_its_scans_is_not_whole(name: str) ->
     assert len(scans) > 4
     begins = [data.rindex(b"\xff\xc4", 0, at) if b"\xff\xc4" in data[at - 80 : at] else at for at in scans]
     for number, begin in enumerate(begins[1:], 1):
-        with pytest.raises(ValueError, match="cut off: no scan"):
+        with pytest.raises(ValueError, match="truncated: no scan"):
             check_whole(data[:begin] + b"\xff\xd9")
         following = begins[number + 1] if number + 1 < len(begins) else len(data) - 2
         assert not is_whole(data[:begin] + data[following:])
