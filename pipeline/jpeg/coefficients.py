@@ -52,7 +52,7 @@ encoders write about ten."""
 _EXTENDED, _PROGRESSIVE = SOF0 + 1, SOF0 + 2
 _LARGE = 1 << 15
 """Bytes of a scan that TAIL reads all of."""
-_TAIL, _APART, _SETTLED = 4096, 61, 512
+_TAIL, _APART, _SETTLED = 2048, 61, 256
 """Bytes at a large scan's end that TAIL reads, twice, from two places so far apart; and how many at the end it must
 have read without an error."""
 MOST_OF_MCU = 10
@@ -71,11 +71,15 @@ class Frame(NamedTuple):
     """int64 (4, 64): bits that each coefficient lacks so far, -1 for all."""
     scanned: np.ndarray
     """int64 (4,): numbers of the components of the scan under way."""
+    ends: np.ndarray
+    """int64 (MAX_SCANS + 1, 2): of each scan, counted from 1, where its data end, and 1 where it has a hole of zeros;
+    what MARKERS leaves for TAIL."""
 
 
 def frame_scratch() -> Frame:
     """Working memory for any JPEG."""
-    return Frame(np.zeros((4, 8), np.int64), np.zeros((4, 64), np.int64), np.zeros(4, np.int64))
+    sizes = ((4, 8), (4, 64), (4,), (MAX_SCANS + 1, 2))
+    return Frame(*(np.zeros(size, np.int64) for size in sizes))
 
 
 @kernel
@@ -84,7 +88,7 @@ def read_scans(data, mode, scratch, frame):
 
     Args:
         data: uint8 (bytes of the file,).
-        mode: MARKERS, TAIL or ALL.
+        mode: MARKERS, TAIL, which comes behind MARKERS of the same file, or ALL.
         scratch: `jpeg_scratch` for at least this many bytes, of which MARKERS needs none.
         frame: `frame_scratch`.
 
@@ -156,7 +160,8 @@ def read_scans(data, mode, scratch, frame):
                 if not quantums >> components[c, 7] & 1:
                     return BROKEN, at, kind == _PROGRESSIVE
             if mode == MARKERS:
-                position = _scan_end(data, position)[0]
+                position, hole = _scan_end(data, position)
+                frame.ends[scans, 0], frame.ends[scans, 1] = position, hole
                 continue
             several = np.int64(data[at])
             spectral = at + 1 + 2 * several
@@ -170,7 +175,7 @@ def read_scans(data, mode, scratch, frame):
                 if (first == 0 and high == 0 and not tables >> dc & 1) or (last > 0 and not tables >> ac & 1):
                     return NO_TABLE, at, kind == _PROGRESSIVE  # refining DC takes plain bits, no table
             if mode == TAIL and kind != _PROGRESSIVE and several == count and not restart_interval:
-                stop, hole = _scan_end(data, position)
+                stop, hole = frame.ends[scans, 0], frame.ends[scans, 1]
                 if stop - position > _LARGE:
                     if hole or stop - position < blocks // 4 or not _tail_fits(data, stop, several, scratch, frame):
                         return SHORT, stop, False

@@ -85,7 +85,7 @@ def examine(data: bytes | memoryview, mode: int = ALL) -> Scans:
     if scans.found != NO_TABLE:
         return scans
     with_tables = np.frombuffer(b"\xff\xd8" + usual_tables() + content[2:].tobytes(), np.uint8)
-    return Scans(*read_scans(with_tables, mode, _memory.of(0, 0, len(with_tables)), frame))
+    return Scans(*read_scans(with_tables, ALL, _memory.of(0, 0, len(with_tables)), frame))
 
 
 @lru_cache(maxsize=1)
