@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import stat
 import struct
 import tarfile
 import threading
@@ -18,7 +17,7 @@ import weakref
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -37,7 +36,14 @@ from headrace.shards.formats.webdataset import (
     padded,
 )
 from headrace.tools.errors import UserError
-from headrace.tools.sources.listing import unreadable
+from headrace.tools.sources.listing import (
+    SpecialFile,
+    check_mode,
+    check_no_special,
+    findable,
+    open_file,
+    unreadable,
+)
 from headrace.tools.sources.source import BadSample
 
 MAX_PICTURE = 64 << 20
@@ -53,7 +59,10 @@ class ArchiveFile:
 
     def __init__(self, path: Path) -> None:
         try:
+            check_mode(os.stat(path).st_mode)
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except SpecialFile as error:
+            raise UserError(f"{findable(path)}: {error}") from error
         except OSError as error:
             raise unreadable(path, error) from error
         weakref.finalize(self, os.close, self.descriptor)
@@ -197,9 +206,11 @@ class TarEntry(NamedTuple):
     size: int
 
 
-def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarEntry]:
+def scan_tar(
+    file: ArchiveFile, inside: TarEntry | None = None, passed: Callable[[str, str], object] = lambda what, name: None
+) -> Iterator[TarEntry]:
     """The regular files of a tar, or of the tar that is a member of it; one block is read for each. A hard link is a
-    file once more.
+    file once more. `passed` is called with what else there is, folders apart: a kind and a name.
 
     UserError with the offset in the outermost file on anything but a whole tar.
     """
@@ -278,6 +289,7 @@ class Limited(io.RawIOBase):
 @contextmanager
 def tar_gz(path: Path) -> Iterator[tarfile.TarFile]:
     """A small .tar.gz, to be read once from begin to end."""
+    check_no_special(path)
     with gzip.open(path) as stream, tarfile.open(fileobj=Limited(stream), mode="r|") as tar:
         yield tar
 
@@ -349,17 +361,12 @@ def read_zip(file: ArchiveFile, name: str, entry: ZipEntry, limit: int = MAX_PIC
 def read_file(path: str | os.PathLike[str], limit: int = MAX_PICTURE) -> bytes:
     """Content of a file; BadSample where it is no regular file or has more than `limit` bytes, OSError where it cannot
     be read."""
-    with open(path, "rb", buffering=0, opener=open_at_once) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise BadSample("not a regular file")
-        check_size(status.st_size, limit)
-        return file.read()
-
-
-def open_at_once(path: str, flags: int) -> int:
-    """A descriptor, also of a named pipe, which would wait for somebody who writes."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    try:
+        with open_file(path) as file:
+            check_size(os.fstat(file.fileno()).st_size, limit)
+            return file.read()
+    except SpecialFile as error:
+        raise BadSample(str(error)) from error
 
 
 def check_size(size: int, limit: int) -> None:
