@@ -119,8 +119,8 @@ def run(args: argparse.Namespace) -> None:
         tell(f"belong to no sample: {counted(result.left_out)}; {why} lists them")
     if result.rejects:
         tell(f"{result.rejects:,} samples were left out; {why} says why")
-    for note in result.notes:
-        tell(note)
+    for line in result.notes:
+        tell(line)
 
 
 def check(args: argparse.Namespace) -> None:
