@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.errors import ClosedError, ShardError
-from headrace.shards.fields import Field
+from headrace.shards.fields import UNREADABLE, Field
 from headrace.shards.formats import ffcv, webdataset
 from headrace.shards.formats.foreign import how_to_name, scan_shards
-from headrace.shards.formats.images import image_header
+from headrace.shards.formats.foreign_choice import Omitted
+from headrace.shards.formats.images import picture_header
 from headrace.shards.index import IndexReader, OpenShard, entry_places, misplaced, misshaped
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from headrace.shards.mapping import MappedFile, cannot_read, leased
@@ -40,7 +41,9 @@ class Spans(NamedTuple):
     width: npt.NDArray[np.int32]
     """(n,): likewise."""
     encoding: npt.NDArray[np.uint8]
-    """(n,): 0 jpg, 1 raw, 2 png; 0 where the field is no image."""
+    """(n,): 0 jpg, 1 raw, 2 png; 0 where the field is no image. In sets that other programs wrote also 3, another
+    picture that Pillow decodes. In what `ShardSet.request` and `places` give also 255, whatever the field, where a
+    sample cannot be read: an image's height and width are 1 then."""
 
 
 class ChecksumError(ShardError):
@@ -66,11 +69,14 @@ class ShardSet:
         shards: Sequence[OpenShard] | OpenShards,
         *,
         check: bool = False,
+        omitted: Omitted | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.fields: Mapping[str, Field] = manifest.fields
         self.check = check
+        self.omitted = omitted or Omitted()
+        """What another program's files hold and the set does not."""
         self._files: OpenShards | None = shards if isinstance(shards, OpenShards) else FewShards(shards)
         self._starts = np.concatenate([[0], np.cumsum(self._files.samples)])
         self._places = {name: entry_places(manifest.fields, manifest.checksums, name) for name in manifest.fields}
@@ -97,8 +103,8 @@ class ShardSet:
     def __repr__(self) -> str:
         return f"ShardSet({str(self.path)!r}, {len(self)} samples, {', '.join(self.fields)})"
 
-    def read(self, i: int) -> dict[str, Any]:
-        """One sample: its key under "__key__" and the value of every field.
+    def read(self, i: int, fields: Iterable[str] | None = None) -> dict[str, Any]:
+        """One sample: its key under "__key__" and the value of every field, or of some.
 
         Images are bytes (jpg, png) or uint8 (H, W, 3); everything is a copy. IndexError outside of the set;
         ShardError where a value does not decode or, in a set opened with `check=True`, differs from its
@@ -108,20 +114,25 @@ class ShardSet:
         record = files.index(number)[row].item()
         content, shard_bytes = files.mapped(number), int(files.sizes[number])
         sample: dict[str, Any] = {"__key__": record[-1].decode(errors="surrogateescape")}
-        for name, field in self.fields.items():
+        for name in self.fields if fields is None else fields:
+            field = self._field(name)
             offset, size, checksum, *image = (record[place] for place in self._places[name])
             outside = misplaced(shard_bytes, offset, size)
             payload = content.read(offset, offset + size) if not outside else np.empty(0, np.uint8)
-            if image[:2] == [0, 0] and not outside:  # of another program's tar
+            if image[2:] == [UNREADABLE] and not outside:  # of another program's tar
                 raise ShardError(f"{self.where(i, name)}: {name} is no image that can be read ({why_not(payload)})")
             if outside or (image and misshaped(size, *image)):
-                raise ShardError(f"{self.where(i, name)}: {name} lies outside of the shard; verify the set")
+                lies = "lies outside of the shard or has an impossible size; verify the set"
+                raise ShardError(f"{self.where(i, name)}: {name} {lies}")
             if self.check and self._checksum(payload.data) != checksum:
                 raise ChecksumError(f"{self.where(i, name)}: {name} differs from its checksum; copy the shard again")
             try:
                 sample[name] = self._decode(field, payload, *image)
             except (ValueError, TypeError, SyntaxError, RecursionError) as error:
                 raise ShardError(f"{self.where(i, name)}: {name} does not decode ({error})") from error
+            if row in files.unreadable(number, name):
+                such = f"others are names, such as {field.classes[0]!r}"
+                raise ShardError(f"{self.where(i, name)}: {name} is the number {sample[name]}, and {such}")
         return sample
 
     def decode(self, field: str, payload: npt.NDArray[np.uint8]) -> Any:
@@ -142,12 +153,17 @@ class ShardSet:
 
         Raises:
             IndexError: Outside of the set.
-            ShardError: A remote set's bytes cannot be fetched, or do not fit into its cache at once.
+            ShardError: A sample cannot be read, as its index tells; or a remote set's bytes cannot be fetched, or do
+                not fit into its cache at once.
         """
-        return self.request(field, ids)[0]
+        spans, wait = self.request(field, ids)
+        wait()
+        self.refuse_unreadable(field, ids, spans)
+        return spans
 
     def request(self, field: str, ids: npt.ArrayLike) -> tuple[Spans, Callable[[], None]]:
-        """`spans` without waiting: to be called, from any thread, before the bytes are read is what comes second."""
+        """`spans` without waiting: to be called, from any thread, before the bytes are read is what comes second.
+        Samples that cannot be read are marked, see `Spans.encoding`."""
         files = self._open_files()
         number, places = self._find(field, ids)
         first, lease = files.hold(number)
@@ -155,7 +171,7 @@ class ShardSet:
 
     def places(self, field: str, ids: npt.ArrayLike) -> Spans:
         """`spans` for their sizes and shapes: nothing is mapped or fetched, and what stands for addresses are offsets
-        in the shards."""
+        in the shards. Samples that cannot be read are marked."""
         return self._find(field, ids)[1]
 
     def ints(self, field: str = "label") -> npt.NDArray[np.int64]:
@@ -171,6 +187,24 @@ class ShardSet:
                 values.flags.writeable = False
                 self._ints[field] = values
             return self._ints[field]
+
+    def unreadable(self, field: str) -> npt.NDArray[np.int64]:
+        """The samples, in ascending order, of which the index tells that the field cannot be read. Others may still not
+        decode."""
+        if self._field(field).kind != "int":
+            return np.flatnonzero((self._columns.get(field) or self._load_columns(field)).encoding == UNREADABLE)
+        files = self._open_files()
+        starts = enumerate(self._starts[:-1].tolist())
+        return np.array(sorted(start + row for n, start in starts for row in files.unreadable(n, field)), np.int64)
+
+    def refuse_unreadable(self, field: str, ids: npt.ArrayLike, spans: Spans) -> None:
+        """ShardError for the first of some samples that cannot be read, with its reason; to be called before the bytes
+        that `spans` are of are."""
+        bad = spans.encoding == UNREADABLE
+        if bad.any():
+            i = int(np.asarray(ids)[bad][0])
+            self.read(i, [field])  # which says what is wrong with it
+            raise ShardError(f"{self.where(i, field)}: {field} cannot be read; verify the set")
 
     def where(self, i: int, field: str) -> str:
         """Where a field of a sample is stored, for error messages: shard, offset and key."""
@@ -249,20 +283,22 @@ class ShardSet:
                     index = files.passing(number)
                     for column, values in zip(wanted, arrays, strict=False):
                         values[start:stop] = index[f"{name}.{column}"]
-                self._check_places(files, name, field, columns)
+                self._mark_unreadable(files, field, columns)
                 self._columns[name] = columns
             return self._columns[name]
 
-    def _check_places(self, files: OpenShards, name: str, field: Field, columns: Spans) -> None:
-        """ShardError for the first sample whose field is misplaced or misshaped."""
+    def _mark_unreadable(self, files: OpenShards, field: Field, columns: Spans) -> None:
+        """Marks the samples whose field is misplaced or misshaped, and gives them a place and a shape that do no
+        harm."""
         sizes: Any = files.sizes.repeat(files.samples)
-        bad = misplaced(sizes, columns.address, columns.size)
+        outside = misplaced(sizes, columns.address, columns.size)
+        bad = outside
         if field.kind == "image":
             height, width = columns.height.astype(np.int64), columns.width.astype(np.int64)
-            bad |= misshaped(columns.size, height, width, columns.encoding)
-        if bad.any():
-            at = "".join(self._where(int(np.argmax(bad)), name))
-            raise ShardError(f"{at}: {name} lies outside of the shard or has an impossible size; verify the set")
+            bad = bad | misshaped(columns.size, height, width, columns.encoding)
+            columns.height[bad] = columns.width[bad] = 1
+        columns.address[outside] = columns.size[outside] = 0
+        columns.encoding[bad] = UNREADABLE
 
 
 _OPEN: weakref.WeakSet[ShardSet] = weakref.WeakSet()
@@ -292,7 +328,8 @@ def open_folder(path: str | os.PathLike[str], *, check: bool = False) -> ShardSe
     if folder.is_file() or not _exists(folder / MANIFEST_NAME):
         if check:
             raise ShardError(f"{folder}: has no manifest, so there are no checksums to check")
-        return ShardSet(folder, *scan_shards(folder))
+        manifest, shards, omitted = scan_shards(folder)
+        return ShardSet(folder, manifest, shards, omitted=omitted)
     manifest = read_manifest(folder)
     return ShardSet(folder, manifest, open_files(folder, manifest, check=check), check=check)
 
@@ -300,7 +337,7 @@ def open_folder(path: str | os.PathLike[str], *, check: bool = False) -> ShardSe
 def why_not(payload: npt.NDArray[np.uint8]) -> str:
     """What is wrong with the bytes of an image of which no index could say the size."""
     try:
-        image_header(payload.data)
+        picture_header(payload.data)
     except ValueError as error:
         return str(error)
     return "its size in the index is impossible; verify the set"

@@ -10,12 +10,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 
 from headrace.models import Method
 from headrace.pipeline import ClipSpec, SoundSpec, TextSpec, ViewSpec
-from headrace.shards import ShardSet, open_shards
+from headrace.shards import UNREADABLE, ShardSet, open_shards
 from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.tools.errors import UserError
 from headrace.tools.fields import image_field
@@ -151,8 +152,9 @@ def _pixel_side(method: Method, shards: ShardSet) -> int:
         return min(shown.clips[0].view.size, CLIP_SIDE)
     if not isinstance(shown, ViewSpec):
         raise RunError(f"{type(method).__name__} is shown no pixels, so that there are none to compare with")
-    first = shards.spans(image_field(shards), [0])
-    return min(int(first.height[0]), int(first.width[0]), PIXEL_SIDE)
+    sizes = shards.places(image_field(shards), np.arange(len(shards)))
+    first = int(np.argmax(sizes.encoding != UNREADABLE))
+    return min(int(sizes.height[first]), int(sizes.width[first]), PIXEL_SIDE)
 
 
 def device() -> str:

@@ -43,7 +43,7 @@ def require_measurable(
     if config.probe.every and config.probe.protocols:
         for shards in (training, validation):
             if shards is not None and "label" not in shards.fields:
-                raise ConfigError(f"probe.protocols: must be [] where {shards.path} has no labels")
+                raise ConfigError(f"probe.protocols: must be [] where {shards.path} has no labels{shards.omitted.hint}")
         if validation is not None:
             try:
                 matched_labels(training, validation)

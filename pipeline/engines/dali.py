@@ -22,7 +22,7 @@ from headrace.pipeline.engines.dali_graph import OPERATORS, arguments, graph
 from headrace.pipeline.images.decode import decode_image
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import ViewSpec
-from headrace.shards import JPG, RAW, ShardError, ShardSet, Spans
+from headrace.shards import JPG, OTHER, RAW, ShardError, ShardSet, Spans
 from headrace.shards.machine import cores
 
 _SIDE = 32
@@ -93,7 +93,7 @@ class DaliEngine(WholeBatchEngine):
 
     def _run(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> None:
         """Render, under the lock. Nothing of DALI's reads the samples' bytes any more when it is left."""
-        raw = bool((spans.encoding == RAW).any())
+        raw = bool(((spans.encoding == RAW) | (spans.encoding == OTHER)).any())
         images = [self._pixels(ids, spans, i) for i in range(len(ids))] if raw else _files(spans)
         inputs: dict[str, Any] = {"image": images}
         for v, view in enumerate(self._spec.views):
@@ -143,7 +143,7 @@ class DaliEngine(WholeBatchEngine):
 
     def _pixels(self, ids: np.ndarray, spans: Spans, i: int) -> np.ndarray:
         """uint8 (H, W, 3), stored pixels without a copy. The graph takes either pixels or files, so that files are
-        decoded here where a batch has both."""
+        decoded here where a batch has both, or one of a type that DALI may not know."""
         if spans.encoding[i] == RAW:
             height, width = int(spans.height[i]), int(spans.width[i])
             pixels = np.frombuffer(memory_at(int(spans.address[i]), 3 * height * width), np.uint8)

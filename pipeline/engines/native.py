@@ -31,7 +31,8 @@ from headrace.pipeline.engines.kernels import (
     turn,
 )
 from headrace.pipeline.engines.resize import crop_resize
-from headrace.pipeline.images.decode import MAX_PIXELS, decode_image, decode_jpeg
+from headrace.pipeline.images.decode import decode_image, fast_jpeg
+from headrace.pipeline.images.limits import check_pixels, pixel_limit
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.view import View, settings
 from headrace.pipeline.images.views import ViewSpec
@@ -47,6 +48,8 @@ _LAYOUT = np.dtype(
     ],
     align=True,
 )
+_REFUSED = 255
+"""In the place of the encoding of pictures that the compiled decoder does not look at."""
 _RGB, _LAB, _OWN = range(3)
 """How levels become floats: scaled, as Lab and scaled, by their own mean and deviation."""
 
@@ -80,6 +83,7 @@ class NativeEngine:
         started = perf_counter()
         scratch = self._scratch(spans)
         known = spans._replace(address=spans.address.copy(), encoding=spans.encoding.copy())
+        known.encoding[_too_large(spans)] = _REFUSED
         draws = np.ascontiguousarray(plan.draws)
         cycles = np.zeros(2, np.uint64)
         decoded_here_s = 0.0
@@ -96,7 +100,7 @@ class NativeEngine:
                 views[0].dtype == np.float32,
                 cycles,
             )
-            if done < len(ids):  # not a baseline JPEG, or damaged
+            if done < len(ids):  # not a baseline JPEG, damaged, or too large
                 decoding = perf_counter()
                 pixels = self._decode(int(ids[done]), spans, done, scratch)
                 known.address[done], known.encoding[done] = pixels.ctypes.data, RAW
@@ -112,9 +116,11 @@ class NativeEngine:
         height, width = int(spans.height[i]), int(spans.width[i])
         data = memory_at(int(spans.address[i]), int(spans.size[i]))
         with of_sample(self._shards, sample, self._field, "image"):
-            if height * width > MAX_PIXELS:
-                raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS}")
-            pixels = decode_jpeg(data, scratch.memory.decoded) if spans.encoding[i] == JPG else decode_image(data)
+            check_pixels(width, height)
+            try:
+                pixels = fast_jpeg(data, scratch.memory.decoded)
+            except ValueError:
+                pixels = decode_image(data)
             if pixels.shape != (height, width, 3):
                 raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, the index says {width} x {height}")
         scratch.kept = pixels
@@ -123,7 +129,7 @@ class NativeEngine:
     def _scratch(self, spans: Spans) -> _Scratch:
         """This thread's working memory, at least as large as these samples need."""
         height, width = spans.height.astype(np.int64), spans.width.astype(np.int64)
-        compressed = (spans.encoding == JPG) & (height * width <= MAX_PIXELS)
+        compressed = (spans.encoding == JPG) & ~_too_large(spans)
         # Of each the most that one picture needs: a wide one beside a tall one does not make a large one.
         need = (
             int(height.max()),
@@ -137,6 +143,12 @@ class NativeEngine:
             capacity = need if scratch is None else tuple(map(max, need, scratch.capacity))
             scratch = self._local.scratch = _Scratch(capacity, self._largest)
         return scratch
+
+
+def _too_large(spans: Spans) -> np.ndarray:
+    """bool (n,): encoded pictures with more pixels than the limit."""
+    too_large: np.ndarray = (spans.encoding != RAW) & (spans.height.astype(np.int64) * spans.width > pixel_limit())
+    return too_large
 
 
 def _layout(view: View) -> tuple[Any, ...]:
@@ -214,7 +226,7 @@ def _render(begin, spans, draws, settings, layouts, memory, out_address, as_floa
         height, width = spans.height[i], spans.width[i]
         if spans.encoding[i] == RAW:
             source = pixels_at(spans.address[i], height, width)
-        elif spans.encoding[i] == JPG and np.int64(height) * width <= MAX_PIXELS:
+        elif spans.encoding[i] == JPG:
             source = memory.decoded[: 3 * height * width].reshape(height, width, 3)
             if _decode_union(spans.address[i], spans.size[i], draws[i], memory.jpeg, source) != DECODED:
                 return i

@@ -10,7 +10,8 @@ from headrace.pipeline.jpeg.scratch import LAST_CODE, LOOK_BITS, OFFSET, SYMBOLS
 
 # An AC look-up entry: bits 0-5 how many bits code and value take together (the code alone at an end of block), which a
 # shift of 64 bits takes without a mask; 6-10 the run of zeros plus 1, 11-13 flags, 16-31 the value, where the string
-# has all of its bits; else 16-19 the value's size in bits and 20-24 the code's. Every flag makes an entry "unusual".
+# has all of its bits; else 16-19 the value's size in bits and 20-24 the code's; at an end of block 16-19 the run, which
+# says of how many blocks in progressive scans. Every flag makes an entry "unusual".
 _END_OF_BLOCK, _LONGER_CODE, _LONGER_VALUE = 1 << 11, 1 << 12, 1 << 13
 _UNUSUAL = _END_OF_BLOCK | _LONGER_CODE | _LONGER_VALUE
 _BLOCK_ENDS, _BAD_CODE = 100, 101
@@ -60,7 +61,7 @@ def _ac_entry(symbol, length):
     """Look-up entry of a code of `length` bits."""
     run, size = symbol >> 4, symbol & 15
     if size == 0 and run < 15:
-        return _END_OF_BLOCK | length
+        return (run << 16) | _END_OF_BLOCK | length
     return (length << 20) | (size << 16) | _LONGER_VALUE | ((run + 1) << 6) | (length + size)
 
 
@@ -172,3 +173,45 @@ def skip_block(stream, bits, available, position, dc, dc_table, ac_table):
             if k >= 63:
                 break
     return bits, available & 63, position, dc, 0 if k == 63 else -1
+
+
+@kernel_part
+def skip_bits(stream, bits, available, position, count):
+    """Past so many bits, up to 64 at a time; at least 40 bits are in the reader then."""
+    bits, available, position = _refill(stream, bits, available, position)
+    while count > 16:
+        bits <<= np.uint64(16)
+        available -= 16
+        count -= 16
+        bits, available, position = _refill(stream, bits, available, position)
+    return bits << np.uint64(count), available - count, position
+
+
+@kernel_part
+def skip_dc(stream, bits, available, position, table):
+    """Past a DC coefficient: the reader, and whether it has a code."""
+    bits, available, position, _dc, length = _read_dc(stream, bits, available, position, np.int64(0), table)
+    return bits, available, position, length > 0
+
+
+@kernel_part
+def ac_step(stream, bits, available, position, table):
+    """Past one AC symbol and the value behind it.
+
+    Returns: the reader; the run of zeros before the value, or that of an end of blocks; something that is 0 where there
+    is no value and -1, 1 where it is one bit; and the code's length, 0 if bad.
+    """
+    bits, available, position = _refill(stream, bits, available, position)
+    entry = load_entry(table, bits >> np.uint64(64 - LOOK_BITS))
+    if entry & _LONGER_CODE:
+        symbol, length = _long_code(bits, table)
+        if length == 0:
+            return bits, available & 63, position, 0, 0, 0
+        entry = _ac_entry(symbol, length)
+    run, value = ((entry >> 6) & 31) - 1, entry >> 16
+    if entry & _END_OF_BLOCK:
+        run, value = (entry >> 16) & 15, 0
+    elif entry & _LONGER_VALUE:
+        value = (entry >> 16) & 15  # its size
+    length = entry & 63
+    return bits << np.uint64(length), (available - length) & 63, position, run, value, length

@@ -10,7 +10,7 @@ from headrace.pipeline.jpeg.memory import load_word, store_word
 from headrace.pipeline.jpeg.scratch import DAMAGED, DECODED, STREAM_SLACK, UNSUPPORTED
 
 # Marker codes, table B.1 of T.81.
-_SOF0, _DHT, _EOI, _SOS, _DQT, _DRI, _APP0, _APP14, _APP15, _COM = (
+SOF0, DHT, EOI, SOS, DQT, DRI, APP0, APP14, APP15, COM = (
     0xC0,
     0xC4,
     0xD9,
@@ -22,11 +22,12 @@ _SOF0, _DHT, _EOI, _SOS, _DQT, _DRI, _APP0, _APP14, _APP15, _COM = (
     0xEF,
     0xFE,
 )
-_RST0, _RST7 = 0xD0, 0xD7
+RST0, RST7, SOI, TEM = 0xD0, 0xD7, 0xD8, 0x01
 
 
 @inlined
-def _word(data, position):
+def word(data, position):
+    """16 bits."""
     return (np.int64(data[position]) << 8) | np.int64(data[position + 1])
 
 
@@ -49,12 +50,12 @@ def read_header(data, height, width, scratch):
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        length = _word(data, position + 2)
+        length = word(data, position + 2)
         at = position + 4
         position += 2 + length
         if length < 2 or position > end:
             return DAMAGED, 0, 0, 0
-        if marker == _DQT:
+        if marker == DQT:
             while at < position:
                 if data[at] > 3:  # 16-bit steps, or no such table
                     return UNSUPPORTED, 0, 0, 0
@@ -64,7 +65,7 @@ def read_header(data, height, width, scratch):
                 for k in range(64):
                     scratch.quantum[data[at], scratch.natural[k]] = data[at + 1 + k]
                 at += 65
-        elif marker == _DHT:
+        elif marker == DHT:
             while at < position:
                 if at + 17 > position or (data[at] & 15) > 3 or data[at] > 31:
                     return DAMAGED, 0, 0, 0
@@ -74,13 +75,13 @@ def read_header(data, height, width, scratch):
                     return DAMAGED, 0, 0, 0
                 tables |= 1 << table
                 at += 1 + used
-        elif marker == _SOF0:
+        elif marker == SOF0:
             if length < 8 or count > 0:
                 return DAMAGED, 0, 0, 0
             count = np.int64(data[at + 5])
             if data[at] != 8 or (count != 1 and count != 3) or length != 8 + 3 * count:
                 return UNSUPPORTED, 0, 0, 0
-            if _word(data, at + 1) != height or _word(data, at + 3) != width:
+            if word(data, at + 1) != height or word(data, at + 3) != width:
                 return DAMAGED, 0, 0, 0
             for c in range(count):
                 entry = at + 6 + 3 * c
@@ -91,17 +92,17 @@ def read_header(data, height, width, scratch):
                 component[3] = data[entry + 2]
                 if component[3] > 3:
                     return DAMAGED, 0, 0, 0
-        elif marker == _DRI:
+        elif marker == DRI:
             if length != 4:
                 return DAMAGED, 0, 0, 0
-            restart_interval = _word(data, at)
-        elif marker == _APP0:
+            restart_interval = word(data, at)
+        elif marker == APP0:
             if length >= 16 and data[at] == 0x4A and data[at + 1] == 0x46 and data[at + 5] != 1:  # "JF(IF)", revision
                 return DAMAGED, 0, 0, 0
-        elif marker == _APP14:
+        elif marker == APP14:
             if length >= 14 and data[at] == 0x41 and data[at + 1] == 0x64:  # "Ad(obe)"
                 colour_transform = np.int64(data[at + 11])
-        elif marker == _SOS:
+        elif marker == SOS:
             if count == 0 or length != 6 + 2 * count or np.int64(data[at]) != count:
                 return UNSUPPORTED, 0, 0, 0
             tail = at + 1 + 2 * count
@@ -120,7 +121,7 @@ def read_header(data, height, width, scratch):
             if not _samples_supported(count, colour_transform, width, height, scratch.components):
                 return UNSUPPORTED, 0, 0, 0
             return DECODED, position, count, restart_interval
-        elif marker != _COM and not _APP0 < marker <= _APP15:  # another kind of frame, arithmetic coding, no scan, ...
+        elif marker != COM and not APP0 < marker <= APP15:  # another kind of frame, arithmetic coding, no scan, ...
             return UNSUPPORTED, 0, 0, 0
     return DAMAGED, 0, 0, 0
 
@@ -147,7 +148,11 @@ def _samples_supported(count, colour_transform, width, height, components):
 
 @kernel
 def unstuff(data, begin, restart_interval, scratch):
-    """Copy the scan without stuffed zero bytes. Returns status and the number of restart segments."""
+    """Copy a scan, which begins at `begin`, without stuffed zero bytes.
+
+    Returns: DECODED, or DAMAGED where the data ends or restart markers are out of order; the number of restart
+    segments; and where the marker is that ends the scan, or the data.
+    """
     stream, segments = scratch.stream, scratch.segments
     end = len(data)
     position = begin
@@ -171,7 +176,7 @@ def unstuff(data, begin, restart_interval, scratch):
             position += 1
             continue
         if position + 1 >= end:
-            return DAMAGED, 0
+            return DAMAGED, 0, end
         follower = data[position + 1]
         if follower == 0:
             stream[written] = 0xFF
@@ -179,16 +184,23 @@ def unstuff(data, begin, restart_interval, scratch):
             position += 2
         elif follower == 0xFF:
             position += 1
-        elif _RST0 <= follower <= _RST7:
-            if restart_interval == 0 or np.int64(follower) != _RST0 + (count - 1) % 8:
-                return DAMAGED, 0
+        elif RST0 <= follower <= RST7:
+            if restart_interval == 0 or np.int64(follower) != RST0 + (count - 1) % 8:
+                return DAMAGED, 0, position
             segments[count] = written
             count += 1
             position += 2
-        elif follower == _EOI:
+        else:
             segments[count] = written
             stream[written : written + STREAM_SLACK] = 0
-            return DECODED, count
-        else:  # more scans
-            return UNSUPPORTED, 0
-    return DAMAGED, 0
+            return DECODED, count, position
+    return DAMAGED, 0, end
+
+
+@kernel
+def only_scan(data, begin, restart_interval, scratch):
+    """`unstuff` of a scan behind which the picture ends: status, and the number of restart segments."""
+    status, segments, stop = unstuff(data, begin, restart_interval, scratch)
+    if status == DECODED and data[stop + 1] != EOI:  # more scans
+        return UNSUPPORTED, 0
+    return status, segments

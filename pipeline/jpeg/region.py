@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.pipeline.compiled import kernel
-from headrace.pipeline.jpeg.markers import read_header, unstuff
+from headrace.pipeline.jpeg.markers import only_scan, read_header
 from headrace.pipeline.jpeg.scan import decode_scan
 from headrace.pipeline.jpeg.scratch import DECODED
 
@@ -22,7 +22,7 @@ def decode_region(data, top, left, height, width, scratch, image):
     status, begin, count, restart_interval = read_header(data, image.shape[0], image.shape[1], scratch)
     if status != DECODED:
         return status
-    status, segments = unstuff(data, begin, restart_interval, scratch)
+    status, segments = only_scan(data, begin, restart_interval, scratch)
     if status != DECODED:
         return status
     return decode_scan(top, left, height, width, count, restart_interval, segments, scratch, image)

@@ -14,7 +14,7 @@ from numba import types
 
 from headrace.pipeline.compiled import intrinsic, kernel, kernel_part
 from headrace.pipeline.jpeg.huffman import read_block
-from headrace.pipeline.jpeg.markers import read_header, unstuff
+from headrace.pipeline.jpeg.markers import only_scan, read_header
 from headrace.pipeline.jpeg.memory import load_int16, load_int32, load_word, store_word, swap_bytes
 from headrace.pipeline.jpeg.scan import unread_bits
 from headrace.pipeline.jpeg.scratch import DAMAGED, DECODED, MOST_BLOCKS, PLACES, TABLE_SIZE, UNSUPPORTED
@@ -83,7 +83,7 @@ def transcode_scan(data, height, width, quality, scratch, own, out):
     components = scratch.components
     if count != 3 or components[0, 1] != 2 or components[0, 2] != 2:
         return UNSUPPORTED, 0
-    status, segments = unstuff(data, begin, restart_interval, scratch)
+    status, segments = only_scan(data, begin, restart_interval, scratch)
     if status != DECODED:
         return status, 0
     mcus = ((width + 15) // 16) * ((height + 15) // 16)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from headrace.pipeline.jpeg.coefficients import ALL, MARKERS, NO_TABLE, WHOLE, Frame, frame_scratch, read_scans
 from headrace.pipeline.jpeg.region import decode_region
 from headrace.pipeline.jpeg.scratch import DECODED, JpegScratch, jpeg_scratch, room_for
 from headrace.pipeline.jpeg.transcode import Quality, TranscodeScratch, transcode_scan, transcode_scratch
 
-MAX_PIXELS = 1 << 24
-"""Larger images are left to a library, so that a thread's memory stays below some 100 MB."""
+LARGEST = 1 << 24
+"""Pixels. Larger images are left to a library, so that a thread's memory stays below some 100 MB."""
 
 
 class _Memory(threading.local):
@@ -24,6 +26,7 @@ class _Memory(threading.local):
     capacity = (0, 0, 0)
     scratch: JpegScratch | None = None
     own: TranscodeScratch | None = None
+    frame: Frame | None = None
     out = np.empty(0, np.uint8)
 
     def of(self, *needed: int) -> JpegScratch:
@@ -49,12 +52,51 @@ def decode_whole(data: bytes, height: int, width: int) -> npt.NDArray[np.uint8] 
 
     `height` and `width` are what the file's header says.
     """
-    if height * width > MAX_PIXELS:
+    if height * width > LARGEST:
         return None
     image = np.empty((height, width, 3), np.uint8)
     scratch = _memory.of(room_for(height, width), width, len(data))
     status = decode_region(np.frombuffer(data, np.uint8), 0, 0, height, width, scratch, image)
     return image if status == DECODED else None
+
+
+class Scans(NamedTuple):
+    """What `read_scans` says of a file."""
+
+    found: int
+    where: int
+    progressive: bool
+
+
+def examine(data: bytes | memoryview, mode: int = ALL) -> Scans:
+    """`headrace.pipeline.jpeg.coefficients.read_scans` of a whole file: are all of its coefficients there?
+
+    What lies behind the end marker, be it a film, costs nothing. A file without Huffman tables has the usual ones, as
+    libjpeg has it.
+    """
+    frame = _memory.frame = _memory.frame or frame_scratch()
+    content = np.frombuffer(data, np.uint8)
+    content.flags.writeable = False  # so that it is of one type for numba, and compiled once
+    scans = Scans(*read_scans(content, MARKERS, _memory.of(0, 0, 0), frame))
+    if scans.found != WHOLE or mode == MARKERS:
+        return scans
+    content = content[: scans.where]
+    scans = Scans(*read_scans(content, mode, _memory.of(0, 0, len(content)), frame))
+    if scans.found != NO_TABLE:
+        return scans
+    with_tables = np.frombuffer(b"\xff\xd8" + usual_tables() + content[2:].tobytes(), np.uint8)
+    return Scans(*read_scans(with_tables, mode, _memory.of(0, 0, len(with_tables)), frame))
+
+
+@lru_cache(maxsize=1)
+def usual_tables() -> bytes:
+    """The segments with the Huffman tables of annex K, which nearly every encoder has."""
+    header = written_as(75)[0]
+    found, at = b"", 2
+    while header[at + 1] != 0xDA:
+        segment = header[at : at + 2 + int.from_bytes(header[at + 2 : at + 4], "big")]
+        found, at = found + segment * (segment[1] == 0xC4), at + len(segment)
+    return found
 
 
 def transcode(data: bytes, height: int, width: int, quality: int) -> bytes | None:
@@ -63,7 +105,7 @@ def transcode(data: bytes, height: int, width: int, quality: int) -> bytes | Non
     Only the image is kept: no comment, no EXIF, no colour profile. None where the file is not a baseline JPEG with
     4:2:0 chroma and a size of `height` x `width`, or where libjpeg-turbo must look at it.
     """
-    if height * width > MAX_PIXELS:
+    if height * width > LARGEST:
         return None
     header, frame, tables = written_as(quality)
     scratch = _memory.of(room_for(height, width), width, len(data))

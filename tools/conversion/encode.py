@@ -9,26 +9,18 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import Image
 
+from headrace.pipeline.images.decode import decode_rgb, fast_jpeg, shrink, to_pixels
+from headrace.pipeline.images.limits import MAX_PIXELS, check_pixels
+from headrace.pipeline.images.reading import open_image, texts_fit
+from headrace.pipeline.images.whole import check_whole, looks_whole
 from headrace.pipeline.jpeg import decode_whole, transcode
 from headrace.shards import JPG, Field
 from headrace.shards.formats.images import image_header
 from headrace.shards.manifest import Format
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import (
-    check_decodes,
-    check_pixels,
-    check_scans,
-    check_structure,
-    decode_rgb,
-    open_image,
-    shrink,
-    to_jpeg,
-    to_pixels,
-    to_png,
-)
+from headrace.tools.media.images import to_jpeg, to_png
 
 Encode = Literal["keep", "jpeg", "raw", "smart", "proportion", "frames"]
 IMAGE_FIELD_ENCODINGS = {"keep": "mixed", "jpeg": "jpg", "raw": "raw", "smart": "mixed", "proportion": "mixed"}
@@ -42,8 +34,8 @@ class EncodeSettings:
 
     encode: Encode = "keep"
     """keep: JPEG and PNG files that any decoder reads as 8-bit grey or RGB stay as they are, byte for byte, each
-    in its own encoding, and raw pixels stay raw; every other image (WebP, palette, alpha, 16 bits, CMYK, a JPEG with
-    damage that Pillow forgives, in a .beton also PNG) becomes RGB and is stored without loss, as PNG in a tar and raw
+    in its own encoding, and raw pixels stay raw; every other image (WebP, palette, alpha, 16 bits, CMYK, a PNG with
+    texts beyond Pillow's limits, in a .beton also PNG) becomes RGB and is stored without loss, as PNG in a tar and raw
     in a .beton. jpeg: every image is encoded anew; an ordinary JPEG (baseline, 4:2:0 chroma) that keeps its size goes
     from coefficients to coefficients, which loses less than to go through pixels. raw: every image is decoded to RGB
     pixels. smart and proportion are ffcv's: pixels up to `smart_threshold` bytes and a JPEG above, or a JPEG with
@@ -65,6 +57,9 @@ class EncodeSettings:
     strict: bool = False
     """Decode every image and video that is kept to its end, instead of looking at the structure of an image, and at the
     beginning and the end of a video, only."""
+    max_pixels: int = MAX_PIXELS
+    """Images with more are left out, but for JPEGs that are shrunk anyway and are within it at a half, a quarter or an
+    eighth."""
     format: Format = "webdataset"
     """Format of the set, which decides how keep stores what it cannot keep."""
 
@@ -80,7 +75,7 @@ class EncodeSettings:
             raise UserError(f"quality must lie between 1 and 100, got {self.quality}")
         if not 0 <= self.compress_probability <= 1:
             raise UserError(f"compress probability must lie between 0 and 1, got {self.compress_probability}")
-        for name in ("smart_threshold", "frames", "frame_stride"):
+        for name in ("smart_threshold", "frames", "frame_stride", "max_pixels"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', ' ')} must be at least 1, got {getattr(self, name)}")
         if self.encode == "frames" and self.short_side is None:
@@ -118,7 +113,7 @@ class EncodeSettings:
     def _image(self, key: str, value: bytes | Pixels) -> bytes | Pixels:
         if isinstance(value, np.ndarray):
             height, width = value.shape[:2]
-            check_pixels(width, height)
+            check_pixels(width, height, self.max_pixels)
             limit = self._limit(width, height)
             makes_jpeg = self._makes_jpeg(key, width, height)
             if limit is None and not makes_jpeg:
@@ -160,24 +155,21 @@ class EncodeSettings:
             header = image_header(data)
             if header.encoding != JPG or not header.plain or self._limit(header.width, header.height) is not None:
                 return None
-            check_pixels(header.width, header.height)
+            check_pixels(header.width, header.height, self.max_pixels)
             if self._makes_jpeg(key, header.width, header.height):
                 jpeg = transcode(data, header.height, header.width, self.quality)
                 if jpeg is not None:
                     return jpeg
             pixels = decode_whole(data, header.height, header.width)
-            if pixels is not None:
-                return pixels
-            check_scans(data)
-            return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+            return fast_jpeg(data, max_pixels=self.max_pixels) if pixels is None else pixels
         except ValueError:
-            return None  # Pillow has the last word on what is too damaged
+            return None  # Pillow has the last word
 
     def _decoded(self, data: bytes) -> Image.Image:
         limit = None
         if self.max_side is not None or self.short_side is not None:
             limit = self._limit(*open_image(data).size)
-        return decode_rgb(data, limit)
+        return decode_rgb(data, limit, max_pixels=self.max_pixels)
 
     def _kept(self, data: bytes) -> bytes | Pixels:
         """The file itself if readers can use it, else its pixels without loss."""
@@ -189,13 +181,10 @@ class EncodeSettings:
             if self._limit(header.width, header.height) is not None:
                 if header.encoding == JPG:
                     return to_jpeg(to_pixels(self._decoded(data)), self.quality)
-            elif header.encoding == JPG or self.format == "webdataset":
-                try:
-                    if self.strict or not check_structure(data, header):
-                        check_decodes(data)
-                    return data
-                except ValueError:
-                    pass  # Pillow has the last word on what is too damaged
+            elif header.encoding == JPG or (self.format == "webdataset" and texts_fit(data)):
+                if self.strict or not looks_whole(data, header, max_pixels=self.max_pixels):
+                    check_whole(data, max_pixels=self.max_pixels)
+                return data
         image = self._decoded(data)
         return to_png(image) if self.format == "webdataset" else to_pixels(image)
 

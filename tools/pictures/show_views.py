@@ -72,7 +72,8 @@ def views_of(shards: ShardSet, one: Delivered) -> list[Shown]:
 
 def pixels(shards: ShardSet, i: int, field: str | None = None) -> NDArray[np.uint8]:
     """The stored image of sample `i`, decoded: uint8 (H, W, 3). `field` as in `ViewSpec`."""
-    stored = shards.read(i)[field or image_field(shards)]
+    name = field or image_field(shards)
+    stored = shards.read(i, [name])[name]
     return stored if isinstance(stored, np.ndarray) else decode_image(stored)
 
 

@@ -32,11 +32,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
+from headrace.pipeline.images.decode import decode_rgb, to_pixels, to_rgb
+from headrace.pipeline.images.reading import open_image, plain_words
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import MachineError
 from headrace.shards.machine import cores
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import decode_rgb, open_image, plain, to_pixels, to_rgb
 from headrace.tools.upkeep.inspect import image_field
 
 Kind = Literal["bytes", "pixels", "near"]
@@ -234,7 +235,7 @@ class Pictures:
         """Read one picture; what is wrong with it, or nothing."""
         shards, number = self.locate(i)
         try:
-            value = shards.read(number)[self.field]
+            value = shards.read(number, [self.field])[self.field]
         except MachineError:
             raise  # says nothing about the picture
         except ShardError as error:
@@ -337,7 +338,7 @@ class Pictures:
         """Of the decoded picture and its size; different for each that does not decode to its end."""
         if i not in self.pixel_digests:
             shards, number = self.locate(i)
-            value = shards.read(number)[self.field]
+            value = shards.read(number, [self.field])[self.field]
             try:
                 pixels = value if isinstance(value, np.ndarray) else to_pixels(decode_rgb(value))
                 digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, key=repr(pixels.shape).encode()).digest()
@@ -363,7 +364,7 @@ def small_grey(value: bytes | npt.NDArray[np.uint8]) -> Image.Image:
         image.draft("L", (64, 64))
         return to_rgb(image).convert("L")
     except Exception as error:
-        raise ValueError(plain(error)) from error
+        raise ValueError(plain_words(error)) from error
 
 
 def perceptual_hash(grey: Image.Image) -> np.uint64:
@@ -501,7 +502,7 @@ def pair_sheet(
         left, top = column * width + gap, row * height + gap
         draw.text((left, top), f"{pair.kind}, {pair.distance} bits, likeness {pair.likeness:.3f}", (0, 0, 0))
         for side, (path, key) in enumerate((pair[3:5], pair[5:7])):
-            value = by_path[path].read(numbers[path, key])[field]
+            value = by_path[path].read(numbers[path, key], [field])[field]
             picture = Image.fromarray(value) if isinstance(value, np.ndarray) else decode_rgb(value, cell)
             picture = ImageOps.contain(picture, (cell, cell), Image.Resampling.BICUBIC)
             sheet.paste(picture, (left + side * (cell + gap), top + line))

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards import ShardError, ShardSet
+from headrace.pipeline.images.decode import decode_rgb, to_pixels
+from headrace.pipeline.images.whole import check_whole
+from headrace.shards import OTHER, ShardError, ShardSet
 from headrace.shards.fields import ENCODINGS
-from headrace.shards.formats.images import image_header
+from headrace.shards.formats.images import picture_header
 from headrace.shards.index import OpenShard
 from headrace.shards.reading import is_unread
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import check_decodes, decode_rgb, to_pixels
 from headrace.tools.upkeep.findings import Finding
 
 CHUNK = 64
@@ -56,9 +57,13 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
 
 def check_image(data: bytes, expected: tuple[int, ...]) -> None:
     """ValueError unless a picture decodes and is what the index says: encoding, height and width."""
-    if image_header(data)[:3] != expected:
+    header = picture_header(data)
+    if header[:3] != expected:
         raise ValueError("its header does not say the size in the index")
-    check_decodes(data)
+    if header.encoding == OTHER:
+        decode_rgb(data)
+    else:
+        check_whole(data)
 
 
 def check_media(kind: str, data: bytes) -> None:

@@ -77,7 +77,7 @@ def extract_features(
         ShardError: for a sample that cannot be decoded.
     """
     if "label" not in shards.fields:
-        raise RunError(f"{shards.path}: has no label field, which probes need")
+        raise RunError(f"{shards.path}: has no label field, which probes need{shards.omitted.hint}")
     wanted = len(shards) if samples is None else min(samples, len(shards))
     try:
         loader = Loader(shards, inputs, batch_size, shuffle=wanted < len(shards), drop_last=False, threads=threads)

@@ -72,7 +72,7 @@ def finetune_probe(
     first = image_views(method).views[0]
     for shards in (train, test):
         if "label" not in shards.fields:
-            raise RunError(f"{shards.path}: has no label field, which fine-tuning needs")
+            raise RunError(f"{shards.path}: has no label field, which fine-tuning needs{shards.omitted.hint}")
     relabel = matched_labels(train, test)
     view = cropped(first)
     classes = int(train.ints("label").max()) + 1

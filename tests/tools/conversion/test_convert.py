@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headrace.pipeline.images.decode import decode_rgb
+from headrace.pipeline.images.limits import MAX_PIXELS
+from headrace.pipeline.images.whole import check_whole
 from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.shards.manifest import Format
 from headrace.tools.conversion.convert import convert
 from headrace.tools.conversion.units import stored_order
 from headrace.tools.errors import UserError
-from headrace.tools.media.images import MAX_PIXELS, check_decodes, decode_rgb
 from headrace.tools.upkeep.compare import compare
 from headrace.tools.upkeep.verify import verify
 
@@ -194,7 +196,7 @@ def test_a_picture_with_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
         encoding="utf-8"
     )
     with pytest.raises(ValueError, match="more than the limit"):
-        check_decodes((tmp_path / "in" / "bomb.png").read_bytes())
+        check_whole((tmp_path / "in" / "bomb.png").read_bytes())
 
 
 @pytest.mark.parametrize("format", FORMATS)
