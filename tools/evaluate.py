@@ -116,17 +116,14 @@ def _frozen(
     if not probes:
         return {}
     shown = method.probe_inputs if encoder == "pixels" else None
-    if isinstance(shown, SoundSpec | TextSpec):
-        raw = band_features if isinstance(shown, SoundSpec) else word_features
+    side = _pixel_side(method, learn) if encoder == "pixels" and not isinstance(shown, SoundSpec | TextSpec) else None
 
-        def of_set(shards: ShardSet) -> Features:
-            return raw(shards, shown)
-
-    else:
-        side = _pixel_side(method, learn) if encoder == "pixels" else None
-
-        def of_set(shards: ShardSet) -> Features:
-            return features(method, shards, pixel_side=side)
+    def of_set(shards: ShardSet) -> Features:
+        if isinstance(shown, SoundSpec):
+            return band_features(shards, shown)
+        if isinstance(shown, TextSpec):
+            return word_features(shards, shown)
+        return features(method, shards, pixel_side=side)
 
     test = None
     if score is not None:

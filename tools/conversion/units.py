@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -258,6 +259,8 @@ CODECS = {"image": ("simplejpeg", "pillow"), "video": ("av",), "audio": ("av",)}
 def versions_here(fields: Mapping[str, Field]) -> dict[str, str]:
     """Version of Headrace, of the manifest and of each package that has a hand in the bytes of such fields."""
     packages = {"headrace", *(package for field in fields.values() for package in CODECS.get(field.kind, ()))}
+    if any(field.kind == "image" for field in fields.values()) and find_spec("pillow_heif") is not None:
+        packages.add("pillow-heif")
     return {"manifest": str(VERSION), **{package: version(package) for package in sorted(packages)}}
 
 

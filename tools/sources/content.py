@@ -6,6 +6,7 @@ import os
 import re
 
 from headrace.shards.errors import is_machine_fault
+from headrace.shards.formats.heif import heif_brand
 from headrace.shards.formats.media import ASF, QUICKTIME_ATOMS, matroska
 from headrace.tools.sources.listing import SpecialFile, StrPath, open_file, unreadable
 
@@ -25,8 +26,6 @@ PICTURES = (
 NETPBM = re.compile(rb"P[1-6]\s(?:\s|#[^\n]*\n)*\d+\s+(?:#[^\n]*\n)*\d+\s")
 BITMAP_HEADERS = {12, 40, 52, 56, 64, 108, 124}
 """Sizes of the second header of a BMP."""
-HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-AVIF_BRANDS = {b"avif", b"avis"}
 NO_VIDEOS = {b"crx ", b"jxl "}
 """Brands of files that look like videos: a camera's own pictures."""
 PACKET_SIZES = (188, 192)
@@ -91,17 +90,6 @@ def is_picture(head: bytes) -> bool:
         return int.from_bytes(head[14:18], "little") in BITMAP_HEADERS
     # ICO: type 1, some pictures, and of the first a zero, one plane or none.
     return head[:4] == b"\0\0\1\0" and 0 < head[4] < 65 and head[5] == head[9] == head[11] == 0 and head[10] < 2
-
-
-def heif_brand(head: bytes) -> str:
-    """avif or heic for a picture in a container of that kind (ISO 23008-12); empty for everything else."""
-    if head[4:8] != b"ftyp":
-        return ""
-    size = min(int.from_bytes(head[:4], "big"), len(head))
-    brands = [head[8:12], *(head[at : at + 4] for at in range(16, size, 4))]
-    if brands[0] not in HEIC_BRANDS | AVIF_BRANDS:
-        return ""
-    return "avif" if AVIF_BRANDS.intersection(brands) else "heic"
 
 
 def is_transport_stream(head: bytes, size: int) -> bool:

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -29,7 +29,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import MAX_PICTURE, read_file
 from headrace.tools.sources.content import kind_of_file
 from headrace.tools.sources.fingerprint import Fingerprint
-from headrace.tools.sources.left_out import LeftOut, counted, some
+from headrace.tools.sources.left_out import LINKED_BEFORE, LeftOut, counted, some
 from headrace.tools.sources.listing import findable, is_dangling, is_folder, is_shard_set, names_in, printable, walk
 from headrace.tools.sources.source import BadSample, SourceData
 from headrace.tools.sources.trees import relative
@@ -183,7 +183,7 @@ def scan(root: Path, classes: list[str]) -> Scan:
     folders = [(root / name, label) for label, name in enumerate(classes)] if classes else [(root, -1)]
     for folder, label in folders:
         before = sum(map(len, found.values()))
-        for parent, names in walk(folder, lambda path: left_out.add("links to folders that were read before", path)):
+        for parent, names in walk(folder, partial(left_out.add, LINKED_BEFORE)):
             files = [(*os.path.splitext(name), field_of(parent, name)) for name in names]
             stems: dict[str, list[tuple[str, str]]] = {}
             for stem, extension, field in files:
@@ -411,7 +411,7 @@ READERS: dict[str, Callable[[str, bytes], Any]] = {"text": caption, "json": docu
 
 def pictures(folder: Path, left_out: LeftOut) -> Iterator[str]:
     """Paths of the pictures in a folder and below, sorted; other files are counted."""
-    for parent, names in walk(folder, lambda path: left_out.add("links to folders that were read before", path)):
+    for parent, names in walk(folder, partial(left_out.add, LINKED_BEFORE)):
         for name in names:
             path = os.path.join(parent, name)
             if field_of(parent, name) == "image":

@@ -29,12 +29,13 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from headrace.shards import Field
+from headrace.shards.formats.tar_links import TarMember
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import (
     MAX_PICTURE,
     ArchiveFile,
-    TarEntry,
     check_size,
+    problem,
     read_file,
     scan_tar,
     tar_gz,
@@ -148,11 +149,16 @@ class TarPictures:
         self.keys: list[str] = []
         self.labels = array("q")
         self.left_out = LeftOut()
+        self.problems: dict[int, str] = {}
+        """Why pictures cannot be read, by number."""
         self.offsets = array("q")
         self.sizes = array("q")
 
-    def add(self, key: str, label: int, entry: TarEntry | None) -> None:
+    def add(self, key: str, label: int, entry: TarMember | None) -> None:
         """A picture; None where the archive lacks it."""
+        reason = "the archive lacks this picture" if entry is None else problem(entry)
+        if reason:
+            self.problems[len(self.keys)] = reason
         self.keys.append(key)
         self.labels.append(label)
         self.offsets.append(-1 if entry is None else entry.offset)
@@ -160,8 +166,8 @@ class TarPictures:
 
     def read(self, i: int) -> bytes:
         """The file's content."""
-        if self.offsets[i] < 0:
-            raise BadSample("the archive lacks this picture")
+        if i in self.problems:
+            raise BadSample(self.problems[i])
         check_size(self.sizes[i], MAX_PICTURE)
         return self.file.read(self.offsets[i], self.sizes[i])
 
@@ -274,20 +280,20 @@ def check_names(place: Path, names: list[str], devkit: Devkit, there: Iterable[s
         )
 
 
-def base_name(entry: TarEntry) -> str:
+def base_name(entry: TarMember) -> str:
     """Name of a file in a tar without folders."""
     return PurePosixPath(entry.name).name
 
 
-def regular_files(file: ArchiveFile, left_out: LeftOut, inside: TarEntry | None = None) -> Iterator[TarEntry]:
-    """The regular files of a tar without clutter; what else there is, is counted."""
+def regular_files(file: ArchiveFile, left_out: LeftOut, inside: TarMember | None = None) -> Iterator[TarMember]:
+    """The files of a tar without clutter; what else there is, is counted."""
     where = f"{file.path}, {inside.name}" if inside is not None else str(file.path)
     for entry in scan_tar(file, inside, lambda what, name: left_out.add(what, f"{where}, {name}")):
         if not is_clutter(base_name(entry)):
             yield entry
 
 
-def is_picture(file: ArchiveFile, entry: TarEntry) -> bool:
+def is_picture(file: ArchiveFile, entry: TarMember) -> bool:
     """True for what the folder source takes for a picture as well."""
     extension = os.path.splitext(entry.name)[1].lower()
     known = FIELDS.get(extension) or ("" if extension in NEVER_MEDIA else None)
@@ -296,7 +302,7 @@ def is_picture(file: ArchiveFile, entry: TarEntry) -> bool:
     return media_kind(file.read(entry.offset, min(entry.size, HEAD))) == "image"
 
 
-def class_tars(file: ArchiveFile, left_out: LeftOut) -> dict[str, TarEntry]:
+def class_tars(file: ArchiveFile, left_out: LeftOut) -> dict[str, TarMember]:
     """The tars in the training archive by WordNet id; reads their headers only."""
     tars = {}
     for entry in regular_files(file, left_out):
@@ -306,6 +312,8 @@ def class_tars(file: ArchiveFile, left_out: LeftOut) -> dict[str, TarEntry]:
                 f"{file.path}, offset {entry.offset}: holds {name}, expected tars such as n01440764.tar; is it the "
                 f"official {ARCHIVES['train']}?"
             )
+        if reason := problem(entry):
+            raise UserError(f"{file.path}, offset {entry.offset}, {name}: {reason}")
         tars[name[:-4]] = entry
     return tars
 

@@ -15,6 +15,7 @@ KINDS = 20
 LISTED = 1000
 """Files of a kind that are listed, and `KINDS` times as many in all; of more, a last line says how many."""
 OTHERS = "with other endings"
+LINKED_BEFORE = "links to folders that were read before"
 
 
 class Stray(NamedTuple):

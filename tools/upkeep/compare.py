@@ -15,7 +15,6 @@ import xxhash
 from headrace.shards import Field, ShardError, ShardSet
 from headrace.shards.errors import MachineError
 from headrace.shards.machine import cores
-from headrace.tools.sources.left_out import some
 from headrace.tools.upkeep.findings import listing
 from headrace.tools.upkeep.sample_check import CHUNK, same
 
@@ -172,4 +171,5 @@ def what(shards: ShardSet, name: str) -> tuple[str, tuple[str, ...]]:
 def describe(shards: ShardSet, name: str) -> str:
     """The same for a person."""
     kind, classes = what(shards, name)
-    return f"{kind} of {len(classes):,} classes ({some(classes, MOST_NAMED)})" if classes else kind
+    named = ", ".join(classes[:MOST_NAMED]) + (", ..." if len(classes) > MOST_NAMED else "")
+    return f"{kind} of {len(classes):,} classes ({named})" if classes else kind
