@@ -39,7 +39,7 @@ from headrace.shards.errors import ShardError
 from headrace.shards.fields import OTHER, RAW, Field
 from headrace.shards.formats.npy import npy_header, parse_npy_header
 from headrace.shards.manifest import Manifest, Shard
-from headrace.shards.mapping import FileState, MappedFile, cannot_read
+from headrace.shards.mapping import FileState, MappedFile, cannot_read, check_plain
 
 
 class Entry(NamedTuple):
@@ -150,6 +150,7 @@ class IndexReader:
     def read(self, shard: Shard, *, check: bool = False) -> tuple[npt.NDArray[np.void], FileState]:
         """The index of a shard as a copy in memory, for a look at many of them. See `read_index`."""
         path = self.path(shard)
+        check_plain(path)
         try:
             with open(path, "rb", buffering=0) as file:
                 content = np.frombuffer(file.read(), np.uint8)
