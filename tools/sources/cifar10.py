@@ -25,7 +25,7 @@ from headrace.shards import Field
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import read_file, tar_gz
 from headrace.tools.sources.fingerprint import Fingerprint
-from headrace.tools.sources.listing import exists, is_file, raise_cause, unreadable
+from headrace.tools.sources.listing import check_no_special, exists, is_file, raise_cause, unreadable
 from headrace.tools.sources.source import BadSample, SourceData
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -46,6 +46,7 @@ def read(src: Path, split: str | None) -> SourceData:
     if split not in SPLITS:
         raise UserError(f"cifar10 has the splits train and test, not {split!r}")
     place = find(src)
+    check_no_special(place)
     contents = read_archive(place, SPLITS[split]) if is_file(place) else read_folder(place, SPLITS[split])
     batches = [parse_batch(place, name, *contents[name]) for name in SPLITS[split]]
     pixels = np.concatenate([batch[0] for batch in batches])
