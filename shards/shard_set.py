@@ -82,6 +82,8 @@ class ShardSet:
         self._places = {name: entry_places(manifest.fields, manifest.checksums, name) for name in manifest.fields}
         self._checksum = manifest.checksums.of_payload
         self._columns: dict[str, Spans] = {}
+        self._unreadable: dict[str, npt.NDArray[np.int64]] = {}
+        """Of the fields in `_columns`."""
         self._ints: dict[str, npt.NDArray[np.int64]] = {}
         self._lock = threading.Lock()
         self._decode = webdataset.decode if manifest.format == "webdataset" else ffcv.decode
@@ -192,14 +194,17 @@ class ShardSet:
         """The samples, in ascending order, of which the index tells that the field cannot be read. Others may still not
         decode."""
         if self._field(field).kind != "int":
-            return np.flatnonzero((self._columns.get(field) or self._load_columns(field)).encoding == UNREADABLE)
+            self._load_columns(field)
+            return self._unreadable[field]
         files = self._open_files()
         starts = enumerate(self._starts[:-1].tolist())
         return np.array(sorted(start + row for n, start in starts for row in files.unreadable(n, field)), np.int64)
 
     def refuse_unreadable(self, field: str, ids: npt.ArrayLike, spans: Spans) -> None:
         """ShardError for the first of some samples that cannot be read, with its reason; to be called before the bytes
-        that `spans` are of are."""
+        at `spans`, which `request` gave, are read."""
+        if not len(self._unreadable.get(field, ())):
+            return
         bad = spans.encoding == UNREADABLE
         if bad.any():
             i = int(np.asarray(ids)[bad][0])
@@ -283,13 +288,14 @@ class ShardSet:
                     index = files.passing(number)
                     for column, values in zip(wanted, arrays, strict=False):
                         values[start:stop] = index[f"{name}.{column}"]
-                self._mark_unreadable(files, field, columns)
+                self._unreadable[name] = self._mark_unreadable(files, field, columns)
                 self._columns[name] = columns
             return self._columns[name]
 
-    def _mark_unreadable(self, files: OpenShards, field: Field, columns: Spans) -> None:
-        """Marks the samples whose field is misplaced or misshaped, and gives them a place and a shape that do no
-        harm."""
+    @staticmethod
+    def _mark_unreadable(files: OpenShards, field: Field, columns: Spans) -> npt.NDArray[np.int64]:
+        """Marks the samples whose field is misplaced or misshaped, and gives them a place and a shape that do no harm.
+        Returns their numbers."""
         sizes: Any = files.sizes.repeat(files.samples)
         outside = misplaced(sizes, columns.address, columns.size)
         bad = outside
@@ -299,6 +305,7 @@ class ShardSet:
             columns.height[bad] = columns.width[bad] = 1
         columns.address[outside] = columns.size[outside] = 0
         columns.encoding[bad] = UNREADABLE
+        return np.flatnonzero(bad)
 
 
 _OPEN: weakref.WeakSet[ShardSet] = weakref.WeakSet()

@@ -62,7 +62,8 @@ def evaluate(
         run: run folder.
         data: labelled shard set that probes learn from.
         test: labelled shard set that scores them; None holds a fifth of `data` out for that, always the same.
-        probes: keys of PROBES. "finetune" trains the encoder too, so the raw input has none, and it needs `test`.
+        probes: keys of PROBES. "finetune" trains the encoder too, so the raw input has none, and it needs `test`. Bad
+            samples end them or are left out, as the run's `loader.on_error` says.
         encoders: keys of ENCODERS; "pixels" are counts of words where the method reads texts.
         method: makes the method of a run that was trained with one of yours; see `headrace.train.train`.
 
@@ -85,6 +86,7 @@ def evaluate(
     config, trained = load_run(run, method=method)
     untrained = first_weights(config, method)[1].eval()
     scores = {}
+    max_bad = config.loader.probes_max_bad
     with ExitStack() as stack:
         learn = stack.enter_context(open_shards(data))
         score = stack.enter_context(open_shards(test)) if test is not None else None
@@ -94,11 +96,12 @@ def evaluate(
             image_views(trained)  # whether it can be, before anything is computed
         for encoder in encoders:
             probed = trained if encoder == "trained" else untrained
-            scores[encoder] = _frozen(probed, encoder, learn, score, [p for p in probes if p in FROZEN_PROBES])
+            frozen = [probe for probe in probes if probe in FROZEN_PROBES]
+            scores[encoder] = _frozen(probed, encoder, learn, score, frozen, max_bad)
             if "finetune" in probes and encoder != "pixels":
                 if score is None:
                     raise UserError("fine-tuning is scored on a test set: name one with --test")
-                scores[encoder]["finetune"] = finetune_probe(probed, learn, score, device=device())
+                scores[encoder]["finetune"] = finetune_probe(probed, learn, score, device=device(), max_bad=max_bad)
     _keep(run, data, test, scores)
     return scores
 
@@ -110,7 +113,12 @@ def check_labels(learn: ShardSet, score: ShardSet) -> None:
 
 
 def _frozen(
-    method: Method, encoder: str, learn: ShardSet, score: ShardSet | None, probes: Sequence[str]
+    method: Method,
+    encoder: str,
+    learn: ShardSet,
+    score: ShardSet | None,
+    probes: Sequence[str],
+    max_bad: int | None,
 ) -> dict[str, float]:
     """Accuracy of the probes that leave the encoder as it is."""
     if not probes:
@@ -120,10 +128,10 @@ def _frozen(
 
     def of_set(shards: ShardSet) -> Features:
         if isinstance(shown, SoundSpec):
-            return band_features(shards, shown)
+            return band_features(shards, shown, max_bad=max_bad)
         if isinstance(shown, TextSpec):
-            return word_features(shards, shown)
-        return features(method, shards, pixel_side=side)
+            return word_features(shards, shown, max_bad=max_bad)
+        return features(method, shards, pixel_side=side, max_bad=max_bad)
 
     test = None
     if score is not None:
@@ -132,13 +140,15 @@ def _frozen(
     return frozen_scores(probes, of_set(learn), test, device=device())
 
 
-def features(method: Method, shards: ShardSet, *, pixel_side: int | None = None) -> Features:
+def features(
+    method: Method, shards: ShardSet, *, pixel_side: int | None = None, max_bad: int | None = None
+) -> Features:
     """float32 (n, D) and int64 (n,): what `method` makes of every sample, or the pixels that it is shown, at
-    `pixel_side`."""
+    `pixel_side`; `max_bad` as in `headrace.train.probes.extract_features`."""
     if pixel_side is not None:
         shown = method.probe_inputs
-        return pixel_features(shards, pixel_side, clips=shown if isinstance(shown, ClipSpec) else None)
-    return extract_features(method.to(device()).encode, shards, method.probe_inputs, device=device())
+        return pixel_features(shards, pixel_side, clips=shown if isinstance(shown, ClipSpec) else None, max_bad=max_bad)
+    return extract_features(method.to(device()).encode, shards, method.probe_inputs, device=device(), max_bad=max_bad)
 
 
 def _pixel_side(method: Method, shards: ShardSet) -> int:

@@ -217,6 +217,7 @@ class Evaluator:
                 batch_size=self._config.batch_size // (self._world.size * self._config.optim.accumulate),
                 device=device,
                 threads=self._config.loader.threads,
+                max_bad=self._config.loader.probes_max_bad,
             )
             with suppress(NotFiniteError):
                 learn = features(self._training, samples=probe.samples)

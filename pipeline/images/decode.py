@@ -15,7 +15,7 @@ from PIL import Image
 
 from headrace.pipeline.images.limits import check_pixels, pixel_limit
 from headrace.pipeline.images.reading import is_jpeg, open_image, plain_words
-from headrace.pipeline.images.whole import check_codes, check_scans
+from headrace.pipeline.images.whole import check_codes, check_scans, looks_whole
 from headrace.shards import JPG
 from headrace.shards.formats.images import image_header
 
@@ -81,6 +81,16 @@ def fast_jpeg(
     check_scans(data)
     pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, strict=True)
     return pixels
+
+
+def for_any_decoder(data: bytes | memoryview) -> bool:
+    """Whether a decoder that says nothing of what is missing, and knows only plain pictures, gives what `decode_image`
+    gives."""
+    try:
+        header = image_header(data)
+    except ValueError:
+        return False
+    return header.plain and looks_whole(data, header)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

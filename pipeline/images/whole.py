@@ -22,17 +22,26 @@ _REASONS = {
     coefficients.MISSING: "cut off: no scan before the end marker at byte {where} has some of the coefficients",
     coefficients.BAD_CODE: "damaged: the scan that ends at byte {where} has bits that are no code",
     coefficients.TOO_LONG: "damaged: the scan that ends at byte {where} has more blocks than the picture",
-    coefficients.BROKEN: "damaged at byte {where}: no segment of a JPEG",
+    coefficients.BROKEN: "damaged at byte {where}: no segment of a JPEG, or one that lacks its tables",
     coefficients.NO_TABLE: "damaged at byte {where}: a scan without its Huffman table",
     coefficients.SCANS: f"a JPEG of more than {MAX_SCANS} scans",
 }
 
 
-def check_whole(data: bytes | memoryview, *, max_pixels: int | None = None) -> None:
+def check_whole(
+    data: bytes | memoryview,
+    header: ImageHeader | None = None,
+    *,
+    thorough: bool = True,
+    max_pixels: int | None = None,
+) -> None:
     """ValueError with the reason unless all of an encoded picture is there, and no more pixels than the limit.
 
-    Every code of a JPEG is read, any other picture decoded. `max_pixels` takes the place of `pixel_limit`.
+    Every code of a JPEG is read, any other picture decoded; where it need not be `thorough`, only of those that do not
+    pass `looks_whole`. `header` is the file's, where the caller has it; `max_pixels` takes the place of `pixel_limit`.
     """
+    if not thorough and looks_whole(data, header, max_pixels=max_pixels):
+        return
     image = open_image(data)
     check_pixels(*image.size, max_pixels)
     if is_jpeg(data) and check_codes(data):

@@ -96,7 +96,11 @@ def choose(tars: list[ScannedTar]) -> Choice:
     dotted = [
         extension for extension in names if extension.count(".") > 1 or ("." in extension and extension[0].isdigit())
     ]
-    hint = f"the first dot of a name ends the key, so that .{dotted[0]} is a field; is that meant?" if dotted else ""
+    hint = (
+        f"the first dot of a name ends the key, so that .{dotted[0]} is a field; else leave one dot in each name"
+        if dotted
+        else ""
+    )
     at = tars[0].shard.mapped.path
     if not kept:
         raise ShardError(

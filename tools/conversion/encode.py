@@ -14,7 +14,7 @@ from PIL import Image
 from headrace.pipeline.images.decode import decode_rgb, fast_jpeg, shrink, to_pixels
 from headrace.pipeline.images.limits import MAX_PIXELS, check_pixels
 from headrace.pipeline.images.reading import open_image, texts_fit
-from headrace.pipeline.images.whole import check_whole, looks_whole
+from headrace.pipeline.images.whole import check_whole
 from headrace.pipeline.jpeg import decode_whole, transcode
 from headrace.shards import JPG, Field
 from headrace.shards.formats.images import image_header
@@ -182,8 +182,7 @@ class EncodeSettings:
                 if header.encoding == JPG:
                     return to_jpeg(to_pixels(self._decoded(data)), self.quality)
             elif header.encoding == JPG or (self.format == "webdataset" and texts_fit(data)):
-                if self.strict or not looks_whole(data, header, max_pixels=self.max_pixels):
-                    check_whole(data, max_pixels=self.max_pixels)
+                check_whole(data, header, thorough=self.strict, max_pixels=self.max_pixels)
                 return data
         image = self._decoded(data)
         return to_png(image) if self.format == "webdataset" else to_pixels(image)
