@@ -45,7 +45,7 @@ from headrace.shards.fields import OTHER, RAW, Field
 from headrace.shards.formats.npy import npy_header, parse_npy_header
 from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.manifest import Manifest, Shard
-from headrace.shards.mapping import FileState, MappedFile, cannot_read
+from headrace.shards.mapping import FileState, MappedFile, cannot_read, check_plain
 
 
 class Entry(NamedTuple):
@@ -170,6 +170,7 @@ class IndexReader:
     def read(self, shard: Shard, *, check: bool = False) -> tuple[npt.NDArray[np.void], FileState]:
         """The index of a shard as a copy in memory, for a look at many of them. See `read_index`."""
         path = self.path(shard)
+        check_plain(path)
         try:
             with open(path, "rb", buffering=0) as file:
                 content = np.frombuffer(file.read(), np.uint8)

@@ -15,7 +15,7 @@ import numpy as np
 from headrace.shards.checksums import CHECKSUMS, ORIENTED_VERSION, VERSION, Checksums
 from headrace.shards.errors import ShardError
 from headrace.shards.fields import Field, check_fields
-from headrace.shards.mapping import cannot_read
+from headrace.shards.mapping import cannot_read, check_plain
 
 MANIFEST_NAME = "manifest.json"
 
@@ -130,6 +130,7 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder; ShardError where it is missing, damaged or of another version."""
     path = folder / MANIFEST_NAME
+    check_plain(path)
     try:
         text = path.read_bytes().decode()
     except OSError as error:

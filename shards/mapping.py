@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.errors import MachineError, ShardError, is_machine_fault
+from headrace.shards.special import special
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -88,6 +89,12 @@ def cannot_read(path: Path | str, error: OSError) -> ShardError:
     return kind(f"{path}: {error.strerror or error}")
 
 
+def check_plain(path: Path | str) -> None:
+    """ShardError where a path leads to a named pipe, a socket or a device, before it is opened."""
+    if what := special(path):
+        raise ShardError(f"{path}: {what}, expected a file")
+
+
 class LeasedAddresses(np.ndarray[Any, Any]):
     """Addresses that keep alive what they point at, as does every array made from them by slicing or copying."""
 
@@ -114,6 +121,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         """ShardError where the file is missing, unreadable or empty, MachineError where the system fails."""
+        check_plain(path)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:

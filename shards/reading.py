@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.errors import MachineError, ShardError
+from headrace.shards.special import special
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -56,6 +57,8 @@ class ReadFile:
 
     def __init__(self, path: Path) -> None:
         """ShardError where the file is missing or empty, MachineError where it cannot be read."""
+        if what := special(path):
+            raise ShardError(f"{path}: {what}, expected a file")
         self.path = path
         self.number = next(NUMBERS)
         weakref.finalize(self, OPEN.pop, self.number, None).atexit = False

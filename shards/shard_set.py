@@ -32,7 +32,7 @@ from headrace.shards.index import (
     unturnable,
 )
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
-from headrace.shards.mapping import MappedFile, cannot_read, leased
+from headrace.shards.mapping import MappedFile, cannot_read, check_plain, leased
 from headrace.shards.opened import FEW, FewShards, ManyShards, OpenShards
 from headrace.shards.remote.remote import RemoteFolder, redact
 from headrace.shards.writing.staging import displaced_name
@@ -370,6 +370,7 @@ def open_folder(path: str | os.PathLike[str], *, check: bool = False, orientatio
         if displaced_name(folder).exists():
             hint = f"; the old set is at {displaced_name(folder)}, its replacement was killed: rename it back"
         raise ShardError(f"{redact(str(folder))}: there is no such file or folder{hint}")
+    check_plain(folder)
     if folder.is_file() or not _exists(folder / MANIFEST_NAME):
         if check:
             raise ShardError(f"{folder}: has no manifest, so there are no checksums to check")

@@ -47,6 +47,7 @@ PEERS = {
     "mlxtend": "mlxtend.data",
     "moto": "moto.server",
     "open_clip": "open_clip",
+    "pillow-heif": "pillow_heif",
     "rarfile": "rarfile",
     "ray": "ray",
     "s3fs": "s3fs",

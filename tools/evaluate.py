@@ -29,6 +29,7 @@ from headrace.train.probes import (
     finetune_probe,
     frozen_scores,
     image_views,
+    matched_labels,
     pixel_features,
     word_features,
 )
@@ -68,8 +69,9 @@ def evaluate(
 
     Raises:
         ConfigError: as `headrace.train.load_run`.
-        RunError: if the run has no checkpoint, or a shard set has no labels or not what the method is shown; for
-            fine-tuning, if the method is not one of images, and for the raw input, if it is shown several streams.
+        RunError: if the run has no checkpoint, a shard set has no labels or not what the method is shown, or `test` has
+            samples of classes that `data` has not; for fine-tuning, if the method is not one of images, and for the raw
+            input, if it is shown several streams.
         UserError: for fine-tuning without `test`, and in one of several processes of torchrun, which would all do the
             same.
         ShardError: for a shard set that cannot be read.
@@ -88,6 +90,8 @@ def evaluate(
     with ExitStack() as stack:
         learn = stack.enter_context(open_shards(data))
         score = stack.enter_context(open_shards(test)) if test is not None else None
+        if score is not None:
+            check_labels(learn, score)
         if "finetune" in probes:
             image_views(trained)  # whether it can be, before anything is computed
         for encoder in encoders:
@@ -102,6 +106,12 @@ def evaluate(
     return scores
 
 
+def check_labels(learn: ShardSet, score: ShardSet) -> None:
+    """RunError before anything is computed where labels of two sets cannot be compared, as `matched_labels` does."""
+    if all("label" in shards.fields for shards in (learn, score)):  # who needs them says so where there are none
+        matched_labels(learn, score)
+
+
 def _frozen(
     method: Method,
     encoder: str,
@@ -114,14 +124,20 @@ def _frozen(
     if not probes:
         return {}
     shown = method.probe_inputs if encoder == "pixels" else None
-    if isinstance(shown, SoundSpec | TextSpec):
-        raw: Callable[..., Features] = band_features if isinstance(shown, SoundSpec) else word_features
-        test = None if score is None else raw(score, shown, max_bad=max_bad)
-        return frozen_scores(probes, raw(learn, shown, max_bad=max_bad), test, device=device())
-    side = _pixel_side(method, learn) if encoder == "pixels" else None
-    test = None if score is None else features(method, score, pixel_side=side, max_bad=max_bad)
-    learned = features(method, learn, pixel_side=side, max_bad=max_bad)
-    return frozen_scores(probes, learned, test, device=device())
+    side = _pixel_side(method, learn) if encoder == "pixels" and not isinstance(shown, SoundSpec | TextSpec) else None
+
+    def of_set(shards: ShardSet) -> Features:
+        if isinstance(shown, SoundSpec):
+            return band_features(shards, shown, max_bad=max_bad)
+        if isinstance(shown, TextSpec):
+            return word_features(shards, shown, max_bad=max_bad)
+        return features(method, shards, pixel_side=side, max_bad=max_bad)
+
+    test = None
+    if score is not None:
+        x, labels = of_set(score)
+        test = x, matched_labels(learn, score)(labels)
+    return frozen_scores(probes, of_set(learn), test, device=device())
 
 
 def features(

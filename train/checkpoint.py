@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from headrace.train.distributed import World
-from headrace.train.errors import RunError
+from headrace.train.errors import RunError, replacing
 
 FORMAT = 1
 """Version of the dictionary below; raised when an old reader would misread a new one."""
@@ -73,8 +73,10 @@ def write_synced(path: Path, state: dict[str, Any]) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-    except RuntimeError as error:  # torch's for a file that does not take its bytes
-        cause = error.__context__
+    except RuntimeError as error:  # torch's for a file that does not take its bytes, such as "unexpected pos"
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
         number = cause.errno if isinstance(cause, OSError) else None
         raise OSError(number or 0, os.strerror(number) if number else _first_line(error)) from error
 
@@ -90,16 +92,16 @@ def sync_folder(folder: Path) -> None:
 
 def keep_best(path: Path) -> None:
     """Let best.pt, beside the checkpoint `path`, be the same file, which stays when `path` goes; a copy of it where the
-    file system has no links."""
-    best, aside = path.with_name("best.pt"), path.with_name("best.pt.tmp")
+    file system has no links. RunError where the disk does not take it."""
+    best = path.with_name("best.pt")
     if best.exists() and best.samefile(path):
         return
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(path, aside)
-    except OSError:
-        shutil.copyfile(path, aside)
-    os.replace(aside, best)
+    with replacing(best) as aside:
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(path, aside)
+        except OSError:
+            shutil.copyfile(path, aside)
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:

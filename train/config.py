@@ -6,7 +6,6 @@ resolved config is saved with the run.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import yaml
 
 from headrace.models import METHODS
 from headrace.pipeline.order.window import LANES, WINDOW
-from headrace.train.errors import ConfigError
+from headrace.shards.special import special
+from headrace.train.errors import ConfigError, replacing
 from headrace.train.settings.overrides import override, split_arguments
 from headrace.train.settings.plain import build, nearest, read_yaml, require_plain, to_plain
 
@@ -398,6 +398,8 @@ class RunConfig:
         Raises:
             ConfigError: naming the file, if it is not there, no YAML mapping, or as `from_dict`.
         """
+        if what := special(path):
+            raise ConfigError(f"{path}: {what}, expected a file")
         try:
             values = read_yaml(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -410,10 +412,13 @@ class RunConfig:
             raise ConfigError(f"{path}: {error}") from None
 
     def save(self, path: str | Path) -> None:
-        """Write all fields as YAML; the file is never seen half written."""
-        aside = Path(f"{path}.tmp")
-        aside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
-        os.replace(aside, path)
+        """Write all fields as YAML; the file is never seen half written.
+
+        Raises:
+            RunError: if the disk does not take it; what was there stays.
+        """
+        with replacing(Path(path)) as aside:
+            aside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
 
 def _method_config(method: object) -> Any:

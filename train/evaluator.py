@@ -22,11 +22,11 @@ from headrace.shards import ShardSet
 from headrace.train.config import RunConfig, Score
 from headrace.train.distributed import World
 from headrace.train.early_stop import NAMES, Best, EarlyStop, shown
-from headrace.train.errors import ConfigError, NotFiniteError
+from headrace.train.errors import ConfigError, NotFiniteError, RunError
 from headrace.train.metrics import Record
 from headrace.train.pictures import SAMPLES, draws, save_pictures
 from headrace.train.precision import Precision
-from headrace.train.probes import extract_features, frozen_scores
+from headrace.train.probes import extract_features, frozen_scores, matched_labels
 
 COLUMNS: Mapping[Score, str] = {"loss": "held_out_loss", "knn": "knn", "linear": "linear"}
 """What a record calls each score."""
@@ -44,6 +44,11 @@ def require_measurable(
         for shards in (training, validation):
             if shards is not None and "label" not in shards.fields:
                 raise ConfigError(f"probe.protocols: must be [] where {shards.path} has no labels{shards.omitted.hint}")
+        if validation is not None:
+            try:
+                matched_labels(training, validation)
+            except RunError as error:
+                raise ConfigError(f"validation: {error}") from None
     if validation is None:
         return
     if method.keeps_samples:
@@ -216,7 +221,10 @@ class Evaluator:
             )
             with suppress(NotFiniteError):
                 learn = features(self._training, samples=probe.samples)
-                test = None if self._validation is None else features(self._validation)
+                test = None
+                if self._validation is not None:
+                    pictured, labels = features(self._validation)
+                    test = pictured, matched_labels(self._training, self._validation)(labels)
                 values = list(frozen_scores(probe.protocols, learn, test, device=device).values())
         found = self._world.greatest(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
         return {

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headrace.models import Method
+from headrace.shards.special import special
 from headrace.train.checkpoint import newest_checkpoint, read_checkpoint
 from headrace.train.errors import ConfigError, RunError
 
@@ -100,6 +101,8 @@ def _tensors(source: Path) -> dict[str, Tensor]:
         if state is None:
             raise RunError(f"{source}: no checkpoint in it")
         return _only_tensors(state["model"], source)
+    if what := special(source):
+        raise RunError(f"{source}: {what}, expected a file of weights or a run's folder")
     if source.suffix == ".safetensors":
         return load_file(source)
     if not source.exists():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headrace.pipeline import Loader, LoaderStats
 from headrace.shards.printing import printable
+from headrace.train.errors import cannot_write, replacing
 
 T = TypeVar("T")
 ENDED = "ended.json"
@@ -175,13 +176,17 @@ class RunLog:
         self._bar.update(self._task, completed=step)
 
     def write(self, record: Record) -> None:
-        """One record to every place; it is in the file, though perhaps not on the disk, when this returns."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self._events is not None:
-            for name, value in record.items():
-                if name != "step":
-                    self._events.add_scalar(name, value, record["step"])
+        """One record to every place; it is in the file, though perhaps not on the disk, when this returns. RunError
+        where the disk does not take it."""
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            if self._events is not None:
+                for name, value in record.items():
+                    if name != "step":
+                        self._events.add_scalar(name, value, record["step"])
+        except OSError as error:
+            raise cannot_write(self._out / "metrics.jsonl", error) from error
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
         figures = f"{loss}{record['samples_per_s']:,.0f} samples/s  data wait {100 * record['data_wait']:.0f} %"
         self._bar.update(self._task, figures=figures)
@@ -202,9 +207,8 @@ class RunLog:
 
     def end(self, ending: Ending) -> None:
         """Say why the run ended, and keep it as ended.json. An error is said by whoever catches it."""
-        aside = self._out / f"{ENDED}.tmp"
-        aside.write_text(json.dumps(asdict(ending), indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, self._out / ENDED)
+        with replacing(self._out / ENDED) as aside:
+            aside.write_text(json.dumps(asdict(ending), indent=2) + "\n", encoding="utf-8")
         if ending.why == "finished":
             self.tell(ending.line)
         elif ending.why != "error":
@@ -226,9 +230,10 @@ class RunLog:
 
     def close(self) -> None:
         self._bar.stop()
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        for file in (self._file, self._events):
+            if file is not None:
+                with contextlib.suppress(OSError):  # of a full disk, which has been said where it mattered
+                    file.close()
 
 
 def read_metrics(out: str | Path) -> list[Record]:
@@ -252,9 +257,8 @@ def read_ending(out: str | Path) -> Ending | None:
 def _truncated(path: Path, step: int) -> Path:
     """`path`, with no records of later steps."""
     kept = [record for record in read_metrics(path.parent) if record["step"] <= step]
-    aside = path.with_suffix(".jsonl.tmp")
-    aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
     return path
 
 

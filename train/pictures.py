@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from headrace.models import Method
+from headrace.train.errors import replacing
 
 SAMPLES = 8
 """Drawn each time; always the same."""
@@ -38,9 +38,8 @@ def save_pictures(out: Path, step: int, pictures: Mapping[str, Tensor]) -> None:
             raise ValueError(f"pictures: a name must be of letters, digits, spaces and dashes, got {name!r}")
         if images.ndim != 4 or images.shape[1] != 3 or not len(images):
             raise ValueError(f"pictures: {name} must be of shape (B, 3, H, W), got {tuple(images.shape)}")
-        aside = folder / f"{name}.png.tmp"
-        Image.fromarray(side_by_side(images)).save(aside, "PNG")
-        os.replace(aside, folder / f"{name}.png")
+        with replacing(folder / f"{name}.png") as aside:
+            Image.fromarray(side_by_side(images)).save(aside, "PNG")
 
 
 def drawn_pictures(out: Path) -> dict[int, dict[str, Path]]:

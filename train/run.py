@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -138,7 +138,8 @@ def train(
                     run.log.end(ending)
             except (RunError, ShardError) as error:
                 if run.log:
-                    run.log.end(Ending(why="error", line=str(error), step=run.log.step))
+                    with suppress(RunError):  # a full disk may be what it is about
+                        run.log.end(Ending(why="error", line=str(error), step=run.log.step))
                 raise
             finally:
                 run.loader.close()

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 
 from PIL import Image
 
+from headrace.shards.formats.heif import heif_brand
 from headrace.shards.formats.images import PNG_SIGNATURE, orientation_of, png_chunks
+from headrace.shards.formats.media import HEAD
 from headrace.shards.formats.orientation import TAG, UPRIGHT, exif_orientation
 
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP", "HEIF")
 """What Pillow may take a file for. Others are no pictures of a data set, and for some it starts other programs."""
 TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 """Chunks of a PNG that no pixel depends on and that Pillow unpacks, up to a limit beyond which it refuses the file."""
@@ -112,6 +114,8 @@ def texts_fit(data: bytes) -> bool:
 def _opened(data: bytes) -> Image.Image:
     """`Image.open` without its limit of pixels, which could be lifted for a whole process only."""
     Image.init()
+    if heif_brand(data[:HEAD]) == "heic":
+        learn_heic()
     for name in FORMATS:
         if name not in Image.OPEN:
             continue
@@ -120,6 +124,17 @@ def _opened(data: bytes) -> Image.Image:
             with contextlib.suppress(SyntaxError, IndexError, TypeError, KeyError, EOFError, struct.error):
                 return factory(io.BytesIO(data), "")
     raise ValueError("not an image that Pillow can read")
+
+
+def learn_heic() -> None:
+    """Let Pillow read HEIC; ValueError where the package for that is not installed."""
+    if "HEIF" in Image.OPEN:
+        return
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ValueError("a HEIC picture: pip install headrace[heic] reads it") from None
+    pillow_heif.register_heif_opener()
 
 
 def _pixel_segments(data: bytes) -> Iterator[bytes]:

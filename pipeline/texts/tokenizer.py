@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from headrace.shards.special import special
+
 _PROBES = ("a", "the", "1", ".")
 """Texts of which at least one has a token in any vocabulary worth the name."""
 
@@ -51,6 +53,8 @@ class TextTokenizer:
                 "TextSpec.tokenizer names no file; of a method it is the key model.tokenizer, "
                 "and headrace tokenizer makes one from a shard set"
             )
+        if what := special(self.path):
+            raise ValueError(f"TextSpec.tokenizer {self.path}: {what}, expected a file")
         try:
             tokenizer = Tokenizer.from_file(self.path)
         except Exception as error:  # the library raises nothing narrower

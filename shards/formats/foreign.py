@@ -29,7 +29,7 @@ from headrace.shards.formats.tar_samples import joined, neighbours
 from headrace.shards.formats.values import settled
 from headrace.shards.index import Entry, IndexBuilder, OpenShard, close_shards, index_dtype
 from headrace.shards.manifest import EXTENSIONS, Format, Manifest, Shard
-from headrace.shards.mapping import MappedFile
+from headrace.shards.mapping import MappedFile, check_plain
 
 COMPRESSED = "compressed tars"
 NO_LABEL = -1
@@ -62,6 +62,7 @@ def scan_shards(path: Path, opened: Callable[[Path], MappedFile] = MappedFile) -
 
     Samples have no checksums. The keys of .beton samples are their numbers, nine digits.
     """
+    check_plain(path)
     try:
         found = [path] if path.is_file() else sorted(path.iterdir())
     except OSError as error:

@@ -36,7 +36,8 @@ def video_type(head: bytes) -> str:
         return "avi"
     if head[:4] in (b"\0\0\1\xba", b"\0\0\1\xb3"):  # ISO 13818-1, pack header; ISO 13818-2, sequence header
         return "mpg"
-    if head[:1] == b"G" and head[188:189] == b"G":  # ISO 13818-1, packets of 188 bytes
+    # ISO 13818-1, packets of 188 bytes; cameras (.mts) put a time of four bytes before each.
+    if (head[:1] == b"G" and head[188:189] == b"G") or (head[4:5] == b"G" and head[196:197] == b"G"):
         return "ts"
     if head[:4] == b"FLV\1":
         return "flv"

@@ -74,6 +74,8 @@ def walk_tar(mapped: FileBytes) -> Iterator[TarMember | TarLink]:
                 said.add(mapped.array[at : at + size].tobytes(), type_flag)
             except ValueError as error:
                 raise ShardError(f"{mapped.path}, offset {at}: damaged name ({error})") from error
+        elif type_flag == b"S" or (type_flag in FILES and said.sparse):
+            raise ShardError(f"{mapped.path}, offset {at}: sparse files are not supported; pack the tar without them")
         elif type_flag in FILES:
             yield TarMember(said.name or header_name(block), at, size)
             said = Said()
@@ -81,8 +83,6 @@ def walk_tar(mapped: FileBytes) -> Iterator[TarMember | TarLink]:
             name, target = said.name or header_name(block), said.link or link_target(block)
             yield TarLink(name, at - BLOCK, target, hard=type_flag == HARD_LINK)
             said = Said()
-        elif type_flag == b"S":
-            raise ShardError(f"{mapped.path}, offset {at}: sparse files are not supported; pack the tar without them")
         elif type_flag != b"g":  # the attributes of the tar belong to no file
             said = Said()
         at += padded(size)
@@ -105,6 +105,8 @@ class Said:
         self.link = ""
         """The file that it is another name of."""
         self.size: int | None = None
+        self.sparse = False
+        """Whether the holes of the file are left out."""
 
     def size_of(self, size: int, type_flag: bytes) -> int:
         """Bytes of an entry's content, whose header says `size`."""
@@ -113,11 +115,12 @@ class Said:
         return self.size if type_flag in FILES and self.size is not None else size
 
     def add(self, content: bytes, type_flag: bytes) -> None:
-        """An entry of type L (name), K (link) or x (pax); ValueError where it is damaged, or describes a file with
-        holes."""
+        """An entry of type L (name), K (link) or x (pax); ValueError where it is damaged."""
         if type_flag == b"x":
             records = pax_records(content)
             name, link, size = (records.get(key, b"") for key in (b"path", b"linkpath", b"size"))
+            if any(key.startswith(b"GNU.sparse.") for key in records):
+                self.sparse, name = True, records.get(b"GNU.sparse.name", name)
         else:
             text, size = content.split(b"\0", 1)[0], b""
             name, link = (text, b"") if type_flag == b"L" else (b"", text)
@@ -181,8 +184,7 @@ def link_target(block: bytes) -> str:
 
 
 def pax_records(content: bytes) -> dict[bytes, bytes]:
-    """What a pax header says, in records like b"21 path=long/name.jpg\\n"; ValueError where it is damaged, or describes
-    a file with holes."""
+    """What a pax header says, in records like b"21 path=long/name.jpg\\n"; ValueError where it is damaged."""
     at = 0
     records: dict[bytes, bytes] = {}
     while at < len(content):
@@ -194,8 +196,6 @@ def pax_records(content: bytes) -> dict[bytes, bytes]:
         if length <= space + 1 - at or at + length > len(content) or record[-1:] != b"\n":
             raise ValueError("pax record of another length than it says")
         keyword, _, value = record[:-1].partition(b"=")
-        if keyword.startswith(b"GNU.sparse"):
-            raise ValueError("a file with holes; pack the tar without --sparse")
         records[keyword] = value
         at += length
     return records

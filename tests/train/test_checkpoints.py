@@ -6,15 +6,20 @@ import errno
 import io
 import os
 import pickle
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from headrace.shards import ShardSet
 from headrace.train import RunError, checkpoint_paths
 from headrace.train import checkpoint as checkpoint_module
 from headrace.train.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
+from tests.failing_disk import FailingDisk
+from tests.train.tiny_runs import tiny_run
 
 
 def save(folder: Path, *steps: int, keep: int = 9) -> None:
@@ -132,3 +137,31 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     torch.save({"format": 99}, path)
     with pytest.raises(RunError, match="not a checkpoint of format 1"):
         read_checkpoint(path)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("pattern", "after", "match"),
+    [
+        ("*.pt.tmp", 0, r"step-00000003\.pt: cannot be written \(No space left on device\)"),
+        ("*.pt.tmp", 1, r"step-00000003\.pt: cannot be written \(No space left on device\)"),
+        ("*/config.yaml.tmp", 0, r"config\.yaml: cannot be written \(No space left on device\)"),
+        ("*/metrics.jsonl", 0, r"metrics\.jsonl: cannot be written \(No space left on device\)"),
+    ],
+)
+def test_a_full_disk_is_said_with_the_file_and_leaves_nothing_aside(
+    digits_webdataset: ShardSet, failing_disk: FailingDisk, tmp_path: Path, pattern: str, after: int, match: str
+) -> None:
+    tiny_run(digits_webdataset.path, tmp_path / "run", "epochs=1").save(tmp_path / "config.yaml")
+    command = [sys.executable, "-m", "headrace.tools.cli", "train", "simclr", "--config", tmp_path / "config.yaml"]
+    command += ["--data", digits_webdataset.path, "--out", tmp_path / "run"]
+    failing_disk.fail("write", pattern, errno.ENOSPC, after=after)
+    done = failing_disk.run(command)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.search(match, last), done.stderr
+    assert last.startswith("headrace train: ")
+    assert not [*(tmp_path / "run").rglob("*.tmp")]
+    failing_disk.mend()
+    assert failing_disk.run(command).returncode == 0
+    assert checkpoint_paths(tmp_path / "run" / "checkpoints")[0].name == "step-00000004.pt"

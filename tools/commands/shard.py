@@ -122,10 +122,13 @@ def run(args: argparse.Namespace) -> None:
         print_json(result._asdict())
         return
     tell(f"{redact(args.out)}: {result.samples:,} samples, {result.bytes / 1e6:,.1f} MB in {result.seconds:.1f} s")
+    why = f"{redact(args.out).rstrip('/')}/rejects.jsonl"
     if result.left_out:
-        tell(f"belong to no sample: {counted(result.left_out)}")
+        tell(f"belong to no sample: {counted(result.left_out)}; {why} lists them")
     if result.rejects:
-        tell(f"{result.rejects:,} samples were left out; {redact(args.out).rstrip('/')}/rejects.jsonl says why")
+        tell(f"{result.rejects:,} samples were left out; {why} says why")
+    for line in result.notes:
+        tell(line)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -6,10 +6,10 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from headrace.pipeline.images.limits import pixel_limit
 from headrace.shards import Manifest, ShardError
@@ -28,6 +28,8 @@ from headrace.tools.conversion.workers import estimate_in_process, in_processes,
 from headrace.tools.errors import UserError
 from headrace.tools.hardware import cores
 from headrace.tools.sources import SOURCES, check_apart
+from headrace.tools.sources.left_out import Stray
+from headrace.tools.sources.listing import findable
 
 Engine = Literal["local", "ray"]
 
@@ -61,7 +63,9 @@ class ConvertResult(NamedTuple):
     resumed: int
     """Samples that an earlier, interrupted conversion had done."""
     left_out: Mapping[str, int]
-    """Files of the source that belong to no sample, by their ending or another reason."""
+    """Files of the source that belong to no sample, by their ending or another reason; rejects.jsonl lists them."""
+    notes: Sequence[str] = ()
+    """What else the source has to say, a line each."""
 
 
 def convert(
@@ -192,7 +196,7 @@ def convert(
             done = depot.start(job.to_json(), restart)
             if done is not None:  # killed when all but the last step was done
                 remove_report(out, beside)
-                return result_of(done, time.perf_counter() - start, job.total)
+                return result_of(done, job, time.perf_counter() - start, job.total)
             so_far.go_on(depot)
             resumed = so_far.done
             check_rejects(so_far, max_rejects, beside)
@@ -206,7 +210,9 @@ def convert(
             so_far.tell("moving")
             units = sorted(so_far.records.items())
             manifest = finished_manifest(job, units)
-            depot.commit(units, json_lines(so_far.rejects()), manifest)
+            data, _ = opened(job.source, job.src, job.split, job.seed)
+            lines = [*(reject.to_json() for reject in so_far.rejects()), *map(stray_line, data.strays)]
+            depot.commit(units, json_lines(lines), manifest)
         except OSError as error:
             raise ShardError(
                 f"{redact(os.fspath(out))}: cannot write the set: {error.strerror or error}; {so_far.kept(depot)}"
@@ -217,7 +223,7 @@ def convert(
             stop.args = (f"interrupted; {so_far.kept(depot)}",)
             raise
     remove_report(out, beside)
-    return result_of(manifest, time.perf_counter() - start, resumed)
+    return result_of(manifest, job, time.perf_counter() - start, resumed)
 
 
 def _most_pixels(given: int | None) -> int:
@@ -228,12 +234,17 @@ def _most_pixels(given: int | None) -> int:
         raise UserError(str(error)) from error
 
 
-def result_of(manifest: Manifest, seconds: float, resumed: int) -> ConvertResult:
+def result_of(manifest: Manifest, job: Job, seconds: float, resumed: int) -> ConvertResult:
     """What a conversion did, by what it says of itself in the set."""
     said = manifest.provenance
-    return ConvertResult(
-        manifest.samples, int(said["rejects"]), manifest.bytes, seconds, resumed, said.get("left_out", {})
-    )
+    data, _ = opened(job.source, job.src, job.split, job.seed)
+    counts = manifest.samples, int(said["rejects"]), manifest.bytes
+    return ConvertResult(*counts, seconds, resumed, said.get("left_out", {}), tuple(data.notes))
+
+
+def stray_line(stray: Stray) -> dict[str, Any]:
+    """The entry of rejects.jsonl for a file that belongs to no sample, and so has no key."""
+    return {"key": None, **stray._asdict()}
 
 
 class _SoFar:
@@ -319,7 +330,7 @@ def finished_manifest(job: Job, units: list[tuple[int, UnitRecord]]) -> Manifest
     del settings["format"]
     provenance = {
         "source": job.source,
-        "src": Path(redact(job.src)).name,
+        "src": Path(redact(findable(job.src))).name,
         "split": job.split or "train",
         **{name: value for name, value in settings.items() if value != DEFAULTS[name] or name in ALWAYS_SAID},
         "seed": job.seed,
@@ -341,7 +352,7 @@ def check_rejects(so_far: _SoFar, max_rejects: float, out: Path) -> None:
     rejects = so_far.rejects()
     report = report_path(out)
     try:
-        report.write_bytes(json_lines(rejects))
+        report.write_bytes(json_lines(reject.to_json() for reject in rejects))
         reasons = f"all reasons so far are in {report}"
     except OSError as error:
         reasons = f"the reasons could not be written to {report} ({error.strerror})"
@@ -366,7 +377,7 @@ def remove_report(out: str | os.PathLike[str], beside: Path) -> None:
             report_path(beside).unlink()
 
 
-def json_lines(rejects: Iterable[Reject]) -> bytes:
+def json_lines(objects: Iterable[Mapping[str, Any]]) -> bytes:
     """One JSON object a line."""
-    lines = (json.dumps(reject.to_json(), ensure_ascii=False) + "\n" for reject in rejects)
+    lines = (json.dumps(each, ensure_ascii=False) + "\n" for each in objects)
     return "".join(lines).encode(errors="backslashreplace")  # half a surrogate pair, as JSON escapes it

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from headrace.tools.conversion.faults import is_source_fault
 from headrace.tools.errors import UserError
 from headrace.tools.keys import first_repeated
 from headrace.tools.sources import SOURCES, BadSample, SourceData, shards
+from headrace.tools.sources.listing import check_no_special, findable
 
 ESTIMATED = 64
 """Samples, spread over the set, whose mean size says how many of them fill a shard."""
@@ -83,7 +85,7 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """For comparison with the job of an earlier run. It is written: a URL is there without user and password."""
-        return {**asdict(self), "src": redact(self.src)}
+        return {**asdict(self), "src": redact(findable(self.src))}
 
     def numbers(self, unit: int) -> slice:
         """The unit's part of the stored order."""
@@ -260,6 +262,8 @@ CODECS = {"image": ("simplejpeg", "pillow"), "video": ("av",), "audio": ("av",)}
 def versions_here(fields: Mapping[str, Field]) -> dict[str, str]:
     """Version of Headrace, of the manifest and of each package that has a hand in the bytes of such fields."""
     packages = {"headrace", *(package for field in fields.values() for package in CODECS.get(field.kind, ()))}
+    if any(field.kind == "image" for field in fields.values()) and find_spec("pillow_heif") is not None:
+        packages.add("pillow-heif")
     return {"manifest": str(VERSION), **{package: version(package) for package in sorted(packages)}}
 
 
@@ -269,6 +273,8 @@ def opened(source: str, src: str, split: str | None, seed: int | None) -> tuple[
     if is_remote(src) and source != "shards":
         hint = "of what lies on a server, only shard sets can be read; copy the raw data here"
         raise UserError(f"{redact(src)}: {hint}")
+    if not is_remote(src):
+        check_no_special(src)
     data = shards.read(src, split) if is_remote(src) else SOURCES[source](Path(src), split)
     return data, np.arange(data.total) if seed is None else stored_order(seed, data.total)
 

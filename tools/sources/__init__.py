@@ -5,7 +5,7 @@ import os
 from headrace.shards.remote.remote import is_remote
 from headrace.tools.errors import UserError
 from headrace.tools.sources import cifar10, coco, folder, imagenet, mnist, shards, video
-from headrace.tools.sources.folder import counted
+from headrace.tools.sources.left_out import counted
 from headrace.tools.sources.listing import StrPath, below, findable
 from headrace.tools.sources.source import BadSample, Source, SourceData
 

@@ -18,7 +18,7 @@ import weakref
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -28,16 +28,26 @@ from headrace.shards.formats.tar import (
     BLOCK,
     FILES,
     HARD_LINK,
+    LINKS,
     MAX_NAME_ENTRY,
     NAMES,
     Said,
     check_header,
     header_name,
     link_target,
+    packed_by,
     padded,
 )
+from headrace.shards.formats.tar_links import BrokenLink, TarLink, TarMember, followed
 from headrace.tools.errors import UserError
-from headrace.tools.sources.listing import unreadable
+from headrace.tools.sources.listing import (
+    SpecialFile,
+    check_mode,
+    check_no_special,
+    findable,
+    open_file,
+    unreadable,
+)
 from headrace.tools.sources.source import BadSample
 
 MAX_PICTURE = 64 << 20
@@ -53,7 +63,10 @@ class ArchiveFile:
 
     def __init__(self, path: Path) -> None:
         try:
+            check_mode(os.stat(path).st_mode)
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except SpecialFile as error:
+            raise UserError(f"{findable(path)}: {error}") from error
         except OSError as error:
             raise unreadable(path, error) from error
         weakref.finalize(self, os.close, self.descriptor)
@@ -188,31 +201,53 @@ class Joined(io.RawIOBase):
         return size
 
 
-class TarEntry(NamedTuple):
-    """A regular file in a tar."""
+class SparseMember(TarMember):
+    """A file in a tar of which the holes are left out."""
 
-    name: str
-    offset: int
-    """Of its first byte, in the outermost file."""
-    size: int
+    reason = "a sparse member, whose holes the tar leaves out: unpack the tar, or pack it without --sparse"
 
 
-def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarEntry]:
-    """The regular files of a tar, or of the tar that is a member of it; one block is read for each. A hard link is a
-    file once more.
+def problem(entry: TarMember) -> str:
+    """Why a file in a tar cannot be read; empty where it can."""
+    return entry.reason if isinstance(entry, BrokenLink | SparseMember) else ""
 
-    UserError with the offset in the outermost file on anything but a whole tar.
+
+def scan_tar(
+    file: ArchiveFile, inside: TarMember | None = None, passed: Callable[[str, str], object] = lambda what, name: None
+) -> list[TarMember]:
+    """The files of a tar, or of the tar that is a member of it, in their order; one block is read for each. A link is
+    the file that it leads to once more, and left out where that is a folder. Some cannot be read, see `problem`.
+
+    Args:
+        passed: called with what else there is, folders apart: a kind and a name.
+
+    Raises:
+        UserError: with the offset in the outermost file, on anything but a whole tar.
     """
-    at, end, where = 0, file.size, str(file.path)
+    found = list(walk_tar(file, inside, passed))
+    if any(type(entry) is TarLink for entry in found):
+        sparse = {entry.offset for entry in found if isinstance(entry, SparseMember)}
+        entries = followed(found)
+        return [SparseMember(*entry) if entry.offset in sparse else entry for entry in entries]
+    return found  # type: ignore[return-value]
+
+
+def walk_tar(
+    file: ArchiveFile, inside: TarMember | None, passed: Callable[[str, str], object]
+) -> Iterator[TarMember | TarLink]:
+    """The files and links of a tar in their order; see `scan_tar`."""
+    at, end, where = 0, file.size, findable(file.path)
     if inside is not None:
-        at, end, where = inside.offset, inside.offset + inside.size, f"{file.path}, {inside.name}"
-    type_flag, said = b"", Said()
-    places: dict[str, TarEntry] = {}
+        at, end, where = inside.offset, inside.offset + inside.size, f"{where}, {findable(inside.name)}"
+    begin, type_flag, said = at, b"", Said()
     while True:
-        if end - at < BLOCK:
-            raise UserError(f"{where}, offset {at}: the tar has no end, so it is cut off; download it again")
         try:
-            block = file.read(at, BLOCK)
+            head = file.read(at, min(BLOCK, end - at))
+            if at == begin and (packer := packed_by(head)):
+                raise UserError(f"{where}: {packer}")
+            if len(head) < BLOCK:
+                raise UserError(f"{where}, offset {at}: the tar has no end, so it is cut off; download it again")
+            block = head
             if not any(block):
                 if type_flag and type_flag in NAMES:
                     raise ValueError("a name without its file")
@@ -227,10 +262,13 @@ def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarE
             raise UserError(f"{where}, offset {at}: damaged tar header ({error}); download it again") from error
         at += BLOCK
         size = said.size_of(size, type_flag)
+        name = said.name or header_name(block)
+        if type_flag == SPARSE:
+            at = behind_map(file, block, at, end)
         if size > end - at:
-            name = said.name or header_name(block)
             raise UserError(
-                f"{where}, offset {at}: {name} lacks {at + size - end} bytes, so the tar is cut off; download it again"
+                f"{where}, offset {at}: {findable(name)} lacks {at + size - end} bytes, so the tar is cut off; "
+                "download it again"
             )
         if type_flag in NAMES:
             try:
@@ -241,21 +279,38 @@ def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarE
                 raise unreadable(file.path, error) from error
             except (ValueError, BadSample) as error:
                 raise UserError(f"{where}, offset {at}: damaged name ({error}); download it again") from error
-        elif type_flag in FILES or type_flag == HARD_LINK:
-            entry = TarEntry(said.name or header_name(block), at, size)
-            if type_flag == HARD_LINK:
-                target = said.link or link_target(block)
-                if target not in places:
-                    raise UserError(f"{where}, offset {at}: {entry.name} is a link to {target}, which is not there")
-                entry = TarEntry(entry.name, *places[target][1:])
-            places[entry.name] = entry
-            yield entry
+        elif type_flag == SPARSE or (type_flag in FILES and said.sparse):
+            yield SparseMember(name, at, size)
             said = Said()
-        elif type_flag == b"S":
-            raise UserError(f"{where}, offset {at}: a file with holes; unpack the tar, or pack it without --sparse")
+        elif type_flag in FILES:
+            yield TarMember(name, at, size)
+            said = Said()
+        elif type_flag in LINKS:
+            yield TarLink(name, at - BLOCK, said.link or link_target(block), hard=type_flag == HARD_LINK)
+            said = Said()
         elif type_flag != b"g":  # the attributes of the tar belong to no file
+            if type_flag != FOLDER:
+                passed({b"3": "devices", b"4": "devices", b"6": "named pipes"}.get(type_flag, "of no known type"), name)
             said = Said()
         at += padded(size)
+
+
+SPARSE, FOLDER = b"S", b"5"
+MAP_GOES_ON, MORE_MAP_GOES_ON = 482, 504
+"""Places in the header of a sparse file, and in the blocks behind it, that say whether another block of its map follows
+(GNU tar's manual, "Old GNU Format")."""
+
+
+def behind_map(file: ArchiveFile, block: bytes, at: int, end: int) -> int:
+    """Where the content of GNU's sparse file begins, whose header stands before `at`."""
+    more = block[MAP_GOES_ON]
+    while more and end - at >= BLOCK:
+        try:
+            more = file.read(at, BLOCK)[MORE_MAP_GOES_ON]
+        except OSError as error:
+            raise unreadable(file.path, error) from error
+        at += BLOCK
+    return at
 
 
 class Limited(io.RawIOBase):
@@ -278,6 +333,7 @@ class Limited(io.RawIOBase):
 @contextmanager
 def tar_gz(path: Path) -> Iterator[tarfile.TarFile]:
     """A small .tar.gz, to be read once from begin to end."""
+    check_no_special(path)
     with gzip.open(path) as stream, tarfile.open(fileobj=Limited(stream), mode="r|") as tar:
         yield tar
 
@@ -294,11 +350,15 @@ class ZipEntry(NamedTuple):
     crc32: int
     method: int
     """0 stored, 8 deflated."""
+    problem: str
+    """Why it is not read; empty where it is."""
 
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, sizes of name and extra field; the rest is in the directory too
 
 
+ENCRYPTED = 1
+"""A bit of a file's flags."""
 ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, OverflowError, struct.error)
 """What Python's zipfile raises on a damaged directory."""
 
@@ -310,7 +370,16 @@ def zip_entries(file: ArchiveFile) -> dict[str, ZipEntry]:
         with zipfile.ZipFile(io.BufferedReader(stream, CHUNK)) as archive:
             return {
                 info.filename: ZipEntry(
-                    info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type
+                    info.header_offset,
+                    info.compress_size,
+                    info.file_size,
+                    info.CRC,
+                    info.compress_type,
+                    "a link, which is not followed in a zip: unpack it"
+                    if stat.S_ISLNK(info.external_attr >> 16)
+                    else "encrypted: unpack the zip"
+                    if info.flag_bits & ENCRYPTED
+                    else "",
                 )
                 for info in archive.infolist()
                 if not info.is_dir()
@@ -328,6 +397,8 @@ def read_zip(file: ArchiveFile, name: str, entry: ZipEntry, limit: int = MAX_PIC
     """
     check_size(max(entry.size, entry.compressed), limit)
     where = f"{file.path}, offset {entry.offset}, {name}"
+    if entry.problem:
+        raise BadSample(f"{where}: {entry.problem}")
     if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BadSample(f"{where}: packed by method {entry.method}, expected 0 (stored) or 8 (deflated)")
     if not 0 <= entry.offset <= file.size - entry.compressed:
@@ -349,17 +420,12 @@ def read_zip(file: ArchiveFile, name: str, entry: ZipEntry, limit: int = MAX_PIC
 def read_file(path: str | os.PathLike[str], limit: int = MAX_PICTURE) -> bytes:
     """Content of a file; BadSample where it is no regular file or has more than `limit` bytes, OSError where it cannot
     be read."""
-    with open(path, "rb", buffering=0, opener=open_at_once) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise BadSample("not a regular file")
-        check_size(status.st_size, limit)
-        return file.read()
-
-
-def open_at_once(path: str, flags: int) -> int:
-    """A descriptor, also of a named pipe, which would wait for somebody who writes."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    try:
+        with open_file(path) as file:
+            check_size(os.fstat(file.fileno()).st_size, limit)
+            return file.read()
+    except SpecialFile as error:
+        raise BadSample(str(error)) from error
 
 
 def check_size(size: int, limit: int) -> None:

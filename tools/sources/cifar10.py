@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from headrace.shards import Field
 from headrace.tools.errors import UserError
-from headrace.tools.sources.archives import tar_gz
+from headrace.tools.sources.archives import read_file, tar_gz
 from headrace.tools.sources.fingerprint import Fingerprint
-from headrace.tools.sources.listing import exists, is_file, raise_cause, unreadable
-from headrace.tools.sources.source import SourceData
+from headrace.tools.sources.listing import check_no_special, exists, is_file, raise_cause, unreadable
+from headrace.tools.sources.source import BadSample, SourceData
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SPLITS = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
@@ -46,6 +46,7 @@ def read(src: Path, split: str | None) -> SourceData:
     if split not in SPLITS:
         raise UserError(f"cifar10 has the splits train and test, not {split!r}")
     place = find(src)
+    check_no_special(place)
     contents = read_archive(place, SPLITS[split]) if is_file(place) else read_folder(place, SPLITS[split])
     batches = [parse_batch(place, name, *contents[name]) for name in SPLITS[split]]
     pixels = np.concatenate([batch[0] for batch in batches])
@@ -90,9 +91,9 @@ def read_folder(folder: Path, names: list[str]) -> dict[str, tuple[bytes, bool]]
         binary = not exists(folder / name)
         path = folder / (f"{name}.bin" if binary else name)
         try:
-            if path.stat().st_size > MAX_FILE:
-                raise UserError(f"{path}: {path.stat().st_size} bytes, a batch of CIFAR-10 has 31 MB")
-            contents[name] = path.read_bytes(), binary
+            contents[name] = read_file(path, MAX_FILE), binary
+        except BadSample as error:
+            raise UserError(f"{path}: {error}; a batch of CIFAR-10 has 31 MB") from error
         except OSError as error:
             raise unreadable(path, error) from error
     return contents

@@ -32,10 +32,11 @@ from headrace.shards import Field
 from headrace.shards.formats.orientation import UPRIGHT, shown_size
 from headrace.shards.formats.values import json_bytes
 from headrace.tools.errors import UserError
-from headrace.tools.sources.archives import ArchiveFile, check_size, read_file, read_zip, zip_entries
+from headrace.tools.sources.archives import ArchiveFile, read_file, read_zip, zip_entries
 from headrace.tools.sources.coco_turning import turned_instances
 from headrace.tools.sources.fingerprint import Fingerprint
-from headrace.tools.sources.listing import exists, findable, is_folder, unreadable
+from headrace.tools.sources.left_out import LeftOut
+from headrace.tools.sources.listing import exists, findable, is_clutter, is_folder, names_in, unreadable
 from headrace.tools.sources.source import BadSample, SourceData
 
 SPLITS = ("train", "val")
@@ -78,7 +79,7 @@ def read(src: Path, split: str | None) -> SourceData:
     if split not in SPLITS:
         raise UserError(f"coco has the splits train and val, not {split!r}")
     name = f"{split}2017"
-    place, picture, archive = open_pictures(src, name)
+    place, picture, archive, there = open_pictures(src, name)
     captions = open_annotations(src, f"captions_{name}.json")
     instances = open_annotations(src, f"instances_{name}.json")
     images = sorted({**instances.images, **captions.images}.items())
@@ -114,7 +115,14 @@ def read(src: Path, split: str | None) -> SourceData:
         fingerprint.archive(archive.status)
     else:
         fingerprint.files(place / image.file_name for _, image in images)
+    left_out = LeftOut()
+    listed = {image.file_name for _, image in images}
+    for file_name in there:
+        if file_name not in listed:
+            left_out.add("not in the annotations", f"{place}, {file_name}" if archive else place / file_name)
     return SourceData(
+        left_out=left_out.counts(),
+        strays=list(left_out.strays(place)),
         fields=fields,
         turn=turned_sample,
         total=len(images),
@@ -136,8 +144,9 @@ def turned_sample(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**values, "instances": instances, "height": height, "width": width}
 
 
-def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], ArchiveFile | None]:
-    """Where the pictures are, a function that reads one by its file name, and the zip where they are in one."""
+def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], ArchiveFile | None, list[str]]:
+    """Where the pictures are, a function that reads one by its file name, the zip where they are in one, and the names
+    of the files that are there."""
     archive, folder = src / f"{name}.zip", src / name
     if exists(archive):
         file = ArchiveFile(archive)
@@ -149,9 +158,10 @@ def open_pictures(src: Path, name: str) -> tuple[Path, Callable[[str], bytes], A
                 raise BadSample(f"the zip holds no {member}")
             return read_zip(file, member, entries[member])
 
-        return archive, picture, file
+        there = [member.removeprefix(f"{name}/") for member in entries]
+        return archive, picture, file, [member for member in there if not any(map(is_clutter, member.split("/")))]
     if is_folder(folder):
-        return folder, lambda file_name: read_file(folder / file_name), None
+        return folder, lambda file_name: read_file(folder / file_name), None, names_in(folder)[1]
     raise UserError(f"{src}: holds neither {name}.zip nor a folder {name}")
 
 
@@ -173,8 +183,7 @@ def open_annotations(src: Path, name: str) -> Annotations:
     elif exists(path):
         where = str(path)
         try:
-            check_size(path.stat().st_size, MAX_ANNOTATIONS)
-            content = path.read_bytes()
+            content = read_file(path, MAX_ANNOTATIONS)
         except OSError as error:
             raise unreadable(path, error) from error
         except BadSample as error:

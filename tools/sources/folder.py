@@ -9,29 +9,34 @@ dog/rex.ogg     a sound that belongs to it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from headrace.shards import Field, ShardError
+from headrace.shards.errors import MachineError
 from headrace.shards.fields import KEY_BYTES, check_key
 from headrace.shards.formats.foreign_fields import EXTENSION_KINDS
 from headrace.shards.formats.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import MAX_PICTURE, read_file
+from headrace.tools.sources.content import kind_of_file
 from headrace.tools.sources.fingerprint import Fingerprint
-from headrace.tools.sources.listing import findable, is_dangling, is_folder, names_in, walk
+from headrace.tools.sources.left_out import LINKED_BEFORE, LeftOut, counted, some
+from headrace.tools.sources.listing import findable, is_dangling, is_folder, is_shard_set, names_in, printable, walk
 from headrace.tools.sources.source import BadSample, SourceData
 from headrace.tools.sources.trees import relative
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 """torchvision.datasets.folder.IMG_EXTENSIONS."""
+UNSURE = (".ts",)
+"""Endings of media files and of others: programs are written in TypeScript."""
 MEDIA = {
     **{f".{extension}": kind for extension, kind in EXTENSION_KINDS.items() if kind in ("video", "audio")},
     **dict.fromkeys(EXTENSIONS, "image"),
@@ -41,7 +46,8 @@ LEADERS = ("video", "image", "audio")
 """Of two kinds of files in pairs, the first one here is the sample and the other belongs to it."""
 SIDECARS = {".txt": "text", ".json": "json", ".cls": "label"}
 """Field by the extension of a file beside that is no media file."""
-FIELDS = SIDECARS | MEDIA
+FIELDS = {extension: field for extension, field in (SIDECARS | MEDIA).items() if extension not in UNSURE}
+"""What a file of an extension is taken for without a look into it."""
 MISSING = {
     "text": "caption",
     "json": "JSON file",
@@ -55,8 +61,6 @@ MAX_MEDIA = {"image": MAX_PICTURE, "video": 1 << 30, "audio": 1 << 30}
 MAX_SIDECAR = 16 << 20
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "validate", "test", "testing", "dev", "eval")
 """In lower case."""
-ENDINGS = 20
-"""Endings of files left out that are counted each by itself."""
 FOLDERS_BYTES = 155
 """Longest part of a key before its last slash, as a tar has room for."""
 NUMBER_BYTES = 8
@@ -112,18 +116,42 @@ def split_folder(src: Path, split: str | None) -> Path:
     return src
 
 
-def some(names: list[str]) -> str:
-    """The first few names, for a person."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-
-
 def class_folders(root: Path) -> list[str]:
-    """Names of the subfolders; UserError where a link among them leads to nothing, since labels count classes."""
+    """Names of the subfolders that are classes: all but shard sets. UserError where a link among them leads to nothing,
+    since labels count classes."""
     folders, files = names_in(root)
     for name in files:
         if os.path.splitext(name)[1].lower() not in FIELDS and is_dangling(root / name):
             raise UserError(f"{findable(root / name)}: a link that leads to nothing; if it is a class, it is missing")
-    return folders
+    return [name for name in folders if not is_shard_set(root / name)]
+
+
+def split_notes(root: Path, classes: list[str]) -> list[str]:
+    """What to say where splits that lie beside each other have other classes: labels count the folders of one."""
+    if root.name.lower() not in SPLIT_NAMES or not classes:
+        return []
+    notes = []
+    with contextlib.suppress(UserError, MachineError):  # of a folder that nobody asked to read
+        for name in names_in(root.parent)[0]:
+            if name.lower() in SPLIT_NAMES and name != root.name:
+                others = class_folders(root.parent / name)
+                if others and others != classes:
+                    notes.append(different_classes(root, classes, name, others))
+    return notes
+
+
+def different_classes(root: Path, classes: list[str], name: str, others: list[str]) -> str:
+    """The note for another split `name`, whose classes are `others`."""
+    alone = {root.name: sorted(set(classes) - set(others)), name: sorted(set(others) - set(classes))}
+    parts = [f"{some(map(printable, names), 5)} only in {split}" for split, names in alone.items() if names]
+    return (
+        f"{findable(root.parent)}: {root.name} and {name} have other classes, so that a label is not the same number "
+        f"in both ({'; '.join(parts)}); the manifest has their names, by which sets are matched"
+    )
+
+
+Beside = tuple[tuple[str, str], ...]
+"""Extension and field of each file beside a sample."""
 
 
 class MediaFile(NamedTuple):
@@ -132,8 +160,8 @@ class MediaFile(NamedTuple):
     path: str
     label: int
     """Of its folder; -1 where there are no classes."""
-    beside: tuple[str, ...]
-    """Extensions of the files of the same stem, sorted, without its own kind."""
+    beside: Beside
+    """The files of the same stem, sorted, without its own kind."""
 
 
 class Scan(NamedTuple):
@@ -141,78 +169,72 @@ class Scan(NamedTuple):
 
     files: list[MediaFile]
     fields: dict[str, Field]
-    left_out: dict[str, int]
-    """As in `SourceData`."""
+    left_out: LeftOut
 
 
 def scan(root: Path, classes: list[str]) -> Scan:
     """The samples of a tree, their fields, and what belongs to none of them."""
     found: dict[str, list[MediaFile]] = {}
     alone: dict[str, str] = {}
-    unused: dict[str, Counter[str]] = {kind: Counter() for kind in LEADERS}
-    """By the kind that may lead."""
+    left_out = LeftOut()
     empty: list[str] = []
+    alike: dict[Beside, Beside] = {}
     folders = [(root / name, label) for label, name in enumerate(classes)] if classes else [(root, -1)]
     for folder, label in folders:
         before = sum(map(len, found.values()))
-        for parent, names in walk(folder):
-            pairs = [os.path.splitext(name) for name in names]
-            stems: dict[str, list[str]] = {}
-            for stem, extension in pairs:
-                stems.setdefault(stem, []).append(extension)
-            for stem, extension in pairs:
-                kind = MEDIA.get(extension.lower())
-                if kind is None:
-                    continue
+        for parent, names in walk(folder, partial(left_out.add, LINKED_BEFORE)):
+            files = [(*os.path.splitext(name), field_of(parent, name)) for name in names]
+            stems: dict[str, list[tuple[str, str]]] = {}
+            for stem, extension, field in files:
+                stems.setdefault(stem, []).append((extension, field))
+            for stem, extension, field in files:
                 path = os.path.join(parent, stem + extension)
-                beside = tuple(other for other in stems[stem] if is_beside(other, kind))
-                found.setdefault(kind, []).append(MediaFile(path, label, beside))
-                if kind not in alone and not leans(stem, kind, stems):
-                    alone[kind] = path
-            for kind in LEADERS:
-                unused[kind].update(unused_files(parent, stems, kind))
+                if field not in LEADERS:
+                    if not field or not any(other in LEADERS for _, other in stems[stem]):
+                        left_out.add_file(path)
+                    continue
+                beside = tuple(other for other in stems[stem] if other[1] and other[1] != field)
+                found.setdefault(field, []).append(MediaFile(path, label, alike.setdefault(beside, beside)))
+                if field not in alone and not leans(stem, field, stems):
+                    alone[field] = path
         if sum(map(len, found.values())) == before:
             empty.append(printable(folder.name))
     if not found:
         known = ".jpg, .png, .mp4, .webm, .flac, .ogg"
-        there = f"; it holds {counted(most(unused['image']))}" if unused["image"] else ""
+        there = f"; it holds {counted(left_out.counts())}" if len(left_out) else ""
+        there = "; it is a shard set, which the source shards reads" if is_shard_set(root) else there
         raise UserError(f"{findable(root)}: holds no images, videos or sounds ({known}, ...){there}")
     leader = leading_kind(root, [kind for kind in LEADERS if kind in found], alone)
-    left_out = most(unused[leader])
+    for path in unused_media(leader, found):
+        left_out.add_file(path)
     if classes:
-        above = Counter(ending(os.fspath(root), name) for name in names_in(root)[1])
-        left_out |= {f"{what} beside the folders of classes": n for what, n in most(above).items()}
+        folders_there, files_there = names_in(root)
+        for name in files_there:
+            left_out.add_file(root / name, " beside the folders of classes")
+        for name in sorted({*folders_there} - {*classes}):
+            left_out.add("shard sets", root / name)
     if classes and empty:
-        left_out[f"empty folders of classes ({some(empty)})"] = len(empty)
+        for name in empty:
+            left_out.add(f"folders of classes without samples, which keep their numbers ({some(empty)})", root / name)
     return Scan(found[leader], fields_of(leader, found[leader], classes), left_out)
 
 
-def unused_files(folder: str, stems: Mapping[str, list[str]], leader: str) -> Iterator[str]:
-    """What the files of a folder are counted by that belong to no sample where a kind leads."""
-    for stem, extensions in stems.items():
-        leads = any(MEDIA.get(extension.lower()) == leader for extension in extensions)
-        for extension in extensions:
-            used = MEDIA.get(extension.lower()) == leader or (leads and is_beside(extension, leader))
-            if not used:
-                yield ending(folder, stem + extension)
+def field_of(parent: str, name: str) -> str:
+    """The field that a file can be, by its ending, or by its first bytes where that is an unknown one or none; empty
+    for a file that is no part of a sample."""
+    known = FIELDS.get(os.path.splitext(name)[1].lower())
+    return known or kind_of_file(os.path.join(parent, name))
 
 
-def ending(folder: str, name: str) -> str:
-    """What a file is counted by that belongs to no sample."""
-    found = os.path.splitext(name)[1].lower()
-    return printable(found) or ("links to nothing" if is_dangling(os.path.join(folder, name)) else "without an ending")
-
-
-def most(counts: Counter[str]) -> dict[str, int]:
-    """The most frequent, and the rest, as of files that end in numbers, as one."""
-    found = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:ENDINGS])
-    rest = counts.total() - sum(found.values())
-    return found | ({"with other endings": rest} if rest else {})
-
-
-def counted(left_out: Mapping[str, int]) -> str:
-    """Files that belong to no sample, for a person: ".gif 12, .heic 1"."""
-    return ", ".join(f"{what} {n:,}" for what, n in left_out.items())
+def unused_media(leader: str, found: Mapping[str, Iterable[MediaFile]]) -> list[str]:
+    """Paths of the media files that belong to no sample where a kind leads, and of what belongs to them."""
+    paths = set()
+    for kind, files in found.items():
+        for file in files:
+            if kind != leader and all(field != leader for _, field in file.beside):
+                stem = os.path.splitext(file.path)[0]
+                paths.update([file.path, *(stem + extension for extension, field in file.beside if field in MISSING)])
+    return sorted(paths)
 
 
 def leading_kind(root: Path, kinds: list[str], alone: Mapping[str, str]) -> str:
@@ -235,7 +257,7 @@ def leading_kind(root: Path, kinds: list[str], alone: Mapping[str, str]) -> str:
 
 def fields_of(leader: str, files: list[MediaFile], classes: list[str]) -> dict[str, Field]:
     """The fields that at least one file has, the file itself first."""
-    beside = {FIELDS[extension.lower()] for file in files for extension in file.beside}
+    beside = {field for file in files for _, field in file.beside}
     fields = {leader: media_field(leader)}
     if classes:
         fields["label"] = Field(kind="int", classes=tuple(printable(name) for name in classes))
@@ -253,20 +275,14 @@ def media_field(kind: str) -> Field:
     return Field(kind=kind, encoding="mixed", oriented=kind == "image")  # type: ignore[arg-type]
 
 
-def is_beside(extension: str, kind: str) -> bool:
-    """True for a file that can belong to one of this kind."""
-    extension = extension.lower()
-    return extension in SIDECARS or MEDIA.get(extension, kind) != kind
-
-
-def leans(stem: str, kind: str, stems: Mapping[str, list[str]]) -> bool:
+def leans(stem: str, kind: str, stems: Mapping[str, list[tuple[str, str]]]) -> bool:
     """True for a file that belongs to another in its folder, which has another kind and the same name, up to _ or -:
     cat.ogg and cat_spoken_fr.ogg beside cat.png."""
     ends = [len(stem), *(at for at, character in enumerate(stem) if character in "_-")]
     return any(
-        MEDIA.get(extension.lower()) != kind and extension.lower() not in SIDECARS
+        field != kind and extension.lower() not in SIDECARS
         for end in ends
-        for extension in stems.get(stem[:end], ())
+        for extension, field in stems.get(stem[:end], ())
     )
 
 
@@ -281,7 +297,7 @@ def source_data(root: Path, classes: list[str], scanned: Scan, meta: bool = Fals
     for path, file in zip(paths, files, strict=True):
         fingerprint.name(path)
         stem = os.path.splitext(file.path)[0]
-        fingerprint.files([file.path, *(stem + extension for extension in file.beside)])
+        fingerprint.files([file.path, *(stem + extension for extension, _ in file.beside)])
 
     def load(i: int) -> dict[str, Any]:
         path, label, beside = files[i]
@@ -310,7 +326,9 @@ def source_data(root: Path, classes: list[str], scanned: Scan, meta: bool = Fals
         key=keys.__getitem__,
         origin=lambda i: findable(files[i].path),
         fingerprint=str(fingerprint),
-        left_out=left_out,
+        left_out=left_out.counts(),
+        strays=list(left_out.strays(root)),
+        notes=split_notes(root, classes),
         load=load,
     )
 
@@ -333,10 +351,10 @@ def video_tools() -> Any:
     return videos
 
 
-def the_one_beside(path: str, beside: tuple[str, ...], name: str) -> str:
+def the_one_beside(path: str, beside: Beside, name: str) -> str:
     """The file that holds a field; BadSample unless there is one."""
     stem = os.path.splitext(path)[0]
-    fitting = [extension for extension in beside if FIELDS[extension.lower()] == name]
+    fitting = [extension for extension, field in beside if field == name]
     if len(fitting) == 1:
         return stem + fitting[0]
     if not fitting:
@@ -344,9 +362,9 @@ def the_one_beside(path: str, beside: tuple[str, ...], name: str) -> str:
     raise BadSample(f"several files for {name}: {', '.join(fitting)}")
 
 
-def read_class(path: str, beside: tuple[str, ...], label: int, classes: list[str]) -> int:
+def read_class(path: str, beside: Beside, label: int, classes: list[str]) -> int:
     """The label of a file: what its .cls says, -1 where that is none, else the class of its folder."""
-    if label >= 0 and not any(extension.lower() == ".cls" for extension in beside):
+    if label >= 0 and all(field != "label" for _, field in beside):
         return label
     file = the_one_beside(path, beside, "label")
     text = caption(file, read_file(file, MAX_SIDECAR)).strip()
@@ -390,19 +408,15 @@ def refuse_constant(name: str) -> NoReturn:
 READERS: dict[str, Callable[[str, bytes], Any]] = {"text": caption, "json": document}
 
 
-def pictures(folder: Path, left_out: Counter[str]) -> Iterator[str]:
+def pictures(folder: Path, left_out: LeftOut) -> Iterator[str]:
     """Paths of the pictures in a folder and below, sorted; other files are counted."""
-    for parent, names in walk(folder):
+    for parent, names in walk(folder, partial(left_out.add, LINKED_BEFORE)):
         for name in names:
-            if os.path.splitext(name)[1].lower() in EXTENSIONS:
-                yield os.path.join(parent, name)
+            path = os.path.join(parent, name)
+            if field_of(parent, name) == "image":
+                yield path
             else:
-                left_out[ending(parent, name)] += 1
-
-
-def printable(name: str) -> str:
-    """The name without what is no Unicode text, as file names may hold."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+                left_out.add_file(path)
 
 
 def unique_keys(paths: list[str]) -> list[str]:

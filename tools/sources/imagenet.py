@@ -22,27 +22,39 @@ import re
 import tarfile
 import zlib
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from headrace.shards import Field
+from headrace.shards.formats.tar_links import TarMember
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import (
     MAX_PICTURE,
     ArchiveFile,
-    TarEntry,
     check_size,
+    problem,
     read_file,
     scan_tar,
     tar_gz,
 )
+from headrace.tools.sources.content import HEAD, NEVER_MEDIA, media_kind
 from headrace.tools.sources.fingerprint import Fingerprint
-from headrace.tools.sources.folder import EXTENSIONS, ending, most, pictures, unique_keys
-from headrace.tools.sources.listing import exists, findable, is_file, is_folder, names_in, raise_cause, unreadable
+from headrace.tools.sources.folder import FIELDS, field_of, pictures, unique_keys
+from headrace.tools.sources.left_out import LeftOut, ending_of
+from headrace.tools.sources.listing import (
+    check_no_special,
+    exists,
+    findable,
+    is_clutter,
+    is_file,
+    is_folder,
+    names_in,
+    raise_cause,
+    unreadable,
+)
 from headrace.tools.sources.source import BadSample, SourceData
 from headrace.tools.sources.trees import relative
 
@@ -99,7 +111,8 @@ def read(src: Path, split: str | None) -> SourceData:
         key=found.keys.__getitem__,
         origin=found.origin,
         fingerprint=str(fingerprint),
-        left_out=most(found.left_out),
+        left_out=found.left_out.counts(),
+        strays=list(found.left_out.strays(place)),
         load=lambda i: {"image": found.read(i), "label": found.labels[i]},
     )
 
@@ -108,6 +121,7 @@ def find(root: Path, split: str) -> Path | None:
     """The archive or the folder of a split."""
     for place in (root / ARCHIVES[split], root / split):
         if exists(place):
+            check_no_special(place)
             return place
     return None
 
@@ -117,8 +131,7 @@ class Pictures(Protocol):
 
     keys: list[str]
     labels: array[int]
-    left_out: Counter[str]
-    """As in `SourceData`."""
+    left_out: LeftOut
 
     def read(self, i: int) -> bytes: ...
 
@@ -135,12 +148,17 @@ class TarPictures:
         self.file = file
         self.keys: list[str] = []
         self.labels = array("q")
-        self.left_out: Counter[str] = Counter()
+        self.left_out = LeftOut()
+        self.problems: dict[int, str] = {}
+        """Why pictures cannot be read, by number."""
         self.offsets = array("q")
         self.sizes = array("q")
 
-    def add(self, key: str, label: int, entry: TarEntry | None) -> None:
+    def add(self, key: str, label: int, entry: TarMember | None) -> None:
         """A picture; None where the archive lacks it."""
+        reason = "the archive lacks this picture" if entry is None else problem(entry)
+        if reason:
+            self.problems[len(self.keys)] = reason
         self.keys.append(key)
         self.labels.append(label)
         self.offsets.append(-1 if entry is None else entry.offset)
@@ -148,8 +166,8 @@ class TarPictures:
 
     def read(self, i: int) -> bytes:
         """The file's content."""
-        if self.offsets[i] < 0:
-            raise BadSample("the archive lacks this picture")
+        if i in self.problems:
+            raise BadSample(self.problems[i])
         check_size(self.sizes[i], MAX_PICTURE)
         return self.file.read(self.offsets[i], self.sizes[i])
 
@@ -169,7 +187,7 @@ class FilePictures:
     def __init__(self) -> None:
         self.keys: list[str] = []
         self.labels = array("q")
-        self.left_out: Counter[str] = Counter()
+        self.left_out = LeftOut()
         self.paths: list[str] = []
 
     def add(self, key: str, label: int, path: str) -> None:
@@ -194,12 +212,16 @@ class FilePictures:
 def train_tar(archive: Path, wnids: list[str]) -> TarPictures:
     """The pictures in the tars of the classes."""
     file = ArchiveFile(archive)
-    tars = class_tars(file)
     found = TarPictures(file)
+    tars = class_tars(file, found.left_out)
     for label, wnid in enumerate(wnids):
-        members = sorted((base_name(entry), entry) for entry in scan_tar(file, tars[wnid]))
-        entries = [(name, entry) for name, entry in members if is_picture(name)]
-        found.left_out.update(ending("", name) for name, _ in members if not (is_picture(name) or name.startswith(".")))
+        members = sorted((base_name(entry), entry) for entry in regular_files(file, found.left_out, tars[wnid]))
+        entries = []
+        for name, entry in members:
+            if is_picture(file, entry):
+                entries.append((name, entry))
+            else:
+                found.left_out.add(ending_of(name), f"{archive}, offset {entry.offset}, {wnid}.tar, {entry.name}")
         if not entries:
             raise UserError(f"{archive}, {wnid}.tar, offset {tars[wnid].offset}: holds no pictures; download it again")
         keys = unique_keys([f"{wnid}/{name}" for name, _ in entries])
@@ -228,13 +250,19 @@ def validation(place: Path, devkit: Devkit, wnids: list[str]) -> Pictures:
     names = [VAL_NAME.format(number) for number in range(1, len(devkit.validation) + 1)]
     labelled = sorted(zip(devkit.validation, names, strict=True))
     if is_folder(place):
-        check_names(place, names, devkit, filter(is_picture, names_in(place)[1]))
         files = FilePictures()
+        there = []
+        for name in names_in(place)[1]:
+            if field_of(str(place), name) == "image":
+                there.append(name)
+            else:
+                files.left_out.add_file(place / name)
+        check_names(place, names, devkit, there)
         for wnid, name in labelled:
             files.add(f"{wnid}/{name.partition('.')[0]}", labels[wnid], str(place / name))
         return files
     found = TarPictures(ArchiveFile(place))
-    entries = {base_name(entry): entry for entry in scan_tar(found.file)}
+    entries = {base_name(entry): entry for entry in regular_files(found.file, found.left_out)}
     check_names(place, names, devkit, entries)
     for wnid, name in labelled:
         found.add(f"{wnid}/{name.partition('.')[0]}", labels[wnid], entries.get(name))
@@ -252,26 +280,40 @@ def check_names(place: Path, names: list[str], devkit: Devkit, there: Iterable[s
         )
 
 
-def base_name(entry: TarEntry) -> str:
+def base_name(entry: TarMember) -> str:
     """Name of a file in a tar without folders."""
     return PurePosixPath(entry.name).name
 
 
-def is_picture(name: str) -> bool:
+def regular_files(file: ArchiveFile, left_out: LeftOut, inside: TarMember | None = None) -> Iterator[TarMember]:
+    """The files of a tar without clutter; what else there is, is counted."""
+    where = f"{file.path}, {inside.name}" if inside is not None else str(file.path)
+    for entry in scan_tar(file, inside, lambda what, name: left_out.add(what, f"{where}, {name}")):
+        if not is_clutter(base_name(entry)):
+            yield entry
+
+
+def is_picture(file: ArchiveFile, entry: TarMember) -> bool:
     """True for what the folder source takes for a picture as well."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+    extension = os.path.splitext(entry.name)[1].lower()
+    known = FIELDS.get(extension) or ("" if extension in NEVER_MEDIA else None)
+    if known is not None:
+        return known == "image"
+    return media_kind(file.read(entry.offset, min(entry.size, HEAD))) == "image"
 
 
-def class_tars(file: ArchiveFile) -> dict[str, TarEntry]:
+def class_tars(file: ArchiveFile, left_out: LeftOut) -> dict[str, TarMember]:
     """The tars in the training archive by WordNet id; reads their headers only."""
     tars = {}
-    for entry in scan_tar(file):
+    for entry in regular_files(file, left_out):
         name = base_name(entry)
         if not (name.endswith(".tar") and WNID.fullmatch(name[:-4])):
             raise UserError(
                 f"{file.path}, offset {entry.offset}: holds {name}, expected tars such as n01440764.tar; is it the "
                 f"official {ARCHIVES['train']}?"
             )
+        if reason := problem(entry):
+            raise UserError(f"{file.path}, offset {entry.offset}, {name}: {reason}")
         tars[name[:-4]] = entry
     return tars
 
@@ -295,7 +337,7 @@ def class_folders(folder: Path) -> list[str]:
 
 def class_names(place: Path) -> list[str]:
     """WordNet ids in the training archive or in a folder, sorted."""
-    return sorted(class_tars(ArchiveFile(place))) if is_file(place) else class_folders(place)
+    return sorted(class_tars(ArchiveFile(place), LeftOut())) if is_file(place) else class_folders(place)
 
 
 def class_list(place: Path, split: str, devkit: Devkit | None) -> list[str]:
@@ -387,9 +429,9 @@ def devkit_folder(folder: Path) -> dict[str, bytes]:
     for name in (META, GROUND_TRUTH):
         path = folder / "data" / name
         try:
-            if path.stat().st_size > MAX_FILE:
-                raise UserError(f"{path}: {path.stat().st_size:,} bytes, expected less than 1 MB")
-            contents[name] = path.read_bytes()
+            contents[name] = read_file(path, MAX_FILE)
+        except BadSample as error:
+            raise UserError(f"{path}: {error}") from error
         except OSError as error:
             raise unreadable(path, error) from error
     return contents

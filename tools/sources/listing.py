@@ -4,19 +4,75 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from headrace.shards.errors import MachineError, is_machine_fault
+from headrace.shards.manifest import MANIFEST_NAME
+from headrace.shards.special import special, special_mode
 from headrace.tools.errors import UserError
 
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 """What a system says of a name that leads to nothing."""
 
 StrPath = str | os.PathLike[str]
+
+OF_WINDOWS = ("Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "$RECYCLE.BIN", "System Volume Information")
+CLUTTER = frozenset((*OF_WINDOWS, "__MACOSX", "Icon\r", "@eaDir", "lost+found"))
+"""What systems leave in folders and archives for themselves, beside hidden names: it is no data."""
+SET_MARK = b'"headrace_shards"'
+"""What the manifest of a shard set begins with."""
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, such as a Mac's `._` doubles, or what a system leaves behind."""
+    return name.startswith(".") or name in CLUTTER
+
+
+def is_shard_set(folder: StrPath) -> bool:
+    """Whether a folder is a shard set that Headrace wrote."""
+    try:
+        with open_file(os.path.join(folder, MANIFEST_NAME)) as file:
+            return SET_MARK in file.read(256)
+    except (OSError, SpecialFile):
+        return False
+
+
+class SpecialFile(Exception):
+    """A path leads to neither a file nor a folder, and was not opened; the text is the reason."""
+
+
+def open_file(path: StrPath) -> io.FileIO:
+    """A regular file, opened to be read without a buffer.
+
+    Raises:
+        SpecialFile: The path leads to a named pipe, a socket, a device, or a folder.
+        OSError: The file cannot be opened.
+    """
+    check_mode(os.stat(path).st_mode)
+    file = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    try:
+        check_mode(os.fstat(file.fileno()).st_mode)  # it may have been exchanged
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def check_mode(mode: int) -> None:
+    """SpecialFile for the mode of anything but a regular file."""
+    if not stat.S_ISREG(mode):
+        raise SpecialFile(f"not a regular file but {special_mode(mode) or 'a folder'}")
+
+
+def check_no_special(path: StrPath) -> None:
+    """UserError where a path that a user named leads to a named pipe, a socket or a device."""
+    if what := special(path):
+        raise UserError(f"{findable(path)}: {what}, which is not opened; name a file or a folder")
 
 
 def unreadable(path: StrPath, error: OSError) -> UserError | MachineError:
@@ -28,6 +84,11 @@ def unreadable(path: StrPath, error: OSError) -> UserError | MachineError:
 def findable(path: StrPath) -> str:
     """A path as text by which the file can be found: bytes that are no UTF-8 as `\\xe9`."""
     return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def printable(name: str) -> str:
+    """A name without what is no Unicode text, as file names may hold."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def raise_cause(path: StrPath, error: BaseException) -> None:
@@ -71,7 +132,7 @@ def is_file(path: StrPath) -> bool:
 
 
 def names_in(folder: StrPath) -> tuple[list[str], list[str]]:
-    """(names of the folders in a folder, names of everything else), both sorted, without hidden ones.
+    """(names of the folders in a folder, names of everything else), both sorted, without clutter (`is_clutter`).
 
     A link counts as what it leads to, one that leads to nothing as a file. UserError or MachineError where a name
     cannot be told.
@@ -83,7 +144,7 @@ def names_in(folder: StrPath) -> tuple[list[str], list[str]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 path = entry.path
-                if not entry.name.startswith("."):
+                if not is_clutter(entry.name):
                     (folders if leads_to_folder(entry) else files).append(entry.name)
     except OSError as error:
         raise unreadable(error.filename or path, error) from error
@@ -105,11 +166,11 @@ def is_dangling(path: StrPath) -> bool:
     return os.path.islink(path) and not exists(path)
 
 
-def walk(folder: StrPath) -> Iterator[tuple[str, list[str]]]:
+def walk(folder: StrPath, again: Callable[[str], object] = lambda path: None) -> Iterator[tuple[str, list[str]]]:
     """(folder, names of its files) of a folder and all below, both sorted.
 
-    Hidden names are left out. Links are followed, but to no folder twice, since they may lead in circles. UserError
-    or MachineError where a folder cannot be read.
+    Clutter is left out. Links are followed, but to no folder twice, since they may lead in circles: `again` is called
+    with the others. UserError or MachineError where a folder cannot be read.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [os.fspath(folder)]
@@ -119,6 +180,7 @@ def walk(folder: StrPath) -> Iterator[tuple[str, list[str]]]:
         if found is None:
             gone(parent)
         if (found.st_dev, found.st_ino) in seen:
+            again(parent)
             continue
         seen.add((found.st_dev, found.st_ino))
         folders, files = names_in(parent)

@@ -32,7 +32,7 @@ from headrace.shards.errors import MachineError, is_machine_fault
 from headrace.tools.errors import UserError
 from headrace.tools.progress import say
 from headrace.tools.sources.archives import CHUNK, MAX_RATIO, SEEK_SPACING, ArchiveFile, check_size
-from headrace.tools.sources.listing import raise_cause
+from headrace.tools.sources.listing import check_no_special, raise_cause
 from headrace.tools.sources.source import BadSample
 
 PROGRAMS = (
@@ -88,6 +88,10 @@ class RarArchive:
         """Of the regular files."""
         return (info.filename for info in self._files)
 
+    def links(self) -> Iterator[str]:
+        """Of what is neither a regular file nor a folder."""
+        return (info.filename for info in self._archive.infolist() if not info.is_file() and not info.is_dir())
+
     def read(self, name: str, limit: int) -> bytes:
         """Content of a file, its checksum verified; BadSample above `limit` bytes or where it cannot be unpacked,
         OSError where the archive cannot be read.
@@ -119,6 +123,7 @@ class RarArchive:
 
     def _opened(self) -> Any:
         """The `rarfile.RarFile`, seen to be whole."""
+        check_no_special(self.path)
         ends: dict[str, int] = {}
         closed = set()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from headrace.shards import Field
+from headrace.tools.sources.left_out import Stray
 
 
 class BadSample(Exception):
@@ -39,6 +40,10 @@ class SourceData:
     more in pixels of them: boxes on a picture that is turned. BadSample where that cannot be done."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Number of files that are no part of any sample, by their ending in lower case or another reason."""
+    strays: Sequence[Stray] = ()
+    """The first of those files."""
+    notes: Sequence[str] = ()
+    """What else a person should know, a line each."""
 
 
 class Source(Protocol):

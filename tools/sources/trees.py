@@ -5,26 +5,42 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import xxhash
 
+from headrace.shards.errors import is_machine_fault
+from headrace.shards.formats.tar_links import TarMember
 from headrace.tools.errors import UserError
 from headrace.tools.progress import say
 from headrace.tools.sources.archives import (
+    MAX_UNPACKED,
     ArchiveFile,
     GzipArchive,
-    TarEntry,
     ZipEntry,
     check_size,
+    problem,
     read_file,
     read_zip,
     scan_tar,
     zip_entries,
 )
 from headrace.tools.sources.fingerprint import Fingerprint
-from headrace.tools.sources.listing import findable, is_file, is_folder, names_in, unreadable, walk
+from headrace.tools.sources.left_out import LeftOut
+from headrace.tools.sources.listing import (
+    SpecialFile,
+    check_no_special,
+    findable,
+    is_clutter,
+    is_file,
+    is_folder,
+    names_in,
+    open_file,
+    unreadable,
+    walk,
+)
 from headrace.tools.sources.rar import RarArchive
 from headrace.tools.sources.source import BadSample
 
@@ -42,7 +58,7 @@ class Member(NamedTuple):
     """A file in an archive."""
 
     archive: ArchiveFile | RarArchive
-    entry: TarEntry | ZipEntry | str
+    entry: TarMember | ZipEntry | str
     """Of a rar, its name there."""
 
 
@@ -57,10 +73,14 @@ class Tree:
         self.src = src
         self.packed: list[str] = []
         """Compressed files that are not read from, unless by `look_into_packed`."""
+        self.left_out = LeftOut()
+        """What is no file."""
         self._members: dict[str, Member] = {}
         names: set[str] = set()
         if is_folder(src):
-            for parent, files in walk(src):
+            for parent, files in walk(
+                src, lambda path: self.left_out.add("links to folders that were read before", path)
+            ):
                 below = os.path.relpath(parent, src).replace(os.sep, "/")
                 names.update(files if below == "." else (f"{below}/{name}" for name in files))
             self.packed = sorted(name for name in names if name.endswith(PACKED))
@@ -75,6 +95,7 @@ class Tree:
             hint = unpack_hint([src.name]) if src.name.endswith(PACKED) else "expected a folder, a .tar, .zip or .rar"
             raise UserError(f"{src}: {hint}")
         else:
+            check_no_special(src)
             raise UserError(f"{src}: there is no such file or folder")
         self._lists: dict[str, str] = {}
         """Checksums of the lists that were read."""
@@ -103,10 +124,10 @@ class Tree:
 
     def _add_archive(self, path: Path, archive: ArchiveFile | None = None) -> None:
         archive = archive or ArchiveFile(path)
-        entries: Iterable[tuple[str, TarEntry | ZipEntry]] = (
+        entries: Iterable[tuple[str, TarMember | ZipEntry]] = (
             zip_entries(archive).items()
             if path.name.endswith(".zip")
-            else ((entry.name, entry) for entry in scan_tar(archive))
+            else ((entry.name, entry) for entry in scan_tar(archive, passed=partial(self._pass, path)))
         )
         for name, entry in entries:
             self._add(name, Member(archive, entry))
@@ -115,10 +136,16 @@ class Tree:
         archive = RarArchive(path)
         for name in archive.names():
             self._add(name, Member(archive, name))
+        for name in archive.links():
+            self._pass(path, "links in a rar", name)
+
+    def _pass(self, path: Path, what: str, name: str) -> None:
+        """Count what an archive holds that is no file."""
+        self.left_out.add(what, f"{path}, {name}")
 
     def _add(self, name: str, member: Member) -> None:
         parts = PurePosixPath(name).parts
-        if not any(part.startswith(".") for part in parts):
+        if not any(is_clutter(part) for part in parts):
             self._members["/".join(parts)] = member
 
     def read(self, name: str, limit: int) -> bytes:
@@ -130,11 +157,30 @@ class Tree:
                 return rar.read(inside, limit)
             case ArchiveFile() as zipped, ZipEntry() as entry:
                 return read_zip(zipped, name, entry, limit)
-            case ArchiveFile() as tar, TarEntry() as entry:
+            case ArchiveFile() as tar, TarMember() as entry:
+                if reason := problem(entry):
+                    raise BadSample(reason)
                 check_size(entry.size, limit)
                 return tar.read(entry.offset, entry.size)
             case member:
                 raise AssertionError(member)
+
+    def head(self, name: str, size: int) -> bytes:
+        """The first bytes of a file; empty where it cannot be read, MachineError where that cannot be told."""
+        try:
+            member = self._members.get(name)
+            if member is None:
+                with open_file(self.src / name) as file:
+                    return file.read(size)
+            if isinstance(member.archive, ArchiveFile) and isinstance(member.entry, TarMember):
+                return member.archive.read(member.entry.offset, min(size, member.entry.size))
+            return self.read(name, MAX_UNPACKED)[:size]
+        except OSError as error:
+            if is_machine_fault(error):
+                raise unreadable(self.origin(name), error) from error
+            return b""
+        except (BadSample, SpecialFile):
+            return b""
 
     def origin(self, name: str) -> str:
         """Where a file is, for a person."""

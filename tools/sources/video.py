@@ -29,21 +29,25 @@ through once for that, also that of Something-Something in its official parts.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from headrace.shards import Field
 from headrace.shards.formats.values import json_bytes
 from headrace.tools.errors import UserError
+from headrace.tools.sources.content import HEAD, NEVER_MEDIA, media_kind
 from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.folder import (
+    FIELDS,
     MAX_MEDIA,
     MEDIA,
     class_folders,
@@ -83,6 +87,8 @@ class Listing(NamedTuple):
     """What the data set says about a clip."""
     grouped: bool
     """True where keys begin with the class."""
+    others: Callable[[], Iterable[str]]
+    """Stems of the clips of all lists of the data set."""
 
 
 def read(src: Path, split: str | None) -> SourceData:
@@ -130,6 +136,7 @@ def listed_videos(tree: Tree, listing: Listing) -> SourceData:
     files = find_files(tree, clips)
     if sum(map(bool, files)) < len(files) / 2 and tree.look_into_packed():
         files = find_files(tree, clips)
+    again = listed_again(clips, classes, listing.where)
     if not any(files):
         hint = unpack_hint([name for name in tree.packed if not name.endswith((".csv.gz", ".json.gz"))])
         missing = f"{tree.src}: holds none of the {len(clips):,} videos that are listed: {listing.where} 1, ..."
@@ -142,9 +149,12 @@ def listed_videos(tree: Tree, listing: Listing) -> SourceData:
         fields["label"] = Field(kind="int", classes=classes)
     fingerprint = Fingerprint(fields)
     tree.note(fingerprint, files)
+    count_unlisted(tree, listing, set(files))
 
     def load(i: int) -> dict[str, Any]:
         clip, file = clips[i], files[i]
+        if i in again:
+            raise BadSample(again[i])
         if not file:
             raise BadSample(f"there is no file {clip.stem}.*")
         content = tree.read(file, MAX_MEDIA["video"])
@@ -161,8 +171,39 @@ def listed_videos(tree: Tree, listing: Listing) -> SourceData:
         key=keys.__getitem__,
         origin=lambda i: tree.origin(files[i]) if files[i] else f"{listing.where} {clips[i].place}",
         fingerprint=str(fingerprint),
+        left_out=tree.left_out.counts(),
+        strays=list(tree.left_out.strays(tree.src)),
         load=load,
     )
+
+
+def count_unlisted(tree: Tree, listing: Listing, used: Collection[str]) -> None:
+    """Count the videos that no list of the data set has; those of other splits are none of this one's business."""
+    stems = {
+        name: os.path.splitext(name.rpartition("/")[2])[0]
+        for name in tree.names
+        if name not in used and MEDIA.get(os.path.splitext(name)[1].lower()) == "video"
+    }
+    if not stems:
+        return
+    known = {*listing.others(), *(clip.stem for clip in listing.clips)}
+    for name, stem in stems.items():
+        if stem not in known:
+            tree.left_out.add("videos in no list", tree.origin(name))
+
+
+def listed_again(clips: Iterable[Clip], classes: Sequence[str], where: str) -> dict[int, str]:
+    """Why clips that the list has more than once count only the first time, by their number."""
+    first: dict[str, Clip] = {}
+    again = {}
+    for number, clip in enumerate(clips):
+        before = first.setdefault(clip.stem, clip)
+        if before is not clip:
+            other = f" as {classes[before.label]!r}" if before.label != clip.label and before.label >= 0 else ""
+            again[number] = (
+                f"{clip.stem} is listed twice: {where} {clip.place}, and {before.place}{other}, which counts"
+            )
+    return again
 
 
 def find_files(tree: Tree, clips: Iterable[Clip]) -> list[str]:
@@ -171,13 +212,21 @@ def find_files(tree: Tree, clips: Iterable[Clip]) -> list[str]:
     A file in a folder called replacement... goes before others: it stands in for a corrupted one in Kinetics-400.
     """
     places: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {}
+    """What may be videos by other endings, or none, by the whole name and without its ending."""
     for name in tree.names:
-        stem, extension = os.path.splitext(name.rpartition("/")[2])
+        base = name.rpartition("/")[2]
+        stem, extension = os.path.splitext(base)
         if MEDIA.get(extension.lower()) == "video":
             places.setdefault(stem, []).append(name)
+        elif extension.lower() not in FIELDS.keys() | NEVER_MEDIA:
+            for spelling in {stem, base}:
+                others.setdefault(spelling, []).append(name)
     files = []
     for clip in clips:
-        there = places.get(clip.stem, [])
+        there = places.get(clip.stem) or [
+            name for name in others.get(clip.stem, ()) if media_kind(tree.head(name, HEAD)) == "video"
+        ]
         better = [name for name in there if any(part.startswith("replacement") for part in name.split("/")[:-1])]
         there = better or there
         if len(there) > 1:
@@ -185,6 +234,13 @@ def find_files(tree: Tree, clips: Iterable[Clip]) -> list[str]:
             raise UserError(f"{tree.src}: {one} and {other} are the same clip; name the folder of one")
         files.append(there[0] if there else "")
     return files
+
+
+def stems_in(tree: Tree, lists: Iterable[str], pattern: re.Pattern[str]) -> Iterator[str]:
+    """The stems in some lists, by what is around them; what is damaged in a list of another split does not matter."""
+    for name in lists:
+        with contextlib.suppress(BadSample, OSError):
+            yield from pattern.findall(tree.read(name, MAX_LIST).decode(errors="replace"))
 
 
 KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
@@ -231,7 +287,10 @@ def read_kinetics(tree: Tree, lists: list[str], split: str) -> Listing:
         video, start, end = clip.stem.rsplit("_", 2)
         return {"youtube_id": video, "time_start": int(start), "time_end": int(end), "split": wanted}
 
-    return Listing(clips, classes, f"{tree.origin(name)}, line", meta, grouped=True)
+    def others() -> Iterator[str]:
+        return (row.stem for other in lists for row in kinetics_rows(tree, other))
+
+    return Listing(clips, classes, f"{tree.origin(name)}, line", meta, grouped=True, others=others)
 
 
 class KineticsRow(NamedTuple):
@@ -261,6 +320,7 @@ def kinetics_rows(tree: Tree, name: str) -> Iterator[KineticsRow]:
 
 
 UCF_LIST = re.compile(r"(train|test)list(\d\d)\.txt")
+UCF_STEM = re.compile(r"/(v_[^/\s]+_g\d+_c\d+)\.")
 UCF_LINE = re.compile(r"([^/\s]+)/(v_[^/\s]+_g\d+_c\d+)\.\w+(?: (\d+))?")
 
 
@@ -306,10 +366,12 @@ def read_ucf101(tree: Tree, lists: list[str], split: str) -> Listing:
         _, group, number = clip.stem.rsplit("_", 2)
         return {"group": int(group[1:]), "clip": int(number[1:])}
 
-    return Listing(clips, tuple(classes), where, meta, grouped=True)
+    others = partial(stems_in, tree, lists, UCF_STEM)
+    return Listing(clips, tuple(classes), where, meta, grouped=True, others=others)
 
 
 SSV2_LIST = re.compile(r"(?:something-something-v2-)?(labels|train|validation|test)\.json")
+SSV2_STEM = re.compile(r'"id":\s*"(\d{1,12})"')
 SSV2_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
@@ -354,7 +416,8 @@ def read_ssv2(tree: Tree, lists: list[str], split: str) -> Listing:
         json_bytes(said)
         return {name: value for name, value in said.items() if value is not None}
 
-    return Listing(clips, tuple(numbers), where, meta, grouped=False)
+    others = partial(stems_in, tree, lists, SSV2_STEM)
+    return Listing(clips, tuple(numbers), where, meta, grouped=False, others=others)
 
 
 def read_templates(tree: Tree, name: str) -> dict[str, int]:

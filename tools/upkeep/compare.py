@@ -19,6 +19,8 @@ from headrace.shards.machine import cores
 from headrace.tools.upkeep.findings import listing
 from headrace.tools.upkeep.sample_check import CHUNK, same
 
+MOST_NAMED = 10
+"""Classes that a message names."""
 Work = TypeVar("Work")
 Done = TypeVar("Done")
 
@@ -75,9 +77,9 @@ def compare(
     differences = [
         f"field {name}: {describe(a, name)} against {describe(b, name)}"
         for name in {**a.fields, **b.fields}
-        if describe(a, name) != describe(b, name)
+        if what(a, name) != what(b, name)
     ]
-    shared = [name for name in a.fields if describe(a, name) == describe(b, name)]
+    shared = [name for name in a.fields if what(a, name) == what(b, name)]
     partner = partners(a, b)
     alone = np.ones(len(b), np.bool_)
     alone[partner[partner >= 0]] = False
@@ -170,9 +172,14 @@ def differing_fields(a: ShardSet, b: ShardSet, pair: tuple[int, int], shared: li
         return [f"key {a.key(pair[0])}: {error}"]
 
 
-def describe(shards: ShardSet, name: str) -> str:
-    """What a field is, without how it is stored."""
+def what(shards: ShardSet, name: str) -> tuple[str, tuple[str, ...]]:
+    """Kind of a field and names of its classes, without which labels are but numbers: not how it is stored."""
     field: Field | None = shards.fields.get(name)
-    if field is None:
-        return "none"
-    return f"{field.kind} of {len(field.classes)} classes" if field.classes else field.kind
+    return ("none", ()) if field is None else (field.kind, field.classes)
+
+
+def describe(shards: ShardSet, name: str) -> str:
+    """The same for a person."""
+    kind, classes = what(shards, name)
+    named = ", ".join(classes[:MOST_NAMED]) + (", ..." if len(classes) > MOST_NAMED else "")
+    return f"{kind} of {len(classes):,} classes ({named})" if classes else kind

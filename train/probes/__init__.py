@@ -1,5 +1,6 @@
 """How good features are, by the accuracy of simple classifiers on them."""
 
+from headrace.train.probes.classes import matched_labels
 from headrace.train.probes.features import (
     Features,
     band_features,
@@ -24,6 +25,7 @@ __all__ = [
     "image_views",
     "knn_probe",
     "linear_probe",
+    "matched_labels",
     "pixel_features",
     "word_features",
 ]

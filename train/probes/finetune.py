@@ -18,6 +18,7 @@ from headrace.pipeline import Loader, View, ViewSpec
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
+from headrace.train.probes.classes import matched_labels
 from headrace.train.probes.features import extract_features, image_views
 from headrace.train.schedule import warmup_cosine
 
@@ -64,8 +65,8 @@ def finetune_probe(
     sample once. `max_bad` as in `extract_features`; another sample takes a bad one's place in training.
 
     Raises:
-        RunError: for a method of clips or texts, if a shard set has no labels, no sample has one, or training ends in
-            numbers that are not finite.
+        RunError: for a method of clips or texts, if a shard set has no labels, no sample has one, `test` has classes
+            that `train` has not, or training ends in numbers that are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     config = config or FinetuneConfig()
@@ -73,6 +74,7 @@ def finetune_probe(
     for shards in (train, test):
         if "label" not in shards.fields:
             raise RunError(f"{shards.path}: has no label field, which fine-tuning needs{shards.omitted.hint}")
+    relabel = matched_labels(train, test)
     view = cropped(first)
     classes = int(train.ints("label").max()) + 1
     if not classes:
@@ -112,7 +114,7 @@ def finetune_probe(
         threads=threads,
         max_bad=max_bad,
     )
-    return float((scores.argmax(1) == labels).mean())
+    return float((scores.argmax(1) == relabel(labels)).mean())
 
 
 def _groups(network: nn.Sequential, config: FinetuneConfig) -> list[dict[str, Any]]:

@@ -187,9 +187,16 @@ def test_a_class_that_leads_to_nothing(tmp_path: Path) -> None:
         SOURCES["imagenet"](tmp_path / "imagenet", None)
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    src = tree(tmp_path / "src", "cat/a.png", "cat/b.GIF", "cat/deep/c.gif", "cat/d.heic", "cat/README", "beside.png")
-    tree(src, "dog/x.png", "dog/x.txt", "cat/a.txt", "cat/nobodys.txt", "cat/.hidden.gif")
+def notes(root: Path, *names: str) -> None:
+    """Files that are no media, whatever their names say."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"none")
+
+
+def test_what_is_left_out_is_counted_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    src = tree(tmp_path / "src", "cat/a.png", "beside.png", "dog/x.png", "dog/x.txt", "cat/a.txt", "cat/nobodys.txt")
+    notes(src, "cat/b.GIF", "cat/deep/c.gif", "cat/d.heic", "cat/README", "cat/.hidden.gif", "cat/Thumbs.db")
     (src / "cat" / "a.txt").write_bytes(b"a cat")
     (src / "dog" / "x.txt").write_bytes(b"a dog")
     (src / "bird").mkdir()
@@ -201,14 +208,31 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
         "links to nothing": 1,
         "without an ending": 1,
         ".png beside the folders of classes": 1,
-        "empty folders of classes (bird)": 1,
+        "folders of classes without samples, which keep their numbers (bird)": 1,
     }
     assert dict(SOURCES["folder"](src, None).left_out) == left_out
     assert classes(SOURCES["folder"](src, None)) == ("bird", "cat", "dog")
     assert main(["shard", "folder", str(src), str(tmp_path / "set")]) == 0
-    assert "\nbelong to no sample: .gif 2, .heic 1, .txt 1, links to nothing 1, " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "\nbelong to no sample: .gif 2, .heic 1, .png beside the folders of classes 1, .txt 1, folders of " in said
+    assert said.endswith(f"; {tmp_path}/set/rejects.jsonl lists them\n")
     with open_shards(tmp_path / "set") as shards:
         assert shards.manifest.provenance["left_out"] == left_out
+    lines = map(json.loads, (tmp_path / "set" / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
+    listed = {line["source"].removeprefix(f"{src}/"): line["reason"] for line in lines if line["key"] is None}
+    assert listed == {
+        name: f"belongs to no sample: {what}"
+        for name, what in {
+            "cat/b.GIF": ".gif",
+            "cat/deep/c.gif": ".gif",
+            "cat/d.heic": ".heic",
+            "cat/nobodys.txt": ".txt",
+            "cat/album": "links to nothing",
+            "cat/README": "without an ending",
+            "beside.png": ".png beside the folders of classes",
+            "bird": "folders of classes without samples, which keep their numbers (bird)",
+        }.items()
+    }
 
 
 def test_nothing_left_out_is_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,12 +243,13 @@ def test_nothing_left_out_is_no_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_pictures_of_imagenet_that_are_none(tmp_path: Path) -> None:
-    tree(tmp_path, "train/n00000001/a.JPEG", "train/n00000001/b.xml", "train/n00000001/c.xml")
+    tree(tmp_path, "train/n00000001/a.JPEG", "train/n00000001/b.xml", "train/n00000001/c.xml")  # not looked into
     assert SOURCES["imagenet"](tmp_path, None).left_out == {".xml": 2}
 
 
 def test_files_that_end_in_numbers_are_counted_together(tmp_path: Path) -> None:
-    tree(tmp_path, "a.png", "b.gif", "c.gif", *(f"frame.{i:04d}" for i in range(50)))
+    tree(tmp_path, "a.png")
+    notes(tmp_path, "b.gif", "c.gif", *(f"frame.{i:04d}" for i in range(50)))
     left_out = SOURCES["folder"](tmp_path, None).left_out
     assert (left_out[".gif"], left_out["with other endings"], sum(left_out.values())) == (2, 31, 52)
 
