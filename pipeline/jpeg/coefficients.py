@@ -55,6 +55,8 @@ _LARGE = 1 << 15
 _TAIL, _APART, _SETTLED = 2048, 61, 256
 """Bytes at a large scan's end that TAIL reads, twice, from two places so far apart; and how many at the end it must
 have read without an error."""
+_NEVER = 99
+"""Bits that a coefficient lacks of which a scan was left out."""
 MOST_OF_MCU = 10
 """Blocks (B.2.3)."""
 _HOLE = 4
@@ -300,9 +302,8 @@ def _read_scan_header(data, at, length, kind, count, frame):
         frame.scanned[number] = c
         frame.components[c, 6] = data[at + 2 + 2 * number]
         for k in range(first, last + 1):
-            if kind == _PROGRESSIVE and frame.lacks[c, k] != (high if high else -1):
-                return MISSING
-            frame.lacks[c, k] = low
+            follows = kind != _PROGRESSIVE or frame.lacks[c, k] == (high if high else -1)
+            frame.lacks[c, k] = low if follows else _NEVER
     return WHOLE
 
 
