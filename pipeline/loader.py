@@ -286,8 +286,8 @@ class Loader:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a Loader does not pickle, because its threads are of one process: hand the shard set over, which pickles as "
-            "its path, and make a Loader of it in the other process; workers of a torch.utils.data.DataLoader need none, "
+            "a Loader does not pickle, since its threads are of one process. Another process takes the shard set, "
+            "which pickles as its path, and makes a Loader of it. torch.utils.data.DataLoader's workers need neither, "
             "since a Loader has threads of its own: iterate the Loader itself"
         )
 
