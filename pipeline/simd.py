@@ -65,6 +65,8 @@ def clock(context: Any, builder: Any) -> Any:
     triple = context.codegen().magic_tuple()[0]
     if triple.startswith(("aarch64", "arm64")):
         # Of `llvm.readcyclecounter` LLVM 15, numba 0.61's, makes a counter that systems let no program read (SIGILL).
-        return builder.asm(ir.FunctionType(i64, []), "mrs $0, cntvct_el0", "=r", [], side_effect=True)
+        kind = ir.FunctionType(i64, [ir.MetaDataType()])
+        read = cgutils.get_or_insert_function(builder.module, kind, "llvm.read_volatile_register.i64")
+        return builder.call(read, [builder.module.add_metadata(["cntvct_el0"])])
     kind = ir.FunctionType(i64, [])
     return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", fnty=kind), [])
