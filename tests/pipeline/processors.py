@@ -57,10 +57,10 @@ def jpegs(shards: ShardSet) -> str:
     digest = hashlib.sha256()
     spans = shards.spans("image", np.arange(8))
     for i in range(8):
-        data = shards.read(i)["image"]
+        data, size = shards.read(i)["image"], (int(spans.height[i]), int(spans.width[i]))
         for made in (
-            decode_whole(data, spans.height[i], spans.width[i]),
-            transcode(data, spans.height[i], spans.width[i], 80),
+            decode_whole(data, *size),
+            transcode(data, *size, 80),
         ):
             digest.update(made if isinstance(made, bytes) else b"" if made is None else made.tobytes())
     return digest.hexdigest()
