@@ -4,7 +4,9 @@ Kernels are compiled on first use, kept on disk, run without the GIL and divide 
 arrays and numbers of any type that numba infers, hence no annotations.
 
 They are kept where numba keeps its own: in the folder that NUMBA_CACHE_DIR names, beside the sources, or in the user's
-cache folder, the first that can be written. Where none can, each process compiles them anew and says so once.
+cache folder, the first that can be written. Where none can (installed by root, run by another user without a home), a
+folder of this user's alone in the temporary one takes them; where that is not to be had either, each process compiles
+them anew. Both are said once. No folder is looked for before the first kernel is called.
 """
 
 from __future__ import annotations
@@ -12,18 +14,24 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import os
 import re
+import stat
+import tempfile
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numba
 import numba.extending
+from numba.core.caching import NullCache
+from numba.core.compiler_lock import global_compiler_lock
 
 carray: Any = getattr(numba, "carray")  # noqa: B009 - not declared in numba's type information
+_config: Any = numba.config
 
 PACKAGE = __name__.rpartition(".")[0]
 IMPORT = re.compile(rf"^\s*(?:from|import)\s+{re.escape(PACKAGE)}(?:\.([\w.]+))?(?:\s+import\s+(\w+))?", re.MULTILINE)
@@ -58,17 +66,107 @@ def stamp(module: str) -> str:
 def kernel(function: Callable[..., Any], **options: Any) -> Any:
     """Compile a function of arrays and numbers."""
     make = partial(numba.njit, nogil=True, error_model="numpy", **options)
-    try:
-        compiled = make(cache=True)(function)
-    except (RuntimeError, OSError):  # numba finds no folder that it may write to
-        _say(
-            "compiled kernels cannot be kept, since no folder for them can be written, so each start compiles them "
-            "anew, which takes a minute or so: set NUMBA_CACHE_DIR to a folder that can be written"
-        )
-        return make()(function)
-    if not _NOT_COMPILED:
-        _keep(compiled, stamp(function.__module__.removeprefix(f"{PACKAGE}.")))
+    compiled: Any = make()(function)
+    if _NOT_COMPILED:
+        return compiled
+    if not all(hasattr(compiled, name) for name in ("_cache", "enable_caching")):
+        _say_unknown()
+        return make(cache=True)(function)
+    compiled._cache = _OnFirstUse(compiled)
     return compiled
+
+
+class _OnFirstUse:
+    """Stands for numba's store of a kernel until it is asked for anything: who only imports kernels needs no folder."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+
+    def __getattr__(self, name: str) -> Any:
+        _open_store(self._compiled)
+        return getattr(self._compiled._cache, name)
+
+
+def _open_store(compiled: Any) -> None:
+    """Give a kernel its place on disk, or none where there is none."""
+    module = compiled.py_func.__module__
+    try:
+        try:
+            if not _config.CACHE_DIR and not _has_home() and not _can_write(_beside(compiled)):
+                raise OSError("numba would take a folder named ~ for the home")
+            compiled.enable_caching()
+        except (RuntimeError, OSError):  # numba finds no folder that it may write to
+            with _kept_in(private_folder()):
+                compiled.enable_caching()
+    except (RuntimeError, OSError) as error:
+        compiled._cache = NullCache()
+        _say(
+            f"compiled kernels cannot be kept, since no folder for them can be written ({error}), so each start "
+            "compiles them anew, which takes a minute or so: set NUMBA_CACHE_DIR to a folder that can be written"
+        )
+        return
+    _keep(compiled, stamp(module.removeprefix(f"{PACKAGE}.")))
+
+
+def _has_home() -> bool:
+    return os.path.isabs(os.path.expanduser("~"))
+
+
+def _beside(compiled: Any) -> str:
+    """Where numba keeps kernels beside their sources."""
+    return os.path.join(os.path.dirname(compiled.py_func.__code__.co_filename), "__pycache__")
+
+
+def _can_write(folder: str) -> bool:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _kept_in(folder: str) -> Iterator[None]:
+    """What is given a place meanwhile has it there. Only under numba's lock for compilation."""
+    named = _config.CACHE_DIR
+    _config.CACHE_DIR = folder
+    try:
+        yield
+    finally:
+        _config.CACHE_DIR = named
+
+
+@cache
+def private_folder() -> str:
+    """A folder in the temporary one that nobody but this user may write to, made where it is not there.
+
+    What lies in it is run, so nothing that another user may have put there is taken: neither a folder that is not this
+    user's or that others may write to, nor one in a folder where others may exchange it.
+
+    Raises:
+        OSError: where there is no such folder and none can be made; the text says why.
+    """
+    user = os.geteuid()
+    above = tempfile.gettempdir()
+    folder = os.path.join(above, f"headrace-kernels-{user}")
+    status = os.stat(above)
+    if status.st_uid not in (0, user) or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+        raise OSError(f"in {above} other users may exchange folders")
+    made = True
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        made = False
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != user or status.st_mode & 0o077:
+        raise OSError(f"{folder} is not a folder of this user's alone")
+    if made:
+        _say(
+            f"compiled kernels are kept in {folder}, since they can be neither beside the sources nor in a home: set "
+            "NUMBA_CACHE_DIR to keep them in another folder"
+        )
+    return folder
 
 
 _NOT_COMPILED = bool(getattr(numba.config, "DISABLE_JIT", False))
@@ -86,11 +184,7 @@ def _keep(compiled: Any, sources: str) -> None:
     store: Any = getattr(compiled, "_cache", None)
     files: Any = getattr(store, "_cache_file", None)
     if not all(hasattr(files, name) for name in _OF_NUMBA):
-        _say(
-            f"Headrace does not know how numba {numba.__version__} keeps compiled kernels, and leaves it to numba: "
-            "after a change of Headrace's version or sources empty the folder that NUMBA_CACHE_DIR names, or remove "
-            "*.nbi and *.nbc beside the sources"
-        )
+        _say_unknown()
         return
     files._source_stamp = sources
     files._data_name = partial(_machine_code_name, files)
@@ -116,6 +210,14 @@ def _write(write: Callable[..., None], *arguments: Any) -> None:
             f"compiled kernels cannot be kept ({error.strerror}), so the next start compiles them anew: set "
             "NUMBA_CACHE_DIR to a folder that can be written"
         )
+
+
+def _say_unknown() -> None:
+    _say(
+        f"Headrace does not know how numba {numba.__version__} keeps compiled kernels, and leaves it to numba: "
+        "after a change of Headrace's version or sources empty the folder that NUMBA_CACHE_DIR names, or remove "
+        "*.nbi and *.nbc beside the sources"
+    )
 
 
 @cache
@@ -159,3 +261,13 @@ def _impossible(*_: Any) -> Any:
     raise RuntimeError(
         "Headrace's random draws and pixels are made by compiled kernels, which NUMBA_DISABLE_JIT turns off: unset it"
     )
+
+
+def _lock_at_forks() -> None:
+    """A child that is forked while a thread compiles would wait for that thread, which only its parent has, with its
+    own first kernel. So a fork waits instead, until it has compiled."""
+    lock: Any = global_compiler_lock
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
+_lock_at_forks()

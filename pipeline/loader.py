@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from headrace.pipeline.batch import Batch
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, HALF_ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
 from headrace.pipeline.feeds import DTYPES, Labels, Source, StreamPlans, StreamsFeed, part_of
+from headrace.pipeline.forks import settle_threads
 from headrace.pipeline.memory import BufferPool
 from headrace.pipeline.order.mixing import Pairs, watch_mixing
 from headrace.pipeline.order.order import Order, epoch_batches, order
@@ -287,6 +288,13 @@ class Loader:
         share = cache_needed(whole / len(self.shards), self._window, self._lanes, self.shards.block_bytes)
         return min(whole, -(-share // self._world_size))
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Loader does not pickle, since its threads are of one process. Another process takes the shard set, "
+            "which pickles as its path, and makes a Loader of it. torch.utils.data.DataLoader's workers need neither, "
+            "since a Loader has threads of its own: iterate the Loader itself"
+        )
+
     def __len__(self) -> int:
         """Batches in a whole epoch."""
         return epoch_batches(len(self.shards), self.batch_size, self._drop_last)
@@ -301,6 +309,7 @@ class Loader:
         begun = self._iteration.hand_over(self.seed, self.epoch, self._position)
         self._iteration.end("another one was made")
         if self._executor is None:
+            settle_threads()
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="headrace-loader")
         self._iteration = _Iteration(not self.shards.remote, begun)
         return self._batches(self._iteration)

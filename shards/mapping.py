@@ -32,12 +32,16 @@ FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
 
 
+MAKES_HOLES = hasattr(libc, "fallocate")
+"""Linux does. macOS has a call of its own, on which nothing was ever tried."""
+
+
 def punch_hole(path: Path, start: int, length: int) -> None:
     """Give back the room that a range of a file takes; it reads as zeros, also through maps of the file.
 
     OSError, with EOPNOTSUPP where the system or the file system has no holes.
     """
-    if not hasattr(libc, "fallocate"):
+    if not MAKES_HOLES:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     if length == 0:
         return
@@ -161,7 +165,7 @@ class MappedFile:
             count = process_vm_readv(os.getpid(), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
             if count <= 0:
                 if ctypes.get_errno() != errno.EFAULT:
-                    return self.array[start:stop]
+                    return self.array[start:stop].copy()
                 raise MachineError(
                     f"{self.path}, offset {start + done}: cannot be read: the disk fails, or the file is shorter by now"
                 )

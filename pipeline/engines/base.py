@@ -39,24 +39,6 @@ def of_sample(shards: ShardSet, sample: int, field: str, kind: str) -> Iterator[
         raise ShardError(f"{shards.where(sample, field)}: cannot decode the {kind}: {one_line(error)}") from error
 
 
-@contextmanager
-def threads_of_torch() -> Iterator[None]:
-    """Around torch's operations: in a forked process they use one thread, because they would wait for others that only
-    the parent has."""
-    if os.getpid() == _PROCESS:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-_PROCESS = os.getpid()
-
-
 def one_line(error: BaseException) -> str:
     """What an error says, without what makes it long."""
     said = " ".join(_OBJECT.sub("", str(error)).split()) or type(error).__name__

@@ -17,7 +17,7 @@ import torch
 
 from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.batch import normalize_images
-from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine, of_sample, one_line, threads_of_torch
+from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine, of_sample, one_line
 from headrace.pipeline.engines.dali_graph import OPERATORS, arguments, graph
 from headrace.pipeline.images.decode import decode_image, for_any_decoder
 from headrace.pipeline.images.plan import Plan
@@ -57,7 +57,6 @@ class DaliEngine(WholeBatchEngine):
         self._pipeline: Any = None
         self._built_for = (0, np.dtype(np.uint8), False)  # largest batch, type of the views, whether pixels come in
 
-    @threads_of_torch()
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         """As the protocol says; the graph's whole time counts as augmentation.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.pipeline.batch import rgb_to_lab, standardize
-from headrace.pipeline.engines.base import Engine, TwoStageEngine, threads_of_torch
+from headrace.pipeline.engines.base import Engine, TwoStageEngine
 from headrace.pipeline.images.colour import LUMA
 from headrace.pipeline.images.noise import noise_planes
 from headrace.pipeline.images.plan import Plan
@@ -226,7 +226,6 @@ class KorniaEngine(TwoStageEngine):
         self._photometric = nn.ModuleList(Photometric(view) for view in spec.views).to(self._device)
 
     @torch.no_grad()
-    @threads_of_torch()
     def finish(self, plan: Plan, crops: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
         """Every operation of the views and, for float32, normalise. See `TwoStageEngine.finish`."""
         if not len(plan):  # a rank's share of an epoch's last batch

@@ -13,7 +13,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 
 from headrace.pipeline.addresses import memory_at
@@ -39,6 +38,7 @@ from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.view import View, settings
 from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.jpeg import DECODED, JpegScratch, decode_region, jpeg_scratch, room_for
+from headrace.pipeline.simd import clock
 from headrace.shards import JPG, RAW, ShardSet, Spans
 from headrace.shards.formats.orientation import UPRIGHT
 
@@ -211,11 +211,10 @@ one that the compiled decoder declines, and returns that one, or n."""
 
 @intrinsic
 def cycle_counter(typingctx):
-    """The processor's cycle counter, uint64."""
+    """The processor's clock, uint64."""
 
     def codegen(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(64), [])
-        return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", fnty=kind), [])
+        return clock(context, builder)
 
     return types.uint64(), codegen
 

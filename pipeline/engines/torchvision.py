@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.batch import normalize_images
-from headrace.pipeline.engines.base import StageTimes, of_sample, threads_of_torch
+from headrace.pipeline.engines.base import StageTimes, of_sample
 from headrace.pipeline.images.decode import decode_image
 from headrace.pipeline.images.noise import noise_planes
 from headrace.pipeline.images.plan import Plan
@@ -123,7 +123,6 @@ class TorchvisionEngine:
         self._field = field
         self._spec = spec
 
-    @threads_of_torch()
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
         """As the protocol says. Raises ShardError naming the sample whose bytes cannot be decoded."""
         decode_s = augment_s = 0.0

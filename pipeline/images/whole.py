@@ -7,14 +7,16 @@ of: stray bytes, odd metadata, a film behind the picture. Any other is whole whe
 from __future__ import annotations
 
 import zlib
+from functools import cache
+from typing import TYPE_CHECKING
 
 from headrace.pipeline.images.limits import check_pixels
 from headrace.pipeline.images.reading import is_jpeg, open_image, plain_words
-from headrace.pipeline.jpeg import coefficients
-from headrace.pipeline.jpeg.coefficients import MARKERS, MAX_SCANS, TAIL
-from headrace.pipeline.jpeg.whole import Scans, examine
 from headrace.shards import JPG
 from headrace.shards.formats.images import PNG_SIGNATURE, ImageHeader, image_header
+
+if TYPE_CHECKING:
+    from headrace.pipeline.jpeg.whole import Scans
 
 
 class Damaged(ValueError):
@@ -22,17 +24,25 @@ class Damaged(ValueError):
     libjpeg goes on to the last block, with other colours or with pieces out of place."""
 
 
-_DAMAGED = {coefficients.BAD_CODE, coefficients.TOO_LONG}
-_REASONS = {
-    coefficients.NO_END: "image file is truncated: there is no end marker",
-    coefficients.SHORT: "image file is truncated: the scan that ends at byte {where} lacks some of its blocks",
-    coefficients.MISSING: "image file is truncated: no scan before byte {where} has some of the coefficients",
-    coefficients.BAD_CODE: "damaged: the scan that ends at byte {where} has bits that are no code",
-    coefficients.TOO_LONG: "damaged: the scan that ends at byte {where} has more blocks than the picture",
-    coefficients.BROKEN: "damaged at byte {where}: no segment of a JPEG, or one that lacks its tables",
-    coefficients.NO_TABLE: "damaged at byte {where}: a scan without its Huffman table",
-    coefficients.SCANS: f"a JPEG of more than {MAX_SCANS} scans",
-}
+@cache
+def _reasons() -> dict[int, tuple[type[ValueError], str]]:
+    """What is wrong with a JPEG, by what `examine` finds. As all that reads codes, it loads numba, which takes a second
+    and which commands that see no JPEG need not."""
+    from headrace.pipeline.jpeg import coefficients as c
+
+    return {
+        c.NO_END: (ValueError, "image file is truncated: there is no end marker"),
+        c.SHORT: (ValueError, "image file is truncated: the scan that ends at byte {where} lacks some of its blocks"),
+        c.MISSING: (
+            ValueError,
+            "image file is truncated: no scan before byte {where} has some of the coefficients",
+        ),
+        c.BAD_CODE: (Damaged, "damaged: the scan that ends at byte {where} has bits that are no code"),
+        c.TOO_LONG: (Damaged, "damaged: the scan that ends at byte {where} has more blocks than the picture"),
+        c.BROKEN: (ValueError, "damaged at byte {where}: no segment of a JPEG, or one that lacks its tables"),
+        c.NO_TABLE: (ValueError, "damaged at byte {where}: a scan without its Huffman table"),
+        c.SCANS: (ValueError, f"a JPEG of more than {c.MAX_SCANS} scans"),
+    }
 
 
 def check_whole(
@@ -62,9 +72,11 @@ def check_whole(
 def check_codes(data: bytes | memoryview) -> bool:
     """ValueError with the reason where a JPEG has not all coefficients; False where that is not known, of one with
     other codes than Huffman's or a sampling that no decoder knows. Takes up to 8 bytes for each 64 samples."""
+    from headrace.pipeline.jpeg.whole import WHOLE, examine
+
     scans = examine(data)
     _check(scans)
-    return scans.found == coefficients.WHOLE
+    return scans.found == WHOLE
 
 
 def check_scans(data: bytes | memoryview) -> None:
@@ -72,13 +84,14 @@ def check_scans(data: bytes | memoryview) -> None:
 
     With a decoder that complains of each code that is missing, this is `check_whole`.
     """
+    from headrace.pipeline.jpeg.whole import MARKERS, examine
+
     _check(examine(data, MARKERS))
 
 
 def _check(scans: Scans) -> None:
-    reason = _REASONS.get(scans.found)
-    if reason is not None:
-        kind = Damaged if scans.found in _DAMAGED else ValueError
+    if scans.found in _reasons():
+        kind, reason = _reasons()[scans.found]
         raise kind(reason.format(where=scans.where))
 
 
@@ -95,7 +108,9 @@ def looks_whole(data: bytes | memoryview, header: ImageHeader | None = None, *, 
         header = header or image_header(data)
         check_pixels(header.width, header.height, max_pixels)
         if header.encoding == JPG:
-            return examine(data, TAIL).found == coefficients.WHOLE
+            from headrace.pipeline.jpeg.whole import TAIL, WHOLE, examine
+
+            return examine(data, TAIL).found == WHOLE
         return _whole_png(bytes(data))
     except (ValueError, IndexError):
         return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.pipeline import compiled, order
+from headrace.pipeline import compiled
 
 PROGRAM = """
 import sys
@@ -103,7 +103,9 @@ def test_processes_that_compile_at_once_do_not_run_each_others_code(tmp_path: Pa
     assert run(tmp_path, "1") in [(11, 0), (11, 1)]
 
 
-NO_FOLDER = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "NUMBA_CACHE_DIR": ""}
+HOMELESS = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "NUMBA_CACHE_DIR": ""}
+NOBODY = 65534
+CALL = "from package import caller; print(caller.outer(1), sum(caller.outer.stats.cache_hits.values()))"
 
 
 def python(program: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -117,29 +119,132 @@ def python(program: str, folder: Path, **environment: str) -> subprocess.Complet
     )
 
 
-def test_where_no_folder_can_be_written_kernels_are_compiled_and_a_sentence_says_how_to_keep_them(
-    tmp_path: Path,
-) -> None:
-    package = tmp_path / "headrace"
-    for name in ("pipeline", "shards"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(Path(compiled.__file__).parents[1] / name, package / name, ignore=ignored)
-    for folder in {path.parent for path in package.rglob("*.py")}:
-        (folder / "__pycache__").touch()  # no folder may be made of this name, not even by root
-    done = python(
-        "import headrace.pipeline as p; print(p.__path__[0], p.order(3, 1, 10)[:4].tolist())", tmp_path, **NO_FOLDER
-    )
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """Where a package lies beside whose sources nothing can be kept, not even by root."""
+    (write_package(tmp_path) / "__pycache__").touch()  # no folder can be made of this name
+    return tmp_path
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """A temporary folder as a system's: everybody writes to it, and nobody moves what is another's."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+def private(temporary: Path) -> Path:
+    return temporary / f"headrace-kernels-{os.geteuid()}"
+
+
+def warned(done: subprocess.CompletedProcess[str]) -> str:
+    """The one warning, if any."""
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split(maxsplit=1) == [str(package / "pipeline"), f"{order(3, 1, 10)[:4].tolist()}\n"]
-    assert done.stderr.count("Warning") == 1
-    assert "set NUMBA_CACHE_DIR to a folder that can be written" in done.stderr
+    assert done.stderr.count("Warning: ") <= 1, done.stderr
+    return done.stderr.partition("Warning: ")[2]
+
+
+def test_without_a_home_kernels_are_kept_in_a_folder_of_the_users_own(closed: Path, temporary: Path) -> None:
+    environment = HOMELESS | {"TMPDIR": str(temporary)}
+    first = python(CALL, closed, **environment)
+    assert first.stdout == "11 0\n"
+    assert f"are kept in {private(temporary)}" in warned(first)
+    assert "set NUMBA_CACHE_DIR to keep them in another folder" in warned(first)
+    assert private(temporary).stat().st_mode & 0o777 == 0o700
+    again = python(CALL, closed, **environment)
+    assert (again.stdout, warned(again)) == ("11 1\n", "")
+
+
+def test_a_folder_that_is_named_is_taken(closed: Path, temporary: Path, tmp_path: Path) -> None:
+    environment = HOMELESS | {"TMPDIR": str(temporary), "NUMBA_CACHE_DIR": str(tmp_path / "named")}
+    done = python(CALL, closed, **environment)
+    assert (done.stdout, warned(done)) == ("11 0\n", "")
+    assert list(tmp_path.glob("named/*/*.nbc"))
+    assert not private(temporary).exists()
+
+
+@pytest.mark.parametrize("planted", ["open to others", "a link", "a file", "another's", "exchangeable"])
+def test_a_folder_in_which_others_may_have_put_code_is_not_taken(planted: str, closed: Path, temporary: Path) -> None:
+    """Each process compiles for itself then, and a sentence says why and how to keep kernels."""
+    folder, reason = private(temporary), f"{private(temporary)} is not a folder of this user's alone"
+    match planted:
+        case "open to others":
+            folder.mkdir()
+            folder.chmod(0o770)
+        case "a link":
+            (temporary / "elsewhere").mkdir(0o700)
+            folder.symlink_to("elsewhere")
+        case "a file":
+            folder.touch(0o700)
+        case "another's":
+            if os.geteuid() != 0:
+                pytest.skip("only root makes another user's folder")
+            folder.mkdir(0o700)
+            os.chown(folder, NOBODY, NOBODY)
+        case "exchangeable":
+            temporary.chmod(0o777)
+            reason = f"in {temporary} other users may exchange folders"
+    for _ in range(2):
+        done = python(CALL, closed, **HOMELESS, TMPDIR=str(temporary))
+        assert done.stdout == "11 0\n"
+        assert f"compiled kernels cannot be kept, since no folder for them can be written ({reason})" in warned(done)
+        assert "set NUMBA_CACHE_DIR to a folder that can be written" in warned(done)
+    assert not list(temporary.rglob("*.nb?"))
+
+
+def test_who_only_imports_kernels_asks_for_no_folder(closed: Path, temporary: Path) -> None:
+    done = python("from package import caller", closed, **HOMELESS, TMPDIR=str(temporary))
+    assert warned(done) == ""
+    assert not list(temporary.iterdir())
+
+
+def test_without_a_home_that_is_known_no_folder_named_tilde_is_made(
+    closed: Path, temporary: Path, tmp_path: Path
+) -> None:
+    """As for a user whom the system does not know."""
+    unknown = "import os.path; os.path.expanduser = lambda path: path\nimport os; os.chdir({!r})\n"
+    here = tmp_path / "here"
+    here.mkdir()
+    environment = HOMELESS | {"TMPDIR": str(temporary)}
+    del environment["XDG_CACHE_HOME"]
+    done = python(unknown.format(str(here)) + CALL, closed, **environment)
+    assert done.stdout == "11 0\n"
+    assert f"are kept in {private(temporary)}" in warned(done)
+    assert not list(here.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv (Linux)")
+def test_another_user_than_the_one_who_installed_it(temporary: Path, tmp_path: Path) -> None:
+    """Installed by root, run by nobody, without a home, out of folders that only root may write to."""
+    write_package(tmp_path)
+    environment = os.environ | HOMELESS | {"HOME": "/nonexistent", "TMPDIR": str(temporary)}
+    # This interpreter may lie where only root looks, so that nobody may read everything here, and write nothing.
+    may_read = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
+    nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *may_read]
+    found = [
+        subprocess.run(
+            [*nobody, sys.executable, "-c", CALL],
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            env=environment | {"PYTHONPATH": str(tmp_path)},
+        )
+        for _ in range(2)
+    ]
+    folder = temporary / f"headrace-kernels-{NOBODY}"
+    assert [done.stdout for done in found] == ["11 0\n", "11 1\n"], found[0].stderr
+    assert f"are kept in {folder}" in warned(found[0])
+    assert warned(found[1]) == ""
+    assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (NOBODY, 0o700)
 
 
 def test_what_cannot_be_kept_when_it_is_compiled_ends_nothing(tmp_path: Path) -> None:
-    """The folder goes between import and compilation."""
+    """The folder goes between two compilations."""
     package = write_package(tmp_path)
     program = (
-        "import shutil; from package import caller\n"
+        "import shutil; from package import caller; caller.outer(1.5)\n"
         f"shutil.rmtree({str(package / '__pycache__')!r}); open({str(package / '__pycache__')!r}, 'w').close()\n"
         "print(caller.outer(1))"
     )
@@ -163,7 +268,7 @@ def test_kept_kernels_that_are_cut_off_are_made_anew(kind: str, left: int, tmp_p
 def test_another_numba_keeps_kernels_its_own_way_and_a_sentence_says_what_that_means(tmp_path: Path) -> None:
     write_package(tmp_path)
     other = "from numba.core.caching import IndexDataCacheFile as F\nF.name_of = F._data_name\ndel F._data_name\n"
-    done = python(other + "from package import caller", tmp_path)
+    done = python(other + "from package import caller; caller.outer._cache.cache_path", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Warning") == 1
     assert "does not know how numba" in done.stderr

@@ -1,11 +1,7 @@
 import gc
-import os
-import re
-import signal
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count, islice
 
 import numpy as np
@@ -390,76 +386,6 @@ def test_what_is_left_is_waited_for(part: str, digits_webdataset: ShardSet, monk
         done = next(calls)
         time.sleep(0.2)
         assert next(calls) == done + 1
-
-
-def in_fork(work: Callable[[], object]) -> int:
-    """Exit status of a forked process that does `work`: 1 where that raises, -9 where it hangs."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + 60
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.01)
-
-
-@pytest.mark.parametrize(
-    "engine",
-    ["native", "torchvision", *(pytest.param(name, marks=pytest.mark.peer(name)) for name in ("dali", "kornia"))],
-)
-def test_a_forked_process_goes_on(engine: str, photos: ShardSet) -> None:
-    """With the loader of its parent and with one of its own."""
-    with make(photos, 6, engine=engine) as loader, make(photos, 6, engine=engine) as other:
-        rest = copied(iter(other))[1:]
-        iterator = iter(loader)
-        next(iterator)
-        torch.rand(64, 256, 256).sigmoid()  # so that torch has threads
-
-        def go_on() -> None:
-            with pytest.raises(RuntimeError, match="of the process that was forked"):
-                next(iterator)
-            assert_same(copied(iter(loader)), rest)
-            with make(photos, 6, engine=engine) as fresh:
-                assert_same(copied(iter(fresh))[1:], rest)
-            loader.close()
-
-        assert in_fork(go_on) == 0
-        assert_same(copied(iterator), rest)
-
-
-class InWorkers(torch.utils.data.Dataset):
-    """Whose items are whole epochs: how many batches they have, or what is said instead."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, item: int) -> int | str:
-        try:
-            return len(list(self.loader))
-        except RuntimeError as error:
-            return str(error)
-
-
-def test_workers_of_a_dataloader_are_refused(digits_webdataset: ShardSet) -> None:
-    with make(digits_webdataset) as loader:
-        in_workers = torch.utils.data.DataLoader(InWorkers(loader), batch_size=None, num_workers=2)
-        for said in in_workers:
-            assert re.fullmatch(r"a Loader has threads of its own.*iterate the Loader itself", said)
-        assert list(torch.utils.data.DataLoader(InWorkers(loader), batch_size=None)) == [6, 6]
 
 
 def test_the_time_in_the_loader_counts_as_waited(digits_webdataset: ShardSet) -> None:

@@ -171,6 +171,7 @@ def convert(
         orientation=orientation,
         format=format,
     )
+    settings.load()
     workers = workers or cores()
     opened.cache_clear()  # the files may have changed since another conversion
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,7 +17,6 @@ from headrace.pipeline.images.decode import decode_rgb, fast_jpeg, shrink, to_pi
 from headrace.pipeline.images.limits import MAX_PIXELS, check_pixels
 from headrace.pipeline.images.reading import file_orientation, open_image, texts_fit
 from headrace.pipeline.images.whole import Damaged, check_whole
-from headrace.pipeline.jpeg import decode_whole, transcode
 from headrace.shards import JPG, Field
 from headrace.shards.formats.images import image_header
 from headrace.shards.formats.orientation import UPRIGHT, Orientation, turned
@@ -89,6 +89,12 @@ class EncodeSettings:
             raise UserError(f"orientation must be apply or ignore, got {self.orientation!r}")
         if self.encode == "frames" and self.short_side is None:
             raise UserError("frames need a short side, the side of the stored squares in pixels")
+
+    def load(self) -> None:
+        """Import what `stored` will need, before processes are forked that would each do it again. `keep` and `frames`
+        need no compiled kernels."""
+        if self.encode not in ("keep", "frames"):
+            importlib.import_module("headrace.pipeline.jpeg")
 
     def fields(self, fields: Mapping[str, Field]) -> dict[str, Field]:
         """A source's fields as they are stored; UserError where there is nothing that `encode` applies to."""
@@ -169,6 +175,8 @@ class EncodeSettings:
         A JPEG of the wanted quality, where one is to be made and can be made of the coefficients; else the pixels that
         Pillow would find, in less time.
         """
+        from headrace.pipeline.jpeg import decode_whole, transcode  # takes seconds, see `load`
+
         try:
             header = image_header(data)
             if header.encoding != JPG or not header.plain or self._limit(header.width, header.height) is not None:
