@@ -72,7 +72,8 @@ def check_whole(
 def check_codes(data: bytes | memoryview) -> bool:
     """ValueError with the reason where a JPEG has not all coefficients; False where that is not known, of one with
     other codes than Huffman's or a sampling that no decoder knows. Takes up to 8 bytes for each 64 samples."""
-    from headrace.pipeline.jpeg.whole import WHOLE, examine
+    from headrace.pipeline.jpeg.coefficients import WHOLE
+    from headrace.pipeline.jpeg.whole import examine
 
     scans = examine(data)
     _check(scans)
@@ -84,7 +85,8 @@ def check_scans(data: bytes | memoryview) -> None:
 
     With a decoder that complains of each code that is missing, this is `check_whole`.
     """
-    from headrace.pipeline.jpeg.whole import MARKERS, examine
+    from headrace.pipeline.jpeg.coefficients import MARKERS
+    from headrace.pipeline.jpeg.whole import examine
 
     _check(examine(data, MARKERS))
 
@@ -108,7 +110,8 @@ def looks_whole(data: bytes | memoryview, header: ImageHeader | None = None, *, 
         header = header or image_header(data)
         check_pixels(header.width, header.height, max_pixels)
         if header.encoding == JPG:
-            from headrace.pipeline.jpeg.whole import TAIL, WHOLE, examine
+            from headrace.pipeline.jpeg.coefficients import TAIL, WHOLE
+            from headrace.pipeline.jpeg.whole import examine
 
             return examine(data, TAIL).found == WHOLE
         return _whole_png(bytes(data))
