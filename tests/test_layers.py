@@ -55,7 +55,7 @@ WINGS = {
     "pipeline.order": set(),
     "pipeline.texts": set(),
     "pipeline.jpeg": set(),
-    "pipeline.images": {"pipeline.order"},
+    "pipeline.images": {"pipeline.jpeg", "pipeline.order"},
     "pipeline.clips": {"pipeline.images"},
     "pipeline.sounds": {"pipeline.images"},
     "pipeline.engines": {"pipeline.clips", "pipeline.images", "pipeline.jpeg"},

@@ -19,10 +19,10 @@ from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.batch import normalize_images
 from headrace.pipeline.engines.base import StageTimes, WholeBatchEngine, of_sample, one_line, threads_of_torch
 from headrace.pipeline.engines.dali_graph import OPERATORS, arguments, graph
-from headrace.pipeline.images.decode import decode_image
+from headrace.pipeline.images.decode import decode_image, for_any_decoder
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import ViewSpec
-from headrace.shards import JPG, RAW, ShardError, ShardSet, Spans
+from headrace.shards import JPG, RAW, ShardSet, Spans
 from headrace.shards.formats.orientation import UPRIGHT, turned
 from headrace.shards.machine import cores
 
@@ -70,7 +70,7 @@ class DaliEngine(WholeBatchEngine):
             try:
                 self._run(ids, spans, plan, views)
             except RuntimeError as error:
-                raise self._explained(error, ids, spans, plan, views) from error
+                self._run(ids, spans, plan, views, self._declined(error, ids, spans, plan, views))
         return StageTimes(decode_s=0.0, augment_s=perf_counter() - started)
 
     def close(self) -> None:
@@ -92,10 +92,19 @@ class DaliEngine(WholeBatchEngine):
             self._pipeline._pipe = None
             self._pipeline = None
 
-    def _run(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> None:
-        """Render, under the lock. Nothing of DALI's reads the samples' bytes any more when it is left."""
-        raw = bool(((spans.encoding == RAW) | (spans.orientation != UPRIGHT)).any())
-        images = [self._pixels(ids, spans, i) for i in range(len(ids))] if raw else _files(spans)
+    def _run(
+        self,
+        ids: np.ndarray,
+        spans: Spans,
+        plan: Plan,
+        views: list[np.ndarray],
+        declined: frozenset[int] = frozenset(),
+    ) -> None:
+        """Render, under the lock. Nothing of DALI's reads the samples' bytes any more when it is left. `declined` are
+        positions of files that its decoder does not get."""
+        raw = bool((spans.encoding == RAW).any())
+        of = self._pixels if raw else self._file
+        images = [of(ids, spans, i, i in declined) for i in range(len(ids))]
         inputs: dict[str, Any] = {"image": images}
         for v, view in enumerate(self._spec.views):
             inputs |= {f"{name}_{v}": values for name, values in arguments(plan, v, view).items()}
@@ -112,11 +121,12 @@ class DaliEngine(WholeBatchEngine):
             self._end()  # DALI's pipelines do not survive an error, and may still read what others of the batch are of
             raise
 
-    def _explained(
+    def _declined(
         self, error: RuntimeError, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]
-    ) -> Exception:
-        """What to raise after an error of DALI's: which sample it is of is found by asking for each by itself, and
-        whether it is of a sample at all by asking for one that is known to be good."""
+    ) -> frozenset[int]:
+        """Positions of the samples that DALI's decoder declines, after an error of a batch: it is asked for each by
+        itself. RuntimeError where there is none, or where it does not make one that is known to be good either."""
+        declined = []
         for i in range(len(ids)):
             one = slice(i, i + 1)
             try:
@@ -124,10 +134,12 @@ class DaliEngine(WholeBatchEngine):
                 self._run(ids[one], some, plan[one], [np.empty_like(view[one]) for view in views])
             except RuntimeError:
                 if not self._works(plan[one], views):
+                    declined.clear()
                     break
-                where = self._shards.where(int(ids[i]), self._field)
-                return ShardError(f"{where}: cannot decode the image: DALI's decoder declines it")
-        return RuntimeError(f"engine 'dali' fails, and not because of a sample: {one_line(error)}")
+                declined.append(i)
+        if not declined:
+            raise RuntimeError(f"engine 'dali' fails, and not because of a sample: {one_line(error)}") from error
+        return frozenset(declined)
 
     def _works(self, plan: Plan, views: list[np.ndarray]) -> bool:
         """Whether DALI makes views of a picture without fault. `plan` is of one sample."""
@@ -149,9 +161,9 @@ class DaliEngine(WholeBatchEngine):
             return False
         return True
 
-    def _pixels(self, ids: np.ndarray, spans: Spans, i: int) -> np.ndarray:
-        """uint8 (H, W, 3) as shown, stored pixels without a copy. The graph takes either pixels or files, and turns
-        neither, so that files are decoded here where a batch has both or a picture is to be turned."""
+    def _pixels(self, ids: np.ndarray, spans: Spans, i: int, declined: bool) -> np.ndarray:
+        """uint8 (H, W, 3) as shown, stored pixels without a copy. The graph takes either pixels or files, so that files
+        are decoded here where a batch has both."""
         if spans.encoding[i] == RAW:
             height, width = int(spans.height[i]), int(spans.width[i])
             pixels = np.frombuffer(memory_at(int(spans.address[i]), 3 * height * width), np.uint8)
@@ -160,6 +172,17 @@ class DaliEngine(WholeBatchEngine):
             with of_sample(self._shards, int(ids[i]), self._field, "image"):
                 pixels = decode_image(memory_at(int(spans.address[i]), int(spans.size[i])))
         return np.ascontiguousarray(turned(pixels, int(spans.orientation[i])))
+
+    def _file(self, ids: np.ndarray, spans: Spans, i: int, declined: bool) -> np.ndarray:
+        """uint8 (bytes,) of a file for DALI's decoder: the sample's own, without a copy, where it is plain and whole
+        beyond doubt and is shown as it is stored, else its pixels as `decode_image` has them, in a file without
+        compression."""
+        data = memory_at(int(spans.address[i]), int(spans.size[i]))
+        with of_sample(self._shards, int(ids[i]), self._field, "image"):
+            orientation = int(spans.orientation[i])
+            if not declined and orientation == UPRIGHT and for_any_decoder(data):
+                return np.frombuffer(data, np.uint8)
+            return _as_file(decode_image(data, orientation))
 
     def _built(self, samples: int, dtype: np.dtype, raw: bool) -> Any:
         """The pipeline, built anew for a larger batch or another input or output than before."""
@@ -182,9 +205,7 @@ class DaliEngine(WholeBatchEngine):
         return self._pipeline
 
 
-def _files(spans: Spans) -> list[np.ndarray]:
-    """The samples' bytes, without a copy."""
-    return [
-        np.frombuffer(memory_at(int(address), int(size)), np.uint8)
-        for address, size in zip(spans.address, spans.size, strict=True)
-    ]
+def _as_file(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (bytes,): a PPM of pixels (H, W, 3), https://netpbm.sourceforge.net/doc/ppm.html."""
+    height, width = pixels.shape[:2]
+    return np.concatenate([np.frombuffer(b"P6\n%d %d\n255\n" % (width, height), np.uint8), pixels.ravel()])

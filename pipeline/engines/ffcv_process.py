@@ -4,7 +4,8 @@
 
 What ffcv does here: its Reader and its OSCacheManager find a sample's bytes in the .beton, its `imdecode`
 (libjpeg-turbo) decodes them once, and its `resize_crop` (OpenCV, INTER_AREA) cuts every view, compiled together by its
-Compiler as its own decoders are. The native engine does the rest.
+Compiler as its own decoders are. What its decoder declines is decoded by `decode_image`. The native engine does the
+rest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
@@ -24,12 +26,16 @@ from typing import Any
 
 import numpy as np
 
-from headrace.pipeline.engines.base import StageTimes, pixel_spans
+from headrace.pipeline.addresses import memory_at
+from headrace.pipeline.engines.base import StageTimes, one_line, pixel_spans
 from headrace.pipeline.engines.ffcv import Bad, Done, Failed, Order, shared_views
 from headrace.pipeline.engines.native import NativeEngine
 from headrace.pipeline.engines.turning import turn_region
+from headrace.pipeline.images.decode import decode_image
+from headrace.pipeline.images.limits import check_pixels, pixel_limit
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.images.whole import check_scans
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.formats.orientation import UPRIGHT
 
@@ -44,6 +50,8 @@ class Betons:
     """The .beton files of a set, each with ffcv's tables and map."""
 
     def __init__(self, shards: ShardSet, field: str) -> None:
+        self._shards = shards
+        self._field = field
         reader: Any = importlib.import_module("ffcv.reader")
         managers: Any = importlib.import_module("ffcv.memory_managers")
         self._starts = np.concatenate([[0], np.cumsum(shards.shard_samples)])
@@ -56,8 +64,10 @@ class Betons:
             context = manager.schedule_epoch(None)
             context.__enter__()
             self._files.append((metadata, context.state))
-            self._largest = max(self._largest, int(3 * np.max(metadata["height"].astype(np.int64) * metadata["width"])))
-        self._cut = _compiled(manager.compile_reader())
+            pixels = metadata["height"].astype(np.int64) * metadata["width"]
+            self._largest = max(self._largest, 3 * int(pixels.max(initial=0, where=pixels <= pixel_limit())))
+        self._jpg = importlib.import_module("ffcv.fields.rgb_image").IMAGE_MODES["jpg"]
+        self._cut = _compiled(manager.compile_reader(), self._jpg)
         self._local = threading.local()
 
     def cut(self, sample: int, orientation: int, crops: np.ndarray, views: list[np.ndarray]) -> None:
@@ -73,28 +83,53 @@ class Betons:
         memory = self._local.image, self._local.turned
         number = int(np.searchsorted(self._starts, sample, side="right")) - 1
         metadata, state = self._files[number]
-        status = 0
+        row = sample - self._starts[number]
+        decoded = self._unfit(sample, metadata[row]) and self._decode(sample, metadata[row])
         for v, (crop, view) in enumerate(zip(crops, views, strict=True)):
-            row = sample - self._starts[number]
-            status = self._cut(row, metadata, state, v > 0, *memory, orientation, crop, view)
-            if status:
-                raise _Undecodable(sample, "ffcv's decoder declines it")
+            cut = partial(self._cut, row, metadata, state, v > 0, *memory, orientation, crop, view)
+            if cut(decoded):
+                decoded = self._decode(sample, metadata[row])
+                cut(decoded)
+
+    def _unfit(self, sample: int, row: np.void) -> bool:
+        """Whether it is a JPEG in which ffcv's decoder does not see what is wrong: too many pixels, scans that lack."""
+        if row["mode"] != self._jpg:
+            return False
+        try:
+            check_pixels(int(row["width"]), int(row["height"]))
+            check_scans(self._bytes(sample))
+        except ValueError:
+            return True
+        return False
+
+    def _bytes(self, sample: int) -> memoryview:
+        spans = self._shards.spans(self._field, [sample])
+        return memory_at(int(spans.address[0]), int(spans.size[0]))
+
+    def _decode(self, sample: int, row: np.void) -> bool:
+        """True when `decode_image` has decoded a sample into this thread's `image`; _Undecodable with its reason."""
+        try:
+            pixels = decode_image(self._bytes(sample))
+            if pixels.shape != (row["height"], row["width"], 3):
+                raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, the index says otherwise")
+        except ValueError as error:
+            raise _Undecodable(sample, one_line(error)) from error
+        self._local.image[: pixels.size] = pixels.ravel()
+        return True
 
 
-def _compiled(read: Callable[..., Any]) -> Callable[..., int]:
+def _compiled(read: Callable[..., Any], jpg: int) -> Callable[..., int]:
     """ffcv's decoding and cropping of one view, without the GIL; a later view of a sample is not decoded again."""
     libffcv: Any = importlib.import_module("ffcv.libffcv")
     compiler: Any = importlib.import_module("ffcv.pipeline.compiler").Compiler
-    modes: Any = importlib.import_module("ffcv.fields.rgb_image").IMAGE_MODES
-    jpg = modes["jpg"]
     imdecode, resize_crop = compiler.compile(libffcv.imdecode), compiler.compile(libffcv.resize_crop)
 
-    def cut(row, metadata, state, decoded, buffer, turned, orientation, crop, out):  # type: ignore[no-untyped-def]
+    def cut(row, metadata, state, later, buffer, turned, orientation, crop, out, decoded):  # type: ignore[no-untyped-def]
         sample = metadata[row]
         data = read(sample["data_ptr"], state)
         height, width = np.uint32(sample["height"]), np.uint32(sample["width"])
         if sample["mode"] == jpg:
-            if not decoded:
+            if not (later or decoded):
                 status = imdecode(data, buffer, height, width, height, width, 0, 0, 1, 1, False, False)
                 if status != 0:
                     return 1
@@ -103,7 +138,7 @@ def _compiled(read: Callable[..., Any]) -> Callable[..., int]:
             image = data[: 3 * height * width].reshape(height, width, 3)
         if orientation != UPRIGHT:
             stored = (0, 0, np.int64(height), np.int64(width))
-            image = turn_region(image, stored, orientation, turned, decoded)
+            image = turn_region(image, stored, orientation, turned, later)
         resize_crop(image, crop[0], crop[0] + crop[2], crop[1], crop[1] + crop[3], out)
         return 0
 

@@ -9,14 +9,16 @@ others come here.
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from headrace.pipeline.images.limits import check_pixels, pixel_limit
+from headrace.pipeline.images.limits import TooLarge, check_pixels, pixel_limit
 from headrace.pipeline.images.reading import is_jpeg, open_image, plain_words, tiff_orientation, turned_by_pillow
-from headrace.pipeline.images.whole import check_codes, check_scans
+from headrace.pipeline.images.whole import Damaged, check_codes, check_scans, looks_whole
 from headrace.shards import JPG
 from headrace.shards.formats.images import image_header
 from headrace.shards.formats.orientation import INVERSE, UPRIGHT
@@ -38,12 +40,16 @@ def decode_rgb(
     max_side: int | None = None,
     *,
     max_pixels: int | None = None,
+    mend: bool = False,
     orientation: int = UPRIGHT,
 ) -> Image.Image:
     """The image in RGB, shrunk so that no side is longer than `max_side`, turned as `orientation` says.
 
     A JPEG of more pixels than the limit is decoded at a half, a quarter or an eighth of its sides, where that brings it
     within the limit and leaves enough for `max_side`; not a progressive one, of which all coefficients are held.
+
+    With `mend`, as a conversion has it, which stores the pixels anew, a JPEG that is damaged within but not truncated
+    becomes what libjpeg makes of it.
 
     Raises:
         ValueError: as `decode_image`. `max_pixels` takes the place of `pixel_limit`.
@@ -56,7 +62,8 @@ def decode_rgb(
             if max_side is not None and image.width * image.height > limit and not image.info.get("progressive"):
                 image.draft(None, within(image.size, max_side))
             check_pixels(*image.size, limit)
-            check_codes(data)
+            with contextlib.suppress(*([Damaged] if mend else [])):
+                check_codes(data)
         else:
             check_pixels(*image.size, limit)
         if max_side is not None and image.mode in ("L", "RGB"):
@@ -64,6 +71,8 @@ def decode_rgb(
             image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
         turned = turned_by_pillow(image, said)
         image = to_rgb(image)
+    except (TooLarge, Damaged):
+        raise
     except Exception as error:
         raise ValueError(plain_words(error)) from error
     image = shrink(image, max_side)
@@ -92,6 +101,16 @@ def fast_jpeg(
     check_scans(data)
     pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, strict=True)
     return pixels
+
+
+def for_any_decoder(data: bytes | memoryview) -> bool:
+    """Whether a decoder that says nothing of what is missing, and knows only plain pictures, gives what `decode_image`
+    gives."""
+    try:
+        header = image_header(data)
+    except ValueError:
+        return False
+    return header.plain and looks_whole(data, header)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

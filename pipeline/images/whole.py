@@ -16,23 +16,39 @@ from headrace.pipeline.jpeg.whole import Scans, examine
 from headrace.shards import JPG
 from headrace.shards.formats.images import PNG_SIGNATURE, ImageHeader, image_header
 
+
+class Damaged(ValueError):
+    """A JPEG has bits that are no codes, or more blocks than the picture: something was lost or changed within, and
+    libjpeg goes on to the last block, with other colours or with pieces out of place."""
+
+
+_DAMAGED = {coefficients.BAD_CODE, coefficients.TOO_LONG}
 _REASONS = {
-    coefficients.NO_END: "cut off: there is no end marker",
-    coefficients.SHORT: "cut off: the scan that ends at byte {where} lacks some of its blocks",
-    coefficients.MISSING: "cut off: no scan before the end marker at byte {where} has some of the coefficients",
+    coefficients.NO_END: "image file is truncated: there is no end marker",
+    coefficients.SHORT: "image file is truncated: the scan that ends at byte {where} lacks some of its blocks",
+    coefficients.MISSING: "image file is truncated: no scan before byte {where} has some of the coefficients",
     coefficients.BAD_CODE: "damaged: the scan that ends at byte {where} has bits that are no code",
     coefficients.TOO_LONG: "damaged: the scan that ends at byte {where} has more blocks than the picture",
-    coefficients.BROKEN: "damaged at byte {where}: no segment of a JPEG",
+    coefficients.BROKEN: "damaged at byte {where}: no segment of a JPEG, or one that lacks its tables",
     coefficients.NO_TABLE: "damaged at byte {where}: a scan without its Huffman table",
     coefficients.SCANS: f"a JPEG of more than {MAX_SCANS} scans",
 }
 
 
-def check_whole(data: bytes | memoryview, *, max_pixels: int | None = None) -> None:
+def check_whole(
+    data: bytes | memoryview,
+    header: ImageHeader | None = None,
+    *,
+    thorough: bool = True,
+    max_pixels: int | None = None,
+) -> None:
     """ValueError with the reason unless all of an encoded picture is there, and no more pixels than the limit.
 
-    Every code of a JPEG is read, any other picture decoded. `max_pixels` takes the place of `pixel_limit`.
+    Every code of a JPEG is read, any other picture decoded; where it need not be `thorough`, only of those that do not
+    pass `looks_whole`. `header` is the file's, where the caller has it; `max_pixels` takes the place of `pixel_limit`.
     """
+    if not thorough and looks_whole(data, header, max_pixels=max_pixels):
+        return
     image = open_image(data)
     check_pixels(*image.size, max_pixels)
     if is_jpeg(data) and check_codes(data):
@@ -62,7 +78,8 @@ def check_scans(data: bytes | memoryview) -> None:
 def _check(scans: Scans) -> None:
     reason = _REASONS.get(scans.found)
     if reason is not None:
-        raise ValueError(reason.format(where=scans.where))
+        kind = Damaged if scans.found in _DAMAGED else ValueError
+        raise kind(reason.format(where=scans.where))
 
 
 def looks_whole(data: bytes | memoryview, header: ImageHeader | None = None, *, max_pixels: int | None = None) -> bool:

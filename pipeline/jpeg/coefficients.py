@@ -13,7 +13,27 @@ import numpy as np
 
 from headrace.pipeline.compiled import kernel, kernel_part
 from headrace.pipeline.jpeg.huffman import ac_step, build_table, skip_bits, skip_block, skip_dc
-from headrace.pipeline.jpeg.markers import DHT, DRI, EOI, RST0, RST7, SOF0, SOI, SOS, TEM, unstuff, word
+from headrace.pipeline.jpeg.markers import (
+    APP0,
+    APP15,
+    COM,
+    DAC,
+    DHT,
+    DNL,
+    DQT,
+    DRI,
+    EOI,
+    JPG,
+    RST0,
+    RST7,
+    SOF0,
+    SOF15,
+    SOI,
+    SOS,
+    TEM,
+    unstuff,
+    word,
+)
 from headrace.pipeline.jpeg.memory import load_word
 from headrace.pipeline.jpeg.scan import unread_bits
 from headrace.pipeline.jpeg.scratch import DECODED, TABLE_SIZE
@@ -45,8 +65,8 @@ class Frame(NamedTuple):
     """Working memory of `read_scans`, beside a `JpegScratch`."""
 
     components: np.ndarray
-    """int64 (4, 7): id, horizontal and vertical sampling, blocks in a row and in a column, number of the first block in
-    `coded`, table."""
+    """int64 (4, 8): id, horizontal and vertical sampling, blocks in a row and in a column, number of the first block in
+    `coded`, Huffman tables, quantisation."""
     lacks: np.ndarray
     """int64 (4, 64): bits that each coefficient lacks so far, -1 for all."""
     scanned: np.ndarray
@@ -55,7 +75,7 @@ class Frame(NamedTuple):
 
 def frame_scratch() -> Frame:
     """Working memory for any JPEG."""
-    return Frame(np.zeros((4, 7), np.int64), np.zeros((4, 64), np.int64), np.zeros(4, np.int64))
+    return Frame(np.zeros((4, 8), np.int64), np.zeros((4, 64), np.int64), np.zeros(4, np.int64))
 
 
 @kernel
@@ -73,8 +93,8 @@ def read_scans(data, mode, scratch, frame):
     """
     components, lacks = frame.components, frame.lacks
     end, position = len(data), np.int64(2)
-    kind, count, scans, restart_interval, tables = 0, 0, 0, 0, 0
-    mcu_rows, mcu_columns = 0, 0
+    kind, count, scans, restart_interval, tables, quantums = 0, 0, 0, 0, 0, 0
+    blocks, mcu_rows, mcu_columns = 0, 0, 0
     coded = np.zeros(1, np.int64)  # a bit per coefficient of a block that is not zero so far, of progressive pictures
     if end < 4 or data[0] != 0xFF or data[1] != SOI:
         return BROKEN, position, False
@@ -94,8 +114,14 @@ def read_scans(data, mode, scratch, frame):
         position += 2 + length
         if position > end:
             return NO_END, end, kind == _PROGRESSIVE
-        if marker == DRI and length == 4:
+        if marker == DRI:
+            if length != 4:
+                return BROKEN, at, kind == _PROGRESSIVE
             restart_interval = word(data, at)
+        elif marker == DQT:
+            while at < position:
+                quantums |= 1 << (data[at] & 15)
+                at += 129 if data[at] >> 4 else 65
         elif marker == DHT and mode != MARKERS:
             while at < position:
                 if at + 17 > position or (data[at] & 15) > 3 or data[at] > 31:
@@ -106,7 +132,7 @@ def read_scans(data, mode, scratch, frame):
                     return BROKEN, at, kind == _PROGRESSIVE
                 tables |= 1 << table
                 at += 1 + used
-        elif SOF0 <= marker <= 0xCF and marker != DHT and marker != 0xC8 and marker != 0xCC:
+        elif SOF0 <= marker <= SOF15 and marker != DHT and marker != DAC and marker != JPG:
             if marker > _PROGRESSIVE or length < 8 or data[at] != 8:
                 return UNKNOWN, at, False
             count = np.int64(data[at + 5])
@@ -126,6 +152,9 @@ def read_scans(data, mode, scratch, frame):
             found = _read_scan_header(data, at, length, kind, count, frame)
             if found != WHOLE:
                 return found, at, kind == _PROGRESSIVE
+            for c in frame.scanned[: np.int64(data[at])]:
+                if not quantums >> components[c, 7] & 1:
+                    return BROKEN, at, kind == _PROGRESSIVE
             if mode == MARKERS:
                 position = _scan_end(data, position)[0]
                 continue
@@ -143,7 +172,7 @@ def read_scans(data, mode, scratch, frame):
             if mode == TAIL and kind != _PROGRESSIVE and several == count and not restart_interval:
                 stop, hole = _scan_end(data, position)
                 if stop - position > _LARGE:
-                    if hole or not _tail_fits(data, stop, several, scratch, frame):
+                    if hole or stop - position < blocks // 4 or not _tail_fits(data, stop, several, scratch, frame):
                         return SHORT, stop, False
                     position = stop
                     continue
@@ -162,6 +191,8 @@ def read_scans(data, mode, scratch, frame):
             if found != WHOLE:
                 return found, stop, kind == _PROGRESSIVE
             position = stop
+        elif not (APP0 <= marker <= APP15 or marker in (COM, DHT, DAC, DNL)):
+            return BROKEN, at, kind == _PROGRESSIVE
     if not kind:
         return BROKEN, position, False
     for c in range(count):
@@ -218,6 +249,7 @@ def _read_frame(data, at, count, frame):
         entry = at + 6 + 3 * c
         components[c, 0] = data[entry]
         components[c, 1], components[c, 2] = data[entry + 1] >> 4, data[entry + 1] & 15
+        components[c, 7] = data[entry + 2] & 15
         if not (1 <= components[c, 1] <= 4 and 1 <= components[c, 2] <= 4):
             return 0, 0, 0
         most_across, most_down = max(most_across, components[c, 1]), max(most_down, components[c, 2])
@@ -351,7 +383,7 @@ def _last_mcu(begin, end, several, scratch, frame):
         bits, available, position, good = _skip_mcu(stream, bits, available, position, several, scratch, frame)
         unread = unread_bits(available, position, end)
         if not good:
-            begin = position = end - (unread >> 3)
+            begin = position = max(end - (unread >> 3), begin + 1)
             bits, available = np.uint64(0), np.int64(0)
         elif unread < 8:
             return 8 * end - unread if unread >= 0 else np.int64(-1), begin

@@ -23,6 +23,7 @@ SOF0, DHT, EOI, SOS, DQT, DRI, APP0, APP14, APP15, COM = (
     0xFE,
 )
 RST0, RST7, SOI, TEM = 0xD0, 0xD7, 0xD8, 0x01
+JPG, DAC, SOF15, DNL = 0xC8, 0xCC, 0xCF, 0xDC
 
 
 @inlined

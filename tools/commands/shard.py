@@ -46,6 +46,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     option(images, "--max-side", positive, None, "N", "shrink images whose longer side has more pixels")
     short = "shrink images whose shorter side has more pixels; the side of frames"
     option(images, "--short-side", positive, None, "N", short)
+    large = "leave out images with more pixels than this, which are not shrunk while they are decoded"
+    option(images, "--max-pixels", positive, None, "N", f"{large} (default: HEADRACE_MAX_PIXELS, else 67108864)")
     option(images, "--quality", at_least(1, 100), 90, "Q", "JPEG quality, 1 to 100")
     option(images, "--smart-threshold", byte_size, "256KB", "SIZE", "bytes of pixels above which smart makes a JPEG")
     option(images, "--compress-probability", share, 0.5, "P", "share of the images that proportion makes JPEGs")
@@ -96,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
             encode=args.encode,
             max_side=args.max_side,
             short_side=args.short_side,
+            max_pixels=args.max_pixels,
             quality=args.quality,
             smart_threshold=args.smart_threshold,
             compress_probability=args.compress_probability,

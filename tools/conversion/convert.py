@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from headrace.pipeline.images.limits import pixel_limit
 from headrace.shards import Manifest, ShardError
 from headrace.shards.errors import MachineError
 from headrace.shards.formats.ffcv import MIN_SHARD_SIZE
@@ -73,6 +74,7 @@ def convert(
     encode: Encode = "keep",
     max_side: int | None = None,
     short_side: int | None = None,
+    max_pixels: int | None = None,
     quality: int = 90,
     smart_threshold: int = EncodeSettings.smart_threshold,
     compress_probability: float = EncodeSettings.compress_probability,
@@ -111,6 +113,7 @@ def convert(
         split: Part of the data; None is that for training, where there are parts.
         encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict,
             orientation: How images and videos are stored, see `EncodeSettings`.
+        max_pixels: Larger images are left out, see `EncodeSettings`; None takes `headrace.pipeline.images.limits`'.
         shard_size: Bytes that a shard does not exceed. Shards hold about the same number of samples, so that they
             are a little smaller.
         seed: Seed of the order in which samples are stored, so that reading in order does not mean class by class;
@@ -154,6 +157,7 @@ def convert(
         encode=encode,
         max_side=max_side,
         short_side=short_side,
+        max_pixels=_most_pixels(max_pixels),
         quality=quality,
         smart_threshold=smart_threshold,
         compress_probability=compress_probability,
@@ -214,6 +218,14 @@ def convert(
             raise
     remove_report(out, beside)
     return result_of(manifest, time.perf_counter() - start, resumed)
+
+
+def _most_pixels(given: int | None) -> int:
+    """What is given, else the limit of this process."""
+    try:
+        return pixel_limit() if given is None else given
+    except MachineError as error:
+        raise UserError(str(error)) from error
 
 
 def result_of(manifest: Manifest, seconds: float, resumed: int) -> ConvertResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from PIL import Image
 from headrace.pipeline.images.decode import decode_rgb, fast_jpeg, shrink, to_pixels
 from headrace.pipeline.images.limits import MAX_PIXELS, check_pixels
 from headrace.pipeline.images.reading import file_orientation, open_image, texts_fit
-from headrace.pipeline.images.whole import check_whole, looks_whole
+from headrace.pipeline.images.whole import Damaged, check_whole
 from headrace.pipeline.jpeg import decode_whole, transcode
 from headrace.shards import JPG, Field
 from headrace.shards.formats.images import image_header
@@ -35,12 +36,13 @@ class EncodeSettings:
 
     encode: Encode = "keep"
     """keep: JPEG and PNG files that any decoder reads as 8-bit grey or RGB stay as they are, byte for byte, each
-    in its own encoding, and raw pixels stay raw; every other image (WebP, palette, alpha, 16 bits, CMYK, a PNG with
-    texts beyond Pillow's limits, in a .beton also PNG) becomes RGB and is stored without loss, as PNG in a tar and raw
-    in a .beton. jpeg: every image is encoded anew; an ordinary JPEG (baseline, 4:2:0 chroma) that keeps its size goes
-    from coefficients to coefficients, which loses less than to go through pixels. raw: every image is decoded to RGB
-    pixels. smart and proportion are ffcv's: pixels up to `smart_threshold` bytes and a JPEG above, or a JPEG with
-    `compress_probability`. frames: videos become stacks of frames. Videos and sounds stay as they are under keep."""
+    in its own encoding, and raw pixels stay raw; every other image (WebP, palette, alpha, 16 bits, CMYK, a JPEG that
+    is damaged but not truncated, a PNG with texts beyond Pillow's limits, in a .beton also PNG) becomes RGB and is
+    stored without loss, as PNG in a tar and raw in a .beton. jpeg: every image is encoded anew; an ordinary JPEG
+    (baseline, 4:2:0 chroma) that keeps its size goes from coefficients to coefficients, which loses less than to go
+    through pixels. raw: every image is decoded to RGB pixels. smart and proportion are ffcv's: pixels up to
+    `smart_threshold` bytes and a JPEG above, or a JPEG with `compress_probability`. frames: videos become stacks of
+    frames. Videos and sounds stay as they are under keep."""
     max_side: int | None = None
     """Longer images are shrunk to this many pixels, which encodes them anew also under keep; None turns it off."""
     short_side: int | None = None
@@ -186,7 +188,7 @@ class EncodeSettings:
         limit = None
         if self.max_side is not None or self.short_side is not None:
             limit = self._limit(*open_image(data).size)
-        return decode_rgb(data, limit, max_pixels=self.max_pixels, orientation=orientation)
+        return decode_rgb(data, limit, max_pixels=self.max_pixels, mend=True, orientation=orientation)
 
     def _kept(self, data: bytes, turns: bool) -> bytes | Pixels:
         """The file itself if readers can use it, else its pixels without loss."""
@@ -202,9 +204,9 @@ class EncodeSettings:
                 if header.encoding == JPG:
                     return to_jpeg(to_pixels(self._decoded(data, orientation)), self.quality)
             elif header.encoding == JPG or (self.format == "webdataset" and texts_fit(data)):
-                if self.strict or not looks_whole(data, header, max_pixels=self.max_pixels):
-                    check_whole(data, max_pixels=self.max_pixels)
-                return data
+                with contextlib.suppress(Damaged):
+                    check_whole(data, header, thorough=self.strict, max_pixels=self.max_pixels)
+                    return data
         image = self._decoded(data, orientation)
         return to_png(image) if self.format == "webdataset" else to_pixels(image)
 

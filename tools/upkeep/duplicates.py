@@ -34,6 +34,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from headrace.pipeline.images.decode import decode_image, decode_rgb, to_rgb, transposed
 from headrace.pipeline.images.reading import open_image, plain_words
+from headrace.pipeline.images.whole import check_whole
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import MachineError
 from headrace.shards.formats.orientation import UPRIGHT, orientation_in
@@ -365,6 +366,7 @@ def small_grey(value: bytes | npt.NDArray[np.uint8], orientation: int) -> Image.
     it is none."""
     if isinstance(value, np.ndarray):
         return Image.fromarray(value).convert("L")
+    check_whole(value, thorough=False)
     image = open_image(value)
     try:
         image.draft("L", (64, 64))

@@ -22,6 +22,8 @@ class Finding(NamedTuple):
     """File, offset and key as far as they are known, and what is wrong."""
     unread: bool = False
     """True where something could not be read, so that nothing is known about it."""
+    too_large: bool = False
+    """True where it is a picture that has more pixels than the limit, so that nothing is known about it either."""
 
 
 @dataclass(frozen=True, kw_only=True)

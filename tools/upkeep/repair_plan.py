@@ -34,7 +34,8 @@ def plan_repair(path: str | os.PathLike[str], report: VerifyReport, *, workers: 
         workers: Threads; None takes one per core.
 
     Raises:
-        UserError: The set has no manifest, or it is damaged; or the folder holds other files beside the set.
+        UserError: The set has no manifest, or it is damaged; or the folder holds other files beside the set; or a
+            picture has more pixels than the limit.
         MachineError: The machine fails, and not in some sectors of a disk only.
     """
     folder = Path(path)
@@ -131,7 +132,7 @@ def sort_out(
     pool: ThreadPoolExecutor, folder: Path, manifest: Manifest, mended: Mended, part: OpenShard, known: set[bytes]
 ) -> None:
     """Part the samples of a shard into those that stay and those that are removed; `known` are keys of the shards
-    before."""
+    before. UserError for a picture that is too large to be looked at."""
     shards = ShardSet(folder, replace(manifest, shards=(mended.shard,)), ReadShards([part]), check=True)
     spans = [range(first, min(first + CHUNK, len(shards))) for first in range(0, len(shards), CHUNK)]
     reasons: dict[int, list[str]] = {}
@@ -144,6 +145,8 @@ def sort_out(
                 reasons.setdefault(row, []).append(finding.line)
                 if finding.unread:
                     unread.add(row)
+                if finding.too_large:
+                    raise UserError(f"{finding.line}; a repair would remove it, so nothing was changed")
     seen: set[bytes] = set()
     for row, key in enumerate(part.index["key"].tolist()):
         try:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.pipeline.images.decode import decode_image
+from headrace.pipeline.images.limits import TooLarge
 from headrace.pipeline.images.whole import check_whole
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.fields import ENCODINGS
@@ -37,7 +38,7 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
             findings.append(Finding(opened.mapped.path.name, i, line, is_unread(error)))
             continue
         for name, field in shards.fields.items():
-            line = ""
+            line, too_large = "", False
             if field.kind in ("int", "float"):
                 value = opened.index[f"{name}.value"][i].item()
                 if not same(field.kind, sample[name], value):
@@ -52,9 +53,10 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
                     elif field.kind != "image":
                         check_media(field.kind, sample[name])
                 except ValueError as error:
-                    line = f"{name} does not decode ({error})"
+                    line, too_large = f"{name} does not decode ({error})", isinstance(error, TooLarge)
             if line:
-                findings.append(Finding(opened.mapped.path.name, i, f"{shards.where(i, name)}: {line}"))
+                line = f"{shards.where(i, name)}: {line}"
+                findings.append(Finding(opened.mapped.path.name, i, line, too_large=too_large))
     return findings
 
 

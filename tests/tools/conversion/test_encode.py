@@ -12,10 +12,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from headrace.pipeline.images.decode import decode_rgb
 from headrace.shards import JPG, RAW, Field, ShardSet, open_shards
 from headrace.tools.conversion.convert import convert
 from headrace.tools.conversion.encode import EncodeSettings
-from headrace.tools.media.images import decode_rgb
 
 
 @pytest.fixture(scope="module")
