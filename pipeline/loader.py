@@ -18,7 +18,7 @@ import torch
 from headrace.pipeline.batch import Batch
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
-from headrace.pipeline.feeds import DTYPES, Source, StreamPlans, StreamsFeed, part_of
+from headrace.pipeline.feeds import DTYPES, Labels, Source, StreamPlans, StreamsFeed, part_of
 from headrace.pipeline.memory import BufferPool
 from headrace.pipeline.order.mixing import Pairs, watch_mixing
 from headrace.pipeline.order.order import Order, epoch_batches, order
@@ -249,10 +249,11 @@ class Loader:
         self._threads = threads or cores()
         self._prefetch = prefetch
         self._epochs = epochs
-        self._labels = shards.ints(label_field) if label_field in shards.fields else None
+        labels = Labels(shards, label_field) if label_field in shards.fields else None
+        self._labels = None if labels is None else labels.values
         self._mixing = watch_mixing(shards.shard_samples, self._labels)
         source = Source(shards, engine, device, self._threads, dtype)
-        self._feed = StreamsFeed(inputs, source, self._labels)
+        self._feed = StreamsFeed(inputs, source, labels)
         self._pool = BufferPool(prefetch + 3)
         self._on_error = on_error
         self._faults = FaultLog(max_bad)

@@ -7,7 +7,7 @@ with open_shards("digits") as shards:
 """
 
 from headrace.shards.errors import ShardError
-from headrace.shards.fields import IMAGE_ENCODINGS, JPG, PNG, RAW, Field
+from headrace.shards.fields import IMAGE_ENCODINGS, JPG, OTHER, PNG, RAW, UNREADABLE, Field
 from headrace.shards.manifest import Manifest
 from headrace.shards.opening import open_shards
 from headrace.shards.shard_set import ShardSet, Spans
@@ -16,8 +16,10 @@ from headrace.shards.writing.writer import ShardWriter, write_shards
 __all__ = [
     "IMAGE_ENCODINGS",
     "JPG",
+    "OTHER",
     "PNG",
     "RAW",
+    "UNREADABLE",
     "Field",
     "Manifest",
     "ShardError",

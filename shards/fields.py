@@ -14,6 +14,11 @@ Kind = Literal["image", "video", "audio", "int", "float", "bytes", "text", "json
 IMAGE_ENCODINGS = ("jpg", "raw", "png")
 """Position is the code in `Spans.encoding` and in the index files: 0 jpg, 1 raw, 2 png."""
 JPG, RAW, PNG = range(3)
+OTHER = 3
+"""In the place of such a code: another picture that Pillow decodes, such as a WebP, in a set that is opened as another
+program wrote it. No set of ours holds one."""
+UNREADABLE = 255
+"""In the place of such a code, in `Spans` of any field: the bytes cannot be what the field says."""
 VIDEO_ENCODINGS = ("mp4", "mov", "3gp", "webm", "mkv", "avi", "mpg", "ts", "flv", "wmv", "ogv")
 AUDIO_ENCODINGS = ("flac", "ogg", "opus", "wav", "mp3", "m4a", "aac", "aiff", "au", "wma", "weba", "mka")
 """Types of file, by their usual extensions; `headrace.shards.formats.media` tells them by their first bytes."""

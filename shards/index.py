@@ -28,9 +28,10 @@ key. So the other columns have the same places in all shards of a set.
 from __future__ import annotations
 
 import array
+import dataclasses
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ import numpy.typing as npt
 
 from headrace.shards.checksums import Checksums
 from headrace.shards.errors import ShardError
-from headrace.shards.fields import PNG, RAW, Field
+from headrace.shards.fields import OTHER, RAW, Field
 from headrace.shards.formats.npy import npy_header, parse_npy_header
 from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.manifest import Manifest, Shard
@@ -252,6 +253,8 @@ class OpenShard:
     mapped: MappedFile
     index: npt.NDArray[np.void]
     index_map: MappedFile | None
+    unreadable: Mapping[str, Set[int]] = dataclasses.field(default_factory=dict)
+    """Of another program's: rows by int field whose files hold no number."""
 
 
 def close_shards(shards: Iterable[OpenShard]) -> None:
@@ -296,5 +299,5 @@ def unturnable(orientation: Any) -> Any:
 
 def misshaped(size: Any, height: Any, width: Any, encoding: Any) -> Any:
     """True where an image has no size, or raw pixels do not fill theirs. For numbers and for arrays."""
-    bad = (height < 1) | (width < 1) | (height > MAX_SIDE) | (width > MAX_SIDE) | (encoding > PNG) | (size < 1)
+    bad = (height < 1) | (width < 1) | (height > MAX_SIDE) | (width > MAX_SIDE) | (encoding > OTHER) | (size < 1)
     return bad | ((encoding == RAW) & (size != height * width * 3))

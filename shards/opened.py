@@ -10,7 +10,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,10 @@ class OpenShards(ABC):
     def hold(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Any]:
         """Addresses of the first bytes of some shards, one for each of `numbers`, and what keeps these maps alive."""
 
+    def unreadable(self, number: int, field: str) -> Set[int]:
+        """Rows of a shard that hold no number where an int field has one: of another program's."""
+        return frozenset()
+
     @abstractmethod
     def unlock(self) -> None:
         """Forget who holds locks: in a forked process, which has none of the other threads."""
@@ -88,6 +92,9 @@ class FewShards(OpenShards):
         return self._shards[number].index
 
     passing = index
+
+    def unreadable(self, number: int, field: str) -> Set[int]:
+        return self._shards[number].unreadable.get(field, frozenset())
 
     def unlock(self) -> None:
         pass

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.errors import ClosedError, ShardError
-from headrace.shards.fields import Field, as_stored
+from headrace.shards.fields import UNREADABLE, Field, as_stored
 from headrace.shards.formats import ffcv, webdataset
 from headrace.shards.formats.foreign import how_to_name, scan_shards
-from headrace.shards.formats.images import image_header
-from headrace.shards.formats.orientation import Orientation
+from headrace.shards.formats.foreign_choice import Omitted
+from headrace.shards.formats.images import picture_header
+from headrace.shards.formats.orientation import UPRIGHT, Orientation
 from headrace.shards.index import (
     IndexReader,
     OpenShard,
@@ -50,7 +51,9 @@ class Spans(NamedTuple):
     width: npt.NDArray[np.int32]
     """(n,): likewise."""
     encoding: npt.NDArray[np.uint8]
-    """(n,): 0 jpg, 1 raw, 2 png; 0 where the field is no image."""
+    """(n,): 0 jpg, 1 raw, 2 png; 0 where the field is no image. In sets that other programs wrote also 3, another
+    picture that Pillow decodes. In what `ShardSet.request` and `places` give also 255, whatever the field, where a
+    sample cannot be read: an image's height and width are 1 then."""
     orientation: npt.NDArray[np.uint8]
     """(n,): how the picture is to be shown, 1 to 8, see `headrace.shards.formats.orientation`; 1 in most sets."""
 
@@ -87,6 +90,7 @@ class ShardSet:
         *,
         check: bool = False,
         orientation: Orientation = "apply",
+        omitted: Omitted | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
@@ -95,11 +99,15 @@ class ShardSet:
             self.fields = {name: as_stored(field) for name, field in manifest.fields.items()}
         self.check = check
         self.orientation: Orientation = orientation
+        self.omitted = omitted or Omitted()
+        """What another program's files hold and the set does not."""
         self._files: OpenShards | None = shards if isinstance(shards, OpenShards) else FewShards(shards)
         self._starts = np.concatenate([[0], np.cumsum(self._files.samples)])
         self._places = {name: entry_places(manifest.fields, manifest.checksums, name) for name in manifest.fields}
         self._checksum = manifest.checksums.of_payload
         self._columns: dict[str, Spans] = {}
+        self._unreadable: dict[str, npt.NDArray[np.int64]] = {}
+        """Of the fields in `_columns`."""
         self._ints: dict[str, npt.NDArray[np.int64]] = {}
         self._lock = threading.Lock()
         self._decode = webdataset.decode if manifest.format == "webdataset" else ffcv.decode
@@ -121,8 +129,8 @@ class ShardSet:
     def __repr__(self) -> str:
         return f"ShardSet({str(self.path)!r}, {len(self)} samples, {', '.join(self.fields)})"
 
-    def read(self, i: int) -> dict[str, Any]:
-        """One sample: its key under "__key__" and the value of every field.
+    def read(self, i: int, fields: Iterable[str] | None = None) -> dict[str, Any]:
+        """One sample: its key under "__key__" and the value of every field, or of some.
 
         Images are bytes (jpg, png) or uint8 (H, W, 3); everything is a copy. Where pictures are to be turned, which
         `Field.oriented` says, they come as they are stored, and "__orientation__" has the number of each such field,
@@ -135,14 +143,16 @@ class ShardSet:
         record = index[row].item()
         content, shard_bytes = files.mapped(number), int(files.sizes[number])
         sample: dict[str, Any] = {"__key__": record[-1].decode(errors="surrogateescape")}
-        for name, field in self.fields.items():
+        for name in self.fields if fields is None else fields:
+            field = self._field(name)
             offset, size, checksum, *image = (record[place] for place in self._places[name])
             outside = misplaced(shard_bytes, offset, size)
             payload = content.read(offset, offset + size) if not outside else np.empty(0, np.uint8)
-            if image[:2] == [0, 0] and not outside:  # of another program's tar
+            if image[2:] == [UNREADABLE] and not outside:  # of another program's tar
                 raise ShardError(f"{self.where(i, name)}: {name} is no image that can be read ({why_not(payload)})")
             if outside or (image and misshaped(size, *image)):
-                raise ShardError(f"{self.where(i, name)}: {name} lies outside of the shard; verify the set")
+                lies = "lies outside of the shard or has an impossible size; verify the set"
+                raise ShardError(f"{self.where(i, name)}: {name} {lies}")
             if self.check and self._checksum(payload.data) != checksum:
                 raise ChecksumError(f"{self.where(i, name)}: {name} differs from its checksum; copy the shard again")
             try:
@@ -154,6 +164,9 @@ class ShardSet:
                 if unturnable(orientation):
                     raise ShardError(f"{self.where(i, name)}: {name} has the orientation {orientation}; verify the set")
                 sample.setdefault("__orientation__", {})[name] = orientation
+            if row in files.unreadable(number, name):
+                such = f"others are names, such as {field.classes[0]!r}"
+                raise ShardError(f"{self.where(i, name)}: {name} is the number {sample[name]}, and {such}")
         return sample
 
     def decode(self, field: str, payload: npt.NDArray[np.uint8]) -> Any:
@@ -174,12 +187,17 @@ class ShardSet:
 
         Raises:
             IndexError: Outside of the set.
-            ShardError: A remote set's bytes cannot be fetched, or do not fit into its cache at once.
+            ShardError: A sample cannot be read, as its index tells; or a remote set's bytes cannot be fetched, or do
+                not fit into its cache at once.
         """
-        return self.request(field, ids)[0]
+        spans, wait = self.request(field, ids)
+        wait()
+        self.refuse_unreadable(field, ids, spans)
+        return spans
 
     def request(self, field: str, ids: npt.ArrayLike) -> tuple[Spans, Callable[[], None]]:
-        """`spans` without waiting: to be called, from any thread, before the bytes are read is what comes second."""
+        """`spans` without waiting: to be called, from any thread, before the bytes are read is what comes second.
+        Samples that cannot be read are marked, see `Spans.encoding`."""
         files = self._open_files()
         number, places = self._find(field, ids)
         first, lease = files.hold(number)
@@ -187,7 +205,7 @@ class ShardSet:
 
     def places(self, field: str, ids: npt.ArrayLike) -> Spans:
         """`spans` for their sizes and shapes: nothing is mapped or fetched, and what stands for addresses are offsets
-        in the shards."""
+        in the shards. Samples that cannot be read are marked."""
         return self._find(field, ids)[1]
 
     def ints(self, field: str = "label") -> npt.NDArray[np.int64]:
@@ -203,6 +221,27 @@ class ShardSet:
                 values.flags.writeable = False
                 self._ints[field] = values
             return self._ints[field]
+
+    def unreadable(self, field: str) -> npt.NDArray[np.int64]:
+        """The samples, in ascending order, of which the index tells that the field cannot be read. Others may still not
+        decode."""
+        if self._field(field).kind != "int":
+            self._load_columns(field)
+            return self._unreadable[field]
+        files = self._open_files()
+        starts = enumerate(self._starts[:-1].tolist())
+        return np.array(sorted(start + row for n, start in starts for row in files.unreadable(n, field)), np.int64)
+
+    def refuse_unreadable(self, field: str, ids: npt.ArrayLike, spans: Spans) -> None:
+        """ShardError for the first of some samples that cannot be read, with its reason; to be called before the bytes
+        at `spans`, which `request` gave, are read."""
+        if not len(self._unreadable.get(field, ())):
+            return
+        bad = spans.encoding == UNREADABLE
+        if bad.any():
+            i = int(np.asarray(ids)[bad][0])
+            self.read(i, [field])  # which says what is wrong with it
+            raise ShardError(f"{self.where(i, field)}: {field} cannot be read; verify the set")
 
     def where(self, i: int, field: str) -> str:
         """Where a field of a sample is stored, for error messages: shard, offset and key."""
@@ -284,20 +323,27 @@ class ShardSet:
                         values[start:stop] = index[f"{name}.{column}"]
                     if field.oriented:
                         columns.orientation[start:stop] = orientations(index, name)
-                self._check_places(files, name, field, columns)
+                self._unreadable[name] = self._mark_unreadable(files, field, columns)
                 self._columns[name] = columns
             return self._columns[name]
 
-    def _check_places(self, files: OpenShards, name: str, field: Field, columns: Spans) -> None:
-        """ShardError for the first sample whose field is misplaced or misshaped."""
+    @staticmethod
+    def _mark_unreadable(files: OpenShards, field: Field, columns: Spans) -> npt.NDArray[np.int64]:
+        """Marks the samples whose field is misplaced or misshaped, and gives them a place and a shape that do no harm.
+        Returns their numbers."""
         sizes: Any = files.sizes.repeat(files.samples)
-        bad = misplaced(sizes, columns.address, columns.size)
+        outside = misplaced(sizes, columns.address, columns.size)
+        bad = outside
         if field.kind == "image":
             height, width = columns.height.astype(np.int64), columns.width.astype(np.int64)
-            bad |= misshaped(columns.size, height, width, columns.encoding) | unturnable(columns.orientation)
-        if bad.any():
-            at = "".join(self._where(int(np.argmax(bad)), name))
-            raise ShardError(f"{at}: {name} lies outside of the shard or has an impossible size; verify the set")
+            bad = bad | misshaped(columns.size, height, width, columns.encoding)
+            if field.oriented:
+                bad = bad | unturnable(columns.orientation)
+                columns.orientation[bad] = UPRIGHT
+            columns.height[bad] = columns.width[bad] = 1
+        columns.address[outside] = columns.size[outside] = 0
+        columns.encoding[bad] = UNREADABLE
+        return np.flatnonzero(bad)
 
 
 _OPEN: weakref.WeakSet[ShardSet] = weakref.WeakSet()
@@ -327,7 +373,8 @@ def open_folder(path: str | os.PathLike[str], *, check: bool = False, orientatio
     if folder.is_file() or not _exists(folder / MANIFEST_NAME):
         if check:
             raise ShardError(f"{folder}: has no manifest, so there are no checksums to check")
-        return ShardSet(folder, *scan_shards(folder), orientation=orientation)
+        manifest, shards, omitted = scan_shards(folder)
+        return ShardSet(folder, manifest, shards, orientation=orientation, omitted=omitted)
     manifest = read_manifest(folder)
     files = open_files(folder, manifest, check=check)
     return ShardSet(folder, manifest, files, check=check, orientation=orientation)
@@ -336,7 +383,7 @@ def open_folder(path: str | os.PathLike[str], *, check: bool = False, orientatio
 def why_not(payload: npt.NDArray[np.uint8]) -> str:
     """What is wrong with the bytes of an image of which no index could say the size."""
     try:
-        image_header(payload.data)
+        picture_header(payload.data)
     except ValueError as error:
         return str(error)
     return "its size in the index is impossible; verify the set"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +23,8 @@ from rich.table import Table
 from headrace.models import Method, build_method
 from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.engines import DEVICE_ENGINES, StageTimes
-from headrace.shards import ShardSet, open_shards, write_shards
+from headrace.shards import OTHER, UNREADABLE, ShardError, ShardSet, open_shards, write_shards
+from headrace.shards.errors import MachineError
 from headrace.shards.remote.remote import redact
 from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
@@ -183,7 +184,8 @@ def reading(shards: ShardSet, threads: int, seconds: float) -> float:
         field = image_field(shards)
         done, end = 0, perf_counter() + seconds
         while perf_counter() < end:
-            spans = shards.spans(field, random.integers(0, len(shards), 64))
+            spans, wait = shards.request(field, random.integers(0, len(shards), 64))
+            wait()
             buffer = ctypes.create_string_buffer(int(spans.size.max()))
             for address, size in zip(spans.address.tolist(), spans.size.tolist(), strict=True):
                 ctypes.memmove(buffer, address, size)
@@ -365,6 +367,8 @@ def encoding_proposals(
     def rate(part: ShardSet) -> Callable[[float], float]:
         return lambda seconds: loading(part, views, config, config.loader, device, seconds).rate
 
+    if np.isin(shards.places(image_field(shards), np.arange(len(shards))).encoding, (OTHER, UNREADABLE)).all():
+        return  # no part of it can be written as it is
     largest = max(view.size for view in views.views)
     short_side = -(-largest * 8 // 7)  # 256 for views of 224, as is usual
     spans = shards.places(image_field(shards), np.arange(min(len(shards), SUBSET)))
@@ -395,7 +399,20 @@ def only_raw(shards: ShardSet) -> bool:
 def write_subset(shards: ShardSet, folder: Path) -> None:
     """A set of some samples, spread over the whole one."""
     places = np.linspace(0, len(shards) - 1, min(SUBSET, len(shards))).astype(int).tolist()
-    write_shards(folder, (shards.read(i) for i in places), shards.fields, format=shards.manifest.format)
+    write_shards(folder, readable(shards, places), shards.fields, format=shards.manifest.format)
+
+
+def readable(shards: ShardSet, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """Those of some samples that can be written as they are."""
+    images = [name for name, field in shards.fields.items() if field.kind == "image"]
+    for i in numbers:
+        if not any(int(shards.places(name, [i]).encoding[0]) in (OTHER, UNREADABLE) for name in images):
+            try:
+                yield shards.read(i)
+            except MachineError:
+                raise
+            except ShardError:
+                continue  # a bad sample is as good as none here
 
 
 def gain_of(usual: Callable[[float], float], other: Callable[[float], float], seconds: float) -> float:

@@ -10,12 +10,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 
 from headrace.models import Method
 from headrace.pipeline import ClipSpec, SoundSpec, TextSpec, ViewSpec
-from headrace.shards import ShardSet, open_shards
+from headrace.shards import UNREADABLE, ShardSet, open_shards
 from headrace.shards.remote.remote import from_anywhere, has_secrets
 from headrace.tools.errors import UserError
 from headrace.tools.fields import image_field
@@ -60,7 +61,8 @@ def evaluate(
         run: run folder.
         data: labelled shard set that probes learn from.
         test: labelled shard set that scores them; None holds a fifth of `data` out for that, always the same.
-        probes: keys of PROBES. "finetune" trains the encoder too, so the raw input has none, and it needs `test`.
+        probes: keys of PROBES. "finetune" trains the encoder too, so the raw input has none, and it needs `test`. Bad
+            samples end them or are left out, as the run's `loader.on_error` says.
         encoders: keys of ENCODERS; "pixels" are counts of words where the method reads texts.
         method: makes the method of a run that was trained with one of yours; see `headrace.train.train`.
 
@@ -82,6 +84,7 @@ def evaluate(
     config, trained = load_run(run, method=method)
     untrained = first_weights(config, method)[1].eval()
     scores = {}
+    max_bad = config.loader.probes_max_bad
     with ExitStack() as stack:
         learn = stack.enter_context(open_shards(data))
         score = stack.enter_context(open_shards(test)) if test is not None else None
@@ -89,17 +92,23 @@ def evaluate(
             image_views(trained)  # whether it can be, before anything is computed
         for encoder in encoders:
             probed = trained if encoder == "trained" else untrained
-            scores[encoder] = _frozen(probed, encoder, learn, score, [p for p in probes if p in FROZEN_PROBES])
+            frozen = [probe for probe in probes if probe in FROZEN_PROBES]
+            scores[encoder] = _frozen(probed, encoder, learn, score, frozen, max_bad)
             if "finetune" in probes and encoder != "pixels":
                 if score is None:
                     raise UserError("fine-tuning is scored on a test set: name one with --test")
-                scores[encoder]["finetune"] = finetune_probe(probed, learn, score, device=device())
+                scores[encoder]["finetune"] = finetune_probe(probed, learn, score, device=device(), max_bad=max_bad)
     _keep(run, data, test, scores)
     return scores
 
 
 def _frozen(
-    method: Method, encoder: str, learn: ShardSet, score: ShardSet | None, probes: Sequence[str]
+    method: Method,
+    encoder: str,
+    learn: ShardSet,
+    score: ShardSet | None,
+    probes: Sequence[str],
+    max_bad: int | None,
 ) -> dict[str, float]:
     """Accuracy of the probes that leave the encoder as it is."""
     if not probes:
@@ -107,20 +116,23 @@ def _frozen(
     shown = method.probe_inputs if encoder == "pixels" else None
     if isinstance(shown, SoundSpec | TextSpec):
         raw: Callable[..., Features] = band_features if isinstance(shown, SoundSpec) else word_features
-        test = None if score is None else raw(score, shown)
-        return frozen_scores(probes, raw(learn, shown), test, device=device())
+        test = None if score is None else raw(score, shown, max_bad=max_bad)
+        return frozen_scores(probes, raw(learn, shown, max_bad=max_bad), test, device=device())
     side = _pixel_side(method, learn) if encoder == "pixels" else None
-    test = None if score is None else features(method, score, pixel_side=side)
-    return frozen_scores(probes, features(method, learn, pixel_side=side), test, device=device())
+    test = None if score is None else features(method, score, pixel_side=side, max_bad=max_bad)
+    learned = features(method, learn, pixel_side=side, max_bad=max_bad)
+    return frozen_scores(probes, learned, test, device=device())
 
 
-def features(method: Method, shards: ShardSet, *, pixel_side: int | None = None) -> Features:
+def features(
+    method: Method, shards: ShardSet, *, pixel_side: int | None = None, max_bad: int | None = None
+) -> Features:
     """float32 (n, D) and int64 (n,): what `method` makes of every sample, or the pixels that it is shown, at
-    `pixel_side`."""
+    `pixel_side`; `max_bad` as in `headrace.train.probes.extract_features`."""
     if pixel_side is not None:
         shown = method.probe_inputs
-        return pixel_features(shards, pixel_side, clips=shown if isinstance(shown, ClipSpec) else None)
-    return extract_features(method.to(device()).encode, shards, method.probe_inputs, device=device())
+        return pixel_features(shards, pixel_side, clips=shown if isinstance(shown, ClipSpec) else None, max_bad=max_bad)
+    return extract_features(method.to(device()).encode, shards, method.probe_inputs, device=device(), max_bad=max_bad)
 
 
 def _pixel_side(method: Method, shards: ShardSet) -> int:
@@ -131,8 +143,9 @@ def _pixel_side(method: Method, shards: ShardSet) -> int:
         return min(shown.clips[0].view.size, CLIP_SIDE)
     if not isinstance(shown, ViewSpec):
         raise RunError(f"{type(method).__name__} is shown no pixels, so that there are none to compare with")
-    first = shards.spans(image_field(shards), [0])
-    return min(int(first.height[0]), int(first.width[0]), PIXEL_SIDE)
+    sizes = shards.places(image_field(shards), np.arange(len(shards)))
+    first = int(np.argmax(sizes.encoding != UNREADABLE))
+    return min(int(sizes.height[first]), int(sizes.width[first]), PIXEL_SIDE)
 
 
 def device() -> str:

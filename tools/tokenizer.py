@@ -126,6 +126,6 @@ def _check_room(kind: Kind, vocabulary: int, letters: int) -> None:
 def _texts(shards: ShardSet, sample: int, field: str) -> list[str]:
     """Those of one sample that are not blank."""
     try:
-        return [text for _, text in texts_of(shards.read(sample)[field])]
+        return [text for _, text in texts_of(shards.read(sample, [field])[field])]
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{shards.where(sample, field)}: cannot decode the text: {error}") from error

@@ -138,6 +138,11 @@ class LoaderConfig:
     max_bad: int = 100
     """Different bad samples that each rank puts up with."""
 
+    @property
+    def probes_max_bad(self) -> int | None:
+        """Bad samples that probes put up with, which leave them out; None if the first is to end them."""
+        return None if self.on_error == "error" else self.max_bad
+
     def __post_init__(self) -> None:
         _require(self.max_bad >= 0, "max_bad", self.max_bad, "at least 0")
         _require(self.threads is None or self.threads > 0, "threads", self.threads, "above 0 or null")

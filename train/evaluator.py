@@ -43,7 +43,7 @@ def require_measurable(
     if config.probe.every and config.probe.protocols:
         for shards in (training, validation):
             if shards is not None and "label" not in shards.fields:
-                raise ConfigError(f"probe.protocols: must be [] where {shards.path} has no labels")
+                raise ConfigError(f"probe.protocols: must be [] where {shards.path} has no labels{shards.omitted.hint}")
     if validation is None:
         return
     if method.keeps_samples:
@@ -212,6 +212,7 @@ class Evaluator:
                 batch_size=self._config.batch_size // (self._world.size * self._config.optim.accumulate),
                 device=device,
                 threads=self._config.loader.threads,
+                max_bad=self._config.loader.probes_max_bad,
             )
             with suppress(NotFiniteError):
                 learn = features(self._training, samples=probe.samples)

@@ -126,7 +126,7 @@ class DaliEngine(WholeBatchEngine):
     ) -> frozenset[int]:
         """Positions of the samples that DALI's decoder declines, after an error of a batch: it is asked for each by
         itself. RuntimeError where there is none, or where it does not make one that is known to be good either."""
-        declined = []
+        declined: list[int] = []
         for i in range(len(ids)):
             one = slice(i, i + 1)
             try:

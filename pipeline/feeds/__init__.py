@@ -12,7 +12,7 @@ from torch import Tensor
 from headrace.pipeline.batch import Batch
 from headrace.pipeline.clips.clips import ClipSpec
 from headrace.pipeline.engines.base import StageTimes
-from headrace.pipeline.feeds.base import DTYPES, BufferSpec, Feed, Source, stream_seed
+from headrace.pipeline.feeds.base import DTYPES, BufferSpec, Feed, Labels, Source, stream_seed
 from headrace.pipeline.feeds.clips import ClipFeed
 from headrace.pipeline.feeds.images import ImageFeed
 from headrace.pipeline.feeds.others import MixedFeed, OtherFeed, Partners
@@ -23,7 +23,7 @@ from headrace.pipeline.sounds.sounds import SoundSpec
 from headrace.pipeline.streams import Inputs, Mixed, Other, spec_of, streams_of
 from headrace.pipeline.texts.texts import TextSpec
 
-__all__ = ["DTYPES", "FEEDS", "Source", "StreamPlans", "StreamsFeed", "part_of"]
+__all__ = ["DTYPES", "FEEDS", "Labels", "Source", "StreamPlans", "StreamsFeed", "part_of"]
 
 FEEDS: dict[type[Any], Callable[[Any, Source], Feed[Any]]] = {
     ViewSpec: ImageFeed,
@@ -55,15 +55,17 @@ class StreamsFeed:
     """All streams of a sample. A sample is bad if any of them is.
 
     Args:
-        labels: int64 (n,) of the set, or None; for streams that take other samples by label.
+        labels: of the set, or None; for streams that take other samples by label, and since a sample whose label
+            cannot be read is bad.
 
     Raises:
         ValueError: if the set lacks a field that a stream needs, or the engine cannot draw it.
         ImportError: if a package that one needs is missing.
     """
 
-    def __init__(self, inputs: Inputs, source: Source, labels: np.ndarray | None = None) -> None:
+    def __init__(self, inputs: Inputs, source: Source, labels: Labels | None = None) -> None:
         self.feeds: dict[str, Feed[Any]] = {}
+        self._labels = labels
         self._numbers: list[int] = []
         self._buffers: list[slice] = []
         seen: list[type[Any]] = []
@@ -122,6 +124,8 @@ class StreamsFeed:
         self, ids: np.ndarray, spans: tuple[Any, ...], plan: StreamPlans, buffers: list[np.ndarray]
     ) -> StageTimes:
         """Likewise."""
+        if self._labels is not None:
+            self._labels.refuse(ids)
         decode_s = augment_s = 0.0
         for feed, own, drawn, at in zip(self._each, spans, plan.each, self._buffers, strict=True):
             times = feed.render(ids, own, drawn, buffers[at])

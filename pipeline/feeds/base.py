@@ -39,6 +39,26 @@ class Source(NamedTuple):
     dtype: str
 
 
+class Labels:
+    """The labels of a set.
+
+    Args:
+        field: an int field.
+    """
+
+    def __init__(self, shards: ShardSet, field: str) -> None:
+        self._shards = shards
+        self._field = field
+        self.values = shards.ints(field)
+        """int64 (n,); -1 where one cannot be read."""
+        self._unreadable = shards.unreadable(field)
+
+    def refuse(self, ids: np.ndarray) -> None:
+        """ShardError for the first of some samples whose label cannot be read."""
+        if len(self._unreadable) and len(bad := ids[np.isin(ids, self._unreadable)]):
+            self._shards.read(int(bad[0]), [self._field])  # which says what is wrong with it
+
+
 class Feed(ABC, Generic[AnyPlan]):
     """How a stream of one kind of specification is planned, made and delivered."""
 
@@ -57,6 +77,10 @@ class Feed(ABC, Generic[AnyPlan]):
     def request(self, seed: int, epoch: int, ids: np.ndarray) -> tuple[Any, Callable[[], None]]:
         """Where the bytes of some samples lie, and what to wait for before they are read: `ShardSet.request`."""
         return self.shards.request(self.field, ids)
+
+    def refuse_unreadable(self, ids: np.ndarray, spans: Spans) -> None:
+        """What `render` begins with: ShardError for the first sample of which the index tells that it is bad."""
+        self.shards.refuse_unreadable(self.field, ids, spans)
 
     @abstractmethod
     def plan(self, seed: int, epoch: int, ids: np.ndarray, spans: Spans) -> AnyPlan:
@@ -99,8 +123,13 @@ def engine_of(source: Source, field: str, spec: ViewSpec) -> Any:
     return ENGINES[source.engine](source.shards, field, spec, **options)
 
 
+def described(shards: ShardSet) -> str:
+    """The fields of a set that has not the one that is looked for."""
+    return f"{', '.join(shards.fields)}{shards.omitted.hint}"
+
+
 def checked_field(shards: ShardSet, name: str, *kinds: str) -> str:
     """The field of this name, which must be of one of the kinds."""
     if name not in shards.fields or shards.fields[name].kind not in kinds:
-        raise ValueError(f"{shards.path} has no {kinds[0]} field {name!r}; it has {', '.join(shards.fields)}")
+        raise ValueError(f"{shards.path} has no {kinds[0]} field {name!r}; it has {described(shards)}")
     return name

@@ -61,6 +61,7 @@ class ClipFeed(Feed[ClipPlan]):
         return ClipPlan.blank(self._spec, seed, epoch, len(ids))
 
     def render(self, ids: np.ndarray, spans: Spans, plan: ClipPlan, buffers: list[np.ndarray]) -> StageTimes:
+        self.refuse_unreadable(ids, spans)
         decode_s = augment_s = 0.0
         step = 1 if self.splits else max(1, len(ids))
         for first in range(0, len(ids), step):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headrace.pipeline.batch import Views, drawn_views
 from headrace.pipeline.engines.base import StageTimes, TwoStageEngine, whole_batch_part
-from headrace.pipeline.feeds.base import DTYPES, BufferSpec, Feed, Source, checked_field, engine_of
+from headrace.pipeline.feeds.base import DTYPES, BufferSpec, Feed, Source, checked_field, described, engine_of
 from headrace.pipeline.images.masks import draw_masks
 from headrace.pipeline.images.plan import Plan, plan
 from headrace.pipeline.images.views import ViewSpec
@@ -35,6 +35,7 @@ class ImageFeed(Feed[Plan]):
         return plan(self._spec, seed, epoch, ids, spans.shown_sizes())
 
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, buffers: list[np.ndarray]) -> StageTimes:
+        self.refuse_unreadable(ids, spans)
         if isinstance(self.engine, TwoStageEngine):
             return self.engine.crop(ids, spans, plan, buffers)
         times: StageTimes = self.engine.render(ids, spans, plan, buffers)
@@ -65,5 +66,5 @@ def image_field(shards: ShardSet, name: str | None = None) -> str:
     if len(images) == 1:
         return images[0]
     if not images:
-        raise ValueError(f"{shards.path} has no images; its fields are {', '.join(shards.fields)}")
+        raise ValueError(f"{shards.path} has no images; its fields are {described(shards)}")
     raise ValueError(f"{shards.path} has several image fields, {', '.join(images)}, and none of them is called image")

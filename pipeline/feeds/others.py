@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headrace.pipeline.batch import Others, Views
 from headrace.pipeline.engines.base import StageTimes
-from headrace.pipeline.feeds.base import BufferSpec, Feed, stream_seed
+from headrace.pipeline.feeds.base import BufferSpec, Feed, Labels, stream_seed
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.pipeline.part import Part
 from headrace.pipeline.random import draw_units, key_word
@@ -31,27 +31,28 @@ class Partners:
     Args:
         among: see `Other`.
         samples: n, of the set.
-        labels: int64 (n,), or None where the set has none.
+        labels: of the set, or None where it has none.
 
     Raises:
         ValueError: if there is no other sample, or no labels where they are asked for.
     """
 
-    def __init__(self, among: str, samples: int, labels: np.ndarray | None) -> None:
+    def __init__(self, among: str, samples: int, labels: Labels | None) -> None:
         if samples < 2:
             raise ValueError("another sample is asked for, and the set has one")
         self._samples = samples
-        self._labels = labels
+        self.labels = labels
+        self._labels = None if labels is None else labels.values
         self._by_label = among == "label"
         if self._by_label:
-            if labels is None:
+            if self._labels is None:
                 raise ValueError("another sample of the same label is asked for, and the set has no labels")
-            self._sorted = np.argsort(labels, kind="stable")
+            self._sorted = np.argsort(self._labels, kind="stable")
             self._place = np.empty(samples, np.int64)
             self._place[self._sorted] = np.arange(samples)
-            ordered = labels[self._sorted]
-            self._first = np.searchsorted(ordered, labels, "left")
-            self._count = np.searchsorted(ordered, labels, "right") - self._first
+            ordered = self._labels[self._sorted]
+            self._first = np.searchsorted(ordered, self._labels, "left")
+            self._count = np.searchsorted(ordered, self._labels, "right") - self._first
 
     def draw(self, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
         """int64 (B,): the other sample of each."""
@@ -65,6 +66,11 @@ class Partners:
         place = first + (unit * (count - 1)).astype(np.int64)
         place += (count > 1) & (place >= self._place[ids])
         return np.where(self._labels[ids] == NO_LABEL, ids, self._sorted[place])
+
+    def refuse(self, ids: np.ndarray) -> None:
+        """ShardError for the first of other samples `ids` whose label cannot be read."""
+        if self.labels is not None:
+            self.labels.refuse(ids)
 
     def told(self, ids: np.ndarray, weight: np.ndarray) -> Others:
         """What a batch says of other samples `ids`."""
@@ -120,6 +126,7 @@ class OtherFeed(Feed[OtherPlan]):
         return OtherPlan(others=others, plan=plan)
 
     def render(self, ids: np.ndarray, spans: Any, plan: OtherPlan, buffers: list[np.ndarray]) -> StageTimes:
+        self._partners.refuse(plan.others)
         return self._inner.render(plan.others, spans, plan.plan, buffers)
 
     def deliver(self, seed: int, epoch: int, ids: np.ndarray, plan: OtherPlan, buffers: list[Tensor]) -> Part:
@@ -192,6 +199,7 @@ class MixedFeed(Feed[MixedPlan]):
         )
 
     def render(self, ids: np.ndarray, spans: Any, plan: MixedPlan, buffers: list[np.ndarray]) -> StageTimes:
+        self._partners.refuse(plan.others)
         half = len(buffers) // 2
         own = self._inner.render(ids, spans.own, plan.own, buffers[:half])
         other = self._inner.render(plan.others, spans.other, plan.other, buffers[half:])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.engines.base import StageTimes
-from headrace.pipeline.feeds.base import BufferSpec, Feed, Source, checked_field
+from headrace.pipeline.feeds.base import BufferSpec, Feed, Source, checked_field, described
 from headrace.pipeline.images.masks import draw_masks
 from headrace.pipeline.sounds.sounds import SoundPlan, Sounds, SoundSpec
 from headrace.shards import ShardError, ShardSet, Spans
@@ -38,6 +38,7 @@ class SoundFeed(Feed[SoundPlan]):
 
     def render(self, ids: np.ndarray, spans: Spans, plan: SoundPlan, buffers: list[np.ndarray]) -> StageTimes:
         started = perf_counter()
+        self.refuse_unreadable(ids, spans)
         for i in range(len(ids)):
             row = plan[i : i + 1]
             try:
@@ -76,7 +77,6 @@ def audio_field(shards: ShardSet, name: str | None = None) -> str:
         return checked_field(shards, name or "audio", "audio")
     if len(sounds) == 1:
         return sounds[0]
-    found = ", ".join(sounds or shards.fields)
     if not sounds:
-        raise ValueError(f"{shards.path} has no sounds; its fields are {found}")
-    raise ValueError(f"{shards.path} has several audio fields, {found}, and none of them is called audio")
+        raise ValueError(f"{shards.path} has no sounds; its fields are {described(shards)}")
+    raise ValueError(f"{shards.path} has several audio fields, {', '.join(sounds)}, and none of them is called audio")

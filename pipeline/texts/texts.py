@@ -249,6 +249,7 @@ class TextReader:
 
     def _chosen(self, ids: np.ndarray, spans: Spans, units: np.ndarray) -> tuple[list[int], list[str]]:
         """Which of its texts each sample shows: its number, and itself."""
+        self._shards.refuse_unreadable(self.field, ids, spans)
         numbers, texts = [], []
         for i, sample in enumerate(ids.tolist()):
             choice = self._texts(sample, int(spans.address[i]), int(spans.size[i]))
@@ -358,13 +359,14 @@ def text_field(shards: ShardSet, named: str | None) -> str:
         ValueError: if there is none.
     """
     kinds = {name: field.kind for name, field in shards.fields.items()}
+    found = f"{', '.join(kinds)}{shards.omitted.hint}"
     if named is None:
         for name in TEXT_FIELDS:
             if kinds.get(name) in ("text", "json"):
                 return name
-        raise ValueError(f"{shards.path} has no field {' or '.join(TEXT_FIELDS)}; it has {', '.join(kinds)}")
+        raise ValueError(f"{shards.path} has no field {' or '.join(TEXT_FIELDS)}; it has {found}")
     if kinds.get(named) not in ("text", "json"):
-        raise ValueError(f"{shards.path} has no text field {named!r}; it has {', '.join(kinds)}")
+        raise ValueError(f"{shards.path} has no text field {named!r}; it has {found}")
     return named
 
 

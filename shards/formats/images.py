@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from headrace.shards.fields import JPG, PNG
-from headrace.shards.formats.orientation import EXIF_START, UPRIGHT, exif_orientation
+from headrace.shards.fields import JPG, OTHER, PNG
+from headrace.shards.formats.orientation import EXIF_START, TAG, TRANSPOSED, UPRIGHT, exif_orientation
 
 
 class ImageHeader(NamedTuple):
     """What the header of an encoded image says."""
 
     encoding: int
-    """0 jpg or 2 png, as in `IMAGE_ENCODINGS`."""
+    """0 jpg or 2 png, as in `IMAGE_ENCODINGS`; 3 for `OTHER`."""
     height: int
     """Pixels."""
     width: int
@@ -55,6 +56,82 @@ def orientation_of(data: bytes | memoryview) -> int:
         return image_header(data).orientation
     except (ValueError, IndexError):
         return UPRIGHT
+
+
+PILLOWS = ("AVIF", "JPEG2000", "PPM", "TIFF")
+"""What Pillow may take other pictures for."""
+
+
+def picture_header(data: bytes | memoryview) -> ImageHeader:
+    """`image_header`, and that of any other picture that is read as another program stored it; ValueError on what is
+    none.
+
+    For GIF, BMP and WebP a few bytes are looked at, so that a scan of a set does not read all of it.
+    """
+    start = bytes(data[:33])
+    if start[:8] == PNG_SIGNATURE or start[:3] == b"\xff\xd8\xff" or not start:
+        return image_header(data)
+    width = height = 0
+    orientation = UPRIGHT
+    if start[:6] in (b"GIF87a", b"GIF89a"):
+        width, height = little(start[6:8]), little(start[8:10])
+    elif start[:2] == b"BM" and start[14:18] == b"\x0c\0\0\0":  # OS/2's, of 12 bytes
+        width, height = little(start[18:20]), little(start[20:22])
+    elif start[:2] == b"BM":
+        width, height = little(start[18:22]), abs(int.from_bytes(start[22:26], "little", signed=True))
+    elif start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        width, height = webp_size(start)
+        orientation = webp_orientation(data)
+    else:
+        width, height, orientation = size_by_pillow(data)
+    if not width or not height:
+        raise ValueError("a picture without a size")
+    return ImageHeader(OTHER, height, width, 0, False, orientation)
+
+
+def little(number: bytes) -> int:
+    """An unsigned number, little endian."""
+    return int.from_bytes(number, "little")
+
+
+def webp_size(start: bytes) -> tuple[int, int]:
+    """(width, height) of a WebP (RFC 9649, 2.5 to 2.7); zeros where there is none."""
+    if start[12:16] == b"VP8X":
+        return 1 + little(start[24:27]), 1 + little(start[27:30])
+    if start[12:16] == b"VP8L" and start[20:21] == b"\x2f":
+        bits = little(start[21:25])
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if start[12:16] == b"VP8 " and start[23:26] == b"\x9d\x01\x2a":
+        return little(start[26:28]) & 0x3FFF, little(start[28:30]) & 0x3FFF
+    return 0, 0
+
+
+def webp_orientation(data: bytes | memoryview) -> int:
+    """What the chunk EXIF of a WebP says (RFC 9649, 2.7.1.5)."""
+    at = 12
+    while at + 8 <= len(data):
+        size = little(bytes(data[at + 4 : at + 8]))
+        if bytes(data[at : at + 4]) == b"EXIF":
+            return exif_orientation(data[at + 8 : at + 8 + size])
+        at += 8 + size + size % 2
+    return UPRIGHT
+
+
+def size_by_pillow(data: bytes | memoryview) -> tuple[int, int, int]:
+    """(width, height, orientation) of a picture with a header of many forms; ValueError where it is none."""
+    from PIL import Image  # slow to import, and most sets need none of it
+
+    try:
+        with Image.open(io.BytesIO(data), formats=PILLOWS) as image:
+            width, height = image.size
+            if image.format != "TIFF":
+                return width, height, exif_orientation(image.info.get("exif") or b"")
+            said = getattr(image, "tag_v2", {}).get(TAG, UPRIGHT)
+            orientation = said if isinstance(said, int) and 1 <= said <= 8 else UPRIGHT
+            # Pillow tells the size of a TIFF as it shows it.
+            return (height, width, orientation) if orientation in TRANSPOSED else (width, height, orientation)
+    except Exception as error:  # Pillow's readers fail on damaged files in a dozen ways, assertions among them
+        raise ValueError(f"no picture of a known type (starts with {bytes(data[:4]).hex()})") from error
 
 
 def png_header(start: bytes, data: bytes | memoryview) -> ImageHeader:

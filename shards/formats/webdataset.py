@@ -25,8 +25,7 @@ samples give the same bytes.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +33,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.shards.checksums import Checksums
-from headrace.shards.errors import ShardError
 from headrace.shards.fields import ENCODINGS, IMAGE_ENCODINGS, RAW, Field
 from headrace.shards.formats.media import HEAD, media_type
 from headrace.shards.formats.npy import npy_header, parse_npy
 from headrace.shards.formats.orientation import UPRIGHT
+from headrace.shards.formats.tar import BLOCK, padded
 from headrace.shards.formats.values import (
     check_array,
     check_bytes,
@@ -51,10 +50,8 @@ from headrace.shards.formats.values import (
     media_payload,
 )
 from headrace.shards.index import Entry
-from headrace.shards.reading import FileBytes
 from headrace.shards.write_back import SMALL, GrowingFile
 
-BLOCK = 512
 ZEROS = bytes(BLOCK)
 RECORD = 20 * BLOCK
 MAX_MEMBER = (1 << 33) - 1  # eleven octal digits
@@ -224,11 +221,6 @@ def check_fits(key: bytes, members: Sequence[Member]) -> None:
             raise ValueError(f"{member.extension}: {size:,} bytes, a file in a tar has at most 8 GiB")
 
 
-def padded(size: int) -> int:
-    """Size of a member's content with its padding."""
-    return size + -size % BLOCK
-
-
 HEADER_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(80)  # type, link, magic, version, owner's and device's names
 HEADER_OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, uid, gid
 MTIME = b"00000000000\0"
@@ -253,208 +245,3 @@ def tar_header(name: bytes, size: int) -> bytes:
     checksum = b"%06o\0 " % (CONSTANT_SUM + sum(name) + sum(octal_size) + sum(prefix))
     parts = (name.ljust(100, b"\0"), HEADER_OWNER, octal_size, b"\0", MTIME, checksum, HEADER_TAIL)
     return b"".join(parts) + prefix.ljust(167, b"\0")
-
-
-class TarMember(NamedTuple):
-    """A regular file found in a tar."""
-
-    name: str
-    offset: int
-    size: int
-
-
-MAX_NAME = 4096
-"""Bytes of a path, as in Linux."""
-MAX_NAME_ENTRY = 1 << 20
-"""Bytes of an entry that holds a long name; pax puts other attributes of the file beside it."""
-CHUNK = 1 << 20
-
-
-def scan_tar(mapped: FileBytes) -> Iterator[TarMember]:
-    """The regular files of a tar, whoever wrote it: ustar, GNU long names, pax. A hard link is a file once more.
-
-    Unlike Python's tarfile, which takes a damaged header or a hole of zeros in the middle for the end, this raises
-    ShardError on anything but a whole tar.
-    """
-    at, type_flag, said = 0, b"", Said()
-    places: dict[str, TarMember] = {}
-    while True:
-        block = mapped.array[at : at + BLOCK].tobytes()
-        if at == 0 and (packer := packed_by(block)):
-            raise ShardError(f"{mapped.path}: {packer}")
-        if len(block) < BLOCK:
-            raise ShardError(f"{mapped.path}, offset {at}: the tar has no end, so it is truncated; copy it again")
-        if not any(block):
-            if type_flag and type_flag in NAMES:
-                raise ShardError(f"{mapped.path}, offset {at}: a name without its file; copy it again")
-            rest = range(at, mapped.size, CHUNK)
-            behind = next((start for start in rest if mapped.array[start : start + CHUNK].any()), None)
-            if behind is not None:
-                behind += int(np.argmax(mapped.array[behind : behind + CHUNK] != 0))
-                raise ShardError(
-                    f"{mapped.path}, offset {at}: zeros as at the end, but data at {behind}; copy it again"
-                )
-            return
-        try:
-            size, type_flag = check_header(block)
-        except ValueError as error:
-            raise ShardError(f"{mapped.path}, offset {at}: damaged tar header ({error}); copy it again") from error
-        at += BLOCK
-        size = said.size_of(size, type_flag)
-        if size > mapped.size - at:
-            missing = at + size - mapped.size
-            raise ShardError(
-                f"{mapped.path}, offset {at}: the last file lacks {missing} bytes, so the tar is truncated"
-            )
-        if type_flag in NAMES:
-            try:
-                if size > MAX_NAME_ENTRY:
-                    raise ValueError(f"{size} bytes")
-                said.add(mapped.array[at : at + size].tobytes(), type_flag)
-            except ValueError as error:
-                raise ShardError(f"{mapped.path}, offset {at}: damaged name ({error})") from error
-        elif type_flag in FILES or type_flag == LINK:
-            member = TarMember(said.name or header_name(block), at, size)
-            if type_flag == LINK:
-                target = said.link or link_target(block)
-                if target not in places:
-                    what = f"{member.name} is a link to {target}, which is not there before it"
-                    raise ShardError(f"{mapped.path}, offset {at}: {what}; pack the tar with --hard-dereference")
-                member = TarMember(member.name, *places[target][1:])
-            places[member.name] = member
-            yield member
-            said = Said()
-        elif type_flag == b"S":
-            raise ShardError(f"{mapped.path}, offset {at}: sparse files are not supported; pack the tar without them")
-        elif type_flag != b"g":  # the attributes of the tar belong to no file
-            said = Said()
-        at += padded(size)
-
-
-FILES = b"0\x007"
-LINK = b"1"
-NAMES = b"LKx"
-"""Types of headers: regular files, a file under another name, and what says more about the file behind."""
-CONTENTLESS = b"123456"
-"""Links, devices, folders: no content, whatever the size says."""
-
-
-class Said:
-    """What GNU and pax entries say about the file behind them."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self.link = ""
-        """The file that it is another name of."""
-        self.size: int | None = None
-
-    def size_of(self, size: int, type_flag: bytes) -> int:
-        """Bytes of an entry's content, whose header says `size`."""
-        if type_flag in CONTENTLESS:
-            return 0
-        return self.size if type_flag in FILES and self.size is not None else size
-
-    def add(self, content: bytes, type_flag: bytes) -> None:
-        """An entry of type L (name), K (link) or x (pax); ValueError where it is damaged, or describes a file with
-        holes."""
-        if type_flag == b"x":
-            records = pax_records(content)
-            name, link, size = (records.get(key, b"") for key in (b"path", b"linkpath", b"size"))
-        else:
-            text, size = content.split(b"\0", 1)[0], b""
-            name, link = (text, b"") if type_flag == b"L" else (b"", text)
-        if max(len(name), len(link)) > MAX_NAME:
-            raise ValueError(f"a path of {max(len(name), len(link))} bytes")
-        if size and not (size.isdigit() and len(size) <= 18):
-            raise ValueError(f"{size[:40]!r} is no size")
-        self.name = name.decode(errors="surrogateescape") or self.name
-        self.link = link.decode(errors="surrogateescape") or self.link
-        self.size = int(size) if size else self.size
-
-
-def packed_by(head: bytes) -> str:
-    """Why a tar that begins like this is none; empty where that is not known."""
-    for magic, program in PACKERS.items():
-        if head.startswith(magic):
-            return f"is compressed, so that nothing in it can be read by itself: unpack it ({program})"
-    return ""
-
-
-PACKERS = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
-"""What unpacks a compressed file, by its first bytes."""
-
-
-def check_header(block: bytes) -> tuple[int, bytes]:
-    """(size, type) of a header whose checksum is right; ValueError otherwise."""
-    if octal(block[148:156]) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
-        raise ValueError("wrong checksum")
-    if block[124] == 0x80:  # GNU's spelling of sizes beyond 8 GiB
-        return int.from_bytes(block[125:136], "big"), block[156:157]
-    return octal(block[124:136]), block[156:157]
-
-
-def octal(field: bytes) -> int:
-    """A number in a header; ValueError on the signs, underscores and other digits that `int` admits."""
-    digits = field.strip(b" \0")
-    if digits.strip(b"01234567"):
-        raise ValueError(f"{field!r} is not an octal number")
-    return int(digits or b"0", 8)
-
-
-def header_name(block: bytes) -> str:
-    """Name of a member with its ustar prefix."""
-    name = block[:100].split(b"\0", 1)[0]
-    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
-    return (prefix + b"/" + name if prefix else name).decode(errors="surrogateescape")
-
-
-def link_target(block: bytes) -> str:
-    """Name of the member that a header of type 1 is another name of."""
-    return block[157:257].split(b"\0", 1)[0].decode(errors="surrogateescape")
-
-
-def pax_records(content: bytes) -> dict[bytes, bytes]:
-    """What a pax header says, in records like b"21 path=long/name.jpg\\n"; ValueError where it is damaged, or describes
-    a file with holes."""
-    at = 0
-    records: dict[bytes, bytes] = {}
-    while at < len(content):
-        space = content.index(b" ", at)
-        if space - at > 7 or not content[at:space].isdigit():
-            raise ValueError("pax record without a length")
-        length = int(content[at:space])
-        record = content[space + 1 : at + length]
-        if length <= space + 1 - at or at + length > len(content) or record[-1:] != b"\n":
-            raise ValueError("pax record of another length than it says")
-        keyword, _, value = record[:-1].partition(b"=")
-        if keyword.startswith(b"GNU.sparse"):
-            raise ValueError("a file with holes; pack the tar without --sparse")
-        records[keyword] = value
-        at += length
-    return records
-
-
-KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-META_NAME = re.compile(r"__[^/]*__($|/)")
-
-
-def group_members(path: Path, members: Iterator[TarMember]) -> Iterator[tuple[str, dict[str, TarMember]]]:
-    """(key, members by extension) of every sample, by webdataset's rule: neighbours with the same name up to
-    the first dot of the last component; names without an extension, `__meta__` names and hidden ones, such as a Mac's
-    ._ doubles, are skipped."""
-    current = ""
-    found: dict[str, TarMember] = {}
-    for member in members:
-        match = KEY_AND_EXTENSION.fullmatch(member.name)
-        if match is None or META_NAME.match(member.name) or member.name.rpartition("/")[2].startswith("."):
-            continue
-        key, ending = match[1], match[2].lower()
-        if key != current:
-            if found:
-                yield current, found
-            current, found = key, {}
-        if ending in found:
-            raise ShardError(f"{path}, offset {member.offset}, key {key}: two files {ending}")
-        found[ending] = member
-    if found:
-        yield current, found

@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from headrace.shards.checksums import Checksums
 from headrace.shards.errors import MachineError, RemoteError, ShardError
+from headrace.shards.fields import UNREADABLE
 from headrace.shards.index import misplaced
 from headrace.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from headrace.shards.mapping import leased
@@ -73,24 +74,20 @@ class RemoteShardSet(ShardSet):
         files = self._open_files()
         number, places = self._find(field, ids)
         offset, rows = places.address, np.asarray(ids, np.int64)
+        can = places.encoding != UNREADABLE
         lease = self._cache.lease(self._cache.blocks(number, offset, places.size))
         first, maps = files.hold(number)
         fields = np.full(len(rows), list(self.fields).index(field))
-        wanted = Wanted(rows, fields, number, offset, places.size)
+        wanted = Wanted(rows[can], fields[can], number[can], offset[can], places.size[can])
         spans = places._replace(address=leased(first + offset, (maps, lease)))
         return spans, Arrival(lease, lambda: self._look_at(wanted)).wait
 
-    def spans(self, field: str, ids: npt.ArrayLike) -> Spans:
-        spans, wait = self.request(field, ids)
-        wait()
-        return spans
-
-    def read(self, i: int) -> dict[str, Any]:
-        wanted = self._sample(i)
+    def read(self, i: int, fields: Iterable[str] | None = None) -> dict[str, Any]:
+        wanted = self._sample(i, self.fields if fields is None else fields)
         lease = self._cache.lease(self._cache.blocks(*wanted[2:]))
         lease.wait()
         self._look_at(wanted)
-        return super().read(i)
+        return super().read(i, fields)
 
     def close(self) -> None:
         self._cache.close()
@@ -100,11 +97,12 @@ class RemoteShardSet(ShardSet):
     def __reduce__(self) -> tuple[Any, ...]:
         return open_remote, (self.path, self._options)
 
-    def _sample(self, i: int) -> Wanted:
-        """All fields of a sample, but for those whose place is impossible."""
+    def _sample(self, i: int, fields: Iterable[str]) -> Wanted:
+        """Fields of a sample, but for those whose place is impossible."""
         files, number, row = self._locate(i)
         record = files.index(number)[row].item()
-        places = [(k, *(record[place] for place in self._places[name][:2])) for k, name in enumerate(self.fields)]
+        numbers = {name: k for k, name in enumerate(self.fields)}
+        places = [(numbers[name], *(record[place] for place in self._places[name][:2])) for name in fields]
         inside = [place for place in places if not misplaced(int(files.sizes[number]), *place[1:])]
         field, offset, size = np.array(inside, np.int64).reshape(-1, 3).T
         return Wanted(np.full(len(field), i), field, np.full(len(field), number), offset, size)

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,43 @@ def test_whatever_stands_in_a_files_place(engine: str, overwritten: ShardSet) ->
                 assert re.fullmatch(
                     rf"shard-\S+ offset \d+, key photo_{sample:04d}: cannot decode the image: [^<>]+", reason
                 )
+
+
+PLACES = {1: ("offset", 1 << 40), 6: ("size", -1), 13: ("height", 0), 22: ("encoding", 9), 29: ("offset", -5)}
+"""Samples, and what a damaged index says of their images."""
+
+
+FORMATS = [("webdataset", AVAILABLE), ("ffcv", [*AVAILABLE, pytest.param("ffcv", marks=pytest.mark.peer("ffcv"))])]
+
+
+@pytest.mark.parametrize(
+    ("format", "engine"),
+    [
+        pytest.param(format, *engine.values, marks=engine.marks) if not isinstance(engine, str) else (format, engine)
+        for format, engines in FORMATS
+        for engine in engines
+    ],
+)
+def test_a_damaged_index_is_some_bad_samples(engine: str, format: Any, photos: ShardSet, tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    write_shards(path, [photos.read(i) for i in range(COUNT)], photos.fields, format=format)
+    (shard,) = read_manifest(path).shards
+    index = np.load(path / shard.index, mmap_mode="r+")
+    for i, (column, value) in PLACES.items():
+        index[f"image.{column}"][i] = value
+    index.flush()
+    with open_shards(path) as shards:
+        assert shards.unreadable("image").tolist() == sorted(PLACES)
+        with (
+            make(shards, engine=engine) as loader,
+            pytest.raises(ShardError, match=r"image (lies outside|is no image)"),
+        ):
+            list(loader)
+        with make(shards, engine=engine, on_error="skip") as loader:
+            assert sum(len(batch) for batch in loader) == COUNT - len(PLACES)
+            assert set(loader.bad) == set(PLACES)
+            for sample, reason in loader.bad.items():
+                assert re.match(rf"shard-000000\.\w+, offset -?\d+, key photo_{sample:04d}: image ", reason)
 
 
 def make(shards: ShardSet, **options: object) -> Loader:

@@ -27,6 +27,7 @@ from headrace.pipeline import (
     center_view,
     streams_of,
 )
+from headrace.pipeline.feeds import Labels
 from headrace.pipeline.feeds.others import Partners, beta_weights
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
 from tests import texts
@@ -172,7 +173,7 @@ def test_others_are_whole_samples_of_the_set(pairs: ShardSet, tokenizer: Path) -
 
 def test_positives_have_the_samples_label(pairs: ShardSet) -> None:
     labels = pairs.ints()
-    partners = Partners("label", COUNT, labels)
+    partners = Partners("label", COUNT, Labels(pairs, "label"))
     seen: list[set[int]] = [set() for _ in range(COUNT)]
     for epoch in range(60):
         for sample, other in enumerate(partners.draw(SEED, epoch, np.arange(COUNT)).tolist()):

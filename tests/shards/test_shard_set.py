@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.shards import Field, ShardError, ShardSet, mapping, open_shards, write_shards
+from headrace.shards import RAW, UNREADABLE, Field, ShardError, ShardSet, mapping, open_shards, write_shards
 from headrace.shards.errors import MachineError
 from headrace.shards.mapping import MappedFile
 
@@ -247,10 +247,15 @@ def test_an_index_that_points_outside_is_refused(copied: Path, column: str, valu
     damage_index(copied, column, value)
     with open_shards(copied) as shards:
         with pytest.raises(ShardError, match=r"offset -?\d+, key 000007: image lies outside"):
-            shards.spans("image", [0])
+            shards.spans("image", [0, 7])
         with pytest.raises(ShardError, match=r"key 000007: image lies outside"):
             shards.read(7)
+        assert shards.unreadable("image").tolist() == [7]
+        places = shards.places("image", [6, 7])
+        assert (places.height[1], places.width[1], places.encoding.tolist()) == (1, 1, [RAW, UNREADABLE])
+        assert 0 <= places.address[1] <= places.address[1] + places.size[1] <= shards.manifest.shards[0].bytes
         shards.read(6)
+        assert len(shards.spans("image", [6]).address) == 1
         assert len(shards.spans("label", [7]).address) == 1
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from headrace.models import build_method
 from headrace.models.parts.backbones import tiny_resnet
 from headrace.pipeline import Batch, Loader, Normalize, View, ViewSpec, center_view, plan
-from headrace.shards import Field, ShardSet, open_shards, write_shards
+from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
 from headrace.tools.evaluate import features
 from headrace.train import RunError
 from headrace.train.probes import (
@@ -243,3 +243,21 @@ def test_fine_tuning_sees_crops_and_flips_alone() -> None:
     words = [drawn.describe(i, 0) for i in range(30)]
     assert set().union(*words) == {"crop", "flip"}
     assert np.array_equal(drawn.crop, plan(ViewSpec([everything]), 0, 0, np.arange(30), np.full((30, 2), 64)).crop)
+
+
+def test_bad_samples_are_left_out_where_the_run_put_up_with_them(photos: ShardSet, tmp_path: Path) -> None:
+    samples = [photos.read(i) for i in range(30)]
+    bad = {3, 17}
+    for i in bad:
+        samples[i]["image"] = samples[i]["image"][:5000]
+    write_shards(tmp_path / "set", samples, photos.fields)
+    method = build_method("simclr", tiny_run("", "").model)
+    with open_shards(tmp_path / "set") as shards:
+        for ends in (lambda: pixel_features(shards, 8), lambda: pixel_features(shards, 8, max_bad=1)):
+            with pytest.raises(ShardError, match="key photo_00"):
+                ends()
+        pixels, labels = pixel_features(shards, 8, max_bad=2)
+        known = [samples[i]["label"] for i in range(30) if i not in bad]
+        assert (len(pixels), labels.tolist()) == (28, known)
+        config = FinetuneConfig(epochs=1, batch_size=10)
+        assert 0.0 <= finetune_probe(method, shards, shards, config, max_bad=2) <= 1.0

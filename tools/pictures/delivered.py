@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,18 +35,21 @@ class Delivered:
 
 def delivered(shards: ShardSet, inputs: Inputs, *, count: int, seed: int = 0, epoch: int = 0) -> dict[str, Delivered]:
     """The streams of the first `count` samples of the epoch's order (fewer where the set has fewer), by their names.
+    Bad ones are left out, with a warning that names each.
 
     Raises:
         UserError: if the set has not what a stream shows, or a package that it needs is missing.
-        ShardError: for a sample that cannot be decoded.
+        ShardError: if none of them can be decoded.
     """
     try:
-        loader = Loader(shards, inputs, min(count, len(shards)), seed=seed, prefetch=1)
+        loader = Loader(shards, inputs, min(count, len(shards)), seed=seed, prefetch=1, on_error="skip")
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from error
     with loader:
         loader.epoch = epoch
         batch = next(iter(loader))
+    for reason in loader.bad.values():
+        warnings.warn(f"not shown: {reason}", stacklevel=3)
     found: dict[str, Delivered] = {}
     kinds: list[type] = []
     for name, stream in streams_of(inputs).items():

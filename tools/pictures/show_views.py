@@ -73,7 +73,8 @@ def views_of(shards: ShardSet, one: Delivered) -> list[Shown]:
 
 def pixels(shards: ShardSet, i: int, field: str | None = None) -> NDArray[np.uint8]:
     """The image of sample `i`, decoded and turned: uint8 (H, W, 3). `field` as in `ViewSpec`."""
-    sample, name = shards.read(i), field or image_field(shards)
+    name = field or image_field(shards)
+    sample = shards.read(i, [name])
     stored = sample[name]
     return stored if isinstance(stored, np.ndarray) else decode_image(stored, orientation_in(sample, name))
 

@@ -24,10 +24,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headrace.shards.formats.webdataset import (
+from headrace.shards.formats.tar import (
     BLOCK,
     FILES,
-    LINK,
+    HARD_LINK,
     MAX_NAME_ENTRY,
     NAMES,
     Said,
@@ -241,9 +241,9 @@ def scan_tar(file: ArchiveFile, inside: TarEntry | None = None) -> Iterator[TarE
                 raise unreadable(file.path, error) from error
             except (ValueError, BadSample) as error:
                 raise UserError(f"{where}, offset {at}: damaged name ({error}); download it again") from error
-        elif type_flag in FILES or type_flag == LINK:
+        elif type_flag in FILES or type_flag == HARD_LINK:
             entry = TarEntry(said.name or header_name(block), at, size)
-            if type_flag == LINK:
+            if type_flag == HARD_LINK:
                 target = said.link or link_target(block)
                 if target not in places:
                     raise UserError(f"{where}, offset {at}: {entry.name} is a link to {target}, which is not there")

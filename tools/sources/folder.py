@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from headrace.shards import Field, ShardError
 from headrace.shards.fields import KEY_BYTES, check_key
-from headrace.shards.formats.foreign import EXTENSION_KINDS
+from headrace.shards.formats.foreign_fields import EXTENSION_KINDS
 from headrace.shards.formats.values import json_bytes
 from headrace.tools.errors import UserError
 from headrace.tools.sources.archives import MAX_PICTURE, read_file

@@ -237,7 +237,7 @@ class Pictures:
         """Read one picture; what is wrong with it, or nothing."""
         shards, number = self.locate(i)
         try:
-            sample = shards.read(number)
+            sample = shards.read(number, [self.field])
         except MachineError:
             raise  # says nothing about the picture
         except ShardError as error:
@@ -343,7 +343,7 @@ class Pictures:
         """Of the decoded picture and its size; different for each that does not decode to its end."""
         if i not in self.pixel_digests:
             shards, number = self.locate(i)
-            sample = shards.read(number)
+            sample = shards.read(number, [self.field])
             value, orientation = sample[self.field], orientation_in(sample, self.field)
             try:
                 pixels = value if isinstance(value, np.ndarray) else decode_image(value, orientation)
@@ -510,7 +510,7 @@ def pair_sheet(
         left, top = column * width + gap, row * height + gap
         draw.text((left, top), f"{pair.kind}, {pair.distance} bits, likeness {pair.likeness:.3f}", (0, 0, 0))
         for side, (path, key) in enumerate((pair[3:5], pair[5:7])):
-            sample = by_path[path].read(numbers[path, key])
+            sample = by_path[path].read(numbers[path, key], [field])
             value, orientation = sample[field], orientation_in(sample, field)
             of_pixels = isinstance(value, np.ndarray)
             picture = Image.fromarray(value) if of_pixels else decode_rgb(value, cell, orientation=orientation)

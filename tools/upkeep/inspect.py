@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from headrace.pipeline.images.decode import decode_rgb
-from headrace.shards import IMAGE_ENCODINGS, ShardSet, open_shards
+from headrace.shards import IMAGE_ENCODINGS, OTHER, ShardError, ShardSet, Spans, open_shards
+from headrace.shards.errors import MachineError
 from headrace.shards.formats.orientation import UPRIGHT, orientation_in
 from headrace.shards.printing import printable
 from headrace.shards.remote.remote import redact
@@ -44,7 +46,7 @@ class FieldReport:
     declared: str = ""
     """What the manifest says of all samples: the type of videos and sounds, dtype and shape of arrays."""
     encodings: dict[str, int] = field(default_factory=dict)
-    """Images: samples of each encoding."""
+    """Images: samples of each encoding; other for those that only another program's set may have."""
     turned: int = 0
     """Images: samples that are not shown as they are stored, but turned or mirrored."""
     heights: dict[str, int] = field(default_factory=dict)
@@ -61,6 +63,14 @@ class FieldReport:
     """Ints with class names: samples of each class, also of those with none."""
     values: dict[str, int] = field(default_factory=dict)
     """Ints without class names: min, max and number of different values."""
+    unreadable: int = 0
+    """Samples of which the index tells that they cannot be read. They count in none of the figures but bytes."""
+    reasons: list[str] = field(default_factory=list)
+    """Of the first `MOST_REASONS` of these: file, offset, key, and what is wrong."""
+
+
+MOST_REASONS = 5
+"""Bad samples of a field that are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +91,8 @@ class InspectReport:
     """In the order of the set."""
     provenance: dict[str, Any]
     """From the manifest."""
+    left_out: list[str] = field(default_factory=list)
+    """Of another program's files: the samples that lack a file which most have, with the reason."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -94,7 +106,7 @@ class InspectReport:
 
 
 def inspect_shards(path: str | os.PathLike[str]) -> InspectReport:
-    """Figures of a shard set, from its indexes; no sample is read or decoded."""
+    """Figures of a shard set, from its indexes; no sample is read or decoded, but for the first bad ones."""
     with open_shards(path) as shards:
         return InspectReport(
             path=redact(str(path)),
@@ -104,6 +116,7 @@ def inspect_shards(path: str | os.PathLike[str]) -> InspectReport:
             bytes=shards.manifest.bytes,
             fields={name: inspect_field(shards, name) for name in shards.fields},
             provenance=dict(shards.manifest.provenance),
+            left_out=[f"{left.where}: {left.reason}" for left in shards.omitted.samples],
         )
 
 
@@ -111,16 +124,26 @@ def inspect_field(shards: ShardSet, name: str) -> FieldReport:
     """Figures of one field."""
     spans = shards.places(name, np.arange(len(shards)))
     declared = shards.fields[name]
-    common: dict[str, Any] = {"bytes": int(spans.size.sum()), "sample_bytes": spread(spans.size)}
+    bad = shards.unreadable(name)
+    common: dict[str, Any] = {
+        "bytes": int(spans.size.sum()),
+        "sample_bytes": spread(spans.size),
+        "unreadable": len(bad),
+        "reasons": [why_bad(shards, i, name) for i in bad[:MOST_REASONS].tolist()],
+    }
+    good = np.setdiff1d(np.arange(len(shards)), bad)
+    if not len(good):
+        return FieldReport(kind=declared.kind, **common)
     if declared.kind == "image":
-        codes = np.bincount(spans.encoding, minlength=len(IMAGE_ENCODINGS)).tolist()
+        spans = Spans._make(column[good] for column in spans)
+        codes = np.bincount(spans.encoding, minlength=OTHER + 1).tolist()
         height, width = spans.shown_sizes().T
         pairs, counts = np.unique(np.stack([width, height]), axis=1, return_counts=True)
         most = np.argsort(-counts, kind="stable")[:MOST_SIZES]
         return FieldReport(
             kind="image",
             **common,
-            encodings={encoding: count for encoding, count in zip(IMAGE_ENCODINGS, codes, strict=True) if count},
+            encodings={name: count for name, count in zip((*IMAGE_ENCODINGS, "other"), codes, strict=True) if count},
             turned=int(np.count_nonzero(spans.orientation != UPRIGHT)),
             heights=spread(height),
             widths=spread(width),
@@ -132,7 +155,7 @@ def inspect_field(shards: ShardSet, name: str) -> FieldReport:
         shape = "x".join(map(str, declared.shape))
         told = " ".join(part for part in (declared.encoding, declared.dtype, shape) if part)
         return FieldReport(kind=declared.kind, declared=told, **common)
-    values, counts = np.unique(shards.ints(name), return_counts=True)
+    values, counts = np.unique(shards.ints(name)[good], return_counts=True)
     if not declared.classes:
         found = {"min": int(values[0]), "max": int(values[-1]), "different": len(values)}
         return FieldReport(kind="int", **common, values=found)
@@ -140,6 +163,15 @@ def inspect_field(shards: ShardSet, name: str) -> FieldReport:
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         classes[declared.classes[value] if 0 <= value < len(declared.classes) else f"({value})"] = count
     return FieldReport(kind="int", **common, classes=classes)
+
+
+def why_bad(shards: ShardSet, i: int, name: str) -> str:
+    """Which sample cannot be read, and why."""
+    try:
+        shards.read(i, [name])
+    except ShardError as error:
+        return str(error)
+    return f"{shards.where(i, name)}: {name} cannot be read; verify the set"
 
 
 def spread(values: Any) -> dict[str, int]:
@@ -173,9 +205,17 @@ def render(report: InspectReport) -> RenderableType:
         per_sample = (
             f"{least:,} to {most:,}, half up to {found.sample_bytes['median']:,}" if least < most else f"{most:,}"
         )
-        cells = (name, found.kind, f"{found.bytes / 1e6:,.2f}", per_sample, summary(found))
+        what = "; ".join(filter(None, (summary(found), f"{found.unreadable:,} unreadable" if found.unreadable else "")))
+        cells = (name, found.kind, f"{found.bytes / 1e6:,.2f}", per_sample, what)
         table.add_row(*map(plain, cells))
     parts.append(table)
+    bad = [reason for found in report.fields.values() for reason in found.reasons]
+    unnamed = sum(found.unreadable for found in report.fields.values()) - len(bad)
+    parts += [plain(f"unreadable: {reason}") for reason in bad]
+    parts += [plain(f"and {unnamed:,} unreadable ones more")] if unnamed else []
+    parts += [plain(f"left out: {reason}") for reason in report.left_out[:MOST_REASONS]]
+    unnamed = max(0, len(report.left_out) - MOST_REASONS)
+    parts += [plain(f"and {unnamed:,} more that are left out")] if unnamed else []
     for name, found in report.fields.items():
         if found.classes:
             parts.append(class_histogram(name, found.classes))
@@ -252,7 +292,8 @@ def image_field(shards: ShardSet, name: str | None) -> str:
 def contact_sheet(
     shards: ShardSet, out: Path, *, field: str | None = None, columns: int = 8, rows: int = 6, cell: int = 112
 ) -> None:
-    """Write a PNG with pictures evenly spread over the set, in order, left to right and top to bottom.
+    """Write a PNG with pictures evenly spread over the set, in order, left to right and top to bottom. The place of a
+    bad sample is left empty, with a warning that names it.
 
     Args:
         shards: The set.
@@ -268,13 +309,20 @@ def contact_sheet(
     height = -(-len(numbers) // columns) * (cell + gap) + gap
     sheet = Image.new("RGB", (columns * (cell + gap) + gap, height), (255, 255, 255))
     for place, i in enumerate(numbers):
-        sample = shards.read(i)
-        value, orientation = sample[field], orientation_in(sample, field)
         try:
+            sample = shards.read(i, [field])
+            value, orientation = sample[field], orientation_in(sample, field)
             of_pixels = isinstance(value, np.ndarray)
             picture = Image.fromarray(value) if of_pixels else decode_rgb(value, cell, orientation=orientation)
+        except MachineError:
+            raise  # says nothing about the picture
+        except ShardError as error:
+            warnings.warn(f"its place on the sheet is empty: {error}", stacklevel=2)
+            continue
         except ValueError as error:
-            raise UserError(f"{shards.where(i, field)}: {field} does not decode ({error})") from error
+            where = shards.where(i, field)
+            warnings.warn(f"its place on the sheet is empty: {where}: {field} does not decode ({error})", stacklevel=2)
+            continue
         picture.thumbnail((cell, cell))
         picture = ImageOps.scale(picture, max(1, cell // max(picture.size)), Image.Resampling.NEAREST)
         row, column = divmod(place, columns)

@@ -10,7 +10,8 @@ from headrace.shards import IMAGE_ENCODINGS, PNG, Field, Manifest
 from headrace.shards.fields import ENCODINGS
 from headrace.shards.formats.ffcv import index_beton, own_kind, read_beton
 from headrace.shards.formats.npy import npy_header
-from headrace.shards.formats.webdataset import extension, scan_tar, stored_encoding
+from headrace.shards.formats.tar import scan_tar
+from headrace.shards.formats.webdataset import extension, stored_encoding
 from headrace.shards.index import OpenShard, misplaced
 from headrace.shards.manifest import Shard
 from headrace.tools.upkeep.findings import Finding

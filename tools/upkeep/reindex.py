@@ -12,6 +12,9 @@ from headrace.shards.formats import ffcv, webdataset
 from headrace.shards.formats.images import image_header, orientation_of
 from headrace.shards.formats.npy import parse_npy_header
 from headrace.shards.formats.orientation import UPRIGHT
+from headrace.shards.formats.tar import scan_tar
+from headrace.shards.formats.tar_links import TarMember
+from headrace.shards.formats.tar_samples import group_members
 from headrace.shards.index import Entry, IndexBuilder, misplaced
 from headrace.shards.reading import FileBytes, ReadFile, readable
 from headrace.tools.upkeep.mended import Removed, refuse_if_it_may_pass
@@ -22,7 +25,7 @@ def index_of_tar(manifest: Manifest, file: ReadFile) -> tuple[npt.NDArray[np.voi
     """The index of a tar, and the samples of which it holds not all fields; ShardError where it is not whole."""
     builder = IndexBuilder(manifest.fields, manifest.checksums)
     removed = []
-    for key, members in webdataset.group_members(file.path, webdataset.scan_tar(file)):
+    for key, members in group_members(file.path, scan_tar(file)):
         try:
             entries = [tar_entry(manifest, file, name, members) for name in manifest.fields]
         except (ValueError, MachineError) as error:
@@ -36,7 +39,7 @@ def index_of_tar(manifest: Manifest, file: ReadFile) -> tuple[npt.NDArray[np.voi
     return builder.build(), removed
 
 
-def tar_entry(manifest: Manifest, file: FileBytes, name: str, members: dict[str, webdataset.TarMember]) -> Entry:
+def tar_entry(manifest: Manifest, file: FileBytes, name: str, members: dict[str, TarMember]) -> Entry:
     """Where a field of a sample lies; ValueError where it is missing or not what its extension says."""
     declared = manifest.fields[name]
     encodings = ENCODINGS.get(declared.kind, ("",))

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from headrace.pipeline.images.decode import decode_image
 from headrace.pipeline.images.limits import TooLarge
 from headrace.pipeline.images.whole import check_whole
-from headrace.shards import ShardError, ShardSet
+from headrace.shards import OTHER, ShardError, ShardSet
 from headrace.shards.fields import ENCODINGS
-from headrace.shards.formats.images import image_header
+from headrace.shards.formats.images import picture_header
 from headrace.shards.formats.orientation import UPRIGHT
 from headrace.shards.index import OpenShard
 from headrace.shards.reading import is_unread
@@ -63,12 +63,15 @@ def check_samples(shards: ShardSet, opened: OpenShard, numbers: range) -> list[F
 def check_image(data: bytes, expected: tuple[int, ...], orientation: int | None = None) -> None:
     """ValueError unless a picture decodes and is what the index says: encoding, height and width, and, where it says
     one, orientation."""
-    header = image_header(data)
+    header = picture_header(data)
     if (header.encoding, header.height, header.width) != expected:
         raise ValueError("its header does not say the size in the index")
     if orientation not in (None, header.orientation):
         raise ValueError(f"its orientation is {header.orientation}, the index says {orientation}")
-    check_whole(data)
+    if header.encoding == OTHER:
+        decode_image(data)
+    else:
+        check_whole(data)
 
 
 def check_media(kind: str, data: bytes) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from headrace.shards import Manifest, ShardError, ShardSet, open_shards
 from headrace.shards.errors import MachineError
-from headrace.shards.formats.foreign import scan_shards
+from headrace.shards.formats.foreign import Foreign, scan_shards
 from headrace.shards.index import OpenShard, close_shards, parse_index
 from headrace.shards.manifest import MANIFEST_NAME, Shard, read_manifest
 from headrace.shards.mapping import MappedFile
@@ -32,7 +32,7 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def scan(folder: Path) -> tuple[Manifest, list[OpenShard]]:
+def scan(folder: Path) -> Foreign:
     """`scan_shards`, read and not mapped."""
     try:
         return scan_shards(folder, cast(Callable[[Path], MappedFile], ReadFile))
@@ -88,8 +88,8 @@ def open_checked(path: str) -> ShardSet:
     if not is_there(folder / MANIFEST_NAME):
         if not is_there(folder):
             raise ShardError(f"{folder}: there is no such file or folder")
-        manifest, scanned = scan(folder)
-        return ShardSet(folder, manifest, ReadShards(scanned))
+        manifest, scanned, omitted = scan(folder)
+        return ShardSet(folder, manifest, ReadShards(scanned), omitted=omitted)
     manifest = read_manifest(folder)
     shards: list[OpenShard] = []
     try:

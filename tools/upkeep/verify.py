@@ -78,11 +78,12 @@ def verify_folder(
 ) -> VerifyReport:
     """`verify` of a folder; with `remote`, of a folder that holds its manifest and room for its shards."""
     start = time.perf_counter()
+    findings: list[Finding] = []
     shards: Iterable[tuple[Shard, OpenShard | None]]
     try:
         manifest = read_manifest(folder) if is_there(folder / MANIFEST_NAME) else None
     except ShardError as error:
-        findings = [Finding("", None, str(error), is_unread(error))]
+        findings.append(Finding("", None, str(error), is_unread(error)))
         seconds = time.perf_counter() - start
         return VerifyReport(
             path=str(folder), format="", samples=0, bytes=0, findings=findings, seconds=seconds, decoded=not fast
@@ -94,13 +95,15 @@ def verify_folder(
             raise ShardError(f"{folder}: there is no such file or folder")
         if remote is not None:
             raise ShardError(f"{remote}: holds no {MANIFEST_NAME}; only a set with one can be verified from here")
-        manifest, scanned = scan(folder)
+        manifest, scanned, omitted = scan(folder)
         shards = zip(manifest.shards, scanned, strict=True)
+        for left in omitted.samples:
+            line = f"{folder / left.where if folder.is_dir() else left.where}: {left.reason}, so that it is left out"
+            findings.append(Finding(left.shard, None, line))
     if not fast and any(field.kind in ("video", "audio") for field in manifest.fields.values()):
         media_probes()  # fails here, before the work, where there is no decoder
     if started is not None:
         started(manifest.samples)
-    findings = []
     done = 0
     keys = KeyCheck()
     with_keys: list[Shard] = []

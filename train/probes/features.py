@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ def extract_features(
     device: torch.device | str = "cpu",
     threads: int | None = None,
     samples: int | None = None,
+    max_bad: int | None = None,
 ) -> Features:
     """Features and labels of the n samples of `shards` that have a label, in stored order; -1 is none.
 
@@ -67,6 +69,7 @@ def extract_features(
         device: where `encode` computes.
         threads: that decode; None takes all cores.
         samples: looks at so many samples at most, drawn at random but always the same; None looks at all.
+        max_bad: bad samples to put up with, which are left out; None ends with the first.
 
     Returns:
         float32 (n, D) and int64 (n,).
@@ -74,13 +77,15 @@ def extract_features(
     Raises:
         RunError: if the shard set has no labels, no sample has one, or it lacks what is shown.
         NotFiniteError: if features are not finite.
-        ShardError: for a sample that cannot be decoded.
+        ShardError: for a sample that cannot be decoded, as `max_bad` says.
     """
     if "label" not in shards.fields:
-        raise RunError(f"{shards.path}: has no label field, which probes need")
+        raise RunError(f"{shards.path}: has no label field, which probes need{shards.omitted.hint}")
     wanted = len(shards) if samples is None else min(samples, len(shards))
+    policy: dict[str, Any] = {} if max_bad is None else {"on_error": "skip", "max_bad": max_bad}
+    shuffle = wanted < len(shards)
     try:
-        loader = Loader(shards, inputs, batch_size, shuffle=wanted < len(shards), drop_last=False, threads=threads)
+        loader = Loader(shards, inputs, batch_size, shuffle=shuffle, drop_last=False, threads=threads, **policy)
     except ValueError as error:
         raise RunError(str(error)) from None
     features, labels, index = [], [], []
@@ -100,14 +105,13 @@ def extract_features(
     return np.concatenate(features)[known], found[known]
 
 
-def pixel_features(
-    shards: ShardSet, size: int, *, clips: ClipSpec | None = None, threads: int | None = None
-) -> Features:
+def pixel_features(shards: ShardSet, size: int, *, clips: ClipSpec | None = None, **options: Any) -> Features:
     """The pixels themselves, 0 to 1, as features: what any encoder has to beat.
 
     Args:
         size: side of the pictures, in pixels.
         clips: of videos, which frames; None for images.
+        options: of `extract_features`.
 
     Returns:
         float32 (n, D) and int64 (n,), with D = 3 size size, or size size where every image is grey; of clips times
@@ -118,16 +122,17 @@ def pixel_features(
     if clips is not None:
         first = clips.plain().clips[0]
         inputs = ClipSpec([replace(first, view=replace(first.view, size=size, normalize=unit))], field=clips.field)
-    pixels, labels = extract_features(lambda batch: batch.normalized()[0].flatten(1), shards, inputs, threads=threads)
+    pixels, labels = extract_features(lambda batch: batch.normalized()[0].flatten(1), shards, inputs, **options)
     red, green, blue = np.split(pixels, 3, axis=1)
     return (red if np.array_equal(red, green) and np.array_equal(red, blue) else pixels), labels
 
 
-def band_features(shards: ShardSet, sounds: SoundSpec, *, threads: int | None = None) -> Features:
+def band_features(shards: ShardSet, sounds: SoundSpec, **options: Any) -> Features:
     """Mean and deviation over time of each band of a log-mel spectrogram: what any encoder of sounds has to beat.
 
     Args:
         sounds: which crop, and of which spectrogram; one of a wave has that of `Mel`'s defaults.
+        options: of `extract_features`.
 
     Returns:
         float32 (n, 2 bands) and int64 (n,).
@@ -140,14 +145,15 @@ def band_features(shards: ShardSet, sounds: SoundSpec, *, threads: int | None = 
         deviation, mean = torch.std_mean(mels[:, 0], dim=1, correction=0)
         return torch.cat([mean, deviation], dim=1)
 
-    return extract_features(statistics, shards, heard, threads=threads)
+    return extract_features(statistics, shards, heard, **options)
 
 
-def word_features(shards: ShardSet, texts: TextSpec, *, threads: int | None = None) -> Features:
+def word_features(shards: ShardSet, texts: TextSpec, **options: Any) -> Features:
     """How often each token stands in a text, as features: what any encoder of texts has to beat.
 
     Args:
         texts: which part of which texts, and the tokenizer; special tokens count as others do.
+        options: of `extract_features`.
 
     Returns:
         float32 (n, `BUCKETS`) and int64 (n,); tokens share a bucket where there are more of them.
@@ -158,7 +164,7 @@ def word_features(shards: ShardSet, texts: TextSpec, *, threads: int | None = No
         counts = torch.zeros(len(batch), BUCKETS)
         return counts.scatter_add_(1, bucket, batch.lone.attention.float())
 
-    return extract_features(count, shards, texts, threads=threads)
+    return extract_features(count, shards, texts, **options)
 
 
 @contextmanager

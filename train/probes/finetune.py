@@ -56,11 +56,12 @@ def finetune_probe(
     *,
     device: torch.device | str = "cpu",
     threads: int | None = None,
+    max_bad: int | None = None,
 ) -> float:
     """Accuracy on `test`, 0 to 1, after training a copy of `method`'s backbone and a linear classifier on `train`.
 
     Training sees the method's first view with its crop and flip alone; testing sees the centred square, each
-    sample once.
+    sample once. `max_bad` as in `extract_features`; another sample takes a bad one's place in training.
 
     Raises:
         RunError: for a method of clips or texts, if a shard set has no labels, no sample has one, or training ends in
@@ -71,7 +72,7 @@ def finetune_probe(
     first = image_views(method).views[0]
     for shards in (train, test):
         if "label" not in shards.fields:
-            raise RunError(f"{shards.path}: has no label field, which fine-tuning needs")
+            raise RunError(f"{shards.path}: has no label field, which fine-tuning needs{shards.omitted.hint}")
     view = cropped(first)
     classes = int(train.ints("label").max()) + 1
     if not classes:
@@ -81,7 +82,8 @@ def finetune_probe(
     network = channels_last(network.to(device))
     optimizer = torch.optim.AdamW(_groups(network, config), lr=config.lr)
     batch_size = min(config.batch_size, len(train))
-    with Loader(train, ViewSpec([view]), batch_size, seed=config.seed, threads=threads) as loader:
+    policy: dict[str, Any] = {} if max_bad is None else {"on_error": "substitute", "max_bad": max_bad}
+    with Loader(train, ViewSpec([view]), batch_size, seed=config.seed, threads=threads, **policy) as loader:
         total, warmup = config.epochs * len(loader), round(config.warmup_epochs * len(loader))
         step = 0
         network.train()
@@ -103,7 +105,12 @@ def finetune_probe(
                 step += 1
     network.eval()
     scores, labels = extract_features(
-        lambda batch: network(batch.normalized()[0]), test, method.probe_inputs, device=device, threads=threads
+        lambda batch: network(batch.normalized()[0]),
+        test,
+        method.probe_inputs,
+        device=device,
+        threads=threads,
+        max_bad=max_bad,
     )
     return float((scores.argmax(1) == labels).mean())
 

@@ -15,8 +15,9 @@ import pytest
 from headrace.shards import Field, ShardError, open_shards, write_shards
 from headrace.shards.fields import AUDIO_ENCODINGS, VIDEO_ENCODINGS
 from headrace.shards.formats.media import HEAD, media_type
+from headrace.shards.formats.tar import scan_tar
 from headrace.shards.formats.values import settled
-from headrace.shards.formats.webdataset import extension, scan_tar, stored_encoding
+from headrace.shards.formats.webdataset import extension, stored_encoding
 from headrace.shards.manifest import Format
 from headrace.shards.mapping import MappedFile
 from tests import clips

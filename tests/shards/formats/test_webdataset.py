@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
-from headrace.shards.formats.webdataset import scan_tar, tar_header
+from headrace.shards.formats.tar import scan_tar
+from headrace.shards.formats.webdataset import tar_header
 from headrace.shards.mapping import MappedFile
 
 FIELDS = {
@@ -196,13 +197,13 @@ def test_extensions_of_foreign_tars(tmp_path: Path) -> None:
             add(tar, f"{key}.seg.png", png(3))
             add(tar, f"{key}.png", png(4))
             add(tar, f"{key}.tar.gz", b"zip")
-        add(tar, "x/2.txt", b"only here")
-    lacking = r"left out for all samples.*: \.txt \(1 of 2 samples lacks it, the first: a\.tar, key x/1\)"
+        add(tar, "x/3.txt", b"only here")
+    lacking = r"left out for all samples.*: \.txt: 1 of 3 samples has it \(the first: a\.tar, key x/3\)"
     with pytest.warns(UserWarning, match=lacking):
         shards = open_shards(tmp_path)
     with shards:
         assert {name: field.encoding for name, field in shards.fields.items()} == {
-            "jpg": "jpg",
+            "jpg": "mixed",
             "png": "png",
             "seg": "png",
             "tar": "",

@@ -20,7 +20,7 @@ from scipy.io import savemat
 from sklearn.datasets import load_sample_images
 
 from headrace.shards import open_shards
-from headrace.shards.formats.webdataset import BLOCK
+from headrace.shards.formats.tar import BLOCK
 from headrace.shards.manifest import Format
 from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
