@@ -40,6 +40,7 @@ def decode_rgb(
     max_side: int | None = None,
     *,
     max_pixels: int | None = None,
+    mend: bool = False,
     orientation: int = UPRIGHT,
     mend: bool = False,
 ) -> Image.Image:
