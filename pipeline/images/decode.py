@@ -42,7 +42,6 @@ def decode_rgb(
     max_pixels: int | None = None,
     mend: bool = False,
     orientation: int = UPRIGHT,
-    mend: bool = False,
 ) -> Image.Image:
     """The image in RGB, shrunk so that no side is longer than `max_side`, turned as `orientation` says.
 
