@@ -52,6 +52,7 @@ lint: $(VENV)/.with-dev
 	@mkdir -p .typecheck/headrace
 	@for package in $(PACKAGES); do ln -sfn ../../$$package .typecheck/headrace/$$package; done
 	$(BIN)/mypy -p headrace
+	$(BIN)/mypy --platform darwin -p headrace
 
 clean:
 	rm -rf $(VENV) .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache build dist *.egg-info runs/demo

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from headrace.benchmarks.machine import CHANGED, commit, machine, versions
 from headrace.benchmarks.photographs import cache_folder, with_bar
 from headrace.benchmarks.report import ABOUT, EQUAL, Report, as_markdown, now, save
 from headrace.benchmarks.runner import Comparison
+from headrace.shards.machine import core_numbers
 
 PUBLISHED = Path(__file__).resolve().parent / "results"
 SMOKE_PHOTOGRAPHS = 96
@@ -101,13 +101,13 @@ def run(
     source = commit()  # now: what is edited meanwhile is not what is measured
     try:
         check_publishable(source, options.smoke, options.out)
-        allowed = sorted(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+        allowed = core_numbers()
         if options.cores and options.cores > len(allowed):
             raise BenchmarkError(f"--cores {options.cores}: this process may use {len(allowed)} cores only")
         count = chosen("photos", photographs, SMOKE_PHOTOGRAPHS)
         files = jpegs(options.images, count) if options.images else with_bar(count)
         forms = Forms.of(files)
-        cores = tuple(allowed[: options.cores or len(allowed)])
+        cores = allowed[: options.cores or len(allowed)]
         asked = options.works if "all" not in options.works else works
         began = now()
         with Progress(

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +50,7 @@ from headrace.benchmarks.photographs import cache_folder
 from headrace.benchmarks.report import now
 from headrace.models import METHODS, build_method
 from headrace.shards import open_shards
+from headrace.shards.machine import core_numbers
 from headrace.tools.errors import UserError
 from headrace.train import ConfigError, RunConfig, RunError
 from headrace.train.recipes import RECIPES
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     source = commit()  # now: what is edited meanwhile is not what is measured
     began = now()
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = core_numbers()
     console = Console(stderr=True)
     out = options.out or default_results(options.smoke)
     try:

@@ -28,8 +28,10 @@ from typing import Any
 import numba
 import numba.extending
 from numba.core.caching import NullCache
+from numba.core.compiler_lock import global_compiler_lock
 
 carray: Any = getattr(numba, "carray")  # noqa: B009 - not declared in numba's type information
+_config: Any = numba.config
 
 PACKAGE = __name__.rpartition(".")[0]
 IMPORT = re.compile(rf"^\s*(?:from|import)\s+{re.escape(PACKAGE)}(?:\.([\w.]+))?(?:\s+import\s+(\w+))?", re.MULTILINE)
@@ -90,7 +92,7 @@ def _open_store(compiled: Any) -> None:
     module = compiled.py_func.__module__
     try:
         try:
-            if not numba.config.CACHE_DIR and not _has_home() and not _can_write(_beside(compiled)):
+            if not _config.CACHE_DIR and not _has_home() and not _can_write(_beside(compiled)):
                 raise OSError("numba would take a folder named ~ for the home")
             compiled.enable_caching()
         except (RuntimeError, OSError):  # numba finds no folder that it may write to
@@ -127,12 +129,12 @@ def _can_write(folder: str) -> bool:
 @contextlib.contextmanager
 def _kept_in(folder: str) -> Iterator[None]:
     """What is given a place meanwhile has it there. Only under numba's lock for compilation."""
-    named = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = folder
+    named = _config.CACHE_DIR
+    _config.CACHE_DIR = folder
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = named
+        _config.CACHE_DIR = named
 
 
 @cache
@@ -264,7 +266,7 @@ def _impossible(*_: Any) -> Any:
 def _lock_at_forks() -> None:
     """A child that is forked while a thread compiles would wait for that thread, which only its parent has, with its
     own first kernel. So a fork waits instead, until it has compiled."""
-    lock = numba.core.compiler_lock.global_compiler_lock
+    lock: Any = global_compiler_lock
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 

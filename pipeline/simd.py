@@ -58,3 +58,15 @@ def multiply_pairs(context: Any, builder: Any, levels: Any, weights: Any) -> Any
         parts = (builder.shuffle_vector(each, each, chosen) for each in (levels, weights))
         products.append(builder.mul(*(builder.sext(part, sums) for part in parts)))
     return builder.add(*products)
+
+
+def clock(context: Any, builder: Any) -> Any:
+    """int64: a counter that runs at one speed on all cores; of what unit is the processor's matter."""
+    triple = context.codegen().magic_tuple()[0]
+    if triple.startswith(("aarch64", "arm64")):
+        # Of `llvm.readcyclecounter` LLVM 15, numba 0.61's, makes a counter that systems let no program read (SIGILL).
+        kind = ir.FunctionType(i64, [ir.MetaDataType()])
+        read = cgutils.get_or_insert_function(builder.module, kind, "llvm.read_volatile_register.i64")
+        return builder.call(read, [builder.module.add_metadata(["cntvct_el0"])])
+    kind = ir.FunctionType(i64, [])
+    return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", fnty=kind), [])

@@ -12,8 +12,13 @@ from pathlib import Path, PurePosixPath
 def cores(root: Path = Path("/")) -> int:
     """Cores that this process may keep busy: those it may run on, and no more than its container's CPU quota pays for
     (a part of one counts as one). `root` is where the system's files lie."""
-    present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(present, cpu_quota(root))))
+    return len(core_numbers(root))
+
+
+def core_numbers(root: Path = Path("/")) -> tuple[int, ...]:
+    """The numbers of so many cores, the lowest that this process may run on."""
+    present = sorted(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    return tuple(present[: max(1, math.ceil(min(len(present), cpu_quota(root))))])
 
 
 def cpu_quota(root: Path = Path("/")) -> float:

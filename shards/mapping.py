@@ -153,7 +153,7 @@ class MappedFile:
             count = process_vm_readv(os.getpid(), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
             if count <= 0:
                 if ctypes.get_errno() != errno.EFAULT:
-                    return self.array[start:stop]
+                    return self.array[start:stop].copy()
                 raise MachineError(
                     f"{self.path}, offset {start + done}: cannot be read: the disk fails, or the file is shorter by now"
                 )

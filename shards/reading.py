@@ -32,7 +32,9 @@ MOST_PAGES = 1 << 10
 """Pages of a file that are tried one by one where a chunk fails: a disk may take seconds for each."""
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 """What a system says where there is no such file. Anything else says that there is one, of which nothing is known."""
-OF_THE_MEDIUM = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA}
+EUCLEAN = 117
+"""Linux's, of a file system that is damaged; `errno` of other systems has no such name."""
+OF_THE_MEDIUM = {errno.EIO, errno.EBADMSG, EUCLEAN, errno.ENODATA}
 """What a system says of some sectors of a disk, while others can be read."""
 
 

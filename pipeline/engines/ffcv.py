@@ -13,6 +13,7 @@ import mmap
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from multiprocessing.connection import Connection, Pipe
@@ -167,7 +168,7 @@ class _Process:
 
     def __init__(self, path: Path, field: str, spec: ViewSpec, threads: int) -> None:
         self._pipe, theirs = Pipe()
-        self._memory = os.memfd_create("headrace-ffcv")
+        self._memory = nameless_file()
         self._map = mmap.mmap(-1, 1)
         self._process = subprocess.Popen(
             [
@@ -228,6 +229,14 @@ class _Process:
             return RuntimeError("engine 'ffcv': its process does not answer")
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
         return RuntimeError(f"engine 'ffcv': its process {how}")
+
+
+def nameless_file() -> int:
+    """A descriptor of memory without a name; where a system has no such thing, of a file that has lost its own."""
+    if sys.platform == "linux":
+        return os.memfd_create("headrace-ffcv")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _end(pipe: Connection, memory: int, process: subprocess.Popen) -> None:

@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 
 from headrace.pipeline.addresses import memory_at
@@ -36,6 +35,7 @@ from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.view import View, settings
 from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.jpeg import DECODED, JpegScratch, decode_region, jpeg_scratch, room_for
+from headrace.pipeline.simd import clock
 from headrace.shards import JPG, RAW, ShardSet, Spans
 
 _LAYOUT = np.dtype(
@@ -184,11 +184,10 @@ class _Scratch:
 
 @intrinsic
 def _cycles(typingctx):
-    """The processor's cycle counter, uint64."""
+    """The processor's clock, uint64."""
 
     def codegen(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(64), [])
-        return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", fnty=kind), [])
+        return clock(context, builder)
 
     return types.uint64(), codegen
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.shards.machine import cores, cpu_quota
+from headrace.shards.machine import core_numbers, cores, cpu_quota
 
 V1 = "4:memory:/box\n3:cpu,cpuacct:{group}\n0::/\n"
 V1_MOUNT = "32 31 0:29 {top} /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n"
@@ -84,6 +84,8 @@ def test_cores_are_those_that_a_process_may_run_on_at_most(tmp_path, monkeypatch
     assert cores(tmp_path) == 64
     system(tmp_path, "0::/\n", V2_MOUNT.format(top="/"), **{"cpu.max": "350000 100000"})
     assert cores(tmp_path) == 4
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {9, 12, 3, 30, 7}, raising=False)
+    assert core_numbers(tmp_path) == (3, 7, 9, 12)
 
 
 def test_a_system_that_pins_no_process_has_all_its_cores(tmp_path, monkeypatch):

@@ -160,6 +160,7 @@ def convert(
         strict=strict,
         format=format,
     )
+    settings.load()
     workers = workers or cores()
     opened.cache_clear()  # the files may have changed since another conversion
 

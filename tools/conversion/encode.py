@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,7 +13,6 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from headrace.pipeline.jpeg import decode_whole, transcode
 from headrace.shards import JPG, Field
 from headrace.shards.formats.images import image_header
 from headrace.shards.manifest import Format
@@ -86,6 +86,12 @@ class EncodeSettings:
         if self.encode == "frames" and self.short_side is None:
             raise UserError("frames need a short side, the side of the stored squares in pixels")
 
+    def load(self) -> None:
+        """Import what `stored` will need, before processes are forked that would each do it again. `keep` and `frames`
+        need no compiled kernels."""
+        if self.encode not in ("keep", "frames"):
+            importlib.import_module("headrace.pipeline.jpeg")
+
     def fields(self, fields: Mapping[str, Field]) -> dict[str, Field]:
         """A source's fields as they are stored; UserError where there is nothing that `encode` applies to."""
         kinds = {field.kind for field in fields.values()}
@@ -156,6 +162,8 @@ class EncodeSettings:
         A JPEG of the wanted quality, where one is to be made and can be made of the coefficients; else the pixels that
         Pillow would find, in less time.
         """
+        from headrace.pipeline.jpeg import decode_whole, transcode  # takes seconds, see `load`
+
         try:
             header = image_header(data)
             if header.encoding != JPG or not header.plain or self._limit(header.width, header.height) is not None:

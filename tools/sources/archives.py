@@ -12,6 +12,7 @@ import io
 import os
 import stat
 import struct
+import sys
 import tarfile
 import threading
 import weakref
@@ -61,7 +62,7 @@ class ArchiveFile:
         self.status = [os.fstat(self.descriptor)]
         """Of each file that it consists of."""
         self.size = self.status[0].st_size
-        if hasattr(os, "posix_fadvise"):
+        if sys.platform == "linux":
             # Members are read in random order: reading ahead would fetch, and throw away, what nobody asked for.
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
