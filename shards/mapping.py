@@ -31,12 +31,16 @@ FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
 
 
+MAKES_HOLES = hasattr(libc, "fallocate")
+"""Linux does. macOS has a call of its own, on which nothing was ever tried."""
+
+
 def punch_hole(path: Path, start: int, length: int) -> None:
     """Give back the room that a range of a file takes; it reads as zeros, also through maps of the file.
 
     OSError, with EOPNOTSUPP where the system or the file system has no holes.
     """
-    if not hasattr(libc, "fallocate"):
+    if not MAKES_HOLES:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     if length == 0:
         return

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from headrace.shards import mapping
 from headrace.shards.errors import ClosedError, MachineError, ShardError
 from headrace.shards.mapping import punch_hole
 from headrace.shards.remote.remote import Unchanging
@@ -135,7 +136,9 @@ class BlockCache:
             punch_hole(self.folder / PROBE, 0, block_bytes)
         except OSError as error:
             why = error.strerror or str(error)
-            if error.errno == errno.EOPNOTSUPP:
+            if not mapping.MAKES_HOLES:
+                why = "this system has no call to make holes in files as Linux has; copy the set to this machine"
+            elif error.errno == errno.EOPNOTSUPP:
                 why = "its file system cannot make holes in files; name another folder, on ext4, XFS, Btrfs or tmpfs"
             raise MachineError(f"{folder}: cannot be used as a cache: {why}") from error
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="headrace-fetch")

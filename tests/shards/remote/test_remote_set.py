@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 from headrace.pipeline import Loader, View, ViewSpec
-from headrace.shards import ShardError, ShardSet, Spans, open_shards
+from headrace.shards import ShardError, ShardSet, Spans, mapping, open_shards
 from headrace.shards.errors import MachineError
 from headrace.shards.remote.block_cache import BlockCache
 from headrace.shards.remote.remote import RemoteFolder, Retry
@@ -186,6 +186,15 @@ def test_samples_over_http_are_the_local_ones(local: ShardSet, tmp_path: Path, c
         with pytest.raises(IndexError):
             shards.read(len(local))
         assert disk_bytes(cache["cache_dir"]) <= cache["cache_bytes"]
+
+
+def test_a_system_without_holes_says_so(
+    served: tuple[str, Faults, Path], cache: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS, where no other file system would help."""
+    monkeypatch.setattr(mapping, "MAKES_HOLES", False)
+    with pytest.raises(MachineError, match="this system has no call to make holes in files as Linux has; copy the set"):
+        open_shards(served[0], **cache)
 
 
 def test_another_process_gets_it_pickled(served: tuple[str, Faults, Path], cache: dict[str, Any]) -> None:
