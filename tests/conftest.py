@@ -79,6 +79,12 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def needs_linux(what: str) -> None:
+    """Skips, with `missing`, the test that looks at `what` on any other system."""
+    if sys.platform != "linux":
+        missing(f"needs Linux: {what}")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with tests that import the real ffcv come last, and in them these tests: torch's backward pass may crash in
     a process that has loaded it after torch, with nothing of Headrace in it ("corrupted double-linked list"; ffcv
@@ -259,8 +265,7 @@ def photos_ffcv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardSet]:
 @pytest.fixture(scope="session")
 def failing_disk_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """See `FailingDisk`."""
-    if not sys.platform.startswith("linux"):
-        missing("needs Linux: a failing disk is a library that is loaded before the C library")
+    needs_linux("a failing disk is a library that is loaded before the C library")
     try:
         return build_library(tmp_path_factory.mktemp("failing_disk"))
     except FileNotFoundError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
-from numba.core.dispatcher import Dispatcher
+from numba.core.codegen import CPUCodeLibrary
 from numba.core.registry import cpu_target
 
 from headrace.pipeline import Loader, Normalize, RandomMask, View, ViewSpec
@@ -66,29 +66,39 @@ def jpegs(shards: ShardSet) -> str:
     return digest.hexdigest()
 
 
-def code_for(triple: str) -> int:
-    """How many of the functions that were compiled here have code for another processor, too: all, or LLVM fails."""
+def note_code() -> list[str]:
+    """Grows by LLVM's code of each function that numba compiles from now on, as it is before this machine's is made."""
+    noted: list[str] = []
+    optimize = CPUCodeLibrary._optimize_final_module
+
+    def noting(library: Any) -> None:
+        optimize(library)
+        noted.append(str(library._final_module))
+
+    CPUCodeLibrary._optimize_final_module = noting
+    return noted
+
+
+def code_for(triple: str, functions: list[str]) -> int:
+    """How many of these functions have code for another processor, too: all, or LLVM ends this process."""
     machine = llvm.Target.from_triple(triple).create_target_machine(opt=1)
     made = 0
-    for name, module in sorted(sys.modules.items()):
-        if name.startswith("headrace.pipeline"):
-            for kernel in (each for each in vars(module).values() if isinstance(each, Dispatcher)):
-                if kernel.__module__ == name:
-                    for text in kernel.inspect_llvm().values():
-                        code = llvm.parse_assembly(text)
-                        code.triple, code.data_layout = triple, str(machine.target_data)
-                        made += bool(machine.emit_object(code))
+    for text in functions:
+        code = llvm.parse_assembly(text)
+        code.triple, code.data_layout = triple, str(machine.target_data)
+        made += bool(machine.emit_object(code))
     return made
 
 
 def main() -> None:
     path, *triples = sys.argv[1:]
+    functions = note_code()
     with open_shards(path) as shards:
         found = {dtype: batches(shards, dtype) for dtype in ("uint8", "float32")} | {"jpegs": jpegs(shards)}
     _, name, features = cpu_target.target_context.codegen().magic_tuple()
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    code = {triple: code_for(triple) for triple in triples}
+    code = {triple: code_for(triple, functions) for triple in triples}
     print(json.dumps({"processor": [name, features], "made": found, "code": code}))
 
 

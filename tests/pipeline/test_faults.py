@@ -23,6 +23,7 @@ from headrace.pipeline.faults import POLICIES, substitutes
 from headrace.shards import ShardError, ShardSet, open_shards, write_shards
 from headrace.shards.errors import MachineError, RemoteError
 from headrace.shards.manifest import read_manifest
+from tests.conftest import needs_linux
 
 SPEC = ViewSpec.repeat(View(size=24, jitter=0.8, brightness=0.4, hue=0.1, blur=0.5), 2)
 BAD = {3, 4, 17}
@@ -264,6 +265,7 @@ def test_bad_batches_leave_no_memory_behind(policy: str, damaged: ShardSet) -> N
 
 
 def open_files() -> int:
+    needs_linux("/proc/self/fd")
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -282,6 +284,7 @@ def test_nothing_is_left_after_close(engine: str, photos: ShardSet) -> None:
 
 def test_memory_is_flat_over_epochs(photos: ShardSet) -> None:
     def resident() -> int:
+        needs_linux("/proc/self/statm")
         return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGESIZE")
 
     with make(photos) as loader:

@@ -596,6 +596,8 @@ def test_there_are_ten_thousand_cases() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_damage(seeds: Path, target: str) -> None:
+    if sys.platform != "linux":
+        pytest.skip("needs Linux: a limit on memory")  # this file is also a program, without tests.conftest
     start = time.perf_counter()
     command = [sys.executable, __file__, str(seeds), target]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -633,6 +635,8 @@ BOMBS = {
 
 def test_hostile_pickles(seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused, in a process with 2 GiB, within seconds, and without any effect."""
+    if sys.platform != "linux":
+        pytest.skip("needs Linux: a limit on memory")  # this file is also a program, without tests.conftest
     for number, content in enumerate(BOMBS.values()):
         (tmp_path / str(number)).write_bytes(content)
     program = f"""

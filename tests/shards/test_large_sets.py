@@ -18,6 +18,7 @@ from headrace.pipeline import Loader, View, ViewSpec
 from headrace.shards import Field, ShardSet, open_shards, opened, write_shards
 from headrace.shards.errors import MachineError
 from headrace.shards.manifest import index_name, shard_name
+from tests.conftest import needs_linux
 
 FIELDS = {"image": Field(kind="image", encoding="raw"), "label": Field(kind="int", classes=("a", "b"))}
 
@@ -85,6 +86,7 @@ print(resident)
 
 @pytest.mark.parametrize("shards", [1_100, 100_000])
 def test_a_set_opens_and_reads_with_few_descriptors(shards: int, tmp_path: Path) -> None:
+    needs_linux("/proc/self/maps")
     path = tmp_path / "set"
     try:
         write_many(path, shards)
@@ -106,6 +108,7 @@ def lazily(photos: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def maps(path: Path) -> int:
+    needs_linux("/proc/self/maps")
     return Path("/proc/self/maps").read_text(encoding="utf-8").count(f"{path}/")
 
 

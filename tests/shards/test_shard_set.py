@@ -19,6 +19,7 @@ import pytest
 from headrace.shards import Field, ShardError, ShardSet, mapping, open_shards, write_shards
 from headrace.shards.errors import MachineError
 from headrace.shards.mapping import MappedFile
+from tests.conftest import needs_linux
 
 
 @pytest.fixture(params=["webdataset", "ffcv"])
@@ -112,10 +113,10 @@ def test_threads_share_a_set(digits: ShardSet) -> None:
 
 
 def open_descriptors() -> int:
+    needs_linux("/proc/self/fd")
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 def test_no_descriptors_and_after_close_no_maps(digits: ShardSet) -> None:
     before = open_descriptors()
     shards = open_shards(digits.path)

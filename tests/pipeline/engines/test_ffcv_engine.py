@@ -22,6 +22,7 @@ from headrace.benchmarks.parity import OPERATORS, PIPELINES, alone, compare, dra
 from headrace.pipeline import Loader, View, ViewSpec, plan
 from headrace.pipeline.engines import ENGINES, Engine
 from headrace.shards import ShardError, ShardSet, open_shards, write_shards
+from tests.conftest import needs_linux
 from tests.pipeline.engines.test_parity import BOUNDS, CLOSE
 
 SAMPLES = 8
@@ -50,6 +51,7 @@ def engine(squares: ShardSet) -> Iterator[Engine]:
 
 def children() -> set[int]:
     """Processes that this one has started and that have not been waited for."""
+    needs_linux("/proc/self/task")
     found = set()
     for task in Path("/proc/self/task").iterdir():
         found |= {int(pid) for pid in (task / "children").read_text(encoding="utf-8").split()}
@@ -58,6 +60,7 @@ def children() -> set[int]:
 
 def open_files() -> set[str]:
     """Sockets and nameless memory that this process has open."""
+    needs_linux("/proc/self/fd")
     found = set()
     for descriptor in os.listdir("/proc/self/fd"):
         try:

@@ -17,6 +17,7 @@ from PIL import Image
 from headrace.shards import ShardSet
 from headrace.shards.manifest import Format
 from headrace.tools.conversion import units
+from tests.conftest import needs_linux
 
 CONVERT = """
 import resource, sys
@@ -32,6 +33,7 @@ SLACK = 12 << 20
 
 def peaks(files: list[Path], count: int, folder: Path, format: Format) -> tuple[int, np.ndarray]:
     """(bytes of the set, highest memory of the first process and of the largest worker) for links to some files."""
+    needs_linux("memory's peak in kB")
     root = folder / str(count)
     root.mkdir()
     for i in range(count):

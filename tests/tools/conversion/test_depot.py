@@ -28,6 +28,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.upkeep.repair import repair
 from headrace.tools.upkeep.repair_plan import plan_repair
 from headrace.tools.upkeep.verify import verify
+from tests.conftest import needs_linux
 
 SHARD_SIZE = 9000
 UNITS = 4
@@ -395,6 +396,7 @@ def test_nobody_else_begins_while_the_old_set_is_cleaned_up(
 
 def test_a_finished_unit_survives_a_power_cut(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its name is on the disk before the unit is reported done."""
+    needs_linux("/proc/self/fd")
     events: list[tuple[str, Any]] = []
     rename, fsync, work = os.rename, os.fsync, workers.work
 
