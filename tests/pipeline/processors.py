@@ -6,6 +6,7 @@ behind the set, the number of functions whose code was made for it.
 
 import hashlib
 import json
+import re
 import sys
 from typing import Any
 
@@ -79,12 +80,17 @@ def note_code() -> list[str]:
     return noted
 
 
+COUNTED_DOWN = re.compile(r"(?:tail )?call (i\d+) @llvm\.x86\.atomic\.\w+\.cc\.[\w.]+\([^)]*\)")
+"""What LLVM, when it makes this machine's code of a function, puts in the place of numba's counting of references, and
+so comes with it into those that call it. No kernel asks for it."""
+
+
 def code_for(triple: str, functions: list[str]) -> int:
     """How many of these functions have code for another processor, too: all, or LLVM ends this process."""
     machine = llvm.Target.from_triple(triple).create_target_machine(opt=1)
     made = 0
     for text in functions:
-        code = llvm.parse_assembly(text)
+        code = llvm.parse_assembly(COUNTED_DOWN.sub(r"add \1 0, 0", text))
         code.triple, code.data_layout = triple, str(machine.target_data)
         made += bool(machine.emit_object(code))
     return made
