@@ -101,7 +101,7 @@ class DaliEngine(WholeBatchEngine):
     ) -> None:
         """Render, under the lock. Nothing of DALI's reads the samples' bytes any more when it is left. `declined` are
         positions of files that its decoder does not get."""
-        raw = bool(((spans.encoding == RAW) | (spans.orientation != UPRIGHT)).any())
+        raw = bool((spans.encoding == RAW).any())
         of = self._pixels if raw else self._file
         images = [of(ids, spans, i, i in declined) for i in range(len(ids))]
         inputs: dict[str, Any] = {"image": images}
@@ -161,8 +161,8 @@ class DaliEngine(WholeBatchEngine):
         return True
 
     def _pixels(self, ids: np.ndarray, spans: Spans, i: int, declined: bool) -> np.ndarray:
-        """uint8 (H, W, 3) as shown, stored pixels without a copy. The graph takes either pixels or files, and turns
-        neither, so that files are decoded here where a batch has both or a picture is to be turned."""
+        """uint8 (H, W, 3) as shown, stored pixels without a copy. The graph takes either pixels or files, so that files
+        are decoded here where a batch has both."""
         if spans.encoding[i] == RAW:
             height, width = int(spans.height[i]), int(spans.width[i])
             pixels = np.frombuffer(memory_at(int(spans.address[i]), 3 * height * width), np.uint8)
@@ -174,12 +174,14 @@ class DaliEngine(WholeBatchEngine):
 
     def _file(self, ids: np.ndarray, spans: Spans, i: int, declined: bool) -> np.ndarray:
         """uint8 (bytes,) of a file for DALI's decoder: the sample's own, without a copy, where it is plain and whole
-        beyond doubt, else its pixels as `decode_image` has them, in a file without compression."""
+        beyond doubt and is shown as it is stored, else its pixels as `decode_image` has them, in a file without
+        compression."""
         data = memory_at(int(spans.address[i]), int(spans.size[i]))
         with of_sample(self._shards, int(ids[i]), self._field, "image"):
-            if not declined and for_any_decoder(data):
+            orientation = int(spans.orientation[i])
+            if not declined and orientation == UPRIGHT and for_any_decoder(data):
                 return np.frombuffer(data, np.uint8)
-            return _as_file(decode_image(data))
+            return _as_file(decode_image(data, orientation))
 
     def _built(self, samples: int, dtype: np.dtype, raw: bool) -> Any:
         """The pipeline, built anew for a larger batch or another input or output than before."""
