@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interpreted import BATCH, FLOATS, LOADED, SPECS, drawn
 from PIL import Image
 
 from headrace.pipeline import Loader
 from headrace.shards import Field, ShardSet, open_shards, write_shards
+from tests.pipeline.engines.interpreted import BATCH, FLOATS, LOADED, SPECS, drawn
 
 pytest.importorskip("triton", reason="engine cuda needs Triton")
 
