@@ -32,9 +32,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from headrace.shards import mapping
 from headrace.shards.errors import ClosedError, MachineError, ShardError
-from headrace.shards.mapping import punch_hole
+from headrace.shards.mapping import MAKES_HOLES, punch_hole
 from headrace.shards.remote.remote import Unchanging
 from headrace.shards.writing.staging import remove
 
@@ -136,7 +135,7 @@ class BlockCache:
             punch_hole(self.folder / PROBE, 0, block_bytes)
         except OSError as error:
             why = error.strerror or str(error)
-            if not mapping.MAKES_HOLES:
+            if not MAKES_HOLES:
                 why = "this system has no call to make holes in files as Linux has; copy the set to this machine"
             elif error.errno == errno.EOPNOTSUPP:
                 why = "its file system cannot make holes in files; name another folder, on ext4, XFS, Btrfs or tmpfs"

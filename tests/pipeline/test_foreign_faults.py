@@ -16,7 +16,7 @@ from PIL import Image
 
 from headrace.pipeline import ClipSpec, Loader, Mixed, Other, SoundSpec, TextSpec, View, ViewSpec
 from headrace.pipeline.clips.clips import Clip
-from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES
+from headrace.pipeline.engines import CPU_ENGINES, DEVICE_ENGINES
 from headrace.pipeline.faults import POLICIES
 from headrace.pipeline.sounds.sounds import Sound
 from headrace.shards import ShardError, ShardSet, open_shards
@@ -27,7 +27,7 @@ from tests.sounds import sounds
 COUNT = 24
 AVAILABLE = [
     pytest.param(name, marks=pytest.mark.peer(*name.split("+"))) if name in DEVICE_ENGINES else name
-    for name in ENGINES
+    for name in CPU_ENGINES
     if name != "ffcv"  # which reads .beton only
 ]
 SPEC = ViewSpec([View(size=16, jitter=0.8, brightness=0.4)])

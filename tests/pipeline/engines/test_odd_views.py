@@ -9,7 +9,7 @@ import pytest
 
 from headrace.benchmarks.parity import opened
 from headrace.pipeline import View, ViewSpec
-from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, Engine
+from headrace.pipeline.engines import CPU_ENGINES, DEVICE_ENGINES, Engine
 from headrace.pipeline.images.limits import VARIABLE
 from headrace.pipeline.images.plan import Plan, plan
 from headrace.shards import JPG, Field, ShardError, ShardSet, open_shards, write_shards
@@ -21,7 +21,7 @@ LEVELS = {"native": 0, "torchvision": 0, "kornia": 0, "dali": 2, "dali+kornia": 
 PACKAGES = {name: name.split("+") for name in DEVICE_ENGINES} | {"ffcv": ["ffcv"]}
 CASES = [
     pytest.param(engine, format, marks=pytest.mark.peer(*PACKAGES[engine]) if engine in PACKAGES else ())
-    for engine in ENGINES
+    for engine in CPU_ENGINES
     for format in ("webdataset", "ffcv")
     if engine != "ffcv" or format == "ffcv"  # which reads .beton only
 ]

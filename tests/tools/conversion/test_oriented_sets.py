@@ -149,7 +149,7 @@ def test_the_switch_on_the_command_line(tmp_path: Path) -> None:
         (found,) = shown_in(out).values()
         assert found.shape == ((96, 64, 3) if rule == "apply" else (64, 96, 3))
         assert np.abs(found[corner].astype(int) - (200, 30, 40)).max() < 40
-        said = json.loads((out / "manifest.json").read_text())["provenance"]
+        said = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["provenance"]
         assert said["orientation"] == rule
     (found,) = shown_in(tmp_path / "apply").values()
     assert main(["shard", "folder", str(tmp_path / "raw"), str(tmp_path / "usual")]) == 0
@@ -163,7 +163,7 @@ def test_files_that_say_nothing_make_the_set_that_they_made_before(tmp_path: Pat
     for i, orientation in enumerate((None, 1, 1, None)):
         (tmp_path / "raw" / f"{i}.jpg").write_bytes(encoded(quarters(), "JPEG", orientation))
     convert("folder", tmp_path / "raw", tmp_path / "set")
-    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["headrace_shards"] == 2
     assert manifest["fields"] == {"image": {"kind": "image", "encoding": "jpg"}}
     assert "orientation" not in manifest["provenance"]
