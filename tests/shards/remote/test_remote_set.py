@@ -27,7 +27,6 @@ import pytest
 from headrace.pipeline import Loader, View, ViewSpec
 from headrace.shards import ShardError, ShardSet, Spans, mapping, open_shards
 from headrace.shards.errors import MachineError
-from headrace.shards.remote import block_cache
 from headrace.shards.remote.block_cache import BlockCache
 from headrace.shards.remote.remote import RemoteFolder, Retry
 from headrace.shards.remote.remote_set import RemoteShardSet
@@ -193,8 +192,8 @@ def test_a_system_without_holes_says_so(
     served: tuple[str, Faults, Path], cache: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As macOS, where no other file system would help."""
-    for module in (mapping, block_cache):
-        monkeypatch.setattr(module, "MAKES_HOLES", False)
+    monkeypatch.setattr(mapping, "MAKES_HOLES", False)
+    monkeypatch.setattr("headrace.shards.remote.block_cache.MAKES_HOLES", False)
     with pytest.raises(MachineError, match="this system has no call to make holes in files as Linux has; copy the set"):
         open_shards(served[0], **cache)
 
