@@ -56,6 +56,7 @@ PEERS = {
     "tokenizers": "tokenizers",
     "torchcodec": "torchcodec.decoders",
     "transformers": "transformers",
+    "triton": "triton",
     "webdataset": "webdataset",
 }
 

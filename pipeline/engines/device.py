@@ -32,7 +32,6 @@ WARPS = 8
 """Of a program, one view of one sample."""
 BLOCK = 1024
 """Pixels that a program makes at once."""
-TYPES = {"uint8": torch.uint8, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class _Group(NamedTuple):

@@ -276,6 +276,8 @@ def _read_frame(data, at, count, frame):
 @kernel
 def _read_scan_header(data, at, length, kind, count, frame):
     """B.2.3 and G.1.1.1.1 of T.81. Fills `frame.scanned` and notes in `frame.lacks` what the scan brings."""
+    if length < 8:  # so short, it may be at the file's end
+        return BROKEN
     several = np.int64(data[at])
     if not kind or not 1 <= several <= 4 or length != 6 + 2 * several:
         return BROKEN

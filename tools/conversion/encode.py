@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -90,11 +89,12 @@ class EncodeSettings:
         if self.encode == "frames" and self.short_side is None:
             raise UserError("frames need a short side, the side of the stored squares in pixels")
 
-    def load(self) -> None:
-        """Import what `stored` will need, before processes are forked that would each do it again. `keep` and `frames`
-        need no compiled kernels."""
-        if self.encode not in ("keep", "frames"):
-            importlib.import_module("headrace.pipeline.jpeg")
+    def load(self, fields: Mapping[str, Field]) -> None:
+        """Load the compiler, and what it made or makes of the kernels that read a JPEG's codes, where a source's fields
+        may hold JPEGs: before processes are forked that would each do it again, and so that a machine that cannot does
+        not look like a bad picture."""
+        if any(field.kind == "image" and field.encoding not in ("raw", "png") for field in fields.values()):
+            check_whole(to_jpeg(np.zeros((16, 16, 3), np.uint8), self.quality))
 
     def fields(self, fields: Mapping[str, Field]) -> dict[str, Field]:
         """A source's fields as they are stored; UserError where there is nothing that `encode` applies to."""
@@ -175,7 +175,7 @@ class EncodeSettings:
         A JPEG of the wanted quality, where one is to be made and can be made of the coefficients; else the pixels that
         Pillow would find, in less time.
         """
-        from headrace.pipeline.jpeg import decode_whole, transcode  # takes seconds, see `load`
+        from headrace.pipeline.jpeg import decode_whole, transcode  # takes seconds, and pixels need none of it
 
         try:
             header = image_header(data)

@@ -18,7 +18,7 @@ from headrace.pipeline import Loader
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from tests.pipeline.engines.interpreted import BATCH, FLOATS, LOADED, SPECS, drawn
 
-pytest.importorskip("triton", reason="engine cuda needs Triton")
+pytestmark = pytest.mark.peer("triton")
 
 FUSED = {"odd side", "colours", "grey before colours"}
 """Specifications with colours: the interpreter rounds fused multiplications twice."""
