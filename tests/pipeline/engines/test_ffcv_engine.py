@@ -158,9 +158,10 @@ def test_photographs_and_one_that_is_damaged(photos_ffcv: ShardSet, tmp_path: Pa
         with pytest.raises(ShardError, match=cut):
             draw(made, shards, spec, np.arange(SAMPLES - 1, SAMPLES + 2))
         for sample in overwritten:
-            cut = rf"photo_{sample:04d}: cannot decode the image: image file is truncated"
-            with pytest.raises(ShardError, match=cut):
-                draw(made, shards, spec, np.array([sample]))
+            said = rf"photo_{sample:04d}: cannot decode the image: not an image that Pillow can read"
+            for engine in (made, reference):
+                with pytest.raises(ShardError, match=said):
+                    draw(engine, shards, spec, np.array([sample]))
         made._process._pipe.send(None)  # type: ignore[attr-defined]  an order that it cannot understand
         ids = np.array([SAMPLES + 1, len(shards) - 1])  # of several files
         with pytest.raises(RuntimeError, match=r"^engine 'ffcv': AttributeError: 'NoneType' object has no attribute"):
