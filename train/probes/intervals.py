@@ -1,0 +1,50 @@
+"""Confidence intervals by the bootstrap: what a score might have been on other samples of the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+LEVEL = 0.95
+DRAWS = 1000
+
+
+class Measured(NamedTuple):
+    """A score and its interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(statistic: Callable[[np.ndarray], float], samples: int, *, draws: int = DRAWS, seed: int = 0) -> Measured:
+    """The percentile interval of a score over samples that are drawn anew, with replacement.
+
+    Args:
+        statistic: the score where sample i counts as often as int64 (n,) says; nan where it is not defined, which
+            leaves the draw out.
+        samples: n.
+        draws: of n samples each.
+        seed: of the draws, which are the same for every encoder that is measured on the same samples.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
+    """
+    value = statistic(np.ones(samples, np.int64))
+    generator = np.random.default_rng(seed)
+    found = np.empty(draws)
+    for draw in range(draws):
+        counts = np.bincount(generator.integers(0, samples, samples), minlength=samples)
+        found[draw] = statistic(counts)
+    return Measured(value, *(float(np.nanquantile(found, share)) for share in _tails()))
+
+
+def mean_interval(outcomes: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> Measured:
+    """`bootstrap` of the mean of outcomes (n,) of samples, such as whether each was classified rightly."""
+    outcomes = np.asarray(outcomes, np.float64)
+    return bootstrap(lambda counts: float(counts @ outcomes) / len(outcomes), len(outcomes), draws=draws, seed=seed)
+
+
+def _tails() -> tuple[float, float]:
+    return (1 - LEVEL) / 2, (1 + LEVEL) / 2
