@@ -67,7 +67,7 @@ def build(cls: type[Any], values: object, key: str = "", **hints: Any) -> Any:
 
 def arguments(cls: type[Any]) -> Mapping[str, Any]:
     """What a dataclass is made from: the type of each of its constructor's arguments."""
-    return _arguments(cls)  # type: ignore[arg-type]  every class can be hashed
+    return _arguments(cls)  # type: ignore[arg-type]
 
 
 @cache
