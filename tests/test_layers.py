@@ -71,6 +71,7 @@ WINGS = {
     "models.losses": {"models.parts"},
     "models.methods": {"models.parts", "models.losses"},
     "train.settings": set(),
+    "train.encoders": set(),
     "train.guard": set(),
     "train.optimizers": set(),
     "train.probes": set(),
@@ -80,7 +81,14 @@ WINGS = {
     "tools.conversion": {"tools.media", "tools.sources"},
     "tools.upkeep": {"tools.media"},
     "tools.pictures": set(),
-    "tools.commands": {"tools.sources", "tools.conversion", "tools.upkeep", "tools.pictures"},
+    "tools.exporting": set(),
+    "tools.commands": {
+        "tools.sources",
+        "tools.conversion",
+        "tools.upkeep",
+        "tools.pictures",
+        "tools.exporting",
+    },
 }
 """Which wing of a folder may import which other wing of it. All may import modules that lie in the folder itself."""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from headrace.models import Method
@@ -72,6 +74,8 @@ def timm_form(encoder: Encoder, *, worded: bool = True) -> TimmForm:
             raise UserError(f"{refused}: {error}; safetensors, onnx and torch say it in words of their own") from None
         said = {}
     own = {key: fresh.pretrained_cfg.get(key) for key in ("fixed_input_size", "first_conv", "classifier")}
+    if config.options.get("dynamic_img_size"):
+        own["fixed_input_size"] = False
     return TimmForm(
         {
             "architecture": config.name,
@@ -125,9 +129,6 @@ def write_safetensors(encoder: Encoder, out: Path) -> None:
 
 def run_safetensors(out: Path, tensors: tuple[Tensor, ...]) -> Tensor:
     """Features of the network that the metadata describe."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
     with safe_open(out, framework="pt") as file:
         said = json.loads(file.metadata()[METADATA])
     network = timm.create_model(said["architecture"], num_classes=said["num_classes"], **said["model_args"])
@@ -146,7 +147,8 @@ def write_transformers(encoder: Encoder, out: Path) -> None:
     transformers = _transformers()
     backbone = encoder.backbone
     if isinstance(backbone, transformers.PreTrainedModel):
-        backbone.save_pretrained(out)
+        with _quiet(transformers):
+            backbone.save_pretrained(out)
         spec = shown(encoder)
         if isinstance(spec, TextSpec):
             _write_tokenizer(transformers, spec, out)
@@ -167,7 +169,9 @@ def write_transformers(encoder: Encoder, out: Path) -> None:
 def run_transformers(out: Path, tensors: tuple[Tensor, ...]) -> Tensor:
     """Features as transformers makes them: pooled ones of images; of texts the mean of the last states, the special
     tokens' too."""
-    model = _transformers().AutoModel.from_pretrained(out, local_files_only=True).eval()
+    transformers = _transformers()
+    with _quiet(transformers):
+        model = transformers.AutoModel.from_pretrained(out, local_files_only=True).eval()
     if len(tensors) == 1:
         return model(*tensors).pooler_output
     tokens, attention, segments = tensors
@@ -198,6 +202,21 @@ def _transformers() -> Any:
             f"this needs the library transformers: pip install headrace[text] ({error})"
         ) from error
     return transformers
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without its bars and its remarks on weights that a format leaves out."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
