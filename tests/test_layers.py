@@ -80,14 +80,16 @@ WINGS = {
     "tools.sources": {"tools.media"},
     "tools.conversion": {"tools.media", "tools.sources"},
     "tools.upkeep": {"tools.media"},
-    "tools.pictures": set(),
+    "tools.evaluation": set(),
     "tools.exporting": set(),
+    "tools.pictures": {"tools.evaluation"},
     "tools.commands": {
         "tools.sources",
         "tools.conversion",
+        "tools.evaluation",
+        "tools.exporting",
         "tools.upkeep",
         "tools.pictures",
-        "tools.exporting",
     },
 }
 """Which wing of a folder may import which other wing of it. All may import modules that lie in the folder itself."""
