@@ -15,7 +15,7 @@ from headrace.pipeline.streams import lone_spec
 from headrace.train.config import RunConfig
 from headrace.train.encoders.encoder import Encoder
 from headrace.train.encoders.preprocessing import Shown
-from headrace.train.encoders.timm_network import Made, TimmNetwork, fill, find, made_of, shown_by_name
+from headrace.train.encoders.timm_network import Made, TimmNetwork, fill, find, made_of, read_tensors, shown_by_name
 from headrace.train.errors import RunError
 from headrace.train.run import first_weights, load_run
 
@@ -61,10 +61,9 @@ def open_encoder(
             return _of_run(path, method)
         except RunError as not_ours:
             try:
-                return _of_file(path, timm)
-            except RunError as error:
-                # Of a damaged checkpoint the first says more, of another program's file the second.
-                raise (error if "cannot be read" not in str(error) else not_ours) from None
+                read_tensors(path)
+            except RunError:  # not another program's either
+                raise not_ours from None
     return _of_file(path, timm)
 
 
