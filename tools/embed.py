@@ -108,7 +108,7 @@ def embed(
                 raise RunError(f"{shards.path}: no sample of it can be decoded")
             write = _write_parquet if out.suffix == ".parquet" else _write_npy
             write(encoder, shards, kept, new)
-    named = {shards.key(i): why for i, why in sorted(left_out.items())} if left_out else {}
+        named = {shards.key(i): why for i, why in sorted(left_out.items())}
     return Embedded(out, shape[0] - len(left_out), shape[1], named)
 
 
