@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from torch import Tensor
 from headrace.pipeline import Loader
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardError, ShardSet, open_shards
+from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
 from headrace.tools.placing import placed
 from headrace.tools.progress import sample_bar, say
@@ -76,8 +77,8 @@ def embed(
         UserError: if `out` is there, or ends otherwise.
         RunError: if the set lacks what is shown, or ranks do not see one folder.
         NotFiniteError: if a feature is not finite.
-        ShardError: for a bad sample, unless the encoder's run puts up with as many (`loader.on_error`, `max_bad`); these
-            are named and left out.
+        ShardError: for a bad sample, unless the encoder's run puts up with as many (`loader.on_error`, `max_bad`);
+            these are named and left out.
         ImportError: if pyarrow is missing, for Parquet.
     """
     if out.suffix not in ENDINGS:
@@ -157,7 +158,8 @@ def _share(
     features = np.load(work, mmap_mode="r+")
     place = first * batch_size
     total = min(last * batch_size, len(shards)) - place
-    with loader, sample_bar(f"embedding {shards.path}", total) as bar:
+    shown = sample_bar(f"embedding {shards.path}", total) if world.rank == 0 else nullcontext(lambda done: None)
+    with loader, shown as bar:
         for batch in islice(loader, last - first):
             wanted = np.arange(place, place + len(batch))
             good = batch.index.numpy() == wanted
@@ -165,8 +167,7 @@ def _share(
             features[wanted[good]] = found[good]
             yield from ((int(i), loader.bad[int(i)]) for i in wanted[~good])
             place += len(batch)
-            if world.rank == 0:
-                bar(place - first * batch_size)
+            bar(place - first * batch_size)
     features.flush()
 
 
@@ -206,7 +207,7 @@ def _write_parquet(encoder: Encoder, shards: ShardSet, kept: np.ndarray, new: Pa
     features, labels = np.load(_work(new), mmap_mode="r"), _labels(shards)
     width = features.shape[1]
     columns = [("key", arrow.string()), ("label", arrow.int64()), ("feature", arrow.list_(arrow.float32(), width))]
-    said = {"network": encoder.name, "digest": encoder.digest, "data": str(shards.path)}
+    said = {"network": encoder.name, "digest": encoder.digest, "data": redact(str(shards.path))}
     schema = arrow.schema(columns, metadata={"headrace": json.dumps(said)})
     with parquet.ParquetWriter(new, schema) as file:
         for rows in _chunks(len(kept), width):

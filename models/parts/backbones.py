@@ -101,9 +101,11 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, int]:
 def built_as(backbone: nn.Module) -> BackboneConfig | None:
     """What `build_backbone` made the network, or the one that it is a copy of, from; None for any other. A method may
     have changed its parts since."""
-    model = _model_and_rest(backbone)[0] if len(list(backbone.children())) == 2 else backbone
+    model: Any = backbone
+    if type(backbone) is nn.Sequential and len(backbone) == 2 and isinstance(backbone[1], nn.BatchNorm1d):
+        model = backbone[0]
     found = getattr(model, "built_as", None)
-    return found if isinstance(found, BackboneConfig) else None
+    return found if isinstance(found, BackboneConfig) and found.feature_norm == (model is not backbone) else None
 
 
 def map_channels(backbone: nn.Module) -> int:

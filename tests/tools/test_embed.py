@@ -76,7 +76,8 @@ def test_every_sample_in_stored_order(
     assert np.abs(features - expected).max() < 1e-5 < expected.std(axis=0).max()
     assert np.load(tmp_path / "new" / "x.keys.npy").tolist() == [digits_webdataset.key(i) for i in range(200)]
     labels = np.load(tmp_path / "new" / "x.labels.npy")
-    assert labels.dtype == np.int64 and labels.tolist() == digits_webdataset.ints().tolist()
+    assert labels.dtype == np.int64
+    assert labels.tolist() == digits_webdataset.ints().tolist()
     assert sorted(path.name for path in out.parent.iterdir()) == ["x.keys.npy", "x.labels.npy", "x.npy"]
     assert main(command) == 1
     assert capsys.readouterr().err == f"headrace embed: {out}: exists; --overwrite replaces it\n"
@@ -174,7 +175,8 @@ def on_a_rank(rank: int, run: str, data: str, out: str, lenient: str, damaged: s
             embed(open_encoder(source), damaged, Path(out) / place, batch_size=7, device="cpu")
         except Exception as error:
             refused.append(str(error))
-    assert "key photo_0003" in refused[0] and refused[1].endswith("two.npy: exists; --overwrite replaces it")
+    assert "key photo_0003" in refused[0]
+    assert refused[1].endswith("two.npy: exists; --overwrite replaces it")
     return [digits.samples, table.samples, bad.samples, len(bad.left_out)]
 
 
@@ -222,4 +224,5 @@ def test_a_set_without_what_is_shown(
     command = ["embed", str(run), "--data", str(texts_webdataset.path), "--out", str(tmp_path / "x.npy")]
     assert main([*command, "--device", "cpu"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "image" in line and list(tmp_path.iterdir()) == []
+    assert "image" in line
+    assert list(tmp_path.iterdir()) == []

@@ -10,14 +10,18 @@ from headrace.tools.commands.arguments import Command, named, one_of, positive, 
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="RUN|FILE", help="run folder, checkpoint, file of a timm network, or its name")
+    parser.add_argument(
+        "source", metavar="RUN|FILE", help="run folder, checkpoint, file of a timm network, or its name"
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="shard set")
     parser.add_argument(
         "--out", required=True, type=named("file of features", ".npy", ".parquet"), metavar="FILE",
         help="FILE.npy, with FILE.keys.npy and FILE.labels.npy beside it, or FILE.parquet",
     )  # fmt: skip
     parser.add_argument("--timm", metavar="NAME", help="timm model of RUN|FILE, where a file does not say")
-    parser.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples at a time (default: 256)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=256, metavar="N", help="samples at a time (default: 256)"
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="that decode (default: all cores)")
     parser.add_argument(
         "--device", type=one_of("auto", "cpu", "cuda"), default="auto", metavar="DEVICE",

@@ -76,8 +76,8 @@ class Exported(NamedTuple):
 def export(encoder: Encoder, format: str, out: Path, *, overwrite: bool = False) -> Exported:
     """Write an encoder, load it again without Headrace's part of it, compare, and put it in its place.
 
-    Beside it stands what it is shown, see `headrace.train.encoders.describe`: OUT/preprocessing.json, or of a file X.onnx
-    X.onnx.preprocessing.json. Of a network that reads texts also tokenizer.json, likewise.
+    Beside it stands what it is shown, see `headrace.train.encoders.describe`: OUT/preprocessing.json, or of a file
+    X.onnx X.onnx.preprocessing.json. Of a network that reads texts also tokenizer.json, likewise.
 
     Args:
         format: a key of `FORMATS`.

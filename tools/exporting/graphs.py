@@ -42,6 +42,8 @@ def write_onnx(encoder: Encoder, out: Path, description: dict[str, Any]) -> None
             dynamic_shapes=_free(encoder),
             verbose=False,
         )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with paths of this machine
     program.model.metadata_props[ENTRY] = json.dumps(description)
     weights = sum(x.numel() * x.element_size() for x in function.state_dict().values())
     program.save(out, external_data=weights > 0.9 * LARGEST)
@@ -75,8 +77,9 @@ def run_torch(out: Path, tensors: tuple[Tensor, ...]) -> Tensor:
 def _free(encoder: Encoder) -> tuple[dict[int, Any], ...]:
     """Which dimensions of the arguments may be of any length."""
     batch = torch.export.Dim("batch", min=1)
-    if isinstance(shown(encoder), TextSpec):
-        return ({0: batch, 1: torch.export.Dim("length", min=1, max=shown(encoder).length)},) * 3
+    spec = shown(encoder)
+    if isinstance(spec, TextSpec):
+        return ({0: batch, 1: torch.export.Dim("length", min=1, max=spec.length)},) * 3
     return ({0: batch},)
 
 

@@ -50,7 +50,9 @@ def timm_form(encoder: Encoder, *, worded: bool = True) -> TimmForm:
     refused = f"{encoder.name} cannot be exported as a timm network"
     config = built_as(encoder.backbone)
     if config is None:
-        raise UserError(f"{refused}: its {type(encoder.backbone).__name__} is none that timm builds; {ANY}")
+        kind = type(encoder.backbone)
+        others = f"transformers, {ANY}" if kind.__module__.startswith("transformers.") else ANY
+        raise UserError(f"{refused}: its {kind.__name__} is none that timm builds; {others}")
     if config.stem != "standard":
         raise UserError(f"{refused}: timm's {config.name} has no stem for small pictures (backbone.stem); {ANY}")
     if encoder.method is not None and type(encoder.method).encode is not Method.encode:
@@ -59,7 +61,7 @@ def timm_form(encoder: Encoder, *, worded: bool = True) -> TimmForm:
         json.dumps(dict(config.options))
     except TypeError:
         raise UserError(f"{refused}: its {config.name} has parts that timm does not build by name; {ANY}") from None
-    network, tensors, outputs = _with_the_norm(encoder)
+    tensors, outputs = _with_the_norm(encoder)
     made = Made(config.name, config.options, outputs)
     fresh: Any = made.build()[0]
     try:
@@ -89,11 +91,11 @@ def timm_form(encoder: Encoder, *, worded: bool = True) -> TimmForm:
     )
 
 
-def _with_the_norm(encoder: Encoder) -> tuple[Any, dict[str, Tensor], int]:
-    """timm's network, its weights, and how many outputs of its last layer are the features; 0 where those in front of
-    it are."""
+def _with_the_norm(encoder: Encoder) -> tuple[dict[str, Tensor], int]:
+    """The weights of timm's network, and how many outputs of its last layer are the features; 0 where those in front
+    of it are."""
     backbone: Any = encoder.backbone
-    norm = None
+    norm: Any = None
     if type(backbone) is nn.Sequential:
         backbone, norm = backbone
     tensors = {name: x.detach().cpu().clone().contiguous() for name, x in backbone.state_dict().items()}
@@ -103,7 +105,7 @@ def _with_the_norm(encoder: Encoder) -> tuple[Any, dict[str, Tensor], int]:
         head = backbone.pretrained_cfg["classifier"]
         tensors[f"{head}.weight"] = torch.diag(scale).float()
         tensors[f"{head}.bias"] = (-norm.running_mean.double().cpu() * scale).float()
-    return backbone, tensors, outputs
+    return tensors, outputs
 
 
 def write_timm(encoder: Encoder, out: Path) -> None:
@@ -198,9 +200,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(
-            f"this needs the library transformers: pip install headrace[text] ({error})"
-        ) from error
+        raise ImportError(f"this needs the library transformers: pip install headrace[text] ({error})") from error
     return transformers
 
 

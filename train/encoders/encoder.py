@@ -72,5 +72,5 @@ class Encoder:
         for name, tensor in sorted(self.module.state_dict().items()):
             if isinstance(tensor, Tensor):
                 hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return hashed.hexdigest()

@@ -99,7 +99,7 @@ def shown_by_timm(cfg: Mapping[str, Any]) -> tuple[Shown, list[str]]:
     if channels != 3 or height != width:
         raise ValueError(f"it takes {channels} x {height} x {width}, and views are squares of 3 channels")
     differs = []
-    interpolation = cfg.get("interpolation") or "bicubic"
+    interpolation: Any = cfg.get("interpolation") or "bicubic"
     if interpolation not in INTERPOLATIONS:
         differs.append(f"its pictures are resized by {interpolation}, here by bicubic")
         interpolation = "bicubic"

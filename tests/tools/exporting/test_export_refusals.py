@@ -60,7 +60,9 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
         ("normed", "transformers", "its features are normalised behind the pooling (backbone.feature_norm)"),
     ],
 )
-def test_a_format_that_cannot_hold_it(run: str, kind: str, reason: str, runs: Path, refused: Refused, tmp_path: Path) -> None:
+def test_a_format_that_cannot_hold_it(
+    run: str, kind: str, reason: str, runs: Path, refused: Refused, tmp_path: Path
+) -> None:
     if kind == "transformers":
         require_peer("transformers")
     out = tmp_path / ("x.safetensors" if kind == "safetensors" else "x")

@@ -53,7 +53,8 @@ def test_a_run_is_its_newest_checkpoints_method(run: Path, digits_webdataset: Sh
     encoder = open_encoder(run)
     config, method = load_run(run)
     assert torch.equal(features(encoder, digits_webdataset), method.encode(first_batch(encoder, digits_webdataset)))
-    assert encoder.method is encoder.module and encoder.backbone is encoder.method.backbone
+    assert encoder.method is encoder.module
+    assert encoder.backbone is encoder.method.backbone
     assert (encoder.name, encoder.inputs, encoder.side) == ("dino", method.probe_inputs, 16)
     assert (encoder.feature_dim, encoder.max_bad) == (24, 4)
     of_file = open_encoder(run / "checkpoints" / "step-00000001.pt")
@@ -95,7 +96,13 @@ def network() -> Any:
 
 
 def config_json(**cfg: Any) -> dict[str, Any]:
-    said = {"input_size": [3, 28, 28], "crop_pct": 0.875, "interpolation": "bilinear", "mean": [0.4] * 3, "std": [0.3] * 3}
+    said = {
+        "input_size": [3, 28, 28],
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": [0.4] * 3,
+        "std": [0.3] * 3,
+    }
     return {"architecture": "resnet18", "num_classes": 7, "model_args": TINY_RESNET, "pretrained_cfg": {**said, **cfg}}
 
 
@@ -175,7 +182,13 @@ def test_pixels_are_those_that_timm_shows(shape: tuple[int, int], interpolation:
     Image.fromarray(pixels).save(file, "png")
     samples = [{"__key__": "china", "image": file.getvalue()}]
     write_shards(tmp_path / "set", samples, {"image": Field(kind="image", encoding="png")})
-    cfg = {"input_size": (3, 112, 112), "crop_pct": 0.9, "interpolation": interpolation, "mean": (0.5,) * 3, "std": (1.0,) * 3}
+    cfg = {
+        "input_size": (3, 112, 112),
+        "crop_pct": 0.9,
+        "interpolation": interpolation,
+        "mean": (0.5,) * 3,
+        "std": (1.0,) * 3,
+    }
     transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg), is_training=False)
     theirs = transform(Image.fromarray(pixels))
     shown, differs = shown_by_timm(cfg)
@@ -186,7 +199,8 @@ def test_pixels_are_those_that_timm_shows(shape: tuple[int, int], interpolation:
     ours = view[0, :, start : start + 112, start : start + 112]
     difference = 255 * (ours - theirs).abs()
     if shape[0] == shape[1]:
-        assert difference.max() <= 2 and difference.mean() < 0.3
+        assert difference.max() <= 2
+        assert difference.mean() < 0.3
     else:
         shifted = 255 * (ours - theirs.roll(1, dims=2)).abs()[..., 1:]
         assert difference.mean() < 0.5 * shifted.mean()
@@ -235,10 +249,17 @@ def test_bad_sources_are_one_line(folder: Path, network: Any, tmp_path: Path) ->
     broken["bn1.weight"][0] = torch.nan
     for name, tensors, cfg, reason in (
         ("nan", broken, config_json(), "bn1.weight is not finite"),
-        ("wide", network.state_dict(), config_json(input_size=[3, 28, 32]), "it takes 3 x 28 x 32, and views are squares"),
+        (
+            "wide",
+            network.state_dict(),
+            config_json(input_size=[3, 28, 32]),
+            "it takes 3 x 28 x 32, and views are squares",
+        ),
         ("wrong", network.state_dict(), {**config_json(), "architecture": "resnet1"}, "'resnet1' is no timm model"),
         (
-            "shape", network.state_dict(), {**config_json(), "model_args": {**TINY_RESNET, "channels": [8, 8, 8, 24]}},
+            "shape",
+            network.state_dict(),
+            {**config_json(), "model_args": {**TINY_RESNET, "channels": [8, 8, 8, 24]}},
             "layer4.0.conv1.weight has the shape (16, 8, 3, 3), and (24, 8, 3, 3) in timm's ResNet",
         ),
         ("args", network.state_dict(), {**config_json(), "model_args": {"layrs": 3}}, "layrs"),
