@@ -45,7 +45,7 @@ EXPORTS = [
     ("resnet", "timm"), ("resnet", "safetensors"), ("resnet", "transformers"),
     ("normed", "timm"), ("small", "onnx"), ("small", "torch"), ("vit", "timm"), ("mae", "timm"),
     ("mae", "transformers"), ("ijepa", "safetensors"), ("capi", "torch"), ("by_view", "safetensors"),
-    ("bert", "transformers"), ("bert", "onnx"), ("bert", "torch"),
+    ("bert", "transformers"), ("bert", "onnx"),
 ]  # fmt: skip
 OUTSIDE = """
 import importlib.util, json, sys
