@@ -71,6 +71,7 @@ WINGS = {
     "models.losses": {"models.parts"},
     "models.methods": {"models.parts", "models.losses"},
     "train.settings": set(),
+    "train.encoders": set(),
     "train.guard": set(),
     "train.optimizers": set(),
     "train.probes": set(),
@@ -80,8 +81,16 @@ WINGS = {
     "tools.conversion": {"tools.media", "tools.sources"},
     "tools.upkeep": {"tools.media"},
     "tools.evaluation": set(),
+    "tools.exporting": set(),
     "tools.pictures": {"tools.evaluation"},
-    "tools.commands": {"tools.sources", "tools.conversion", "tools.evaluation", "tools.upkeep", "tools.pictures"},
+    "tools.commands": {
+        "tools.sources",
+        "tools.conversion",
+        "tools.evaluation",
+        "tools.exporting",
+        "tools.upkeep",
+        "tools.pictures",
+    },
 }
 """Which wing of a folder may import which other wing of it. All may import modules that lie in the folder itself."""
 
