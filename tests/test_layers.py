@@ -74,7 +74,7 @@ WINGS = {
     "train.encoders": set(),
     "train.guard": set(),
     "train.optimizers": set(),
-    "train.probes": set(),
+    "train.probes": {"train.optimizers"},
     "train.recipes": set(),
     "tools.media": set(),
     "tools.sources": {"tools.media"},

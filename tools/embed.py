@@ -5,26 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
-from itertools import islice
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from headrace.pipeline import Loader
 from headrace.pipeline.order.mixing import NO_LABEL
-from headrace.shards import ShardError, ShardSet, open_shards
+from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
+from headrace.tools.feature_rows import fill_rows, make_rows
 from headrace.tools.placing import placed
-from headrace.tools.progress import sample_bar, say
+from headrace.tools.progress import say
 from headrace.train import RunError
-from headrace.train.distributed import World, join
+from headrace.train.distributed import join
 from headrace.train.encoders import Encoder
-from headrace.train.errors import NotFiniteError
 
 TIMEOUT_S = 24 * 3600.0
 """That ranks wait for the slowest."""
@@ -94,7 +90,7 @@ def embed(
             also = [out.with_suffix(f".{name}.npy") for name in ("keys", "labels")] if out.suffix == ".npy" else []
             try:
                 new = stack.enter_context(placed(out, overwrite, also))
-                np.lib.format.open_memmap(_work(new), mode="w+", dtype=np.float32, shape=shape).flush()
+                make_rows(_work(new), *shape)
             except (UserError, OSError) as error:
                 if world.size == 1:
                     raise
@@ -102,7 +98,9 @@ def embed(
         new, trouble = world.each((new, trouble))[0]
         if trouble:
             raise UserError(trouble)
-        left_out = _fill(encoder.to(world.device), shards, _work(new), world, batch_size, threads)
+        left_out = fill_rows(
+            encoder.to(world.device), shards, _work(new), world, batch_size=batch_size, threads=threads
+        )
         if world.rank == 0:
             kept = np.setdiff1d(np.arange(len(shards)), np.array(sorted(left_out), np.int64))
             if not len(kept):
@@ -116,68 +114,6 @@ def embed(
 def _work(new: Path) -> Path:
     """The file of all samples' features, the bad ones' too."""
     return new.with_name("features.work")
-
-
-@torch.no_grad()
-def _fill(
-    encoder: Encoder, shards: ShardSet, work: Path, world: World, batch_size: int, threads: int | None
-) -> dict[int, str]:
-    """Write this rank's share of the features, and wait for the others. Gives all ranks' bad samples, and why."""
-    trouble, bad = "", {}
-    try:
-        bad = dict(_share(encoder, shards, work, world, batch_size, threads))
-    except (RunError, ShardError, OSError) as error:
-        if world.size == 1:
-            raise
-        trouble = str(error)
-    everyone = world.each((bad, trouble))
-    if reasons := [trouble for _, trouble in everyone if trouble]:
-        raise RunError(reasons[0])
-    return {i: why for bad, _ in everyone for i, why in bad.items()}
-
-
-def _share(
-    encoder: Encoder, shards: ShardSet, work: Path, world: World, batch_size: int, threads: int | None
-) -> Iterator[tuple[int, str]]:
-    """The bad samples of this rank's batches, after the others' features were written."""
-    batches = -(-len(shards) // batch_size)
-    first, last = (batches * rank // world.size for rank in (world.rank, world.rank + 1))
-    if first == last:
-        return
-    # A substitute leaves the batch as large as it was; its row is dropped.
-    policy: dict[str, Any] = {"on_error": "error"}
-    if encoder.max_bad is not None:
-        policy = {"on_error": "substitute", "max_bad": encoder.max_bad}
-    try:
-        loader = Loader(shards, encoder.inputs, batch_size, shuffle=False, drop_last=False, threads=threads, **policy)
-    except ValueError as error:
-        raise RunError(str(error)) from None
-    loader.load_state_dict({**loader.state_dict(), "position": first * batch_size})
-    if not work.exists():
-        raise RunError(f"{work.parent.parent}: ranks see different folders; it must be shared by all of them")
-    features = np.load(work, mmap_mode="r+")
-    place = first * batch_size
-    total = min(last * batch_size, len(shards)) - place
-    shown = sample_bar(f"embedding {shards.path}", total) if world.rank == 0 else nullcontext(lambda done: None)
-    with loader, shown as bar:
-        for batch in islice(loader, last - first):
-            wanted = np.arange(place, place + len(batch))
-            good = batch.index.numpy() == wanted
-            found = _features(encoder, batch, shards)
-            features[wanted[good]] = found[good]
-            yield from ((int(i), loader.bad[int(i)]) for i in wanted[~good])
-            place += len(batch)
-            bar(place - first * batch_size)
-    features.flush()
-
-
-def _features(encoder: Encoder, batch: Any, shards: ShardSet) -> np.ndarray:
-    device = next((x.device for x in encoder.module.state_dict().values() if isinstance(x, Tensor)), "cpu")
-    found: np.ndarray = encoder.encode(batch.to(device)).float().cpu().numpy()
-    if not np.isfinite(found).all():
-        bad = int(batch.index[int(np.argmin(np.isfinite(found).all(axis=1)))])
-        raise NotFiniteError(f"{shards.path}: features of the sample {shards.key(bad)} are not finite")
-    return found
 
 
 def _write_npy(encoder: Encoder, shards: ShardSet, kept: np.ndarray, new: Path) -> None:
