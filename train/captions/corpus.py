@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.train.captions.meteor import meteor, meteor_statistics
 from headrace.train.captions.meteor_words import MeteorWords, meteor_words
-from headrace.train.captions.ngrams import ORDERS, bleu, bleu_statistics, cider_d
+from headrace.train.captions.ngrams import bleu, bleu_statistics, cider_d
 from headrace.train.captions.rouge import rouge_l
 from headrace.train.captions.tokens import caption_words
 
@@ -56,7 +56,9 @@ def score_captions(
     Source: tylin/coco-caption at 3a9afb2, pycocoevalcap/eval.py, but for METEOR's paraphrases and SPICE.
     """
     if not hypotheses or len(references) != len(hypotheses):
-        raise ValueError(f"{len(hypotheses):,} captions for {len(references):,} images, which must be as many, and some")
+        raise ValueError(
+            f"{len(hypotheses):,} captions for {len(references):,} images, which must be as many, and some"
+        )
     if without := [number for number, of_image in enumerate(references) if not of_image]:
         raise ValueError(f"{len(without):,} images have no reference, such as number {without[0]}")
     if not tokenized:
@@ -68,8 +70,7 @@ def score_captions(
     ngrams = bleu_statistics(references, hypotheses)
     for order, of_images in enumerate(bleu(ngrams).T):
         each[f"BLEU-{order + 1}"] = of_images
-        weighed[f"BLEU-{order + 1}"] = _of_sums(ngrams, lambda sums, order=order: bleu(sums)[order])
-    assert len(each) == ORDERS
+        weighed[f"BLEU-{order + 1}"] = _of_sums(ngrams, _bleu_of_order(order))
     for name, found in (("ROUGE-L", rouge_l(references, hypotheses)), ("CIDEr-D", cider_d(references, hypotheses))):
         each[name], weighed[name] = found, _of_mean(found)
     alignments = meteor_statistics(references, hypotheses, words)
@@ -82,6 +83,10 @@ def score_captions(
 
 def _of_sums(statistics: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> Weighed:
     return lambda counts: float(score(counts @ statistics))
+
+
+def _bleu_of_order(order: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda sums: bleu(sums)[order]
 
 
 def _of_mean(values: np.ndarray) -> Weighed:

@@ -23,9 +23,7 @@ matched of the caption's other words, the reference's other words, the caption's
 (12); pieces; and 1 where all is matched in one piece, which then is none in a sum."""
 
 
-def meteor_statistics(
-    references: Sequence[Sequence[str]], hypotheses: Sequence[str], words: MeteorWords
-) -> np.ndarray:
+def meteor_statistics(references: Sequence[Sequence[str]], hypotheses: Sequence[str], words: MeteorWords) -> np.ndarray:
     """What METEOR adds up over images, float64 (n, `COLUMNS`), each of the reference that scores best, the first of
     equals.
 
@@ -163,7 +161,9 @@ class _Aligner:
         return [
             all_of(str.__eq__, EXACT, word)
             + all_of(lambda other, word: other != word and self._stem(other) == self._stem(word), STEM, word)
-            + all_of(lambda other, word: other != word and bool(self._senses(other) & self._senses(word)), SYNONYM, word)
+            + all_of(
+                lambda other, word: other != word and bool(self._senses(other) & self._senses(word)), SYNONYM, word
+            )
             for word in theirs
         ]
 
@@ -172,6 +172,8 @@ def _stemmer() -> Callable[[str], str]:
     try:
         import snowballstemmer
     except ImportError as error:
-        raise ImportError(f"METEOR needs the package snowballstemmer: pip install headrace[captions] ({error})") from error
+        raise ImportError(
+            f"METEOR needs the package snowballstemmer: pip install headrace[captions] ({error})"
+        ) from error
     stem: Callable[[str], str] = snowballstemmer.stemmer("english").stemWord
     return stem

@@ -19,9 +19,7 @@ Ngrams = Counter[tuple[str, ...]]
 def ngrams(sentence: str) -> Ngrams:
     """Every run of one to four words, and how often it stands there."""
     words = sentence.split()
-    return Counter(
-        tuple(words[first : first + n]) for n in range(1, ORDERS + 1) for first in range(len(words) - n + 1)
-    )
+    return Counter(tuple(words[first : first + n]) for n in range(1, ORDERS + 1) for first in range(len(words) - n + 1))
 
 
 def bleu_statistics(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> np.ndarray:

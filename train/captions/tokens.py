@@ -1,4 +1,4 @@
-"""Words of a caption, as coco-caption cuts it before any metric: the Penn Treebank's rules, lower case, no punctuation."""
+"""Words of a caption as coco-caption cuts it before any metric: by the Penn Treebank's rules, without punctuation."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _NUMBER = r"(?:\d*(?:[.,]\d+)+|\d+(?:[.:,]\d+)*)"
 _WORD = rf"{_LETTER}{_SIGN}*(?:[.!?]{_LETTER}{_SIGN}*)*"
 _VERB = rf"{_APOSTROPHE}(?:[msd]|re|ve|ll|em)(?!{_SIGN})"
 _WITH_DOT = """
-    jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri ala ariz calif colo conn ct dak fla ga
-    ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt wis wisc wyo inc co cos corp pty ptys ltd plc rt
+    jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri ala ariz calif colo conn ct dak fla
+    ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt wis wisc wyo inc co cos corp pty ptys ltd plc rt
     bancorp bhd assn univ intl sys tel est ext sq jr sr bros ed.d ph.d ph esq etc al seq mr mrs ms dr drs prof profs sen
     sens rep reps atty lt col gen messrs gov govs adm rev maj sgt cpl pvt capt st ste ave pres lieut hon brig comdr cmdr
     pfc spc supt det mt ft adj adv asst assoc ens insp mlle mme msgr sfc invt elec natl mfg mtg dept blvd rd treas vs v
     cf wm jos cie bldg
-""".split()
-_STATES = "Az Ark Del Ill La Mass Miss Ore Pa Tex Wash".split()
-_BEFORE_NUMBERS = "art ca fig figs no nos op pp prop".split()
+"""
+_STATES = "Az Ark Del Ill La Mass Miss Ore Pa Tex Wash"
+_BEFORE_NUMBERS = "art ca fig figs no nos op pp prop"
 _STARTS = """
     A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Now Once One
     Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
-""".split()
+"""
 
 
-def _any(words: list[str]) -> str:
+def _any(words: str) -> str:
     """One of them; the longest where several fit."""
-    return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    return "|".join(re.escape(word) for word in sorted(words.split(), key=len, reverse=True))
 
 
 _RULES = tuple(

@@ -181,7 +181,7 @@ def test_words_of_a_wordnet_folder(tmp_path: Path) -> None:
     (tmp_path / "adv.exc").unlink()
     with pytest.raises(RunError, match="is not a folder of WordNet's files"):
         meteor_words(wordnet=tmp_path)
-    with pytest.raises(RunError, match="is not METEOR 1.5's jar"):
+    with pytest.raises(RunError, match=r"is not METEOR 1\.5's jar"):
         meteor_words(jar=tmp_path / "index.noun")
 
 
@@ -219,5 +219,7 @@ def test_what_does_not_fit_is_refused(references: list[list[str]], hypotheses: l
 def test_without_the_stemmer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     require_peer("snowballstemmer")
     monkeypatch.setitem(__import__("sys").modules, "snowballstemmer", None)
-    with pytest.raises(ImportError, match=r"METEOR needs the package snowballstemmer: pip install headrace\[captions\]"):
+    with pytest.raises(
+        ImportError, match=r"METEOR needs the package snowballstemmer: pip install headrace\[captions\]"
+    ):
         score_captions([["a"]], ["a"], words=PLAIN)
