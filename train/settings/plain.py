@@ -65,9 +65,13 @@ def build(cls: type[Any], values: object, key: str = "", **hints: Any) -> Any:
         raise ConfigError(f"{key}: {error}") from None
 
 
-@cache
 def arguments(cls: type[Any]) -> Mapping[str, Any]:
     """What a dataclass is made from: the type of each of its constructor's arguments."""
+    return _arguments(cls)  # type: ignore[arg-type]
+
+
+@cache
+def _arguments(cls: type[Any]) -> Mapping[str, Any]:
     names = list(inspect.signature(cls).parameters)
     own = names == [f.name for f in fields(cls) if f.init]
     hints = get_type_hints(cls if own else cls.__init__)
