@@ -60,7 +60,9 @@ def test_average_precision_is_scikit_learns() -> None:
 def test_the_length_of_features_does_not_matter() -> None:
     features, labels = clusters()
     lengths = np.random.default_rng(1).uniform(0.5, 2, (len(labels), 1)).astype(np.float32)
-    for one, other in zip(label_retrieval(features, labels)[:2], label_retrieval(features * lengths, labels)[:2], strict=True):
+    for one, other in zip(
+        label_retrieval(features, labels)[:2], label_retrieval(features * lengths, labels)[:2], strict=True
+    ):
         np.testing.assert_allclose(one, other)
 
 
@@ -103,7 +105,9 @@ def paired(n: int = 30, each: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def slow_ranks(queries: np.ndarray, candidates: np.ndarray, belong: Sequence[Sequence[int]]) -> list[int]:
-    ours, theirs = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in map(np.float64, (queries, candidates)))
+    ours, theirs = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in map(np.float64, (queries, candidates))
+    )
     pairs = {tuple(pair) for pair in belong}
     return [
         1 + ranked(theirs @ ours[query], np.array([(query, c) in pairs for c in range(len(theirs))])).index(True)

@@ -122,7 +122,9 @@ def zero_shot(
         raise RunError(f"{shards.path} has {len(theirs)} classes, and {len(names)} are named")
     classifier = class_rows(method, names, templates, device=device)
     with evaluating(method):
-        rows, truth = extract_features(image.embed, shards, image.inputs, device=device, threads=threads, max_bad=max_bad)
+        rows, truth = extract_features(
+            image.embed, shards, image.inputs, device=device, threads=threads, max_bad=max_bad
+        )
     if not 0 <= truth.min() <= truth.max() < len(names):
         raise RunError(f"{shards.path} has labels from {truth.min()} to {truth.max()}, and {len(names)} are named")
     return NamedClasses(truth, (rows @ classifier.T).argmax(axis=1))
