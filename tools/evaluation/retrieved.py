@@ -108,9 +108,10 @@ RETRIEVAL = Protocol(
     metric="mAP",
     measure=measure_retrieval,
     definition="Every scored sample looks for the others of its class among all other scored samples, by cosine "
-    "similarity; itself is left out, and so is as a query the only sample of its class. mAP is of the whole list, "
-    "mAP@R of its first R places, where R is how many others the class has; recall@k is the share of queries with one of its "
-    "class among the first k. Among equals, nearer than one part in a million, right answers come last.",
+    "similarity; itself is left out, and so is as a query the only sample of its class. mAP is of the whole list, and "
+    "mAP@R of its first R places, where R is how many others the class has; recall@k is the share of queries with one "
+    "of their class among the first k. Cosines closer than one part in a million are equal, and among equals right "
+    "answers come last.",
     source="mAP@R: arXiv 2003.08505, equation 4; the small form of DINO's image retrieval, arXiv 2104.14294",
     cost="One pass over the scored set, and the product of all its features; held in blocks.",
     incomparable="Galleries apart from the queries (Oxford, Paris with junk images), several scales, whitening, "

@@ -77,7 +77,8 @@ class Spread:
         self._take([wide.T @ wide, unit.sum(dim=0), unit.square().sum(dim=0)], len(features))
 
     def _take(self, sums: list[Tensor], rows: int) -> None:
-        self._sums = [ours + theirs for ours, theirs in zip(self._sums or [0.0] * len(sums), sums, strict=True)]
+        former = self._sums or [torch.zeros_like(each) for each in sums]
+        self._sums = [ours + theirs for ours, theirs in zip(former, sums, strict=True)]
         self.rows += rows
 
     def rank_me(self) -> float:
@@ -164,7 +165,7 @@ def collapse_meters(
         views: q, at least 2.
         seed: of which images, and of the augmentation: the same views for every encoder.
         threads: that decode; None takes all cores.
-        max_bad: bad samples to put up with, whose place another sample takes; None ends with the first.
+        max_bad: bad samples to put up with, which are left out; None ends with the first.
 
     Raises:
         RunError: for a method that does not encode single images, or a set with fewer than four.

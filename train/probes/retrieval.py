@@ -106,7 +106,7 @@ def first_ranks(
     device: torch.device | str = "cpu",
     cells: int = CELLS,
 ) -> np.ndarray:
-    """int64 (q,): the place, from 1, of the nearest candidate that belongs to each query; behind all wrong ones as near.
+    """int64 (q,): the place, from 1, of the nearest candidate that belongs to each query, behind wrong ones as near.
 
     Recall@k is the share of places that are at most k. Chance is at most (right candidates) k / c.
 

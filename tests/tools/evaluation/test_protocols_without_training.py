@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from headrace.models import METHODS
-from headrace.shards import ShardSet
+from headrace.shards import Field, ShardSet, write_shards
 from headrace.tools.cli import main
+from headrace.tools.errors import UserError
+from headrace.tools.evaluation.evaluate import evaluate
 from headrace.train import load_run, train
 from headrace.train.captions import score_captions
 from headrace.train.probes import extract_features
 from headrace.train.probes.retrieval import label_retrieval
+from tests.conftest import DIGIT_FIELDS, digit_samples
 from tests.models.tiny_methods import TINY, require_libraries
 from tests.train.tiny_runs import tiny_run
 
@@ -104,7 +107,7 @@ def test_retrieval_between_towers(
     for each in found.values():
         metrics, details = each["metrics"], each["details"]
         check_intervals(metrics)
-        assert list(metrics)[0] == "image_to_text_recall@1"
+        assert next(iter(metrics)) == "image_to_text_recall@1"
         # 200 images; "a 3" is one text of 20 images, the other caption is each image's own.
         assert (details["images"], details["texts"]) == (200, 210)
         assert metrics["text_to_image_recall@1"]["value"] <= metrics["text_to_image_recall@10"]["value"]
@@ -152,7 +155,7 @@ def test_captions(captions_webdataset: ShardSet, tmp_path: Path, capsys: pytest.
     found = protocol(capsys, "captions", *words)
     judge = score_captions(references, captions)
     assert {name: each["value"] for name, each in found["metrics"].items()} == pytest.approx(dict(judge.corpus))
-    assert list(found["metrics"])[0] == found["metric"] == "CIDEr-D"
+    assert next(iter(found["metrics"])) == found["metric"] == "CIDEr-D"
     check_intervals(found["metrics"])
     assert found["details"]["references"] == 400
     assert "ROUGE-L" in told(capsys, "eval", "captions", *words)
@@ -172,3 +175,29 @@ def test_captions(captions_webdataset: ShardSet, tmp_path: Path, capsys: pytest.
     file.write_text("[", encoding="utf-8")
     assert "cannot be read as JSON" in refused(capsys, "eval", "captions", *words)
     assert "name it with --data alone" in refused(capsys, "eval", "captions", *words, "--test", shards.path)
+
+
+@pytest.mark.peer("snowballstemmer")
+def test_captions_by_cocos_numbers_of_images(
+    tmp_path: Path, digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["a red apple on the table", "a brown dog runs"]
+    samples = [
+        {**sample, "image_id": 391895 + number, "captions": [texts[number]]}
+        for number, sample in zip(range(2), digit_samples(1), strict=False)
+    ]
+    fields = {**DIGIT_FIELDS, "image_id": Field(kind="int"), "captions": Field(kind="json")}
+    write_shards(tmp_path / "set", samples, fields)
+    file = tmp_path / "predictions.json"
+    entries = [{"image_id": 391896, "caption": texts[1]}, {"image_id": 391895, "caption": texts[0]}]
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    found = protocol(capsys, "captions", file, "--data", tmp_path / "set")
+    assert found["metrics"]["CIDEr-D"]["value"] == pytest.approx(10)
+    assert found["metrics"]["ROUGE-L"]["value"] == 1
+    entries[0]["image_id"] = 391897
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    error = refused(capsys, "eval", "captions", file, "--data", tmp_path / "set")
+    assert "entry 0" in error
+    assert "has no sample with image_id 391897" in error
+    with pytest.raises(UserError, match="captions scores a file of predictions, and no run"):
+        evaluate(digits_run, tmp_path / "set", protocols=["captions"])
