@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headrace.train.probes.intervals import bootstrap, jackknife, mean_interval
+from headrace.train.probes.intervals import bootstrap, jackknife, mean_interval, nested_interval
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -46,3 +46,17 @@ def test_the_jackknife_of_a_mean_has_the_width_of_the_normal_approximation() -> 
         assert found.value == values.mean()
         widths.append((found.high - found.low) / 2)
     assert abs(np.mean(widths) / (1.96 / np.sqrt(1000)) - 1) < 0.1
+
+
+def test_trainings_widen_an_interval_by_their_spread() -> None:
+    random = np.random.default_rng(0)
+    one = random.random((1, 400)) < 0.8
+    same = np.repeat(one, 5, axis=0)
+    assert nested_interval(one).value == mean_interval(one[0]).value
+    alone, together = mean_interval(one[0]), nested_interval(same)
+    assert abs((together.high - together.low) / (alone.high - alone.low) - 1) < 0.15, "five that are alike add nothing"
+    unlike = np.stack([random.random(400) < rate for rate in (0.5, 0.6, 0.7, 0.8, 0.9)])
+    wide = nested_interval(unlike)
+    # The mean of five draws of rates that deviate by 0.14, beside samples' own 0.02.
+    assert 0.2 < wide.high - wide.low < 0.3
+    assert abs(wide.value - 0.7) < 0.03
