@@ -43,6 +43,11 @@ def clip_run(captions_webdataset: ShardSet, tmp_path_factory: pytest.TempPathFac
     return out
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+
+
 def told(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     code = main([str(word) for word in words])
     printed = capsys.readouterr()
