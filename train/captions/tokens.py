@@ -62,7 +62,7 @@ _RULES = tuple(
         rf"([-+]?{_NUMBER})",
         r"((?:\d{1,4}[- \u00a0])?\d{1,4}/\d{1,4}|\d{1,2}/\d{1,2}/\d{2,4})",
         rf"((?:{_SIGN}+|[-+]?{_NUMBER})(?:[-‐‑](?:[dol]{_APOSTROPHE}{_SIGN})?(?:{_NUMBER}|{_SIGN}+))*)",
-        rf"({_SIGN}{_SIGN}*(?:[.,]+{_SIGN}*)*(?:[-_](?:{_LETTER}(?:\.{_LETTER})+\.|{_SIGN}+))+)",
+        rf"({_SIGN}(?:{_SIGN}|[.,])*(?:[-_](?:{_LETTER}(?:\.{_LETTER})+\.|{_SIGN}+))+)",
         rf"({_SIGN}+(?:-{_LETTER}+){{0,2}}(?:/{_SIGN}+(?:-{_LETTER}+){{0,2}}){{1,2}})",
         r"((?-i:[A-Z]+(?:[+&][A-Z]+)+))",
         rf"((?:{_any(_WITH_DOT)}|(?-i:{_any(_STATES)}))\.)",

@@ -64,3 +64,10 @@ def test_words_are_the_treebanks(caption: str, words: str) -> None:
 def test_words_cut_again_stay_as_they_are() -> None:
     for _, words in SEEN[:6]:
         assert caption_words(words) == words
+
+
+@pytest.mark.parametrize("part", ["a.", ".,", "a-", "a'", "a/", "<a", "1,", "a@", "www.", "-", ". ", "(a"])
+def test_what_no_person_writes_takes_no_time(part: str) -> None:
+    """Rules that look back over what they have seen would take years of it."""
+    assert caption_words("a" + 2000 * part)
+    assert caption_words("a" + 2000 * "." + 50 * part)
