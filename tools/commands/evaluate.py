@@ -89,9 +89,12 @@ COMMAND = Command(
     "score a run's encoder",
     """\
 Scores the newest checkpoint of RUN by PROTOCOL beside the untrained encoder and the raw input, with intervals of
-95 %, and keeps what it finds in RUN/results.json: knn, linear, fewshot leave the encoder as it is; finetune,
-finetune_mae and finetune_beit train it too, and take their time; retrieval, retrieval_text, zeroshot and meters learn
-nothing. captions scores a file of predictions in the place of RUN. A protocol's settings are set as --key value.
+95 %, and keeps what it finds in RUN/results.json. A protocol's settings are set as --key value.
+
+These leave the encoder as it is: knn, linear, fewshot, and the papers' heads trained by SGD, linear_simclr,
+linear_mae, linear_dino, linear_dinov2. These train it too, and take their time: finetune, finetune_mae,
+finetune_beit. These learn nothing: retrieval, retrieval_text, zeroshot, meters. captions scores a file of predictions
+in the place of RUN.
 
   headrace eval --list
   headrace eval linear runs/first --data shards/train --test shards/val
