@@ -13,9 +13,9 @@ JOBS ?= 0
 
 # A stamp .venv/.with-NAME says that the extras of NAME are installed as pyproject.toml lists them now.
 EXTRAS_demo := demo
-EXTRAS_dev := demo,dev,video,heic,text,sound,http,duplicates,captions
+EXTRAS_dev := demo,dev,video,heic,text,sound,http,duplicates,captions,onnx,parquet
 EXTRAS_bench := demo,dev,video,dali,kornia,peers
-EXTRAS_peers := demo,dev,video,heic,text,sound,duplicates,captions,dali,kornia,peers,ffcv,s3,http,ray
+EXTRAS_peers := demo,dev,video,heic,text,sound,duplicates,captions,onnx,parquet,dali,kornia,peers,ffcv,s3,http,ray
 
 # CI may skip no test for want of a peer, so there `make test` installs all of them.
 ifeq ($(HEADRACE_REQUIRE_PEERS),1)
@@ -51,20 +51,23 @@ lint: $(VENV)/.with-dev
 	$(BIN)/ruff format --check .
 	@mkdir -p .typecheck/headrace
 	@for package in $(PACKAGES); do ln -sfn ../../$$package .typecheck/headrace/$$package; done
-	$(BIN)/mypy -p headrace
-	$(BIN)/mypy --platform darwin -p headrace
+	@echo "mypy, as on Linux and as on macOS"
+	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin -p headrace & darwin=$$!; \
+	    $(BIN)/mypy --platform linux --cache-dir .mypy_cache/linux -p headrace; linux=$$?; \
+	    wait $$darwin && exit $$linux
 
 clean:
 	rm -rf $(VENV) .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache build dist *.egg-info runs/demo
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# What peers need holds what everything else needs.
 $(VENV)/.with-%: pyproject.toml | $(BIN)/python
-	@echo "Installing headrace[$(EXTRAS_$*)] into $(VENV) (PyTorch is large: the first time takes some minutes)"
-	@$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS_$*)]' || { \
+	@if [ '$*' != peers ] && [ $(VENV)/.with-peers -nt pyproject.toml ]; then touch $@; exit; fi; \
+	echo "Installing headrace[$(EXTRAS_$*)] into $(VENV) (PyTorch is large: the first time takes some minutes)"; \
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS_$*)]' || { \
 	    case '$(EXTRAS_$*)' in *ffcv*) \
 	        echo "ffcv is compiled here and needs: apt install g++ libopencv-dev libturbojpeg0-dev pkg-config" >&2 ;; esac; \
-	    exit 1; }
-	@touch $@
+	    exit 1; } && touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

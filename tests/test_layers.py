@@ -72,6 +72,7 @@ WINGS = {
     "models.methods": {"models.parts", "models.losses"},
     "train.captions": set(),
     "train.settings": set(),
+    "train.encoders": set(),
     "train.guard": set(),
     "train.optimizers": set(),
     "train.probes": set(),
@@ -81,8 +82,16 @@ WINGS = {
     "tools.conversion": {"tools.media", "tools.sources"},
     "tools.upkeep": {"tools.media"},
     "tools.evaluation": set(),
+    "tools.exporting": set(),
     "tools.pictures": {"tools.evaluation"},
-    "tools.commands": {"tools.sources", "tools.conversion", "tools.evaluation", "tools.upkeep", "tools.pictures"},
+    "tools.commands": {
+        "tools.sources",
+        "tools.conversion",
+        "tools.evaluation",
+        "tools.exporting",
+        "tools.upkeep",
+        "tools.pictures",
+    },
 }
 """Which wing of a folder may import which other wing of it. All may import modules that lie in the folder itself."""
 
