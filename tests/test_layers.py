@@ -70,6 +70,7 @@ WINGS = {
     "models.parts": set(),
     "models.losses": {"models.parts"},
     "models.methods": {"models.parts", "models.losses"},
+    "train.captions": set(),
     "train.settings": set(),
     "train.encoders": set(),
     "train.guard": set(),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headrace.tools.evaluation.captioned import CAPTIONS
+from headrace.tools.evaluation.collapse import METERS
 from headrace.tools.evaluation.finetuned import FINETUNE, FINETUNE_BEIT, FINETUNE_MAE
 from headrace.tools.evaluation.frozen import FEWSHOT, KNN, LINEAR
 from headrace.tools.evaluation.protocol import Protocol
+from headrace.tools.evaluation.retrieved import RETRIEVAL, RETRIEVAL_TEXT, ZEROSHOT
 from headrace.tools.evaluation.sgd import LINEAR_DINO, LINEAR_DINOV2, LINEAR_MAE, LINEAR_SIMCLR
 
 PROTOCOLS: Mapping[str, Protocol] = {
@@ -22,6 +25,11 @@ PROTOCOLS: Mapping[str, Protocol] = {
         FINETUNE,
         FINETUNE_MAE,
         FINETUNE_BEIT,
+        RETRIEVAL,
+        RETRIEVAL_TEXT,
+        ZEROSHOT,
+        METERS,
+        CAPTIONS,
     )
 }
 """In the order of tables."""

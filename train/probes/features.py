@@ -114,7 +114,7 @@ def labelled_batches(
     except ValueError as error:
         raise RunError(str(error)) from None
     some = False
-    with loader, _evaluating(encode):
+    with loader, evaluating(encode):
         for batch in islice(loader, -(-wanted // batch_size)):
             assert batch.labels is not None
             features = encode(batch.to(device)).float().cpu().numpy()
@@ -193,7 +193,7 @@ def word_features(shards: ShardSet, texts: TextSpec, **options: Any) -> Features
 
 
 @contextmanager
-def _evaluating(encode: Callable[[Batch], Tensor]) -> Iterator[None]:
+def evaluating(encode: Callable[[Batch], Tensor]) -> Iterator[None]:
     """Evaluation mode for the module that `encode` is or is a method of."""
     owner = getattr(encode, "__self__", encode)
     if not isinstance(owner, nn.Module) or not owner.training:
