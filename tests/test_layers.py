@@ -56,6 +56,7 @@ WINGS = {
     "pipeline.texts": set(),
     "pipeline.jpeg": set(),
     "pipeline.images": {"pipeline.jpeg", "pipeline.order"},
+    "pipeline.corruptions": set(),
     "pipeline.clips": {"pipeline.images"},
     "pipeline.sounds": {"pipeline.images"},
     "pipeline.engines": {"pipeline.clips", "pipeline.images", "pipeline.jpeg"},

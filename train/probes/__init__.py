@@ -12,20 +12,32 @@ from headrace.train.probes.features import (
 from headrace.train.probes.finetune import FinetuneConfig, finetune_probe
 from headrace.train.probes.frozen import FROZEN_PROBES, frozen_scores
 from headrace.train.probes.knn import knn_probe
-from headrace.train.probes.linear import linear_probe
+from headrace.train.probes.linear import LinearHead, fit_linear, linear_probe
+from headrace.train.probes.robustness import (
+    CorruptionConfig,
+    CorruptionOutcomes,
+    corruption_outcomes,
+    shift_outcomes,
+)
 
 __all__ = [
     "FROZEN_PROBES",
+    "CorruptionConfig",
+    "CorruptionOutcomes",
     "Features",
     "FinetuneConfig",
+    "LinearHead",
     "band_features",
+    "corruption_outcomes",
     "extract_features",
     "finetune_probe",
+    "fit_linear",
     "frozen_scores",
     "image_views",
     "knn_probe",
     "linear_probe",
     "matched_labels",
     "pixel_features",
+    "shift_outcomes",
     "word_features",
 ]

@@ -89,7 +89,7 @@ def extract_features(
     except ValueError as error:
         raise RunError(str(error)) from None
     features, labels, index = [], [], []
-    with loader, _evaluating(encode):
+    with loader, evaluating(encode):
         for batch in islice(loader, -(-wanted // batch_size)):
             assert batch.labels is not None
             features.append(encode(batch.to(device)).float().cpu().numpy())
@@ -168,8 +168,8 @@ def word_features(shards: ShardSet, texts: TextSpec, **options: Any) -> Features
 
 
 @contextmanager
-def _evaluating(encode: Callable[[Batch], Tensor]) -> Iterator[None]:
-    """Evaluation mode for the module that `encode` is or is a method of."""
+def evaluating(encode: Callable[[Batch], Tensor]) -> Iterator[None]:
+    """Evaluation mode for the module that `encode` is or is a method of, for the time of a block."""
     owner = getattr(encode, "__self__", encode)
     if not isinstance(owner, nn.Module) or not owner.training:
         yield
