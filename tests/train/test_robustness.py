@@ -154,5 +154,5 @@ def test_what_cannot_be_scored(digits_webdataset: ShardSet, head: LinearHead) ->
     with pytest.raises(RunError, match="single images"):
         corruption_outcomes(pixels, head, digits_webdataset, {"image": VIEWS}, as_they_are)
     tiny = ViewSpec([replace(VIEWS.views[0], size=4)])
-    with pytest.raises(ValueError, match="at least 8"):
+    with pytest.raises(RunError, match="at least 8"):
         corruption_outcomes(pixels, head, digits_webdataset, tiny, as_they_are)

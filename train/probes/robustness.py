@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from headrace.pipeline import Batch, Inputs, Loader, ViewSpec
-from headrace.pipeline.corruptions import CORRUPTIONS, FAMILIES, SCORED, SEVERITIES, corrupt, table_of
+from headrace.pipeline.corruptions import CORRUPTIONS, FAMILIES, SCORED, SEVERITIES, SMALLEST, corrupt, table_of
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.shards.machine import cores
@@ -156,14 +156,17 @@ def corruption_outcomes(
         max_bad: bad samples to put up with, which are left out; None ends with the first.
 
     Raises:
-        RunError: if the encoder is shown no pictures, or the set has no labels, or no sample has one.
-        ValueError: for pictures that are too small; see `headrace.pipeline.corruptions`.
+        RunError: if the encoder is shown no pictures or too small ones, or the set has no labels, or no sample has one.
         NotFiniteError: if features are not finite.
         ShardError: for a sample that cannot be decoded, as `max_bad` says.
     """
     config = config or CorruptionConfig()
     if not isinstance(inputs, ViewSpec):
         raise RunError("corruptions are of single images, and this encoder is shown something else")
+    if inputs.views[0].size < SMALLEST:
+        raise RunError(
+            f"corruptions want at least {SMALLEST} pixels a side, and the encoder is shown {inputs.views[0].size}"
+        )
     if "label" not in test.fields:
         raise RunError(f"{test.path}: has no label field, which robustness needs{test.omitted.hint}")
     clean: list[np.ndarray] = []
