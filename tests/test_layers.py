@@ -75,6 +75,7 @@ WINGS = {
     "train.guard": set(),
     "train.optimizers": set(),
     "train.probes": set(),
+    "train.dense": {"train.probes"},
     "train.recipes": set(),
     "tools.media": set(),
     "tools.sources": {"tools.media"},
