@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -78,8 +79,9 @@ def cpu_flags() -> set[str]:
     return set(found[1].split()) if found else set()
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Installed versions of every package that has a share in a figure."""
+    """Installed versions of every package that has a share in a figure, as this process found them first."""
     found = {}
     for name in VERSIONED:
         try:

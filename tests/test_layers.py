@@ -81,8 +81,9 @@ WINGS = {
     "tools.sources": {"tools.media"},
     "tools.conversion": {"tools.media", "tools.sources"},
     "tools.upkeep": {"tools.media"},
-    "tools.pictures": set(),
-    "tools.commands": {"tools.sources", "tools.conversion", "tools.upkeep", "tools.pictures"},
+    "tools.evaluation": set(),
+    "tools.pictures": {"tools.evaluation"},
+    "tools.commands": {"tools.sources", "tools.conversion", "tools.evaluation", "tools.upkeep", "tools.pictures"},
 }
 """Which wing of a folder may import which other wing of it. All may import modules that lie in the folder itself."""
 

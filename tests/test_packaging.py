@@ -109,5 +109,5 @@ def test_wheel_is_what_runs(installed: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(900)  # it may compile every kernel
 def test_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     printed = run(installed, "headrace", "demo", "--format", "webdataset", "--epochs", "1", "--json", cwd=tmp_path)
-    assert set(json.loads(printed)["probes"]) == {"pixels", "random", "trained"}
+    assert set(json.loads(printed)["probes"]) == {"input", "untrained", "trained"}
     assert (tmp_path / "runs" / "demo" / "report.html").stat().st_size > 10_000

@@ -96,8 +96,8 @@ def text(name: str) -> str:
     lines = [f"{name}: {entry.title}", "", *_columns(told.items(), indent=0), "", *drawn(inputs)]
     lines += ["", f"configuration: headrace train {name} --model.KEY VALUE", ""]
     for field in config_fields(entry.config()):
-        lines += _wrapped(f"{field.key}: {field.type} = {field.default}", "  ", "    ")
-        lines += _wrapped(field.doc, "      ")
+        lines += wrapped(f"{field.key}: {field.type} = {field.default}", "  ", "    ")
+        lines += wrapped(field.doc, "      ")
     return "\n".join(lines)
 
 
@@ -110,7 +110,7 @@ def markdown() -> str:
         "`headrace methods NAME` says more of one: its views, and every key of its configuration with its default.",
         "[How to add one](adding_a_method.md).",
         "",
-        *_wrapped(attribute_docs(MethodEntry)["family"][1], ""),
+        *wrapped(attribute_docs(MethodEntry)["family"][1], ""),
         "",
         "| method | family | inputs | paper | numbers and algorithm from | what deviates, and why |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -301,11 +301,12 @@ def _columns(rows: Iterable[tuple[str, str]], indent: int) -> list[str]:
     lines = []
     for key, value in rows:
         start = f"{' ' * indent}{key:<13} "
-        lines += _wrapped(value, start, " " * len(start))
+        lines += wrapped(value, start, " " * len(start))
     return lines
 
 
-def _wrapped(words: str, first: str, rest: str | None = None) -> list[str]:
+def wrapped(words: str, first: str, rest: str | None = None) -> list[str]:
+    """Lines of `WIDTH`, the first behind `first`, the others behind `rest`, by default the same."""
     return textwrap.wrap(
         words,
         WIDTH,

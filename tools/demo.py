@@ -14,7 +14,8 @@ from headrace.shards import open_shards
 from headrace.shards.manifest import MANIFEST_NAME, Format
 from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import RESULTS, evaluate, save_results
+from headrace.tools.evaluation.evaluate import evaluate
+from headrace.tools.evaluation.results import RESULTS, save_results
 from headrace.tools.pictures.report import throughput, write_report
 from headrace.tools.progress import sample_bar, say
 from headrace.tools.sources.mnist import BUNDLED

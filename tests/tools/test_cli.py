@@ -20,7 +20,7 @@ from headrace.tools.cli import main
 from headrace.tools.commands import bench
 from headrace.tools.commands.arguments import UsageError, byte_size
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import PROBES
+from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.tools.sources import SOURCES
 from headrace.train.config import ConfigError
 
@@ -67,7 +67,7 @@ def test_help_names_every_source_and_probe(capsys: pytest.CaptureFixture[str]) -
     sources = told(capsys, "shard", "--help")
     assert [name for name in SOURCES if name not in sources] == []
     probes = told(capsys, "eval", "--help")
-    assert [name for name in PROBES if name not in probes] == []
+    assert [name for name in PROTOCOLS if name not in probes] == []
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,9 +284,9 @@ def test_from_pictures_to_a_report(pictures: Path, tmp_path: Path, capsys: pytes
     assert again["steps"] == 5, "a finished run has nothing left to do"
 
     table = json.loads(told(capsys, "eval", "knn", run, "--data", train, "--test", val, "--json"))["probes"]
-    assert set(table) == {"pixels", "random", "trained"}
+    assert set(table) == {"input", "untrained", "trained"}
     assert all(0.0 <= scores["knn"] <= 1.0 for scores in table.values())
-    assert table["pixels"]["knn"] == 1.0, "the two shapes differ in most pixels"
+    assert table["input"]["knn"] == 1.0, "the two shapes differ in most pixels"
     told(capsys, "eval", "linear", run, "--data", train)
 
     page = Path(told(capsys, "report", run).strip())

@@ -33,7 +33,7 @@ def test_results_have_the_promised_form(made: tuple[Path, dict[str, Any]]) -> No
     assert set(results) == {"probes", "seconds", "samples_per_s", "data_wait", "formats"}
     assert set(results["formats"]) == set(FORMATS)
     for part in (results, *results["formats"].values()):
-        assert set(part["probes"]) == {"pixels", "random", "trained"}
+        assert set(part["probes"]) == {"input", "untrained", "trained"}
         for scores in part["probes"].values():
             assert set(scores) == {"knn", "linear"}
             assert all(0.5 < accuracy <= 1.0 for accuracy in scores.values())
@@ -46,8 +46,8 @@ def test_results_have_the_promised_form(made: tuple[Path, dict[str, Any]]) -> No
 def test_raw_pixels_score_as_known(made: tuple[Path, dict[str, Any]]) -> None:
     """92.9 % for five neighbours and 88.8 % for plain logistic regression are known of this split."""
     _, results = made
-    assert results["probes"]["pixels"]["knn"] == pytest.approx(0.93, abs=0.02)
-    assert results["probes"]["pixels"]["linear"] == pytest.approx(0.90, abs=0.03)
+    assert results["probes"]["input"]["knn"] == pytest.approx(0.93, abs=0.02)
+    assert results["probes"]["input"]["linear"] == pytest.approx(0.90, abs=0.03)
 
 
 def test_both_formats_hold_the_same_digits_and_train_alike(made: tuple[Path, dict[str, Any]]) -> None:
@@ -59,8 +59,8 @@ def test_both_formats_hold_the_same_digits_and_train_alike(made: tuple[Path, dic
             assert (tars.ints() == beton.ints()).all()
             assert all((tars.read(i)["image"] == beton.read(i)["image"]).all() for i in range(0, count, 97))
     first, second = (results["formats"][format]["probes"] for format in FORMATS)
-    assert first["pixels"] == second["pixels"]
-    assert first["random"] == second["random"]
+    assert first["input"] == second["input"]
+    assert first["untrained"] == second["untrained"]
     losses = [[record["loss"] for record in read_metrics(out / format)] for format in FORMATS]
     assert losses[0] == pytest.approx(losses[1], rel=0.05), "the same plan on the same pixels"
 
@@ -85,7 +85,7 @@ def test_a_finished_demo_keeps_its_shards_and_trains_anew(made: tuple[Path, dict
     assert manifest.stat().st_mtime_ns == before[0]
     assert checkpoint.stat().st_mtime_ns > before[1]
     assert "formats" not in again
-    assert again["probes"]["random"] == results["probes"]["random"]
+    assert again["probes"]["untrained"] == results["probes"]["untrained"]
 
 
 def run_demo(out: Path, *options: str) -> subprocess.Popen[str]:

@@ -15,7 +15,7 @@ from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools import doctor
 from headrace.tools.cli import main
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import _pixel_side
+from headrace.tools.evaluation.evaluate import _pixel_side
 from headrace.tools.fields import image_field
 from headrace.tools.pictures.show_views import augmented, pixels
 from headrace.train.probes import pixel_features

@@ -135,7 +135,7 @@ def test_eval_scores_a_test_set_of_fewer_classes(sets: Path, probe: str, capsys:
     command = ["eval", probe, str(sets / "run"), "--data", str(sets / "train"), "--json"]
     assert main([*command, "--test", str(sets / "val")]) == 0
     scores = json.loads(capsys.readouterr().out)["probes"]
-    assert scores["pixels"][probe] == 1.0
+    assert scores["input"][probe] == 1.0
     assert main([*command, "--test", str(sets / "other")]) == 1
     said = capsys.readouterr().err
     assert "samples of 1 classes that" in said

@@ -21,7 +21,7 @@ from headrace.models.methods.joint.simclr import SimCLR
 from headrace.pipeline import Batch, Normalize, ViewSpec, center_view
 from headrace.shards import ShardSet, open_shards, write_shards
 from headrace.tools.cli import main
-from headrace.tools.evaluate import evaluate
+from headrace.tools.evaluation.evaluate import evaluate
 from headrace.train import (
     CheckpointConfig,
     ConfigError,

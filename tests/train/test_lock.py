@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from headrace.shards import ShardSet
-from headrace.tools.evaluate import _keep, read_results
+from headrace.tools.evaluation.results import keep, read_results
 from headrace.train import RunError, load_run, read_metrics, train
 from headrace.train import lock as lock_module
 from headrace.train.distributed import World
@@ -202,13 +203,15 @@ def test_without_locks_nobody_can_tell_of_another_machine(tmp_path: Path) -> Non
 
 
 def test_scores_of_evaluations_at_once_are_all_kept(tmp_path: Path) -> None:
-    threads = [
-        threading.Thread(target=_keep, args=(tmp_path, "data", None, {f"encoder {n}": {"knn": n / 10}}))
-        for n in range(10)
-    ]
+    def found(number: int) -> dict[str, Any]:
+        metrics = {"accuracy": {"value": number / 10, "low": 0.0, "high": 1.0}}
+        each = {"version": 1, "settings": {}, "metric": "accuracy", "encoders": {"trained": {"metrics": metrics}}}
+        return {f"protocol {number}": each}
+
+    threads = [threading.Thread(target=keep, args=(tmp_path, "data", None, found(n))) for n in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert read_results(tmp_path)["probes"] == {f"encoder {n}": {"knn": n / 10} for n in range(10)}
+    assert read_results(tmp_path)["probes"] == {"trained": {f"protocol {n}": n / 10 for n in range(10)}}
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

@@ -18,7 +18,7 @@ from headrace.pipeline import Batch, Clip, ClipSpec, MaskedTokens, TextSpec, Tok
 from headrace.pipeline.images.masks import RandomMask
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.doctor import diagnose
-from headrace.tools.evaluate import evaluate
+from headrace.tools.evaluation.evaluate import evaluate
 from headrace.tools.pictures.report import write_report
 from headrace.train import ConfigError, RunConfig, RunError, load_run, read_metrics, train
 from headrace.train.probes import finetune_probe, word_features
@@ -186,7 +186,7 @@ def test_where_a_probe_is_impossible_one_sentence_says_so(
     train(config, progress=False)
     sentence = f"^{method.title()} encodes {seen}, and this works on single images only$"
     with pytest.raises(RunError, match=sentence):
-        evaluate(tmp_path, shards.path, shards.path, probes=("finetune",))
+        evaluate(tmp_path, shards.path, shards.path, protocols=("finetune",))
     with pytest.raises(RunError, match=sentence):
         finetune_probe(build_method(method, config.model), shards, shards)
     with pytest.raises(RunError, match=sentence):
@@ -199,8 +199,8 @@ def test_where_a_probe_is_impossible_one_sentence_says_so(
 @pytest.mark.peer("tokenizers")
 def test_texts_are_probed_beside_counts_of_their_words(shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
     train(run_of("words", shards, tmp_path, tokenizer), progress=False)
-    scores = evaluate(tmp_path, shards.path, shards.path, encoders=("pixels",))
-    assert scores["pixels"]["linear"] == 23 / 24, "of 24 texts that it has seen, two of them alike and of both labels"
+    scores = evaluate(tmp_path, shards.path, shards.path, encoders=("input",))
+    assert scores["input"]["linear"] == 23 / 24, "of 24 texts that it has seen, two of them alike and of both labels"
     counts, labels = word_features(shards, TextSpec(tokenizer=tokenizer, length=16))
     assert labels.tolist() == [n % 2 for n in range(SAMPLES)]
     lengths = [min(16, 2 + len(each)) for each in tokens_of(tokenizer, texts.paragraphs()[:SAMPLES])]
@@ -227,8 +227,8 @@ def test_clips_are_probed_beside_their_pixels(
 ) -> None:
     train(run_of("clips", shards, tmp_path, tokenizer), progress=False)
     scores = evaluate(tmp_path, shards.path, shards.path)
-    assert scores.keys() == {"pixels", "random", "trained"}
-    assert scores["pixels"]["linear"] == 1.0, "of 24 clips of noise that it has seen"
+    assert scores.keys() == {"input", "untrained", "trained"}
+    assert scores["input"]["linear"] == 1.0, "of 24 clips of noise that it has seen"
     with pytest.raises(RunError, match="has no video field 'video'; it has image, label"):
         evaluate(tmp_path, digits_webdataset.path, encoders=("trained",))
 
@@ -236,7 +236,7 @@ def test_clips_are_probed_beside_their_pixels(
 @pytest.mark.peer("tokenizers")
 def test_images_beside_texts_are_probed_as_images(shards: ShardSet, tmp_path: Path, tokenizer: Path) -> None:
     train(run_of("pairs", shards, tmp_path, tokenizer), progress=False)
-    assert evaluate(tmp_path, shards.path, shards.path, probes=("knn",)).keys() == {"pixels", "random", "trained"}
+    assert evaluate(tmp_path, shards.path, shards.path, protocols=("knn",)).keys() == {"input", "untrained", "trained"}
 
 
 def test_channels_come_last_whatever_the_rank() -> None:

@@ -44,7 +44,7 @@ def test_the_page_runs_as_it_stands(
     assert defined["result"].step == 2
     assert defined["features"].shape == (200, 32)
     assert defined["features"].isfinite().all()
-    assert list(defined["scores"]) == ["pixels", "random", "trained"]
+    assert list(defined["scores"]) == ["input", "untrained", "trained"]
     assert all(list(scores) == ["knn", "linear"] for scores in defined["scores"].values())
     (record,) = read_metrics(tmp_path / "runs" / "follow")
     assert record["step"] == 2

@@ -17,7 +17,6 @@ from headrace.models import build_method
 from headrace.models.parts.backbones import tiny_resnet
 from headrace.pipeline import Batch, Loader, Normalize, View, ViewSpec, center_view, plan
 from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
-from headrace.tools.evaluate import features
 from headrace.train import RunError
 from headrace.train.probes import (
     FinetuneConfig,
@@ -199,7 +198,7 @@ def test_probes_resize_as_the_method_does(digits_webdataset: ShardSet, monkeypat
     for interpolation in ("bilinear", "bicubic"):
         method = build_method("simclr", replace(config, interpolation=interpolation))
         made.clear()
-        features(method, digits_webdataset)
+        extract_features(method.encode, digits_webdataset, method.probe_inputs)
         finetune_probe(method, digits_webdataset, digits_webdataset, FinetuneConfig(epochs=1, batch_size=100))
         assert [spec.views[0].interpolation for spec in made] == [interpolation] * 3
 

@@ -11,7 +11,7 @@ import torch
 
 from headrace.pipeline import Loader, Mel, Sound, SoundSpec
 from headrace.shards import ShardSet
-from headrace.tools.evaluate import evaluate
+from headrace.tools.evaluation.evaluate import evaluate
 from headrace.train import RunError, train
 from headrace.train.probes import band_features, finetune_probe
 from headrace.train.recipes import masked_spectrogram_small
@@ -40,8 +40,8 @@ def test_a_run_of_sounds_is_evaluated(sounds_webdataset: ShardSet, tmp_path: Pat
     changes = ["epochs=1", "batch_size=100", "precision=float32", "log.tensorboard=false"]
     config.model = replace(config.model, **TINY["masked_spectrogram"])
     train(config.with_overrides(changes), progress=False)
-    scores = evaluate(tmp_path, sounds_webdataset.path, probes=("knn",))
-    assert scores.keys() == {"pixels", "random", "trained"}
-    assert scores["pixels"]["knn"] > 0.9  # four pitches
+    scores = evaluate(tmp_path, sounds_webdataset.path, protocols=("knn",))
+    assert scores.keys() == {"input", "untrained", "trained"}
+    assert scores["input"]["knn"] > 0.9  # four pitches
     with pytest.raises(RunError, match="MaskedSpectrogram encodes sounds, and this works on single images only"):
         finetune_probe(tiny("masked_spectrogram"), sounds_webdataset, sounds_webdataset)

@@ -24,7 +24,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from headrace.tools.demo import FORMATS, demo
-    from headrace.tools.evaluate import table
+    from headrace.tools.evaluation.results import table
     from headrace.tools.progress import show, tell
 
     formats = FORMATS if args.format == "both" else (args.format,)

@@ -5,42 +5,76 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from headrace.tools.commands.arguments import Command, one_of, print_json
+from headrace.tools.commands.arguments import Command, UsageError, known, print_json
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "probe", metavar="PROBE", type=one_of("knn", "linear", "finetune"), help="knn, linear or finetune"
-    )
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
-    parser.add_argument("--data", required=True, metavar="DIR", help="labelled shard set to learn from")
+    parser.add_argument("protocol", metavar="PROTOCOL", nargs="?", help="one of those that --list tells of")
+    parser.add_argument("run_folder", metavar="RUN", type=Path, nargs="?", help="run folder")
+    parser.add_argument("--data", metavar="DIR", help="labelled shard set to learn from")
     parser.add_argument(
         "--test",
         metavar="DIR",
         help="shard set to score on (default: a fifth of --data, held out)",
     )
+    parser.add_argument("--no-cache", action="store_true", help="compute features anew and keep none")
+    parser.add_argument("--list", action="store_true", help="tell what each protocol is, with its keys, and stop")
+    parser.add_argument("--markdown", action="store_true", help="print the page docs/protocols.md, and stop")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    from headrace.tools.evaluate import evaluate, table
+    from headrace.tools.evaluation.table import PROTOCOLS
+
+    if args.protocol is not None:
+        known("protocol", args.protocol, PROTOCOLS)
+    if args.list or args.markdown:
+        _list(args)
+        return
+    if args.protocol is None or args.run_folder is None or args.data is None:
+        raise UsageError("eval takes PROTOCOL RUN --data DIR; `headrace eval --list` tells of the protocols")
+    from headrace.tools.evaluation.evaluate import measure
+    from headrace.tools.evaluation.results import in_full, short, table
+    from headrace.tools.evaluation.settings import with_keys
     from headrace.tools.progress import show
 
-    scores = evaluate(args.run_folder, args.data, args.test, probes=(args.probe,))
+    settings = {args.protocol: with_keys(PROTOCOLS[args.protocol].settings, args.keys)}
+    found = measure(
+        args.run_folder, args.data, args.test, protocols=[args.protocol], settings=settings, cache=not args.no_cache
+    )
     if args.json:
-        print_json({"probes": scores})
+        print_json({"probes": short(found), "protocols": found})
+        return
+    show(table({"probes": short(found)}))
+    for each in in_full(found):
+        show(each)
+
+
+def _list(args: argparse.Namespace) -> None:
+    from headrace.tools.evaluation.catalogue import as_json, in_words, markdown
+    from headrace.tools.progress import tell
+
+    names = [args.protocol] if args.protocol else None
+    if args.markdown:
+        print(markdown(), end="")
+    elif args.json:
+        print_json(as_json(names))
     else:
-        show(table({"probes": scores}))
+        tell(in_words(names))
 
 
 COMMAND = Command(
     "eval",
-    "score a run's frozen encoder",
+    "score a run's encoder",
     """\
-Scores the newest checkpoint of RUN beside the untrained encoder and raw pixels, and keeps the scores in
-RUN/results.json. knn and linear leave the encoder as it is; finetune trains it too, and takes its time.
+Scores the newest checkpoint of RUN by PROTOCOL beside the untrained encoder and the raw input, with intervals of
+95 %, and keeps what it finds in RUN/results.json: knn, linear, fewshot leave the encoder as it is; finetune,
+finetune_mae and finetune_beit train it too, and take their time. A protocol's settings are set as --key value.
 
-  headrace eval linear runs/first --data shards/train --test shards/val""",
+  headrace eval --list
+  headrace eval linear runs/first --data shards/train --test shards/val
+  headrace eval knn runs/first --data shards/train --test shards/val --k 200 --temperature 0.1""",
     declare,
     run,
+    takes_keys=True,
 )

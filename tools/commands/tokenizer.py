@@ -20,7 +20,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from headrace.shards import open_shards
-    from headrace.tools.evaluate import write_aside
+    from headrace.tools.evaluation.results import write_aside
     from headrace.tools.progress import sample_bar, tell
     from headrace.tools.tokenizer import train_tokenizer
 

@@ -24,7 +24,7 @@ from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.shards.remote.remote import is_remote, redact
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import device, features
+from headrace.tools.evaluation.evaluate import device
 from headrace.tools.pictures.charts import class_map
 from headrace.tools.pictures.page import Section, png_uri
 from headrace.tools.pictures.show_views import pixels
@@ -74,7 +74,7 @@ def feature_sections(method: Method, data: str, seed: int) -> list[Section]:
             ids = np.flatnonzero(known != NO_LABEL)
             if len(ids) < LEAST:
                 return []
-            found, labels = features(method, shards)
+            found, labels = extract_features(method.to(device()).encode, shards, method.probe_inputs, device=device())
             classes = dict(enumerate(shards.fields["label"].classes))
             names = {label: classes.get(label, str(label)) for label in np.unique(labels).tolist()}
             name = os.path.basename(redact(data))

@@ -17,7 +17,9 @@ from headrace.pipeline import ViewSpec
 from headrace.shards import ShardError, open_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import ENCODERS, PROBES, read_results, rows, write_aside
+from headrace.tools.evaluation.protocol import ENCODERS, Protocol
+from headrace.tools.evaluation.results import read_results, rows, write_aside
+from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.tools.hardware import cores, processor
 from headrace.tools.pictures.charts import legend, line_chart
 from headrace.tools.pictures.features import feature_sections, missing
@@ -97,7 +99,11 @@ def throughput(records: Sequence[Record]) -> dict[str, float]:
 def headline(results: Mapping[str, Any], metrics: Mapping[str, Sequence[Record]]) -> list[tuple[str, str]]:
     """The few figures that a reader looks for first: (figure, what it is)."""
     scores = results.get("probes", {}).get("trained", {})
-    figures = [(f"{100 * scores[probe]:.1f}%", f"{PROBES[probe]}, trained encoder") for probe in scores]
+    figures = [
+        (PROTOCOLS[name].text(score).replace(" ", ""), f"{PROTOCOLS[name].title}, trained encoder")
+        for name, score in scores.items()
+        if name in PROTOCOLS
+    ]
     speed = throughput(next(iter(metrics.values())))
     figures += [
         (f"{speed['samples_per_s']:,.0f}", "samples a second in training"),
@@ -120,20 +126,25 @@ def probes(results: Mapping[str, Any]) -> Section:
 def probe_table(results: Mapping[str, Any]) -> str:
     """One line a kind of features, one bar a probe."""
     lines = rows(results)
-    probes = [probe for probe in PROBES if any(probe in found for found in lines.values())]
+    probes = [name for name in PROTOCOLS if any(name in found for found in lines.values())]
     if not probes:
         return ""
-    head = "".join(f"<th>{escape(PROBES[probe])}</th>" for probe in probes)
+    head = "".join(f"<th>{escape(PROTOCOLS[name].title)}</th>" for name in probes)
     body = ""
     for name, found in lines.items():
         cells = ""
         for probe in probes:
-            percent = f"{100 * found[probe]:.1f}%" if probe in found else ""
-            bar = f'<div class="bar"><b>{percent}</b><i style="width:{percent}"></i></div>' if percent else ""
-            cells += f'<td class="figure">{bar}</td>'
+            cells += f'<td class="figure">{_score(PROTOCOLS[probe], found[probe]) if probe in found else ""}</td>'
         best = ' class="best"' if name.startswith(ENCODERS["trained"]) else ""
         body += f"<tr{best}><th>{escape(name)}</th>{cells}</tr>"
     return f'<table id="probes"><thead><tr><th>features</th>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _score(protocol: Protocol, score: float) -> str:
+    """A score with a bar, where it is a share."""
+    text = protocol.text(score).replace(" ", "")
+    bar = f'<i style="width:{100 * max(0.0, score):.1f}%"></i>' if protocol.share else ""
+    return f'<div class="bar"><b>{text}</b>{bar}</div>'
 
 
 def training_charts(metrics: Mapping[str, Sequence[Record]]) -> str:

@@ -10,7 +10,7 @@ from headrace.train.probes.features import (
     word_features,
 )
 from headrace.train.probes.finetune import FinetuneConfig, finetune_probe
-from headrace.train.probes.frozen import FROZEN_PROBES, frozen_scores
+from headrace.train.probes.frozen import FROZEN_PROBES, frozen_scores, held_out
 from headrace.train.probes.knn import knn_probe
 from headrace.train.probes.linear import LinearHead, fit_linear, linear_probe
 from headrace.train.probes.robustness import (
@@ -33,6 +33,7 @@ __all__ = [
     "finetune_probe",
     "fit_linear",
     "frozen_scores",
+    "held_out",
     "image_views",
     "knn_probe",
     "linear_probe",

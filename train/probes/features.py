@@ -47,7 +47,6 @@ def image_views(method: Method) -> ViewSpec:
     return method.inputs
 
 
-@torch.no_grad()
 def extract_features(
     encode: Callable[[Batch], Tensor],
     shards: ShardSet,
@@ -79,30 +78,56 @@ def extract_features(
         NotFiniteError: if features are not finite.
         ShardError: for a sample that cannot be decoded, as `max_bad` says.
     """
+    wanted = len(shards) if samples is None else min(samples, len(shards))
+    found = list(
+        labelled_batches(
+            encode, shards, inputs, batch_size=batch_size, device=device, threads=threads, samples=wanted,
+            max_bad=max_bad,
+        )
+    )  # fmt: skip
+    features, labels, index = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(index)
+    return features[order], labels[order]
+
+
+@torch.no_grad()
+def labelled_batches(
+    encode: Callable[[Batch], Tensor],
+    shards: ShardSet,
+    inputs: Inputs,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+    samples: int | None = None,
+    max_bad: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """`extract_features` batch by batch: features float32 (b, D), labels int64 (b,) and samples' numbers int64 (b,) of
+    those that have a label. In stored order, unless `samples` is below the set's length."""
     if "label" not in shards.fields:
         raise RunError(f"{shards.path}: has no label field, which probes need{shards.omitted.hint}")
-    wanted = len(shards) if samples is None else min(samples, len(shards))
+    wanted = len(shards) if samples is None else samples
     policy: dict[str, Any] = {} if max_bad is None else {"on_error": "skip", "max_bad": max_bad}
     shuffle = wanted < len(shards)
     try:
         loader = Loader(shards, inputs, batch_size, shuffle=shuffle, drop_last=False, threads=threads, **policy)
     except ValueError as error:
         raise RunError(str(error)) from None
-    features, labels, index = [], [], []
+    some = False
     with loader, evaluating(encode):
         for batch in islice(loader, -(-wanted // batch_size)):
             assert batch.labels is not None
-            features.append(encode(batch.to(device)).float().cpu().numpy())
-            if not np.isfinite(features[-1]).all():
+            features = encode(batch.to(device)).float().cpu().numpy()
+            if not np.isfinite(features).all():
                 raise NotFiniteError(f"{shards.path}: features of it are not finite, so that no probe means anything")
-            labels.append(batch.labels.numpy())
-            index.append(batch.index.numpy())
-    found = np.concatenate(labels)[:wanted]
-    known = np.argsort(np.concatenate(index)[:wanted])
-    known = known[found[known] != NO_LABEL]
-    if not len(known):
+            left = min(wanted, len(features))
+            wanted -= left
+            labels = batch.labels.cpu().numpy()[:left]
+            known = labels != NO_LABEL
+            some = some or bool(known.any())
+            yield features[:left][known], labels[known], batch.index.cpu().numpy()[:left][known]
+    if not some:
         raise RunError(f"{shards.path}: every label is {NO_LABEL}, which stands for none, and probes need some")
-    return np.concatenate(features)[known], found[known]
 
 
 def pixel_features(shards: ShardSet, size: int, *, clips: ClipSpec | None = None, **options: Any) -> Features:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.layers.drop import DropPath
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
-from torch import nn
+from torch import Tensor, nn
 
 from headrace.models import Method
 from headrace.models.layout import channels_last
@@ -20,12 +22,13 @@ from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 from headrace.train.probes.classes import matched_labels
 from headrace.train.probes.features import extract_features, image_views
+from headrace.train.probes.mixing import Mixing
 from headrace.train.schedule import warmup_cosine
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """AdamW with layer decay, as MAE fine-tunes (arXiv 2111.06377, table 9), without its mixing of images."""
+    """AdamW with layer decay, as MAE fine-tunes (arXiv 2111.06377, table 9); what regularises is off by default."""
 
     epochs: int = 30
     """Passes over the training set."""
@@ -39,8 +42,44 @@ class FinetuneConfig:
     """Decoupled; 0 turns it off."""
     warmup_epochs: float = 3.0
     """Linear warm-up, in epochs; 0 turns it off."""
+    final_lr: float = 0.0
+    """The learning rate at the end, as a share of the peak."""
+    mixup: float = 0.0
+    """See `Mixing.mixup`; 0 turns it off."""
+    cutmix: float = 0.0
+    """See `Mixing.cutmix`; 0 turns it off."""
+    label_smoothing: float = 0.0
+    """Share of a target that all classes have alike; 0 turns it off."""
+    drop_path: float = 0.0
+    """Share of samples that pass by the last block's branches, less in the blocks before it, in a straight line from 0;
+    0 leaves the network as it is."""
+    crop_scale: tuple[float, float] | None = None
+    """Shares of a picture's area that crops take; None takes those of the method's first view."""
     seed: int = 0
-    """Of the classifier's weights, the order, the crops and the dropout."""
+    """Of the classifier's weights, the order, the crops, the mixing and the dropout."""
+
+    @property
+    def mixing(self) -> Mixing:
+        return Mixing(mixup=self.mixup, cutmix=self.cutmix)
+
+    def __post_init__(self) -> None:
+        self.mixing  # noqa: B018  it refuses what it cannot be
+        if not 0 <= self.label_smoothing < 1 or not 0 <= self.drop_path < 1:
+            raise ValueError("label_smoothing and drop_path must be at least 0 and below 1")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError("epochs and batch_size must be at least 1")
+
+
+MAE_BASE = FinetuneConfig(
+    epochs=100, batch_size=1024, lr=2e-3, layer_decay=0.65, warmup_epochs=5, final_lr=5e-4,
+    mixup=0.8, cutmix=1.0, label_smoothing=0.1, drop_path=0.1, crop_scale=(0.08, 1.0),
+)  # fmt: skip
+"""ViT-B of facebookresearch/mae at efb2a80, FINETUNE.md, but for RandAugment and random erasing."""
+BEIT_BASE = FinetuneConfig(
+    epochs=100, batch_size=1024, lr=4e-3, layer_decay=0.65, warmup_epochs=20, final_lr=2.5e-4,
+    mixup=0.8, cutmix=1.0, label_smoothing=0.1, drop_path=0.1, crop_scale=(0.08, 1.0),
+)  # fmt: skip
+"""ViT-B of microsoft/unilm's beit (arXiv 2106.08254, table 10), but for RandAugment, jitter and random erasing."""
 
 
 def cropped(view: View) -> View:
@@ -59,14 +98,32 @@ def finetune_probe(
     threads: int | None = None,
     max_bad: int | None = None,
 ) -> float:
-    """Accuracy on `test`, 0 to 1, after training a copy of `method`'s backbone and a linear classifier on `train`.
+    """Share of the samples of `test`, 0 to 1, that `finetune_predictions` classifies rightly."""
+    truth, predicted = finetune_predictions(
+        method, train, test, config, device=device, threads=threads, max_bad=max_bad
+    )
+    return float((truth == predicted).mean())
+
+
+def finetune_predictions(
+    method: Method,
+    train: ShardSet,
+    test: ShardSet,
+    config: FinetuneConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+    max_bad: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of `test`, as `train` counts them, and predicted ones, int64 (m,) each, after training a copy of
+    `method`'s backbone and a linear classifier on `train`.
 
     Training sees the method's first view with its crop and flip alone; testing sees the centred square, each
     sample once. `max_bad` as in `extract_features`; another sample takes a bad one's place in training.
 
     Raises:
         RunError: for a method of clips or texts, if a shard set has no labels, no sample has one, `test` has classes
-            that `train` has not, or training ends in numbers that are not finite.
+            that `train` has not, the network has no branches to drop, or training ends in numbers that are not finite.
         ShardError: for a sample that cannot be decoded.
     """
     config = config or FinetuneConfig()
@@ -76,11 +133,15 @@ def finetune_probe(
             raise RunError(f"{shards.path}: has no label field, which fine-tuning needs{shards.omitted.hint}")
     relabel = matched_labels(train, test)
     view = cropped(first)
+    if config.crop_scale is not None:
+        view = replace(view, scale=config.crop_scale)
     classes = int(train.ints("label").max()) + 1
     if not classes:
         raise RunError(f"{train.path}: every label is {NO_LABEL}, which stands for none, and fine-tuning needs some")
     with seeded(config.seed):
         network = nn.Sequential(copy.deepcopy(method.backbone), nn.Linear(method.feature_dim, classes))
+    if config.drop_path:
+        drop_paths(network[0], config.drop_path)
     network = channels_last(network.to(device))
     optimizer = torch.optim.AdamW(_groups(network, config), lr=config.lr)
     batch_size = min(config.batch_size, len(train))
@@ -92,15 +153,16 @@ def finetune_probe(
         while step < total:
             for batch in loader:
                 for group in optimizer.param_groups:
-                    group["lr"] = config.lr * group["lr_scale"] * warmup_cosine(step, total=total, warmup=warmup)
+                    share = warmup_cosine(step, total=total, warmup=warmup, final=config.final_lr)
+                    group["lr"] = config.lr * group["lr_scale"] * share
                 batch = batch.to(device)
                 [images] = batch.normalized()
                 assert batch.labels is not None
+                known = batch.labels != NO_LABEL
+                targets = F.one_hot(batch.labels.clamp(min=0), classes).float() * known[:, None]
+                images, targets = config.mixing.apply(images, targets, (config.seed, step))
                 with seeded(config.seed, step, device=device):
-                    known = (batch.labels != NO_LABEL).sum().clamp(min=1)
-                    loss = (
-                        F.cross_entropy(network(images), batch.labels, ignore_index=NO_LABEL, reduction="sum") / known
-                    )
+                    loss = _cross_entropy(network(images), targets, config.label_smoothing)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                 optimizer.step()
@@ -114,7 +176,34 @@ def finetune_probe(
         threads=threads,
         max_bad=max_bad,
     )
-    return float((scores.argmax(1) == relabel(labels)).mean())
+    return relabel(labels), scores.argmax(1)
+
+
+def _cross_entropy(scores: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Mean over samples with a label, of targets (B, K) whose rows add up to the share of the sample that has one."""
+    weights = targets.sum(dim=1, keepdim=True)
+    smooth = (1 - smoothing) * targets + smoothing * weights / targets.shape[1]
+    return -(smooth * scores.log_softmax(dim=1)).sum() / weights.sum().clamp(min=1e-6)
+
+
+def drop_paths(network: nn.Module, rate: float) -> None:
+    """Stochastic depth (arXiv 1603.09382) for a timm network whose blocks have places for it.
+
+    Raises:
+        RunError: if they have none, as those of ResNets.
+    """
+    places = ("drop_path", "drop_path1", "drop_path2")
+    blocks = [
+        block
+        for block in network.modules()
+        if any(isinstance(getattr(block, place, None), nn.Identity | DropPath) for place in places)
+    ]
+    if not blocks:
+        raise RunError(f"drop_path: a {type(network).__name__} has no branches to drop; set it to 0")
+    for depth, block in enumerate(blocks):
+        for place in places:
+            if isinstance(getattr(block, place, None), nn.Identity | DropPath):
+                setattr(block, place, DropPath(rate * depth / max(1, len(blocks) - 1)))
 
 
 def _groups(network: nn.Sequential, config: FinetuneConfig) -> list[dict[str, Any]]:

@@ -26,9 +26,15 @@ def frozen_scores(
         test: what scores them; None holds a fifth of `learn` out for that, always the same.
         device: where they compute.
     """
+    (x, y), scored = held_out(learn, test)
+    return {probe: FROZEN_PROBES[probe](x, y, *scored, device=device) for probe in probes}
+
+
+def held_out(learn: Features, test: Features | None) -> tuple[Features, Features]:
+    """What probes learn from and what scores them: without a test set, a fifth of `learn`, always the same."""
+    if test is not None:
+        return learn, test
     x, y = learn
-    if test is None:
-        mixed = order(0, 0, len(y))[:]
-        held = round(len(y) * HELD_OUT)
-        test, x, y = (x[mixed[:held]], y[mixed[:held]]), x[mixed[held:]], y[mixed[held:]]
-    return {probe: FROZEN_PROBES[probe](x, y, *test, device=device) for probe in probes}
+    mixed = order(0, 0, len(y))[:]
+    held = round(len(y) * HELD_OUT)
+    return (x[mixed[held:]], y[mixed[held:]]), (x[mixed[:held]], y[mixed[:held]])

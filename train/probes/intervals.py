@@ -46,5 +46,32 @@ def mean_interval(outcomes: np.ndarray, *, draws: int = DRAWS, seed: int = 0) ->
     return bootstrap(lambda counts: float(counts @ outcomes) / len(outcomes), len(outcomes), draws=draws, seed=seed)
 
 
+def nested_interval(
+    outcomes: np.ndarray,
+    statistic: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Measured:
+    """The interval of a mean over trainings, where trainings as well as samples might have been others.
+
+    Args:
+        outcomes: (S, m) of S trainings on m samples.
+        statistic: of the mean outcomes (m,) and how often each sample counts, int64 (m,); None is their mean.
+
+    Each draw takes S trainings and m samples, with replacement. With one training, samples alone are drawn.
+    """
+    outcomes = np.asarray(outcomes, np.float64)
+    trainings, samples = outcomes.shape
+    score = statistic or (lambda of_samples, counts: float(counts @ of_samples) / samples)
+    value = score(outcomes.mean(0), np.ones(samples, np.int64))
+    generator = np.random.default_rng(seed)
+    found = np.empty(draws)
+    for draw in range(draws):
+        of_samples = outcomes[generator.integers(0, trainings, trainings)].mean(0)
+        found[draw] = score(of_samples, np.bincount(generator.integers(0, samples, samples), minlength=samples))
+    return Measured(value, *(float(np.nanquantile(found, share)) for share in _tails()))
+
+
 def _tails() -> tuple[float, float]:
     return (1 - LEVEL) / 2, (1 + LEVEL) / 2

@@ -13,6 +13,7 @@ from torch import Tensor
 
 Classifier = tuple[Tensor, Tensor]
 """Weights (classes, D) and biases (classes,)."""
+PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def fit_linear(
     train_x: np.ndarray,
     train_y: np.ndarray,
     *,
-    penalties: Sequence[float] = (1.0, 0.1, 0.01, 1e-3, 1e-4),
+    penalties: Sequence[float] = PENALTIES,
     held_out: float = 0.2,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -84,19 +85,22 @@ def fit_linear(
     return LinearHead(classes, mean, deviation, _fit(x, y, len(classes), penalty, None))
 
 
-def linear_probe(
-    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, **options: Any
-) -> float:
-    """Accuracy on the test samples, 0 to 1, of `fit_linear` with these options. Test samples are looked at once, at the
-    end.
+def linear_predictions(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, **options: Any) -> np.ndarray:
+    """int64 (m,): classes of the test samples by `fit_linear`.
 
     Args:
         train_x, test_x: float32 (n, D) and (m, D).
-        train_y, test_y: int64 (n,) and (m,).
+        train_y: int64 (n,).
         options: of `fit_linear`.
     """
-    head = fit_linear(train_x, train_y, **options)
-    return float((head.predict(test_x) == test_y).mean())
+    return fit_linear(train_x, train_y, **options).predict(test_x)
+
+
+def linear_probe(
+    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, **options: Any
+) -> float:
+    """Share of the test samples, 0 to 1, that `linear_predictions` classifies rightly."""
+    return float((linear_predictions(train_x, train_y, test_x, **options) == test_y).mean())
 
 
 def _fit(x: Tensor, y: Tensor, classes: int, penalty: float, start: Classifier | None) -> Classifier:

@@ -43,12 +43,11 @@ def override(values: dict[str, Any], key: str, text: str, cls: type[Any], **hint
         ConfigError: if there is no such field, or `text` is no YAML.
     """
     *groups, last = names = key.split(".")
-    known = arguments(cls) | hints
-    every = list(_dotted_keys(known))
+    top = known = {**arguments(cls), **hints}
     for depth, name in enumerate(names):
         if name not in known:
             beside = [".".join([*names[:depth], other]) for other in known] if depth else []
-            raise ConfigError(f"{key}: unknown key{nearest(key, list(dict.fromkeys([*beside, *every])))}")
+            raise ConfigError(f"{key}: unknown key{nearest(key, list(dict.fromkeys([*beside, *_dotted_keys(top)])))}")
         if depth == len(groups):
             break
         below = _below(known[name], names[depth + 1])
@@ -66,7 +65,7 @@ def override(values: dict[str, Any], key: str, text: str, cls: type[Any], **hint
     values[last] = text if as_it_is else _parse(text, key)
 
 
-def _dotted_keys(known: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _dotted_keys(known: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, hint in known.items():
         classes = [option for option in _options(hint) if is_dataclass(option)]
         if not classes:
@@ -82,7 +81,7 @@ def _below(hint: Any, name: str) -> dict[str, Any]:
         if (get_origin(option) or option) in (dict, Mapping):
             keys[name] = (get_args(option) or (Any, Any))[1]
         elif is_dataclass(option):
-            keys |= arguments(option)  # type: ignore[arg-type]
+            keys.update(arguments(option))  # type: ignore[arg-type]
     return keys
 
 

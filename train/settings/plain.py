@@ -14,6 +14,8 @@ import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -41,7 +43,7 @@ def build(cls: type[Any], values: object, key: str = "", **hints: Any) -> Any:
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{key or 'config'}: must be a mapping, got {values!r}")
-    hints = arguments(cls) | hints
+    hints = {**arguments(cls), **hints}
     converted = {}
     for name, value in values.items():
         dotted = f"{key}.{name}" if key else str(name)
@@ -63,12 +65,17 @@ def build(cls: type[Any], values: object, key: str = "", **hints: Any) -> Any:
         raise ConfigError(f"{key}: {error}") from None
 
 
-def arguments(cls: type[Any]) -> dict[str, Any]:
+def arguments(cls: type[Any]) -> Mapping[str, Any]:
     """What a dataclass is made from: the type of each of its constructor's arguments."""
+    return _arguments(cls)  # type: ignore[arg-type]
+
+
+@cache
+def _arguments(cls: type[Any]) -> Mapping[str, Any]:
     names = list(inspect.signature(cls).parameters)
     own = names == [f.name for f in fields(cls) if f.init]
     hints = get_type_hints(cls if own else cls.__init__)
-    return {name: hints[name] for name in names}
+    return MappingProxyType({name: hints[name] for name in names})
 
 
 def convert(value: object, hint: Any, key: str) -> Any:

@@ -19,7 +19,9 @@ from PIL import Image
 from headrace.models import METHODS
 from headrace.shards import Field, ShardSet, write_shards
 from headrace.tools.errors import UserError
-from headrace.tools.evaluate import PROBES, evaluate, read_results, rows, save_results
+from headrace.tools.evaluation.evaluate import evaluate
+from headrace.tools.evaluation.results import read_results, rows, save_results
+from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.tools.pictures.features import Encoded, neighbours
 from headrace.tools.pictures.report import throughput, write_report
 from headrace.train import read_metrics, train
@@ -119,7 +121,7 @@ def test_nothing_is_loaded_from_outside(text: str) -> None:
 def test_the_table_holds_the_results(run: Path, text: str) -> None:
     head, *body = Page(text).cells
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    assert head == ["features", PROBES["knn"], PROBES["linear"]]
+    assert head == ["features", PROTOCOLS["knn"].title, PROTOCOLS["linear"].title]
     expected = [
         [name, f"{100 * scores['knn']:.1f}%", f"{100 * scores['linear']:.1f}%"]
         for name, scores in rows(results).items()
@@ -295,22 +297,22 @@ def test_throughput_weighs_by_time(run: Path) -> None:
 
 def test_scores_of_several_probes_are_kept_together(digits_webdataset: ShardSet, run: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
-    first = evaluate(tmp_path, digits_webdataset.path, probes=("knn",), encoders=("pixels",))
-    second = evaluate(tmp_path, digits_webdataset.path, probes=("linear",), encoders=("pixels",))
-    assert read_results(tmp_path)["probes"] == {"pixels": first["pixels"] | second["pixels"]}
-    evaluate(tmp_path, digits_webdataset.path, digits_webdataset.path, probes=("knn",), encoders=("pixels",))
-    assert set(read_results(tmp_path)["probes"]["pixels"]) == {"knn"}, "scores on other data do not mix"
+    first = evaluate(tmp_path, digits_webdataset.path, protocols=("knn",), encoders=("input",))
+    second = evaluate(tmp_path, digits_webdataset.path, protocols=("linear",), encoders=("input",))
+    assert read_results(tmp_path)["probes"] == {"input": first["input"] | second["input"]}
+    evaluate(tmp_path, digits_webdataset.path, digits_webdataset.path, protocols=("knn",), encoders=("input",))
+    assert set(read_results(tmp_path)["probes"]["input"]) == {"knn"}, "scores on other data do not mix"
 
 
 def test_untrained_scores_are_of_the_run_at_step_0(digits_webdataset: ShardSet, run: Path) -> None:
-    again = evaluate(run, digits_webdataset.path, encoders=("random",))
-    assert again["random"] == read_results(run)["probes"]["random"], "the untrained encoder is a function of the seed"
-    assert np.isfinite(list(again["random"].values())).all()
+    again = evaluate(run, digits_webdataset.path, encoders=("untrained",))
+    assert again["untrained"] == read_results(run)["probes"]["untrained"], "a function of the seed"
+    assert np.isfinite(list(again["untrained"].values())).all()
 
 
 def test_fine_tuning_needs_a_test_set(digits_webdataset: ShardSet, run: Path) -> None:
     with pytest.raises(UserError, match="--test"):
-        evaluate(run, digits_webdataset.path, probes=("finetune",))
+        evaluate(run, digits_webdataset.path, protocols=("finetune",))
 
 
 def test_eval_is_not_for_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,168 @@
+"""A run's encoder measured by protocols, beside the raw input and the untrained encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.models import Method
+from headrace.pipeline import ClipSpec, SoundSpec, TextSpec, ViewSpec
+from headrace.shards import UNREADABLE, ShardSet, open_shards
+from headrace.shards.remote.remote import has_secrets
+from headrace.tools.errors import UserError
+from headrace.tools.evaluation.feature_cache import FeatureCache
+from headrace.tools.evaluation.protocol import ENCODERS, Task
+from headrace.tools.evaluation.results import RESULTS, Place, Scores, keep, short
+from headrace.tools.evaluation.table import PROTOCOLS
+from headrace.tools.fields import image_field
+from headrace.train import RunError, load_run
+from headrace.train.probes import Features, band_features, image_views, matched_labels, pixel_features, word_features
+from headrace.train.run import first_weights
+from headrace.train.settings.plain import to_plain
+
+PIXEL_SIDE = 32  # raw pixels are compared at this size at most: a linear probe of larger ones fills the memory
+CLIP_SIDE = 16  # likewise, of every frame
+
+
+def evaluate(
+    run: Path,
+    data: Place,
+    test: Place | None = None,
+    *,
+    protocols: Sequence[str] = ("knn", "linear"),
+    encoders: Sequence[str] = tuple(ENCODERS),
+    method: Callable[[], Method] | None = None,
+) -> Scores:
+    """`measure` with every protocol's own settings: encoder to protocol to score."""
+    return short(measure(run, data, test, protocols=protocols, encoders=encoders, method=method))
+
+
+def measure(
+    run: Path,
+    data: Place,
+    test: Place | None = None,
+    *,
+    protocols: Sequence[str],
+    encoders: Sequence[str] = tuple(ENCODERS),
+    settings: Mapping[str, Any] | None = None,
+    method: Callable[[], Method] | None = None,
+    cache: bool = True,
+) -> dict[str, Any]:
+    """Measure the newest checkpoint of `run`, and keep what is found in its results.json beside that of earlier calls.
+
+    Args:
+        run: run folder.
+        data: shard set that is learned from.
+        test: shard set that is scored; None holds a fifth of `data` out for that, always the same.
+        protocols: keys of PROTOCOLS. Bad samples end them or are left out, as the run's `loader.on_error` says.
+        encoders: keys of ENCODERS; a protocol that cannot measure one leaves it out. The raw input is pixels,
+            statistics of bands where the method hears sounds, and counts of words where it reads texts.
+        settings: of protocols by name, each an instance of the class of `Protocol.settings`; by default that one.
+        method: makes the method of a run that was trained with one of yours; see `headrace.train.train`.
+        cache: keep features for the next call.
+
+    Returns:
+        By protocol: its version, settings and metric, and for each of its encoders every metric with its interval.
+
+    Raises:
+        ConfigError: as `headrace.train.load_run`.
+        RunError: if the run has no checkpoint, a shard set has no labels or not what the method is shown, or `test` has
+            samples of classes that `data` has not; for fine-tuning, if the method is not one of images, and for the raw
+            input, if it is shown several streams.
+        UserError: for what is scored on a test set alone without `test`, and in one of several processes of torchrun,
+            which would all do the same.
+        ShardError: for a shard set that cannot be read.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("eval works in one process, which sees each sample once: start it without torchrun")
+    if any(has_secrets(place) for place in (data, test) if place is not None):
+        raise UserError(
+            f"a user, password or query in a URL would be kept in {RESULTS}; give them to the store's own tools "
+            "instead, by variables of the environment or .netrc (docs/remote.md)"
+        )
+    chosen = [PROTOCOLS[name] for name in protocols]
+    settings = {protocol.name: (settings or {}).get(protocol.name, protocol.settings) for protocol in chosen}
+    config, trained = load_run(run, method=method)
+    untrained = first_weights(config, method)[1].eval()
+    max_bad = config.loader.probes_max_bad
+    found: dict[str, Any] = {
+        protocol.name: {
+            "version": protocol.version,
+            "settings": to_plain(settings[protocol.name]),
+            "metric": protocol.metric,
+            "encoders": {},
+        }
+        for protocol in chosen
+    }
+    with ExitStack() as stack:
+        learn = stack.enter_context(open_shards(data))
+        score = stack.enter_context(open_shards(test)) if test is not None else None
+        if score is not None:
+            check_labels(learn, score)
+        if any(protocol.name.startswith("finetune") for protocol in chosen):
+            image_views(trained)  # whether it can be, before anything is computed
+        kept = stack.enter_context(closing(FeatureCache(kept=cache, device=device(), max_bad=max_bad)))
+        for encoder in encoders:
+            probed = trained if encoder == "trained" else untrained
+            features: Callable[[ShardSet], Features] = partial(kept.features, probed)
+            if encoder == "input":
+                features = partial(_raw, probed, learn, max_bad)
+            for protocol in chosen:
+                if encoder in protocol.encoders:
+                    task = Task(
+                        encoder=encoder,
+                        method=probed.to(device()),
+                        learn=learn,
+                        test=score,
+                        settings=settings[protocol.name],
+                        features=features,
+                        device=device(),
+                        max_bad=max_bad,
+                    )
+                    outcome = protocol.measure(task)
+                    found[protocol.name]["metric"] = next(iter(outcome.metrics))
+                    found[protocol.name]["encoders"][encoder] = outcome.to_json()
+    keep(run, data, test, found)
+    return found
+
+
+def check_labels(learn: ShardSet, score: ShardSet) -> None:
+    """RunError before anything is computed where labels of two sets cannot be compared, as `matched_labels` does."""
+    if all("label" in shards.fields for shards in (learn, score)):  # who needs them says so where there are none
+        matched_labels(learn, score)
+
+
+def _raw(method: Method, learn: ShardSet, max_bad: int | None, shards: ShardSet) -> Features:
+    """What is shown of each sample of `shards`, without an encoder, in the form that suits `learn`."""
+    shown = method.probe_inputs
+    if isinstance(shown, SoundSpec):
+        return band_features(shards, shown, max_bad=max_bad)
+    if isinstance(shown, TextSpec):
+        return word_features(shards, shown, max_bad=max_bad)
+    clips = shown if isinstance(shown, ClipSpec) else None
+    return pixel_features(shards, _pixel_side(method, learn), clips=clips, max_bad=max_bad)
+
+
+def _pixel_side(method: Method, shards: ShardSet) -> int:
+    """The side of what the method is shown of a video, or the stored images' own, judged by the first, if it is small
+    enough."""
+    shown = method.probe_inputs
+    if isinstance(shown, ClipSpec):
+        return min(shown.clips[0].view.size, CLIP_SIDE)
+    if not isinstance(shown, ViewSpec):
+        raise RunError(f"{type(method).__name__} is shown no pixels, so that there are none to compare with")
+    sizes = shards.places(image_field(shards), np.arange(len(shards)))
+    first = int(np.argmax(sizes.encoding != UNREADABLE))
+    return min(int(sizes.height[first]), int(sizes.width[first]), PIXEL_SIDE)
+
+
+def device() -> str:
+    """Where probes compute."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

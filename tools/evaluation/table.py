@@ -1,0 +1,27 @@
+"""Every protocol, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace.tools.evaluation.finetuned import FINETUNE, FINETUNE_BEIT, FINETUNE_MAE
+from headrace.tools.evaluation.frozen import FEWSHOT, KNN, LINEAR
+from headrace.tools.evaluation.protocol import Protocol
+from headrace.tools.evaluation.sgd import LINEAR_DINO, LINEAR_DINOV2, LINEAR_MAE, LINEAR_SIMCLR
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        KNN,
+        LINEAR,
+        LINEAR_SIMCLR,
+        LINEAR_MAE,
+        LINEAR_DINO,
+        LINEAR_DINOV2,
+        FEWSHOT,
+        FINETUNE,
+        FINETUNE_MAE,
+        FINETUNE_BEIT,
+    )
+}
+"""In the order of tables."""
