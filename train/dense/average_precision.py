@@ -46,7 +46,7 @@ def coco_scores(found: Instances, true: Instances, sizes: Sequence[tuple[int, in
     }
     results = _numbered(found, ("bbox", "score", "segmentation") if kind == "segm" else ("bbox", "score"))
     if not results:
-        return {name: 0.0 for name in NAMES[:3]}
+        return dict.fromkeys(NAMES[:3], 0.0)
     truth = COCO(listed)
     meter = COCOeval_faster(truth, truth.loadRes(results), kind, print_function=lambda *_: None)
     meter.evaluate()

@@ -15,8 +15,8 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from headrace.models.seeding import seeded
-from headrace.pipeline.images.view import Normalize
 from headrace.pipeline import order
+from headrace.pipeline.images.view import Normalize
 from headrace.shards import ShardSet
 from headrace.train.dense.average_precision import Kind, Matches, coco_scores
 from headrace.train.dense.pyramids import build_pyramid, patch_side
@@ -126,7 +126,9 @@ def build_detector(
     return detector
 
 
-def fit_detector(detector: nn.Module, train: ShardSet, config: DetectionConfig, device: str = "cpu") -> dict[str, float]:
+def fit_detector(
+    detector: nn.Module, train: ShardSet, config: DetectionConfig, device: str = "cpu"
+) -> dict[str, float]:
     """Train `detector` on the instances of `train`; the last step's losses by their names, and their "sum".
 
     Raises:

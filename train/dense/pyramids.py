@@ -22,7 +22,9 @@ STAGES = 4
 class Pyramid(nn.Module):
     """Four maps and one more, each of half the resolution of the one before."""
 
-    out_channels = WIDTH
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_channels = WIDTH
 
 
 class StagePyramid(Pyramid):
