@@ -109,7 +109,7 @@ def contestants(work: Work, options: Options, out: Path) -> list[Contestant]:
     written = 1e6 * forms.megabytes * times * (PIXELS if work.encode == "raw" else 1)
     shard_size = max(MIN_SHARD_SIZE, int(ROOM * written / (SHARDS_EACH * threads)))
     looks = {
-        "keep": "looks at every image's structure",
+        "keep": "reads every code of every image to see that it is whole",
         "jpeg": "reads every coefficient and rounds it anew, without going through pixels",
         "raw": "decodes every image",
     }[work.encode]
@@ -133,10 +133,10 @@ def contestants(work: Work, options: Options, out: Path) -> list[Contestant]:
     if work.encode == "keep":
         found.append(
             Contestant(
-                name="Headrace, strict",
+                name="Headrace, quick",
                 batches=headrace_convert,
-                arguments={**common, "strict": True, "out": out / "strict"},
-                note="`headrace shard folder --strict`: decodes every image to see that it can be; index, checksums",
+                arguments={**common, "quick": True, "out": out / "quick"},
+                note="`headrace shard folder --quick`: looks at the end of every image; index, checksums",
             )
         )
     return [*found, *(tar_writers if work.format == "webdataset" else beton_writers)(work, options, times, out)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headrace.train.probes.intervals import bootstrap, mean_interval
+from headrace.train.probes.intervals import bootstrap, mean_interval, nested_interval
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -34,3 +34,17 @@ def test_draws_in_which_a_score_is_not_defined_are_left_out() -> None:
 
     found = bootstrap(among_the_rare, 10)
     assert found == (1.0, 1.0, 1.0)
+
+
+def test_trainings_widen_an_interval_by_their_spread() -> None:
+    random = np.random.default_rng(0)
+    one = random.random((1, 400)) < 0.8
+    same = np.repeat(one, 5, axis=0)
+    assert nested_interval(one).value == mean_interval(one[0]).value
+    alone, together = mean_interval(one[0]), nested_interval(same)
+    assert abs((together.high - together.low) / (alone.high - alone.low) - 1) < 0.15, "five that are alike add nothing"
+    unlike = np.stack([random.random(400) < rate for rate in (0.5, 0.6, 0.7, 0.8, 0.9)])
+    wide = nested_interval(unlike)
+    # The mean of five draws of rates that deviate by 0.14, beside samples' own 0.02.
+    assert 0.2 < wide.high - wide.low < 0.3
+    assert abs(wide.value - 0.7) < 0.03

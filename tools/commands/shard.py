@@ -37,7 +37,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("what is read")
     option(data, "--split", str, None, "NAME", "part of the data, where it has parts (default: train)")
     option(data, "--max-rejects", share, 0.05, "SHARE", "bad samples to put up with, from 0 to 1")
-    data.add_argument("--strict", action="store_true", help="decode every kept image and video in full")
+    data.add_argument("--strict", action="store_true", help="decode every kept video in full, not its ends only")
+    data.add_argument("--quick", action="store_true", help="look at the ends of kept images only (docs/odd-files.md)")
 
     images = parser.add_argument_group("images and videos")
     ways = ("keep", "jpeg", "raw", "smart", "proportion", "frames")
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> None:
             frames=args.frames,
             frame_stride=args.frame_stride,
             strict=args.strict,
+            quick=args.quick,
             orientation=args.orientation,
             shard_size=args.shard_size,
             seed=None if args.no_shuffle else args.seed,

@@ -85,6 +85,7 @@ def convert(
     frames: int = EncodeSettings.frames,
     frame_stride: int = EncodeSettings.frame_stride,
     strict: bool = False,
+    quick: bool = False,
     orientation: Orientation | None = None,
     shard_size: int = 256 << 20,
     seed: int | None = 0,
@@ -116,7 +117,7 @@ def convert(
         format: webdataset or ffcv.
         split: Part of the data; None is that for training, where there are parts.
         encode, max_side, short_side, quality, smart_threshold, compress_probability, frames, frame_stride, strict,
-            orientation: How images and videos are stored, see `EncodeSettings`.
+            quick, orientation: How images and videos are stored, see `EncodeSettings`.
         max_pixels: Larger images are left out, see `EncodeSettings`; None takes `headrace.pipeline.images.limits`'.
         shard_size: Bytes that a shard does not exceed. Shards hold about the same number of samples, so that they
             are a little smaller.
@@ -168,6 +169,7 @@ def convert(
         frames=frames,
         frame_stride=frame_stride,
         strict=strict,
+        quick=quick,
         orientation=orientation,
         format=format,
     )

@@ -57,8 +57,10 @@ class EncodeSettings:
     frame_stride: int = 4
     """A stack takes every n-th frame."""
     strict: bool = False
-    """Decode every image and video that is kept to its end, instead of looking at the structure of an image, and at the
-    beginning and the end of a video, only."""
+    """Decode every video that is kept to its end, instead of looking at its beginning and end only."""
+    quick: bool = False
+    """Look at the end of a large JPEG's scan, and at the checksums of a large PNG's chunks, instead of reading all of
+    an image that is kept."""
     max_pixels: int = MAX_PIXELS
     """Images with more are left out, but for JPEGs that are shrunk anyway and are within it at a half, a quarter or an
     eighth."""
@@ -213,7 +215,7 @@ class EncodeSettings:
                     return to_jpeg(to_pixels(self._decoded(data, orientation)), self.quality)
             elif header.encoding == JPG or (self.format == "webdataset" and texts_fit(data)):
                 with contextlib.suppress(Damaged):
-                    check_whole(data, header, thorough=self.strict, max_pixels=self.max_pixels)
+                    check_whole(data, header, thorough=not self.quick, max_pixels=self.max_pixels)
                     return data
         image = self._decoded(data, orientation)
         return to_png(image) if self.format == "webdataset" else to_pixels(image)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from headrace.models import Method
+from headrace.pipeline import TextSpec
+from headrace.pipeline.streams import spec_of, streams_of
 from headrace.shards import ShardSet
 from headrace.shards.remote.remote_set import cache_folder
 from headrace.tools.errors import UserError
@@ -82,6 +84,9 @@ def _key(method: Method, shards: ShardSet, max_bad: int | None) -> str | None:
     for text in (VERSION, torch.__version__, type(method).__qualname__, shown, shards.orientation, max_bad):
         digest.update(f"{text}\n".encode())
     digest.update(shards.manifest.to_json().encode())
+    for spec in map(spec_of, streams_of(method.probe_inputs).values()):
+        if isinstance(spec, TextSpec):
+            digest.update(Path(spec.tokenizer).read_bytes())
     for name, tensor in method.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -9,6 +9,7 @@ from headrace.train.probes.features import (
     pixel_features,
     word_features,
 )
+from headrace.train.probes.fewshot import few_labels
 from headrace.train.probes.finetune import FinetuneConfig, finetune_probe
 from headrace.train.probes.frozen import FROZEN_PROBES, frozen_scores, held_out
 from headrace.train.probes.knn import knn_probe
@@ -30,6 +31,7 @@ __all__ = [
     "band_features",
     "corruption_outcomes",
     "extract_features",
+    "few_labels",
     "finetune_probe",
     "fit_linear",
     "frozen_scores",

@@ -56,7 +56,7 @@ def _rectangle(height: int, width: int, share: float, generator: np.random.Gener
     """Of that share of the area and the picture's proportions, around any pixel, cut off at the borders."""
     spans = []
     for side in (height, width):
-        half = int(side * math.sqrt(share)) // 2
-        centre = int(generator.integers(side))
-        spans.append(slice(max(0, centre - half), min(side, centre + half)))
+        length = int(side * math.sqrt(share))
+        first = int(generator.integers(side)) - length // 2
+        spans.append(slice(max(0, first), min(side, first + length)))
     return spans[0], spans[1]

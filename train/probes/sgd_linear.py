@@ -250,7 +250,7 @@ class _Heads(nn.Module):
                 peak = rate * batch_size / 256
                 groups.append({"params": [weight], "peak": peak})
                 groups.append({"params": [bias], "peak": peak, "weight_decay": 0.0, "adapt": False})
-        settings = {"lr": 1.0, "momentum": config.momentum, "weight_decay": config.weight_decay}
+        settings: dict[str, Any] = {"lr": 1.0, "momentum": config.momentum, "weight_decay": config.weight_decay}
         # MAE's LARS multiplies the rate into the step and not into the momentum.
         self.optimizer: torch.optim.Optimizer = (
             LARS(groups, lr_in_momentum=False, **settings) if config.lars else torch.optim.SGD(groups, **settings)

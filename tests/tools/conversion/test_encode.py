@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,9 +13,10 @@ import simplejpeg
 from PIL import Image
 
 from headrace.pipeline.images.decode import decode_rgb
+from headrace.pipeline.images.whole import looks_whole
 from headrace.shards import JPG, RAW, Field, ShardSet, open_shards
 from headrace.tools.conversion.convert import convert
-from headrace.tools.conversion.encode import EncodeSettings
+from headrace.tools.conversion.encode import Encode, EncodeSettings
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_short_side(pictures: Path, tmp_path: Path, encode: Any) -> None:
             assert width / height == pytest.approx(original.width / original.height, rel=0.02)
 
 
-def test_a_kept_file_of_whole_structure_is_decoded_only_when_strict(photos: ShardSet, tmp_path: Path) -> None:
+def test_a_kept_file_is_read_to_its_end_unless_quick(photos: ShardSet, tmp_path: Path) -> None:
     """A flipped bit in a scan leaves the structure whole."""
     data = bytearray(photos.read(0)["image"])
     image = Field(kind="image", encoding="mixed")
@@ -74,14 +75,27 @@ def test_a_kept_file_of_whole_structure_is_decoded_only_when_strict(photos: Shar
     for at in range(len(data) // 2, len(data) // 2 + 60):
         changed = bytes(data[:at]) + bytes([data[at] ^ 0x10]) + bytes(data[at + 1 :])
         try:
-            strict = EncodeSettings(strict=True).stored(image, "a", changed)
+            whole = EncodeSettings().stored(image, "a", changed)
         except ValueError:
-            strict = b""
-        if strict != changed:
+            whole = b""
+        if whole != changed:
             complaints += 1
-            if EncodeSettings().stored(image, "a", changed) == changed:
+            if EncodeSettings(quick=True).stored(image, "a", changed) == changed:
                 return
-    pytest.fail(f"none of {complaints} damaged files was kept without --strict")
+    pytest.fail(f"none of {complaints} damaged files was kept with --quick")
+
+
+def test_what_was_cut_is_a_reject_under_every_encode(photos: ShardSet) -> None:
+    """Also where an end marker was put behind a cut that a look at the end cannot tell from an encoder's."""
+    image = Field(kind="image", encoding="mixed")
+    data = photos.read(0)["image"]
+    closed = (data[:cut] + b"\xff\xd9" for cut in range(len(data) // 2, len(data) - 9))
+    cut = next(each for each in closed if looks_whole(each))
+    assert EncodeSettings(quick=True).stored(image, "a", cut) == cut
+    for encode in get_args(Encode):
+        if encode != "frames":
+            with pytest.raises(ValueError, match="image file is truncated"):
+                EncodeSettings(encode=encode).stored(image, "a", cut)
 
 
 @pytest.mark.peer("ffcv")
