@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from headrace.tools.evaluation.finetuned import FINETUNE, FINETUNE_BEIT, FINETUNE_MAE
 from headrace.tools.evaluation.frozen import FEWSHOT, KNN, LINEAR
+from headrace.tools.evaluation.maps import DEPTH, DETECTION, SEGMENTATION
 from headrace.tools.evaluation.protocol import Protocol
+from headrace.tools.evaluation.robust import ROBUSTNESS
 from headrace.tools.evaluation.sgd import LINEAR_DINO, LINEAR_DINOV2, LINEAR_MAE, LINEAR_SIMCLR
 
 PROTOCOLS: Mapping[str, Protocol] = {
@@ -22,6 +24,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
         FINETUNE,
         FINETUNE_MAE,
         FINETUNE_BEIT,
+        ROBUSTNESS,
+        SEGMENTATION,
+        DETECTION,
+        DEPTH,
     )
 }
 """In the order of tables."""
