@@ -68,8 +68,11 @@ COMMAND = Command(
     "score a run's encoder",
     """\
 Scores the newest checkpoint of RUN by PROTOCOL beside the untrained encoder and the raw input, with intervals of
-95 %, and keeps what it finds in RUN/results.json: knn, linear, fewshot leave the encoder as it is; finetune,
-finetune_mae and finetune_beit train it too, and take their time. A protocol's settings are set as --key value.
+95 %, and keeps what it finds in RUN/results.json. A protocol's settings are set as --key value.
+
+These leave the encoder as it is: knn, linear, fewshot, and the papers' heads trained by SGD, linear_simclr,
+linear_mae, linear_dino, linear_dinov2. These train it too, and take their time: finetune, finetune_mae,
+finetune_beit.
 
   headrace eval --list
   headrace eval linear runs/first --data shards/train --test shards/val

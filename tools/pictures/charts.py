@@ -9,8 +9,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 640, 280  # user units; the page scales the picture to its column
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 12, 40
+WIDTH, HEIGHT = 400, 220  # user units; a phone shows them at 0.85 of a pixel, a column of a desk at 1.2
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
 MAX_POINTS = 600  # a line has no more points than the screen has pixels for them
 
 

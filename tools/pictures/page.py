@@ -91,7 +91,7 @@ section{background:var(--card);border:1px solid var(--line);border-radius:12px;p
 svg{display:block;width:100%;height:auto}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}
 .grid{stroke:var(--line);stroke-width:1}
-.tick,.axis{fill:var(--soft);font-size:12px;font-variant-numeric:tabular-nums}
+.tick,.axis{fill:var(--soft);font-size:13px;font-variant-numeric:tabular-nums}
 .s0{stroke:var(--s0)}.s1{stroke:var(--s1);stroke-dasharray:7 5}.s2{stroke:var(--s2)}.s3{stroke:var(--s3)}
 .legend{display:flex;gap:18px;margin:0 0 12px;font-size:14px;color:var(--soft)}
 .legend span{display:flex;align-items:center;gap:7px}.legend svg{width:18px}
@@ -104,6 +104,10 @@ td.figure{width:34%}
 .bar i{display:block;height:8px;border-radius:4px;background:var(--s0);min-width:2px}
 tr.best th,tr.best b{font-weight:700}
 table.plain th{width:32%;color:var(--soft)}
+.wide{overflow-x:auto;margin:0 0 18px}.wide h3{margin:0;font-size:14px;font-weight:600}
+small{color:var(--soft);font-size:12px;font-weight:400;white-space:nowrap}
+table.metrics th:first-child{width:32%}table.metrics b{font-weight:400}table.metrics tr.best b{font-weight:700}
+.confusion{max-width:560px}.confusion .right{fill:var(--s0)}.confusion .wrong{fill:var(--s1)}
 .gallery{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,310px),1fr));gap:22px}
 .sample{display:grid;grid-auto-flow:column;grid-auto-columns:1fr;gap:10px}
 figure{margin:0}
@@ -122,6 +126,7 @@ stroke-width:5px;stroke-linejoin:round;pointer-events:none}
 .peek{position:absolute;display:none;pointer-events:none;padding:5px;background:var(--card);
 border:1px solid var(--line);border-radius:8px;box-shadow:0 4px 16px #0003;font-size:12px;text-align:center}
 .peek div{image-rendering:pixelated;border-radius:4px}
+@media (max-width:600px){main{padding:20px 10px 40px}section{padding:16px 14px}}
 pre{margin:0;overflow:auto;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace}
 """
 

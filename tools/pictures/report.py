@@ -24,6 +24,7 @@ from headrace.tools.hardware import cores, processor
 from headrace.tools.pictures.charts import legend, line_chart
 from headrace.tools.pictures.features import feature_sections, missing
 from headrace.tools.pictures.page import Section, definitions, page, png_uri, tiles
+from headrace.tools.pictures.scores import evaluation_sections
 from headrace.tools.pictures.show_views import augmented
 from headrace.train import RunConfig, load_run, read_ending, read_metrics
 from headrace.train.metrics import Record
@@ -71,6 +72,7 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
     sections = [
         Section("At a glance", "", tiles(headline(results, metrics))),
         probes(results),
+        *evaluation_sections(results),
         Section("Training", endings(runs), training_charts(metrics)),
         gallery(config, method),
         pictures(first),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 
 from headrace.shards import Field, ShardSet, open_shards, write_shards
-from headrace.tools.cli import main
+from headrace.tools.cli import main, parse
 from headrace.tools.evaluation import catalogue, feature_cache
 from headrace.tools.evaluation.evaluate import measure
 from headrace.tools.evaluation.feature_cache import FeatureCache
 from headrace.tools.evaluation.frozen import LinearSettings
 from headrace.tools.evaluation.results import read_results, save_results
+from headrace.tools.evaluation.settings import with_keys
 from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.train import load_run, train
 from headrace.train.probes import extract_features, few_labels
@@ -242,6 +244,21 @@ def test_the_list_tells_of_every_protocol(capsys: pytest.CaptureFixture[str]) ->
 def test_the_page_is_current() -> None:
     current = PAGE.read_text(encoding="utf-8") == catalogue.markdown()
     assert current, "make the page anew: headrace eval --markdown > docs/protocols.md"
+
+
+COMMANDS = re.findall(
+    r"^headrace (eval .+)$", (PAGE.parent / "evaluation.md").read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_page_are_understood(command: str) -> None:
+    asked = parse(command.split())
+    with_keys(PROTOCOLS[asked.protocol].settings, asked.keys)
+
+
+def test_the_page_has_commands() -> None:
+    assert len(COMMANDS) >= 5
 
 
 # Few labels

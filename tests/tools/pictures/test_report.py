@@ -28,6 +28,7 @@ from headrace.train import read_metrics, train
 from headrace.train.checkpoint import read_checkpoint
 from headrace.train.pictures import save_pictures
 from headrace.train.recipes import simclr_digits
+from tests.browser import require_readable
 from tests.models.tiny_methods import TINY
 from tests.train.tiny_runs import tiny_run
 
@@ -116,6 +117,25 @@ def test_nothing_is_loaded_from_outside(text: str) -> None:
     assert "@import" not in text
     assert "http://" not in text
     assert "https://" not in text
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
+def test_the_page_is_readable(text: str, run: Path, tmp_path: Path, width: int, dark: bool) -> None:
+    """In Chromium, at a desk and on a phone."""
+    require_readable(run / "report.html", tmp_path, width=width, dark=dark)
+
+
+def test_every_metric_has_its_interval_and_classes_their_confusions(run: Path, text: str) -> None:
+    page = Page(text)
+    found = read_results(run)["protocols"]
+    for name in ("knn", "linear"):
+        of_trained = found[name]["encoders"]["trained"]
+        low, high = (100 * of_trained["metrics"]["accuracy"][end] for end in ("low", "high"))
+        assert f"{low:.1f} to {high:.1f}" in page.texts
+        counts = np.array(of_trained["details"]["confusion"]["counts"])
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            assert f" taken for {j}: {counts[i, j]} of {counts[i].sum()}</title>" in text
+    assert text.count('class="confusion"') == 2
 
 
 def test_the_table_holds_the_results(run: Path, text: str) -> None:
