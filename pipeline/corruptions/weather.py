@@ -57,7 +57,7 @@ def _ice(size: int, random: np.random.Generator) -> Floats:
 
 
 def _standard(x: Floats) -> Floats:
-    return np.asarray((x - x.mean()) / x.std())
+    return np.asarray((x - x.mean()) / (x.std() or 1.0))  # no needle at all may grow on a small picture
 
 
 def snow(x: Floats, parameters: tuple[float, ...], random: np.random.Generator) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,7 +53,7 @@ def measure_robustness(task: Task) -> Outcome:
     else:
         learnt = task.features(task.learn)
     head = fit_linear(*learnt, device=task.device)
-    options = {"device": task.device, "max_bad": task.max_bad}
+    options: dict[str, Any] = {"device": task.device, "max_bad": task.max_bad}
     found = corruption_outcomes(encode, head, test, inputs, matched_labels(task.learn, test), settings, **options)
     scores = found.scores()
     metrics = {"corruption_error": scores.pop("corrupted"), "clean_error": scores.pop("clean")}

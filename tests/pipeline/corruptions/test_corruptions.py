@@ -159,6 +159,16 @@ def test_other_sizes_work_too(name: str) -> None:
         assert corrupt(clean, name, 5).shape == clean.shape
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_flat_pictures_of_any_level(name: str) -> None:
+    for level in (0, 128, 255):
+        flat = np.full((8, 8, 3), level, np.uint8)
+        for sample in range(10):
+            for severity in SEVERITIES:
+                corrupt(flat, name, severity, sample=sample)
+
+
 def test_a_line_against_a_loop() -> None:
     image = np.random.default_rng(0).random((9, 11))
     radius, sigma, angle = 2, 1.5, 30.0

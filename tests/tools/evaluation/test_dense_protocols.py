@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from headrace.pipeline.corruptions import SCORED
-from headrace.shards import ShardSet
+from headrace.shards import ShardSet, write_shards
 from headrace.tools.cli import main
 from headrace.train import train
+from tests.conftest import DIGIT_FIELDS, digit_samples
 from tests.train.dense.shapes import write_scenes
 from tests.train.tiny_runs import tiny_run
 
@@ -46,10 +47,11 @@ def told(capsys: pytest.CaptureFixture[str], protocol: str, *words: object) -> d
     return found
 
 
-def test_robustness(run: Path, digits_webdataset: ShardSet, capsys: pytest.CaptureFixture[str]) -> None:
-    data = digits_webdataset.path
-    words = ["--severities", "[3,5]", "--shifts", json.dumps([str(data)])]
-    found = told(capsys, "robustness", run, "--data", data, "--test", data, *words)
+def test_robustness(run: Path, digits_webdataset: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "few"
+    write_shards(data, digit_samples(4), DIGIT_FIELDS)
+    words = ["--severities", "[5]", "--shifts", json.dumps([str(data)])]
+    found = told(capsys, "robustness", run, "--data", digits_webdataset.path, "--test", data, *words)
     assert found["metric"] == "corruption_error"
     assert list(found["encoders"]) == ENCODERS
     for scores in found["encoders"].values():
