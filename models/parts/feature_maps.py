@@ -31,11 +31,14 @@ def maps_and_tokens(backbone: nn.Module, images: Tensor, last: int = 1) -> list[
     """As `feature_maps`, and beside each map the class token (B, D), None where there is none."""
     front, network = without_tail(backbone)
     images = front(images)
+    intermediate = hasattr(network, "forward_intermediates")
+    if last != 1 and not intermediate:
+        raise ValueError(f"a {type(network).__name__} has maps of its last layer only")
     if isinstance(network, RopeEncoderPredictor):
-        if last != 1:
-            raise ValueError("a RopeEncoderPredictor has maps of its last layer only")
         rows, columns = (side // network.patch_embed.kernel_size[0] for side in images.shape[2:])
         return [(network.patches(images).transpose(1, 2).unflatten(2, (rows, columns)), None)]
+    if not intermediate:
+        return [(network.map(images), None)]
     options: dict[str, Any] = {"indices": last, "norm": True, "output_fmt": "NCHW", "intermediates_only": True}
     prefix = int(getattr(network, "num_prefix_tokens", 0))
     if "return_prefix_tokens" in inspect.signature(network.forward_intermediates).parameters:
@@ -52,7 +55,7 @@ def maps_and_tokens(backbone: nn.Module, images: Tensor, last: int = 1) -> list[
 
 def without_tail(backbone: nn.Module) -> tuple[nn.Module, Any]:
     """What a backbone does to images first, and its network, without what comes behind the pooling: of timm, with
-    `forward_intermediates`, or a `RopeEncoderPredictor`.
+    `forward_intermediates`, a `RopeEncoderPredictor`, or a module with a method `map`, from images to (B, D, h, w).
 
     Raises:
         ValueError: in one line, if it is another network.
@@ -64,6 +67,9 @@ def without_tail(backbone: nn.Module) -> tuple[nn.Module, Any]:
         if type(backbone) is nn.Sequential and isinstance(backbone[-1], nn.BatchNorm1d):
             backbone = backbone[0]
     network: Any = backbone.vit if isinstance(backbone, MaskTokenViT) else backbone
-    if not isinstance(network, RopeEncoderPredictor) and not hasattr(network, "forward_intermediates"):
-        raise ValueError(f"a {type(network).__name__} has no feature maps; take a network of timm's")
+    known = isinstance(network, RopeEncoderPredictor) or any(
+        hasattr(network, way) for way in ("forward_intermediates", "map")
+    )
+    if not known:
+        raise ValueError(f"a {type(network).__name__} has no feature maps; take a network of timm's, or one with `map`")
     return front, network

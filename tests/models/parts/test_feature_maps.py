@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from headrace.models import build_method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone, tiny_resnet, tiny_vit
 from headrace.models.parts.feature_maps import feature_maps, maps_and_tokens
 from headrace.models.parts.masked_vit import MaskTokenViT
@@ -84,6 +85,16 @@ def test_capis_encoder() -> None:
     (cells,) = feature_maps(network.eval(), pictures())
     torch.testing.assert_close(cells[:, :, 1, 2], network.patches(pictures())[:, 6])
     with pytest.raises(ValueError, match="last layer only"):
+        feature_maps(network, pictures(), last=2)
+
+
+@torch.no_grad()
+def test_a_network_with_a_map_of_its_own() -> None:
+    network = build_method("colorization", width=2, depth=1, size=16).backbone.eval()
+    (cells,) = feature_maps(network, pictures())
+    assert cells.shape == (3, 16, 2, 2)
+    torch.testing.assert_close(cells.mean((2, 3)), network(pictures()))
+    with pytest.raises(ValueError, match="a Trunk has maps of its last layer only"):
         feature_maps(network, pictures(), last=2)
 
 
