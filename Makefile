@@ -51,20 +51,23 @@ lint: $(VENV)/.with-dev
 	$(BIN)/ruff format --check .
 	@mkdir -p .typecheck/headrace
 	@for package in $(PACKAGES); do ln -sfn ../../$$package .typecheck/headrace/$$package; done
-	$(BIN)/mypy -p headrace
-	$(BIN)/mypy --platform darwin -p headrace
+	@echo "mypy, as on Linux and as on macOS"
+	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin -p headrace & darwin=$$!; \
+	    $(BIN)/mypy --platform linux --cache-dir .mypy_cache/linux -p headrace; linux=$$?; \
+	    wait $$darwin && exit $$linux
 
 clean:
 	rm -rf $(VENV) .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache build dist *.egg-info runs/demo
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# What peers need holds what everything else needs.
 $(VENV)/.with-%: pyproject.toml | $(BIN)/python
-	@echo "Installing headrace[$(EXTRAS_$*)] into $(VENV) (PyTorch is large: the first time takes some minutes)"
-	@$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS_$*)]' || { \
+	@if [ '$*' != peers ] && [ $(VENV)/.with-peers -nt pyproject.toml ]; then touch $@; exit; fi; \
+	echo "Installing headrace[$(EXTRAS_$*)] into $(VENV) (PyTorch is large: the first time takes some minutes)"; \
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS_$*)]' || { \
 	    case '$(EXTRAS_$*)' in *ffcv*) \
 	        echo "ffcv is compiled here and needs: apt install g++ libopencv-dev libturbojpeg0-dev pkg-config" >&2 ;; esac; \
-	    exit 1; }
-	@touch $@
+	    exit 1; } && touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -28,6 +28,7 @@ from headrace.train.probes import (
 )
 from headrace.train.probes import features as features_module
 from headrace.train.probes import finetune as finetune_module
+from headrace.train.probes import knn as knn_module
 from headrace.train.probes.finetune import _groups, cropped
 from tests.conftest import digit_samples
 from tests.train.tiny_runs import tiny_run
@@ -61,6 +62,23 @@ def test_knn_corners() -> None:
     far = knn_probe(x[[0, 1, 1]], y[[0, 1, 1]], np.array([[1.0, 0.9, 0.0]], np.float32), y[:1], temperature=10.0)
     near = knn_probe(x[[0, 1, 1]], y[[0, 1, 1]], np.array([[1.0, 0.9, 0.0]], np.float32), y[:1], temperature=0.01)
     assert (far, near) == (0.0, 1.0)  # a high temperature counts heads, a low one asks the nearest
+
+
+@pytest.mark.parametrize(("queries", "bank"), [(7, 11), (1, 300), (200, 3)])
+def test_knn_in_blocks_is_knn(queries: int, bank: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also where the training features lie in a file that nobody may write to."""
+    train_x, train_y, test_x, _ = blobs(1.0)
+    whole = knn_module.knn_predictions(train_x, train_y, test_x, k=9)
+    similarity, place = knn_module.nearest(train_x, test_x, 9)
+    unit = train_x / np.linalg.norm(train_x, axis=1, keepdims=True)
+    expected = (test_x / np.linalg.norm(test_x, axis=1, keepdims=True)) @ unit.T
+    np.testing.assert_allclose(similarity, np.sort(expected, axis=1)[:, :-10:-1], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(expected, place.numpy(), 1), similarity, atol=1e-6)
+    monkeypatch.setattr(knn_module, "QUERIES", queries)
+    monkeypatch.setattr(knn_module, "BANK", bank)
+    np.save(tmp_path / "x.npy", train_x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    np.testing.assert_array_equal(knn_module.knn_predictions(mapped, train_y, test_x, k=9), whole)
 
 
 @pytest.mark.parametrize("penalty", [1.0, 0.01])
