@@ -142,11 +142,14 @@ class DepthOutcomes:
 
 
 def depth_maps(backbone: nn.Module, layers: int) -> Maps:
-    """The last layers' maps of a backbone, each with its class token, where it has one, at every place."""
+    """The last layers' maps of a backbone, each with its class token, where it has one, at every place. What it gives
+    raises ValueError where maps of several layers are not of one size, as those of a convolutional network."""
 
     def maps(images: Tensor) -> Tensor:
-        parts = []
+        parts: list[Tensor] = []
         for cells, token in maps_and_tokens(backbone, images, layers):
+            if parts and parts[0].shape[2:] != cells.shape[2:]:
+                raise ValueError(f"the last {layers} layers have maps of different sizes; set layers to 1")
             parts.append(cells)
             if token is not None:
                 parts.append(token[:, :, None, None].expand_as(cells))

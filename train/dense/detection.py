@@ -20,15 +20,8 @@ from headrace.pipeline.images.view import Normalize
 from headrace.shards import ShardSet
 from headrace.train.dense.average_precision import Kind, Matches, coco_scores
 from headrace.train.dense.pyramids import build_pyramid, patch_side
-from headrace.train.dense.scenes import (
-    INSTANCES,
-    category_names,
-    coco_masks,
-    matched_categories,
-    picture_size,
-    rasterized,
-    read_picture,
-)
+from headrace.train.dense.scenes import INSTANCES, category_names, coco_masks, picture_size, read_picture
+from headrace.train.dense.targets import as_levels, run_lengths, taught_instances, training_example, truths
 from headrace.train.errors import ConfigError, NotFiniteError, RunError
 from headrace.train.probes.intervals import Measured
 
@@ -137,7 +130,7 @@ def fit_detector(
     """
     names = category_names(train)
     numbers = {number: number for number in range(len(names))}
-    taught = [i for i in range(len(train)) if _taught(train, i)]
+    taught = [i for i in range(len(train)) if taught_instances(train, i)]
     if not taught:
         raise RunError(f"{train.path}: no picture has an instance to learn from")
     detector.to(device).train()
@@ -153,7 +146,7 @@ def fit_detector(
         for place in places:
             i = taught[place]
             draw = np.random.default_rng((config.seed, epoch, i)).random()
-            picture, target = _example(train, i, numbers, config.masks, mirrored=draw < config.flip)
+            picture, target = training_example(train, i, numbers, config.masks, mirrored=draw < config.flip)
             pictures.append(picture.to(device))
             targets.append({name: value.to(device) for name, value in target.items()})
         with seeded(config.seed, step, device=device):
@@ -175,7 +168,7 @@ def detect(detector: nn.Module, shards: ShardSet, *, masks: bool, device: str = 
     detector.to(device).eval()
     found = []
     for i in range(len(shards)):
-        (result,) = detector([_levels(read_picture(shards, i)).to(device)])
+        (result,) = detector([as_levels(read_picture(shards, i)).to(device)])
         boxes = result["boxes"].cpu().numpy().astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         here = [
@@ -238,59 +231,6 @@ def score_detections(
         scores |= {f"{word} {name}": score for name, score in coco_scores(found, true, sizes, kind).items()}
         intervals[f"{word} AP"] = Matches(found, true, kind).interval()
     return DetectionScores(scores=scores, intervals=intervals, classes=names)
-
-
-def truths(shards: ShardSet, names: Sequence[str], *, masks: bool) -> list[list[dict[str, Any]]]:
-    """The instances of each picture, with the numbers that `names` gives to their categories and, with `masks`, run
-    lengths as `segmentation`."""
-    numbers = matched_categories(names, shards)
-    found = []
-    for i in range(len(shards)):
-        here = []
-        for instance in shards.read(i, [INSTANCES])[INSTANCES]:
-            each = {name: instance[name] for name in ("bbox", "area", "iscrowd")}
-            each["category"] = numbers[int(instance["category"])]
-            if masks:
-                each["segmentation"] = run_lengths(rasterized(instance["segmentation"], *picture_size(shards, i)))
-            here.append(each)
-        found.append(here)
-    return found
-
-
-def run_lengths(mask: np.ndarray) -> Any:
-    """COCO's, of bool (H, W)."""
-    return coco_masks().encode(np.asfortranarray(mask, np.uint8))
-
-
-def _levels(pixels: np.ndarray) -> Tensor:
-    """float32 (3, H, W) from 0 to 1."""
-    return torch.tensor(pixels).permute(2, 0, 1).float() / 255
-
-
-def _taught(shards: ShardSet, i: int) -> list[Mapping[str, Any]]:
-    """The instances to learn from: no crowds, no boxes without area."""
-    instances = shards.read(i, [INSTANCES])[INSTANCES]
-    return [each for each in instances if not each["iscrowd"] and min(each["bbox"][2:]) > 0]
-
-
-def _example(
-    shards: ShardSet, i: int, numbers: Mapping[int, int], masks: bool, *, mirrored: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """A picture and what torchvision's detectors are told of it."""
-    pixels = read_picture(shards, i)
-    height, width = pixels.shape[:2]
-    instances = _taught(shards, i)
-    boxes = torch.tensor([each["bbox"] for each in instances], dtype=torch.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    picture = _levels(pixels)
-    if mirrored:
-        picture = picture.flip(2)
-        boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
-    target = {"boxes": boxes, "labels": torch.tensor([1 + numbers[int(each["category"])] for each in instances])}
-    if masks:
-        drawn = np.stack([rasterized(each["segmentation"], height, width) for each in instances])
-        target["masks"] = torch.from_numpy(np.ascontiguousarray(drawn[:, :, ::-1] if mirrored else drawn)).byte()
-    return picture, target
 
 
 def _batches(samples: int, config: DetectionConfig) -> Iterator[tuple[int, list[int]]]:

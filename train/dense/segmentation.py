@@ -6,6 +6,7 @@ Letters: B pictures, C classes, D features, h and w sides of a map.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from headrace.pipeline.batch import normalize_images
 from headrace.pipeline.images.view import Normalize
 from headrace.shards import ShardSet
+from headrace.shards.machine import cores
 from headrace.train.dense.scenes import IGNORED, SemanticLabels, picture_size, read_picture, squashed
 from headrace.train.errors import NotFiniteError, RunError
 from headrace.train.probes.intervals import Measured, bootstrap
@@ -107,13 +109,14 @@ def extract_maps(
         RunError: if a picture does not decode.
     """
     found = []
-    for begin in range(0, len(shards), batch_size):
-        places = range(begin, min(begin + batch_size, len(shards)))
-        pixels = np.stack([squashed(read_picture(shards, i), size) for i in places])
-        views = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
-        found.append(maps(normalize_images(views, normalize)).half().cpu())
-        if not found[-1].isfinite().all():
-            raise NotFiniteError(f"{shards.path}: feature maps of it are not finite, so that no probe means anything")
+    with ThreadPoolExecutor(cores()) as pool:
+        for begin in range(0, len(shards), batch_size):
+            places = range(begin, min(begin + batch_size, len(shards)))
+            pixels = np.stack(list(pool.map(lambda i: squashed(read_picture(shards, i), size), places)))
+            views = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+            found.append(maps(normalize_images(views, normalize)).half().cpu())
+            if not found[-1].isfinite().all():
+                raise NotFiniteError(f"{shards.path}: feature maps of it are not finite, so no probe means anything")
     return torch.cat(found)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headrace.train.dense.average_precision import Kind, Matches, coco_scores
-from headrace.train.dense.detection import run_lengths
+from headrace.train.dense.targets import run_lengths
 
 pytestmark = pytest.mark.peer("faster-coco-eval")
 SIZE = (64, 80)

@@ -152,7 +152,10 @@ def test_class_tokens_stand_beside_every_patch() -> None:
     maps = depth_maps(network, 4)(images)
     assert maps.shape == (2, 4 * 64, 4, 4)
     torch.testing.assert_close(maps[:, -32:, 1, 2], network.forward_features(images)[:, 0])
-    assert depth_maps(build_backbone(tiny_resnet())[0].eval(), 1)(images).shape == (2, 128, 1, 1)
+    resnet = build_backbone(tiny_resnet())[0].eval()
+    assert depth_maps(resnet, 1)(images).shape == (2, 128, 1, 1)
+    with pytest.raises(ValueError, match="maps of different sizes; set layers to 1"):
+        depth_maps(resnet, 4)(images)
 
 
 def test_what_cannot_be_learnt_from(scenes_train: ShardSet, digits_webdataset: ShardSet) -> None:

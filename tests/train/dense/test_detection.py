@@ -18,15 +18,14 @@ from headrace.train import RunError
 from headrace.train.dense import pyramids
 from headrace.train.dense.detection import (
     DetectionConfig,
-    _example,
     build_detector,
     detect,
     detection_probe,
     fit_detector,
     score_detections,
-    truths,
 )
 from headrace.train.dense.pyramids import build_pyramid
+from headrace.train.dense.targets import training_example, truths
 from tests.train.dense.shapes import CLASSES, FIELDS, scenes, write_scenes
 
 TINY = DetectionConfig(
@@ -140,8 +139,8 @@ def test_a_vit_sees_squares_and_anchors_follow_the_size() -> None:
 
 @pytest.mark.peer("faster-coco-eval")
 def test_a_mirrored_example(one: ShardSet) -> None:
-    plain, target = _example(one, 0, {0: 0, 1: 1}, True, mirrored=False)
-    flipped, other = _example(one, 0, {0: 0, 1: 1}, True, mirrored=True)
+    plain, target = training_example(one, 0, {0: 0, 1: 1}, True, mirrored=False)
+    flipped, other = training_example(one, 0, {0: 0, 1: 1}, True, mirrored=True)
     assert torch.equal(plain.flip(2), flipped)
     assert torch.equal(target["masks"].flip(2), other["masks"])
     assert target["labels"].tolist() == [1, 2]
