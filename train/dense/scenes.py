@@ -81,22 +81,27 @@ def squashed(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def rasterized(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """bool (H, W) of COCO's polygons or run lengths.
+def rasterized(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    """bool (H, W) of COCO's polygons or run lengths, on a picture of this height and width.
 
     Raises:
+        RunError: naming `where` it is, if it is neither, or of another size.
         ImportError: with the line that installs what reads them.
     """
     masks = coco_masks()
-    if isinstance(segmentation, list):
-        runs = masks.merge(masks.frPyObjects(segmentation, height, width)) if segmentation else None
-    elif isinstance(segmentation["counts"], list):
-        runs = masks.frPyObjects(segmentation, height, width)
-    else:
-        runs = segmentation
-    if runs is None:
-        return np.zeros((height, width), bool)
-    return np.asarray(masks.decode(runs), bool)
+    if segmentation == []:
+        return np.zeros(size, bool)
+    try:
+        if isinstance(segmentation, list):
+            segmentation = masks.merge(masks.frPyObjects(segmentation, *size))
+        elif isinstance(segmentation["counts"], list):
+            segmentation = masks.frPyObjects(segmentation, *size)
+        mask = np.asarray(masks.decode(segmentation), bool)
+    except Exception as error:  # of compiled code, which says what it likes
+        raise RunError(f"{where}: a segmentation that is neither polygons nor run lengths ({error})") from None
+    if mask.shape != size:
+        raise RunError(f"{where}: a segmentation of {mask.shape} pixels on a picture of {size}")
+    return mask
 
 
 def coco_masks() -> Any:
@@ -183,10 +188,11 @@ class SemanticLabels:
     def _of_instances(self, i: int, size: tuple[int, int]) -> np.ndarray:
         labels = np.zeros(size, np.uint8)
         instances = self.shards.read(i, [INSTANCES])[INSTANCES]
+        where = self.shards.where(i, INSTANCES)
         for instance in sorted(instances, key=lambda each: -float(each["area"])):
             if not instance["iscrowd"]:
-                labels[rasterized(instance["segmentation"], *size)] = self._numbers[int(instance["category"])] + 1
+                labels[rasterized(instance["segmentation"], size, where)] = self._numbers[int(instance["category"])] + 1
         crowds = [each for each in instances if each["iscrowd"]]
         for crowd in crowds:
-            labels[rasterized(crowd["segmentation"], *size) & (labels == 0)] = IGNORED
+            labels[rasterized(crowd["segmentation"], size, where) & (labels == 0)] = IGNORED
         return labels

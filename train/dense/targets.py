@@ -46,7 +46,9 @@ def training_example(
         boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
     target = {"boxes": boxes, "labels": torch.tensor([1 + numbers[int(each["category"])] for each in instances])}
     if masks:
-        drawn = np.stack([rasterized(each["segmentation"], height, width) for each in instances])
+        drawn = np.stack(
+            [rasterized(each["segmentation"], (height, width), shards.where(i, INSTANCES)) for each in instances]
+        )
         target["masks"] = torch.from_numpy(np.ascontiguousarray(drawn[:, :, ::-1] if mirrored else drawn)).byte()
     return picture, target
 
@@ -62,7 +64,8 @@ def truths(shards: ShardSet, names: Sequence[str], *, masks: bool) -> list[list[
             each = {name: instance[name] for name in ("bbox", "area", "iscrowd")}
             each["category"] = numbers[int(instance["category"])]
             if masks:
-                each["segmentation"] = run_lengths(rasterized(instance["segmentation"], *picture_size(shards, i)))
+                mask = rasterized(instance["segmentation"], picture_size(shards, i), shards.where(i, INSTANCES))
+                each["segmentation"] = run_lengths(mask)
             here.append(each)
         found.append(here)
     return found

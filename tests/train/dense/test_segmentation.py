@@ -137,10 +137,19 @@ def test_polygons_are_filled() -> None:
     corners = [(3.0, 2.0), (30.0, 7.0), (18.0, 28.0)]
     image = Image.new("1", (36, 32))
     ImageDraw.Draw(image).polygon(corners, fill=1)
-    found = rasterized([[number for corner in corners for number in corner]], 32, 36)
+    found = rasterized([[number for corner in corners for number in corner]], (32, 36), "here")
     assert found.shape == (32, 36)
     assert (found != np.asarray(image)).sum() < 60  # of 420: they differ by the rim
-    assert not rasterized([], 4, 5).any()
+    assert not rasterized([], (4, 5), "here").any()
+    for segmentation in (
+        [[1.0]],
+        {"size": [4, 5], "counts": "?"},
+        {"counts": [20]},
+        "all",
+        {"size": [5, 4], "counts": [20]},
+    ):
+        with pytest.raises(RunError, match="here: a segmentation"):
+            rasterized(segmentation, (4, 5), "here")
 
 
 def test_what_cannot_be_learnt_from(tmp_path: Path, scenes_train: ShardSet) -> None:
