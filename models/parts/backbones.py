@@ -92,9 +92,20 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, int]:
             raise ValueError(f"BackboneConfig.stem 'small' is for ResNets, {config.name} is not one")
         _small_stem(model, config.stem_stride)
     dim = int(model.head_hidden_size)
+    model.built_as = config
     if config.feature_norm:
         model = nn.Sequential(model, nn.BatchNorm1d(dim, affine=False))
     return model, dim
+
+
+def built_as(backbone: nn.Module) -> BackboneConfig | None:
+    """What `build_backbone` made the network, or the one that it is a copy of, from; None for any other. A method may
+    have changed its parts since."""
+    model: Any = backbone
+    if type(backbone) is nn.Sequential and len(backbone) == 2 and isinstance(backbone[1], nn.BatchNorm1d):
+        model = backbone[0]
+    found = getattr(model, "built_as", None)
+    return found if isinstance(found, BackboneConfig) and found.feature_norm == (model is not backbone) else None
 
 
 def map_channels(backbone: nn.Module) -> int:

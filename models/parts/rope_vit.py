@@ -134,13 +134,13 @@ class RopeEncoderPredictor(nn.Module):
         """(B, R + M, D) of registers and visible patches, all where None, behind the last norm, and their places (B, R
         + M, 2)."""
         tokens = self.patch_embed(images).flatten(2).transpose(1, 2)
-        places = self.places.expand(len(images), -1, -1)
+        places = self.places.expand(images.shape[0], -1, -1)
         if visible is not None:
             tokens = tokens.gather(1, visible[:, :, None].expand(-1, -1, tokens.shape[2]))
             places = self.places[visible]
         low, high = places.amin(dim=1, keepdim=True), places.amax(dim=1, keepdim=True)
         places = torch.cat([low + self.edge * (high - low), places], dim=1)
-        tokens = torch.cat([self.registers.expand(len(images), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.registers.expand(images.shape[0], -1, -1), tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens, places)
         return self.norm(tokens), places
@@ -161,7 +161,7 @@ class RopeEncoderPredictor(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, D): the mean over all patches of a whole view of what the predictor's first block says of them."""
         encoded, places = self.encode(images)
-        everywhere = torch.arange(len(self.places), device=images.device).expand(len(images), -1)
+        everywhere = torch.arange(len(self.places), device=images.device).expand(images.shape[0], -1)
         return self.predict(encoded, places, everywhere, blocks=1).mean(dim=1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
@@ -55,6 +56,7 @@ class DaliEngine(WholeBatchEngine):
         self._threads = threads or cores()
         self._lock = threading.Lock()
         self._pipeline: Any = None
+        self._readers: ThreadPoolExecutor | None = None  # see whether files are whole, before DALI gets them
         self._built_for = (0, np.dtype(np.uint8), False)  # largest batch, type of the views, whether pixels come in
 
     def render(self, ids: np.ndarray, spans: Spans, plan: Plan, views: list[np.ndarray]) -> StageTimes:
@@ -76,6 +78,9 @@ class DaliEngine(WholeBatchEngine):
         """End DALI's threads; the next `render` starts them again."""
         with self._lock:
             self._end()
+            if self._readers is not None:
+                self._readers.shutdown()
+                self._readers = None
 
     def _end(self) -> None:
         if self._pipeline is not None:
@@ -86,6 +91,7 @@ class DaliEngine(WholeBatchEngine):
     def forked(self) -> None:
         """See `WholeBatchEngine`. The parent's pipeline is never let go: it would wait for its threads."""
         self._lock = threading.Lock()
+        self._readers = None
         if self._pipeline is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._pipeline._pipe))
             self._pipeline._pipe = None
@@ -103,7 +109,9 @@ class DaliEngine(WholeBatchEngine):
         positions of files that its decoder does not get."""
         raw = bool((spans.encoding == RAW).any())
         of = self._pixels if raw else self._file
-        images = [of(ids, spans, i, i in declined) for i in range(len(ids))]
+        if self._readers is None:
+            self._readers = ThreadPoolExecutor(self._threads, thread_name_prefix="headrace-dali")
+        images = list(self._readers.map(lambda i: of(ids, spans, i, i in declined), range(len(ids))))
         inputs: dict[str, Any] = {"image": images}
         for v, view in enumerate(self._spec.views):
             inputs |= {f"{name}_{v}": values for name, values in arguments(plan, v, view).items()}

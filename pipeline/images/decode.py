@@ -104,13 +104,16 @@ def fast_jpeg(
 
 
 def for_any_decoder(data: bytes | memoryview) -> bool:
-    """Whether a decoder that says nothing of what is missing, and knows only plain pictures, gives what `decode_image`
-    gives."""
+    """Whether a decoder that says nothing of a JPEG's missing codes, and knows only plain pictures, gives what
+    `decode_image` gives. Every code of a JPEG is read."""
     try:
         header = image_header(data)
+        if not header.plain:
+            return False
+        check_pixels(header.width, header.height)
+        return check_codes(data) if header.encoding == JPG else looks_whole(data, header)
     except ValueError:
         return False
-    return header.plain and looks_whole(data, header)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

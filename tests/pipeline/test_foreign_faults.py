@@ -21,7 +21,7 @@ from headrace.pipeline.faults import POLICIES
 from headrace.pipeline.sounds.sounds import Sound
 from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.tools.cli import main
-from tests.clips import stacks
+from tests.clips import stacks, video
 from tests.sounds import sounds
 
 COUNT = 24
@@ -162,6 +162,16 @@ def test_clips(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", files)
     spec = ClipSpec([Clip(view=View(size=8), frames=4)], field="frames")
     each_policy(path, spec, {2: "key 2: cannot decode the video", 5: "key 5: cannot decode the video"}, 8)
+
+
+@pytest.mark.peer("av")
+def test_encoded_videos(tmp_path: Path) -> None:
+    files = {f"{i}.mp4": video(first=9 * i) for i in range(8)}
+    files["2.mp4"], files["4.mp4"] = b"", b"no film at all, but as long as a header is wide"
+    files["5.mp4"] = files["5.mp4"][: len(files["5.mp4"]) // 2]
+    path = write_tar(tmp_path / "0.tar", files)
+    spec = ClipSpec([Clip(view=View(size=8), frames=4)])
+    each_policy(path, spec, {i: f"key {i}: cannot decode the video" for i in (2, 4, 5)}, 8)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -202,6 +202,8 @@ LEAST = {
     "tokenizer": ["a", "--vocab", "100", "--kind", "bpe", "--out", "b.json"],
     "train": ["simclr", "--data", "a", "--out", "b"],
     "eval": ["knn", "a", "--data", "b"],
+    "embed": ["a", "--data", "b", "--out", "c.npy"],
+    "export": ["a", "--to", "timm", "b"],
     "bench": ["loader"],
     "replay": ["a"],
     "report": ["a"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headrace.train.probes.intervals import bootstrap, mean_interval, nested_interval
+from headrace.train.probes.intervals import bootstrap, jackknife, mean_interval, nested_interval
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -34,6 +34,18 @@ def test_draws_in_which_a_score_is_not_defined_are_left_out() -> None:
 
     found = bootstrap(among_the_rare, 10)
     assert found == (1.0, 1.0, 1.0)
+
+
+def test_the_jackknife_of_a_mean_has_the_width_of_the_normal_approximation() -> None:
+    random = np.random.default_rng(0)
+    widths = []
+    for _ in range(50):
+        values = random.normal(size=1000)
+        without = np.array([np.delete(values, np.arange(group, 1000, 10)).mean() for group in range(10)])
+        found = jackknife(values.mean(), without)
+        assert found.value == values.mean()
+        widths.append((found.high - found.low) / 2)
+    assert abs(np.mean(widths) / (1.96 / np.sqrt(1000)) - 1) < 0.1
 
 
 def test_trainings_widen_an_interval_by_their_spread() -> None:

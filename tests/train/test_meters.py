@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from headrace.models import Method
 from headrace.models.methods.joint.deepcluster_v2 import NO_CLUSTER, DeepClusterV2
 from headrace.models.methods.joint.dino import DINO
-from headrace.models.parts.meters import share_used, target_entropies
+from headrace.models.parts.meters import rank_me, share_used, spread, target_entropies
 from headrace.pipeline import Batch, Loader
 from headrace.shards import ShardSet
 from headrace.train import ConfigError, read_metrics, train
 from headrace.train.config import GuardConfig
 from headrace.train.distributed import World
-from headrace.train.guard.meters import ROWS, FeatureMeters, rank_me, spread
+from headrace.train.guard.meters import ROWS, FeatureMeters
 from tests.models.tiny_methods import tiny
 from tests.ranks import on_ranks
 from tests.train.tiny_runs import final_state, same_bits, tiny_run

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from headrace.tools.commands.arguments import Command, UsageError, known, print_json
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("protocol", metavar="PROTOCOL", nargs="?", help="one of those that --list tells of")
-    parser.add_argument("run_folder", metavar="RUN", type=Path, nargs="?", help="run folder")
+    parser.add_argument(
+        "run_folder", metavar="RUN", type=Path, nargs="?", help="run folder; for captions, the file that is scored"
+    )
     parser.add_argument("--data", metavar="DIR", help="labelled shard set to learn from")
     parser.add_argument(
         "--test",
@@ -39,6 +42,9 @@ def run(args: argparse.Namespace) -> None:
     from headrace.tools.progress import show
 
     settings = {args.protocol: with_keys(PROTOCOLS[args.protocol].settings, args.keys)}
+    if PROTOCOLS[args.protocol].of_file:
+        _score_file(args, settings[args.protocol])
+        return
     found = measure(
         args.run_folder, args.data, args.test, protocols=[args.protocol], settings=settings, cache=not args.no_cache
     )
@@ -48,6 +54,21 @@ def run(args: argparse.Namespace) -> None:
     show(table({"probes": short(found)}))
     for each in in_full(found):
         show(each)
+
+
+def _score_file(args: argparse.Namespace, settings: Any) -> None:
+    from headrace.tools.evaluation.evaluate import measure_file
+    from headrace.tools.evaluation.results import of_file
+    from headrace.tools.evaluation.table import PROTOCOLS
+    from headrace.tools.progress import show
+
+    if args.test is not None:
+        raise UsageError(f"{args.protocol} scores a file against one set: name it with --data alone")
+    found = measure_file(args.run_folder, args.data, PROTOCOLS[args.protocol], settings)
+    if args.json:
+        print_json({"protocols": {args.protocol: found}})
+    else:
+        show(of_file(args.protocol, found))
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -72,11 +93,14 @@ Scores the newest checkpoint of RUN by PROTOCOL beside the untrained encoder and
 
 These leave the encoder as it is: knn, linear, fewshot, and the papers' heads trained by SGD, linear_simclr,
 linear_mae, linear_dino, linear_dinov2. These train it too, and take their time: finetune, finetune_mae,
-finetune_beit.
+finetune_beit. These learn nothing: retrieval, retrieval_text, zeroshot, meters. captions scores a file of predictions
+in the place of RUN.
 
   headrace eval --list
   headrace eval linear runs/first --data shards/train --test shards/val
-  headrace eval knn runs/first --data shards/train --test shards/val --k 200 --temperature 0.1""",
+  headrace eval knn runs/first --data shards/train --test shards/val --k 200 --temperature 0.1
+  headrace eval zeroshot runs/clip --data shards/val --classes names.txt --templates templates.txt
+  headrace eval captions predictions.json --data shards/val""",
     declare,
     run,
     takes_keys=True,

@@ -75,5 +75,7 @@ def _chosen(names: Sequence[str] | None) -> list[Protocol]:
 
 
 def _encoders(protocol: Protocol) -> str:
+    if protocol.of_file:
+        return "a file of predictions"
     named = [ENCODERS[encoder] for encoder in protocol.encoders]
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"

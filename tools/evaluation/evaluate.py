@@ -18,7 +18,7 @@ from headrace.shards import UNREADABLE, ShardSet, open_shards
 from headrace.shards.remote.remote import has_secrets
 from headrace.tools.errors import UserError
 from headrace.tools.evaluation.feature_cache import FeatureCache
-from headrace.tools.evaluation.protocol import ENCODERS, Task
+from headrace.tools.evaluation.protocol import ENCODERS, FileTask, Protocol, Task
 from headrace.tools.evaluation.results import RESULTS, Place, Scores, keep, short
 from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.tools.fields import image_field
@@ -88,6 +88,8 @@ def measure(
             "instead, by variables of the environment or .netrc (docs/remote.md)"
         )
     chosen = [PROTOCOLS[name] for name in protocols]
+    if of_file := [protocol.name for protocol in chosen if protocol.of_file]:
+        raise UserError(f"{', '.join(of_file)} scores a file of predictions, and no run")
     settings = {protocol.name: (settings or {}).get(protocol.name, protocol.settings) for protocol in chosen}
     config, trained = load_run(run, method=method)
     untrained = first_weights(config, method)[1].eval()
@@ -104,7 +106,7 @@ def measure(
     with ExitStack() as stack:
         learn = stack.enter_context(open_shards(data))
         score = stack.enter_context(open_shards(test)) if test is not None else None
-        if score is not None:
+        if score is not None and any(protocol.labels for protocol in chosen):
             check_labels(learn, score)
         if any(protocol.name.startswith("finetune") for protocol in chosen):
             image_views(trained)  # whether it can be, before anything is computed
@@ -131,6 +133,28 @@ def measure(
                     found[protocol.name]["encoders"][encoder] = outcome.to_json()
     keep(run, data, test, found)
     return found
+
+
+def measure_file(path: Path, data: Place, protocol: Protocol, settings: Any = None) -> dict[str, Any]:
+    """Score a file of predictions against a set by one protocol `of_file`; nothing is kept.
+
+    Returns:
+        The protocol's version, settings and metric, every metric with its interval, and details.
+
+    Raises:
+        UserError: for a file that is not as the protocol wants it.
+        RunError: for a set that has not what the protocol scores by.
+        ShardError: for a shard set that cannot be read.
+    """
+    settings = settings or protocol.settings
+    with open_shards(data) as shards:
+        outcome = protocol.measure(FileTask(path=path, shards=shards, settings=settings))
+    return {
+        "version": protocol.version,
+        "settings": to_plain(settings),
+        "metric": protocol.metric,
+        **outcome.to_json(),
+    }
 
 
 def check_labels(learn: ShardSet, score: ShardSet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,19 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileTask:
+    """A file of predictions that a protocol is to score."""
+
+    path: Path
+    shards: ShardSet
+    """What it is scored against."""
+    settings: Any
+    """An instance of the protocol's `settings`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a protocol found of one encoder."""
+    """What a protocol found of one encoder, or of a file."""
 
     metrics: Mapping[str, Measured]
     """By name; the first is the protocol's score."""
@@ -89,7 +101,8 @@ class Protocol:
     """For tables and pages."""
     metric: str
     """What the score is: a key of `Outcome.metrics`."""
-    measure: Callable[[Task], Outcome]
+    measure: Callable[[Any], Outcome]
+    """Of a `Task`, or of a `FileTask`."""
     settings: Any = field(default_factory=NoSettings)
     """Its default settings, a frozen dataclass whose fields are the keys of the command line."""
     definition: str
@@ -103,6 +116,8 @@ class Protocol:
     """Whether the score is a share of 1, shown in per cent."""
     labels: bool = True
     """Whether it needs a label field."""
+    of_file: bool = False
+    """Whether it scores a file of predictions in the place of a run's encoders."""
 
     def text(self, value: float) -> str:
         """A score as tables show it."""

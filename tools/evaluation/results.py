@@ -144,6 +144,15 @@ def in_full(protocols: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
+def of_file(name: str, found: Mapping[str, Any]) -> Table:
+    """Every metric of a file of predictions with its interval, for a terminal."""
+    made = Table("metric", "score", title=f"{name}, version {found['version']}: with intervals of 95 %")
+    for metric, each in found["metrics"].items():
+        cell = _with_interval(PROTOCOLS[name].share, **each)
+        made.add_row(metric, cell, style="bold" if metric == found["metric"] else None)
+    return made
+
+
 def _with_interval(share: bool, value: float, low: float, high: float) -> str:
     if share:
         return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"

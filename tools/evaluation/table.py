@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headrace.tools.evaluation.captioned import CAPTIONS
+from headrace.tools.evaluation.collapse import METERS
 from headrace.tools.evaluation.finetuned import FINETUNE, FINETUNE_BEIT, FINETUNE_MAE
 from headrace.tools.evaluation.frozen import FEWSHOT, KNN, LINEAR
 from headrace.tools.evaluation.maps import DEPTH, DETECTION, SEGMENTATION
 from headrace.tools.evaluation.protocol import Protocol
+from headrace.tools.evaluation.retrieved import RETRIEVAL, RETRIEVAL_TEXT, ZEROSHOT
 from headrace.tools.evaluation.robust import ROBUSTNESS
 from headrace.tools.evaluation.sgd import LINEAR_DINO, LINEAR_DINOV2, LINEAR_MAE, LINEAR_SIMCLR
 
@@ -28,6 +31,11 @@ PROTOCOLS: Mapping[str, Protocol] = {
         SEGMENTATION,
         DETECTION,
         DEPTH,
+        RETRIEVAL,
+        RETRIEVAL_TEXT,
+        ZEROSHOT,
+        METERS,
+        CAPTIONS,
     )
 }
 """In the order of tables."""

@@ -1,4 +1,4 @@
-"""Whether features collapse: their effective rank and their spread, of the batch at hand."""
+"""Whether features collapse while a run goes on: the effective rank and the spread of those of a step."""
 
 from __future__ import annotations
 
@@ -8,43 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.models import Method
 from headrace.models.parts.collectives import gathered
+from headrace.models.parts.meters import rank_me, spread
 from headrace.train.config import GuardConfig
 from headrace.train.distributed import World
 
 ROWS = 512
 """Features that are looked at, of all ranks together."""
-_EPSILON = 1e-7
-
-
-def rank_me(features: Tensor) -> Tensor:
-    """RankMe, the effective rank of features (N, D): from 1 for a line to min(N, D) where all directions are as long.
-
-    The exponential of the entropy of p, the singular values divided by their sum, plus 1e-7. Calculated from the
-    smaller Gram matrix in float64: its eigenvalues are the squares, of which float32 would keep too few digits. Waits
-    for the device; nan where a feature is not finite.
-
-    Source: arXiv 2210.02885, equation 1, which takes a sample of 25,600 features where this is of a batch.
-    """
-    wide = features.double()
-    gram = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide
-    finite = gram.isfinite().all()
-    values = torch.linalg.eigvalsh(torch.where(finite, gram, 0.0)).clamp(min=0).sqrt()
-    p = values / values.sum().clamp(min=_EPSILON**2) + _EPSILON
-    return torch.where(finite, torch.exp(-(p * p.log()).sum()), torch.nan).float()
-
-
-def spread(features: Tensor) -> Tensor:
-    """Mean over dimensions of the standard deviation of features (N, D) at length 1: the root of 1 / D where they are
-    spread evenly over the sphere, 0 where all are the same.
-
-    Source: SimSiam (arXiv 2011.10566), section 4.1.
-    """
-    return F.normalize(features.float(), dim=1).std(dim=0, correction=0).mean()
 
 
 class FeatureMeters:

@@ -12,6 +12,7 @@ from headrace.pipeline import View, ViewSpec
 from headrace.pipeline.engines import CPU_ENGINES, DEVICE_ENGINES, Engine
 from headrace.pipeline.images.limits import VARIABLE
 from headrace.pipeline.images.plan import Plan, plan
+from headrace.pipeline.images.whole import looks_whole
 from headrace.shards import JPG, Field, ShardError, ShardSet, open_shards, write_shards
 from headrace.shards.formats.images import image_header
 from tests.odd_pictures import CHINA, CUT, WHOLE, Pixels
@@ -97,3 +98,19 @@ def test_the_limit_of_pixels_is_one(name: str, format: str, tmp_path: Path, monk
                         ShardError, match=f"120x96 pixels, more than the limit of {limit:,}.*{VARIABLE}"
                     ):
                         rendered(engine, shards, drawn, np.array([i]), 64)
+
+
+@pytest.mark.parametrize(("name", "format"), CASES)
+def test_a_cut_that_looks_like_an_end_is_found(name: str, format: str, photos: ShardSet, tmp_path: Path) -> None:
+    """A look at the last codes of these files sees nothing: every code is read before another decoder gets them."""
+    data = photos.read(0)["image"]
+    closed = (data[:cut] + b"\xff\xd9" for cut in range(len(data) // 2, len(data) - 9))
+    cut = next(each for each in closed if looks_whole(each))
+    write(tmp_path / "set", {"whole": data, "cut": cut}, format)
+    with open_shards(tmp_path / "set") as shards:
+        side = image_header(data).height - 2
+        spec, drawn = whole_crops(shards, side)
+        with opened(name, shards, spec) as engine:
+            assert rendered(engine, shards, drawn, np.array([0]), side).any()
+            with pytest.raises(ShardError, match=r"key cut: cannot decode the image: .*truncated"):
+                rendered(engine, shards, drawn, np.array([0, 1]), side)
