@@ -38,6 +38,7 @@ PEERS = {
     "aiohttp": "aiohttp",
     "av": "av",
     "dali": "nvidia.dali",
+    "faster-coco-eval": "faster_coco_eval",
     "ffcv": "ffcv",
     "imagehash": "imagehash",
     "kaldi-native-fbank": "kaldi_native_fbank",

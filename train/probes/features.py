@@ -201,7 +201,7 @@ def word_features(shards: ShardSet, texts: TextSpec, **options: Any) -> Features
 
 @contextmanager
 def evaluating(encode: Callable[[Batch], Tensor]) -> Iterator[None]:
-    """Evaluation mode for the module that `encode` is or is a method of."""
+    """Evaluation mode for the module that `encode` is or is a method of, for the time of a block."""
     owner = getattr(encode, "__self__", encode)
     if not isinstance(owner, nn.Module) or not owner.training:
         yield

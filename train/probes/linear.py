@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,42 +16,47 @@ Classifier = tuple[Tensor, Tensor]
 PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 
 
-def linear_probe(
+@dataclass(frozen=True)
+class LinearHead:
+    """A fitted regression, with the standardisation of the features that it was fitted on."""
+
+    classes: np.ndarray
+    """int64 (classes,): the labels, ascending."""
+    mean: Tensor
+    """(D,)."""
+    deviation: Tensor
+    """(D,)."""
+    classifier: Classifier
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """float32 (m, classes), logits of features (m, D)."""
+        x = torch.as_tensor(features, dtype=torch.float32, device=self.mean.device)
+        scores: np.ndarray = F.linear((x - self.mean) / self.deviation, *self.classifier).cpu().numpy()
+        return scores
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """int64 (m,), labels of features (m, D)."""
+        labels: np.ndarray = self.classes[self.scores(features).argmax(1)]
+        return labels
+
+
+def fit_linear(
     train_x: np.ndarray,
     train_y: np.ndarray,
-    test_x: np.ndarray,
-    test_y: np.ndarray,
     *,
     penalties: Sequence[float] = PENALTIES,
     held_out: float = 0.2,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> float:
-    """Share of the test samples, 0 to 1, that `linear_predictions` classifies rightly."""
-    predicted = linear_predictions(
-        train_x, train_y, test_x, penalties=penalties, held_out=held_out, seed=seed, device=device
-    )
-    return float((predicted == test_y).mean())
-
-
-def linear_predictions(
-    train_x: np.ndarray,
-    train_y: np.ndarray,
-    test_x: np.ndarray,
-    *,
-    penalties: Sequence[float] = PENALTIES,
-    held_out: float = 0.2,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> np.ndarray:
-    """int64 (m,): classes of the test samples by a multinomial logistic regression.
+) -> LinearHead:
+    """A multinomial logistic regression.
 
     Protocol: features are standardised with the training set's mean and deviation; the regression is fitted by
     L-BFGS for each L2 penalty on a part of the training set and judged on the held-out rest; the best penalty (the
-    larger of equals) is fitted again on the whole training set. Test samples are looked at once, at the end.
+    larger of equals) is fitted again on the whole training set.
 
     Args:
-        train_x, test_x: float32 (n, D) and (m, D).
+        train_x: float32 (n, D).
         train_y: int64 (n,).
         penalties: weights of half the squared norm of the classifier's weights, beside the mean cross entropy.
         held_out: share of the training set that chooses the penalty; a single penalty holds nothing out.
@@ -75,10 +82,25 @@ def linear_predictions(
             accuracy = (F.linear(x[judge], *start).argmax(1) == y[judge]).float().mean().item()
             if accuracy > best:
                 penalty, best = candidate, accuracy
-    classifier = _fit(x, y, len(classes), penalty, None)
-    test = (torch.as_tensor(test_x, dtype=torch.float32, device=device) - mean) / deviation
-    predicted: np.ndarray = classes[F.linear(test, *classifier).argmax(1).cpu().numpy()]
-    return predicted
+    return LinearHead(classes, mean, deviation, _fit(x, y, len(classes), penalty, None))
+
+
+def linear_predictions(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, **options: Any) -> np.ndarray:
+    """int64 (m,): classes of the test samples by `fit_linear`.
+
+    Args:
+        train_x, test_x: float32 (n, D) and (m, D).
+        train_y: int64 (n,).
+        options: of `fit_linear`.
+    """
+    return fit_linear(train_x, train_y, **options).predict(test_x)
+
+
+def linear_probe(
+    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, **options: Any
+) -> float:
+    """Share of the test samples, 0 to 1, that `linear_predictions` classifies rightly."""
+    return float((linear_predictions(train_x, train_y, test_x, **options) == test_y).mean())
 
 
 def _fit(x: Tensor, y: Tensor, classes: int, penalty: float, start: Classifier | None) -> Classifier:

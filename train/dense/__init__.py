@@ -1,0 +1,1 @@
+"""How good the feature maps of an encoder are: segmentation, detection and depth."""
