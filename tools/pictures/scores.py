@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from headrace.pipeline.corruptions.parameters import FAMILIES
 from headrace.tools.evaluation.protocol import ENCODERS, Protocol
 from headrace.tools.evaluation.table import PROTOCOLS
+from headrace.tools.pictures.charts import legend, line_chart
 from headrace.tools.pictures.page import Section
 
 CELL = 20  # user units of a confusion's square
@@ -43,7 +45,39 @@ def evaluation_sections(results: Mapping[str, Any]) -> list[Section]:
         )
         note = "A row a true class, a column a predicted one; a full square is all of the row's samples."
         sections.append(Section("What is taken for what", note, f'<div class="charts">{figures}</div>'))
+    if curves := corruption_charts(protocols.get("robustness", {})):
+        note = "Error on corrupted pictures, the mean over each family, at five severities; 0 is the clean picture."
+        sections.append(Section("Under corruption", note, curves))
     return sections
+
+
+def corruption_charts(found: Mapping[str, Any]) -> str:
+    """A chart for each family of corruptions, a line for each encoder; "" where none was measured."""
+    severities = [0, *found.get("settings", {}).get("severities", ())]
+    errors: dict[str, dict[str, list[float]]] = {}
+    for encoder in ENCODERS:
+        scores = found.get("encoders", {}).get(encoder, {})
+        for family, names in FAMILIES.items():
+            of_each = scores.get("details", {}).get("errors by severity", {})
+            if set(names) <= set(of_each):
+                mean = np.mean([of_each[name] for name in names], axis=0).tolist()
+                errors.setdefault(family, {})[encoder] = [scores["metrics"]["clean_error"]["value"], *mean]
+    if not errors:
+        return ""
+    shown = [encoder for encoder in ENCODERS if any(encoder in lines for lines in errors.values())]
+    charts = "".join(
+        f"<figure><h3>{escape(family)}</h3>"
+        + line_chart(
+            {ENCODERS[encoder]: (severities, lines[encoder]) for encoder in shown if encoder in lines},
+            label="error, %",
+            x_label="severity",
+            percent=True,
+            from_zero=True,
+        )
+        + "</figure>"
+        for family, lines in errors.items()
+    )
+    return legend([ENCODERS[encoder] for encoder in shown]) + f'<div class="charts">{charts}</div>'
 
 
 def metric_table(protocol: Protocol, found: Mapping[str, Any]) -> str:
