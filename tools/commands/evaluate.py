@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from headrace.tools.commands.arguments import Command, UsageError, known, print_
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("protocol", metavar="PROTOCOL", nargs="?", help="one of those that --list tells of")
     parser.add_argument(
-        "run_folder", metavar="RUN", type=Path, nargs="?", help="run folder; for captions, the file that is scored"
+        "source",
+        metavar="RUN|FILE",
+        nargs="?",
+        help="run folder, checkpoint, file of a timm network, or its name; for captions, the file that is scored",
     )
     parser.add_argument("--data", metavar="DIR", help="labelled shard set to learn from")
     parser.add_argument(
@@ -20,6 +24,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="shard set to score on (default: a fifth of --data, held out)",
     )
+    parser.add_argument("--timm", metavar="NAME", help="timm model of FILE, where it does not say")
     parser.add_argument("--no-cache", action="store_true", help="compute features anew and keep none")
     parser.add_argument("--list", action="store_true", help="tell what each protocol is, with its keys, and stop")
     parser.add_argument("--markdown", action="store_true", help="print the page docs/protocols.md, and stop")
@@ -34,8 +39,8 @@ def run(args: argparse.Namespace) -> None:
     if args.list or args.markdown:
         _list(args)
         return
-    if args.protocol is None or args.run_folder is None or args.data is None:
-        raise UsageError("eval takes PROTOCOL RUN --data DIR; `headrace eval --list` tells of the protocols")
+    if args.protocol is None or args.source is None or args.data is None:
+        raise UsageError("eval takes PROTOCOL RUN|FILE --data DIR; `headrace eval --list` tells of the protocols")
     from headrace.tools.evaluation.evaluate import measure
     from headrace.tools.evaluation.results import in_full, short, table
     from headrace.tools.evaluation.settings import with_keys
@@ -46,8 +51,16 @@ def run(args: argparse.Namespace) -> None:
         _score_file(args, settings[args.protocol])
         return
     found = measure(
-        args.run_folder, args.data, args.test, protocols=[args.protocol], settings=settings, cache=not args.no_cache
+        args.source,
+        args.data,
+        args.test,
+        protocols=[args.protocol],
+        settings=settings,
+        timm=args.timm,
+        cache=not args.no_cache,
     )
+    if int(os.environ.get("RANK", 0)):
+        return
     if args.json:
         print_json({"probes": short(found), "protocols": found})
         return
@@ -64,7 +77,7 @@ def _score_file(args: argparse.Namespace, settings: Any) -> None:
 
     if args.test is not None:
         raise UsageError(f"{args.protocol} scores a file against one set: name it with --data alone")
-    found = measure_file(args.run_folder, args.data, PROTOCOLS[args.protocol], settings)
+    found = measure_file(Path(args.source), args.data, PROTOCOLS[args.protocol], settings)
     if args.json:
         print_json({"protocols": {args.protocol: found}})
     else:
@@ -88,8 +101,9 @@ COMMAND = Command(
     "eval",
     "score a run's encoder",
     """\
-Scores the newest checkpoint of RUN by PROTOCOL beside the untrained encoder and the raw input, with intervals of
-95 %, and keeps what it finds in RUN/results.json. A protocol's settings are set as --key value.
+Scores the newest checkpoint of RUN, or the timm network of FILE, by PROTOCOL beside the untrained encoder and the raw
+input, with intervals of 95 %, and keeps what it finds of a run in RUN/results.json. A protocol's settings are set as
+--key value.
 
 These leave the encoder as it is: knn, linear, fewshot, and the papers' heads trained by SGD, linear_simclr,
 linear_mae, linear_dino, linear_dinov2. These train it too, and take their time: finetune, finetune_mae,
@@ -100,6 +114,8 @@ in the place of RUN.
   headrace eval linear runs/first --data shards/train --test shards/val
   headrace eval knn runs/first --data shards/train --test shards/val --k 200 --temperature 0.1
   headrace eval zeroshot runs/clip --data shards/val --classes names.txt --templates templates.txt
+  headrace eval knn vit.safetensors --timm vit_small_patch16_224 --data shards/train --test shards/val
+  torchrun --nproc-per-node 4 -m headrace.tools.cli eval knn runs/first --data shards/train --test shards/val
   headrace eval captions predictions.json --data shards/val""",
     declare,
     run,

@@ -1,8 +1,7 @@
-"""A run's encoder measured by protocols, beside the raw input and the untrained encoder."""
+"""An encoder measured by protocols, beside the raw input and the untrained encoder."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -22,17 +21,20 @@ from headrace.tools.evaluation.protocol import ENCODERS, FileTask, Protocol, Tas
 from headrace.tools.evaluation.results import RESULTS, Place, Scores, keep, short
 from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.tools.fields import image_field
-from headrace.train import RunError, load_run
+from headrace.train import RunError
+from headrace.train.distributed import join
+from headrace.train.encoders import as_method, open_encoder
 from headrace.train.probes import Features, band_features, image_views, matched_labels, pixel_features, word_features
-from headrace.train.run import first_weights
 from headrace.train.settings.plain import to_plain
 
 PIXEL_SIDE = 32  # raw pixels are compared at this size at most: a linear probe of larger ones fills the memory
 CLIP_SIDE = 16  # likewise, of every frame
+TIMEOUT_S = 7 * 24 * 3600.0
+"""That ranks wait for the first, which may fine-tune meanwhile."""
 
 
 def evaluate(
-    run: Path,
+    run: str | Path,
     data: Place,
     test: Place | None = None,
     *,
@@ -45,7 +47,7 @@ def evaluate(
 
 
 def measure(
-    run: Path,
+    source: str | Path,
     data: Place,
     test: Place | None = None,
     *,
@@ -53,35 +55,38 @@ def measure(
     encoders: Sequence[str] = tuple(ENCODERS),
     settings: Mapping[str, Any] | None = None,
     method: Callable[[], Method] | None = None,
+    timm: str | None = None,
     cache: bool = True,
 ) -> dict[str, Any]:
-    """Measure the newest checkpoint of `run`, and keep what is found in its results.json beside that of earlier calls.
+    """Measure an encoder, and keep what is found of a run in its results.json beside that of earlier calls.
+
+    Under torchrun the ranks share the computing of features; all the rest is rank 0's, and the others wait.
 
     Args:
-        run: run folder.
+        source: a run's folder or checkpoint, a file of a timm network, or timm's name of one; see
+            `headrace.train.encoders.open_encoder`.
         data: shard set that is learned from.
         test: shard set that is scored; None holds a fifth of `data` out for that, always the same.
-        protocols: keys of PROTOCOLS. Bad samples end them or are left out, as the run's `loader.on_error` says.
+        protocols: keys of PROTOCOLS. Bad samples end them or are left out, as a run's `loader.on_error` says.
         encoders: keys of ENCODERS; a protocol that cannot measure one leaves it out. The raw input is pixels,
-            statistics of bands where the method hears sounds, and counts of words where it reads texts.
+            statistics of bands where sounds are heard, and counts of words where texts are read.
         settings: of protocols by name, each an instance of the class of `Protocol.settings`; by default that one.
         method: makes the method of a run that was trained with one of yours; see `headrace.train.train`.
+        timm: which network a file holds, where it does not say.
         cache: keep features for the next call.
 
     Returns:
-        By protocol: its version, settings and metric, and for each of its encoders every metric with its interval.
+        By protocol: its version, settings and metric, and for each of its encoders every metric with its interval. On
+        ranks but the first, without encoders.
 
     Raises:
         ConfigError: as `headrace.train.load_run`.
-        RunError: if the run has no checkpoint, a shard set has no labels or not what the method is shown, or `test` has
-            samples of classes that `data` has not; for fine-tuning, if the method is not one of images, and for the raw
-            input, if it is shown several streams.
-        UserError: for what is scored on a test set alone without `test`, and in one of several processes of torchrun,
-            which would all do the same.
+        RunError: if there is no encoder, a shard set has no labels or not what is shown, or `test` has samples of
+            classes that `data` has not; for fine-tuning, if the encoder is not one of images, and for the raw input, if
+            it is shown several streams.
+        UserError: for what is scored on a test set alone without `test`.
         ShardError: for a shard set that cannot be read.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("eval works in one process, which sees each sample once: start it without torchrun")
     if any(has_secrets(place) for place in (data, test) if place is not None):
         raise UserError(
             f"a user, password or query in a URL would be kept in {RESULTS}; give them to the store's own tools "
@@ -89,11 +94,8 @@ def measure(
         )
     chosen = [PROTOCOLS[name] for name in protocols]
     if of_file := [protocol.name for protocol in chosen if protocol.of_file]:
-        raise UserError(f"{', '.join(of_file)} scores a file of predictions, and no run")
+        raise UserError(f"{', '.join(of_file)} scores a file of predictions, and no encoder")
     settings = {protocol.name: (settings or {}).get(protocol.name, protocol.settings) for protocol in chosen}
-    config, trained = load_run(run, method=method)
-    untrained = first_weights(config, method)[1].eval()
-    max_bad = config.loader.probes_max_bad
     found: dict[str, Any] = {
         protocol.name: {
             "version": protocol.version,
@@ -103,35 +105,45 @@ def measure(
         }
         for protocol in chosen
     }
+    trained = open_encoder(source, timm=timm, method=method)
     with ExitStack() as stack:
+        world = stack.enter_context(join("auto", TIMEOUT_S))
         learn = stack.enter_context(open_shards(data))
         score = stack.enter_context(open_shards(test)) if test is not None else None
         if score is not None and any(protocol.labels for protocol in chosen):
             check_labels(learn, score)
         if any(protocol.name.startswith("finetune") for protocol in chosen):
-            image_views(trained)  # whether it can be, before anything is computed
-        kept = stack.enter_context(closing(FeatureCache(kept=cache, device=device(), max_bad=max_bad)))
+            image_views(as_method(trained))  # whether it can be, before anything is computed
+        kept = stack.enter_context(closing(FeatureCache(world, kept=cache)))
         for encoder in encoders:
-            probed = trained if encoder == "trained" else untrained
+            probed = (trained if encoder == "trained" else trained.untrained()).to(world.device)
+            measuring = [protocol for protocol in chosen if encoder in protocol.encoders]
+            if encoder != "input" and any(protocol.of_features for protocol in measuring):
+                for shards in (learn, score):
+                    if shards is not None:
+                        kept.compute(probed, shards)
+            if world.rank:
+                continue
             features: Callable[[ShardSet], Features] = partial(kept.features, probed)
             if encoder == "input":
-                features = partial(_raw, probed, learn, max_bad)
-            for protocol in chosen:
-                if encoder in protocol.encoders:
-                    task = Task(
-                        encoder=encoder,
-                        method=probed.to(device()),
-                        learn=learn,
-                        test=score,
-                        settings=settings[protocol.name],
-                        features=features,
-                        device=device(),
-                        max_bad=max_bad,
-                    )
-                    outcome = protocol.measure(task)
-                    found[protocol.name]["metric"] = next(iter(outcome.metrics))
-                    found[protocol.name]["encoders"][encoder] = outcome.to_json()
-    keep(run, data, test, found)
+                features = partial(_raw, as_method(probed), learn, probed.max_bad)
+            for protocol in measuring:
+                task = Task(
+                    encoder=encoder,
+                    method=as_method(probed),
+                    learn=learn,
+                    test=score,
+                    settings=settings[protocol.name],
+                    features=features,
+                    device=str(world.device),
+                    max_bad=probed.max_bad,
+                )
+                outcome = protocol.measure(task)
+                found[protocol.name]["metric"] = next(iter(outcome.metrics))
+                found[protocol.name]["encoders"][encoder] = outcome.to_json()
+        world.each(None)  # the others wait for the folder of features, and rank 0 for nobody's
+    if world.rank == 0 and Path(source).is_dir() and trained.method is not None:
+        keep(Path(source), data, test, found)
     return found
 
 

@@ -3,149 +3,149 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 
-from headrace.models import Method
-from headrace.pipeline import TextSpec
-from headrace.pipeline.streams import spec_of, streams_of
+from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.shards.remote.remote_set import cache_folder
 from headrace.tools.errors import UserError
-from headrace.tools.progress import sample_bar
+from headrace.tools.feature_rows import fill_rows, make_rows
+from headrace.train import RunError
+from headrace.train.distributed import World
+from headrace.train.encoders import Encoder
 from headrace.train.probes import Features
-from headrace.train.probes.features import labelled_batches
 
-VERSION = 1
+VERSION = 2
 """Of the files, and of how features are computed."""
 CAPACITY = 16 << 30
 """Bytes that are kept, those of least recent use go first."""
+ROWS, BAD = "features.npy", "bad.json"
+"""Features of every sample, and why by the number of each that has none."""
 
 
 class FeatureCache:
-    """Features by what they were computed from: the weights, what is shown, and the bytes of the set.
+    """Features by what they are computed from: the weights, what is shown, and the bytes of the set.
 
     A set without checksums of its own, as one of another program's tars, is computed anew each time.
 
     Args:
+        world: of the ranks that share the work; they see one cache folder.
         kept: False keeps nothing for the next call: features lie in a temporary folder until `close`.
     """
 
-    def __init__(self, *, kept: bool = True, device: str, max_bad: int | None) -> None:
-        self._device, self._max_bad = device, max_bad
-        root = cache_folder(None)
-        self._root = root.with_name(f"{root.name}-features") if kept else None
+    def __init__(self, world: World, *, kept: bool = True) -> None:
+        self._world, self._kept = world, kept
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._places: dict[tuple[str, str], Path] = {}
 
     def close(self) -> None:
-        """Remove what is not kept."""
+        """Remove what is not kept. Not before all ranks have what they want."""
         if self._temporary:
             self._temporary.cleanup()
 
-    def features(self, method: Method, shards: ShardSet) -> Features:
-        """What `headrace.train.probes.extract_features` gives of `method.encode`, float32 (n, D) over the memory of a
-        file."""
-        key = _key(method, shards, self._max_bad)
-        folder = self._place(key)
-        if not (folder / "labels.npy").exists():
-            _compute(method, shards, folder, self._device, self._max_bad)
-        with suppress(OSError):
-            os.utime(folder)
+    def compute(self, encoder: Encoder, shards: ShardSet) -> None:
+        """See that there are features. All ranks call it, in the same order.
+
+        Raises:
+            RunError, NotFiniteError, ShardError: as `headrace.tools.feature_rows.fill_rows`.
+            UserError: if they cannot be written.
+        """
+        named = encoder.digest, str(shards.path)
+        if named in self._places:
+            return
+        folder, there = self._world.each(self._prepared(encoder, shards) if self._world.rank == 0 else ("", False))[0]
+        if not there:
+            aside = Path(f"{folder}.tmp")
+            bad = fill_rows(encoder, shards, aside / ROWS, self._world)
+            if self._world.rank == 0:
+                (aside / BAD).write_text(json.dumps(bad), encoding="utf-8")
+                with suppress(OSError):  # another process was faster
+                    os.rename(aside, folder)
+                shutil.rmtree(aside, ignore_errors=True)
+        self._places[named] = Path(folder)
+
+    def features(self, encoder: Encoder, shards: ShardSet) -> Features:
+        """float32 (n, D), over the memory of a file where every sample has some, and int64 (n,) of the n samples that
+        have a label, in stored order. Where `compute` was not called before, this rank computes alone.
+
+        Raises:
+            RunError: also where the set has no labels.
+        """
+        labels = _labels(shards)
+        named = encoder.digest, str(shards.path)
+        if named not in self._places:
+            alone = FeatureCache(World(0, 1, self._world.device), kept=self._kept)
+            alone._temporary, alone._places = self._temporary, self._places
+            alone.compute(encoder, shards)
+            self._temporary = alone._temporary
+        folder = self._places[named]
         # Copied on writing: torch warns of memory that cannot be written.
-        return np.load(folder / "features.npy", mmap_mode="c"), np.load(folder / "labels.npy")
+        rows = np.load(folder / ROWS, mmap_mode="c")
+        known = labels != NO_LABEL
+        known[[int(number) for number in json.loads((folder / BAD).read_text(encoding="utf-8"))]] = False
+        if not known.any():
+            raise RunError(f"{shards.path}: no sample that has a label can be decoded")
+        return (rows, labels) if known.all() else (rows[known], labels[known])
+
+    def _prepared(self, encoder: Encoder, shards: ShardSet) -> tuple[str, bool]:
+        """The folder, and whether it has what is wanted; else there is one aside with rows to fill."""
+        folder = self._place(_key(encoder, shards))
+        if (folder / BAD).exists():
+            bad = json.loads((folder / BAD).read_text(encoding="utf-8"))
+            if len(bad) <= (encoder.max_bad or 0):
+                with suppress(OSError):
+                    os.utime(folder)
+                return str(folder), True
+            shutil.rmtree(folder)  # computed by a run that puts up with more
+        aside = Path(f"{folder}.tmp")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            make_rows(aside / ROWS, len(shards), encoder.feature_dim)
+        except OSError as error:
+            raise UserError(f"{aside}: features cannot be kept ({error.strerror or error})") from error
+        return str(folder), False
 
     def _place(self, key: str | None) -> Path:
-        if self._root is not None and key is not None:
+        if self._kept and key is not None:
+            cache = cache_folder(None)
+            root = cache.with_name(f"{cache.name}-features")
             with suppress(OSError):
-                self._root.mkdir(parents=True, exist_ok=True)
-                _trim(self._root, CAPACITY, keep=key)
-                return self._root / key
+                root.mkdir(parents=True, exist_ok=True)
+                _trim(root, CAPACITY, keep=key)
+                return root / key
         if self._temporary is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="headrace-features-")
         return Path(self._temporary.name) / (key or f"set-{len(os.listdir(self._temporary.name))}")
 
 
-def _key(method: Method, shards: ShardSet, max_bad: int | None) -> str | None:
+def _labels(shards: ShardSet) -> np.ndarray:
+    if "label" not in shards.fields:
+        raise RunError(f"{shards.path}: has no label field, which probes need{shards.omitted.hint}")
+    labels = np.asarray(shards.ints("label"))
+    if not (labels != NO_LABEL).any():
+        raise RunError(f"{shards.path}: every label is {NO_LABEL}, which stands for none, and probes need some")
+    return labels
+
+
+def _key(encoder: Encoder, shards: ShardSet) -> str | None:
     """None where the bytes of the set, or what is shown of them, are not known."""
     if not all(shard.checksum for shard in shards.manifest.shards):
         return None
-    digest = hashlib.sha256()
-    shown = repr(method.probe_inputs)
-    if " at 0x" in shown:  # something of the user's own, which says nothing of what it does
+    if " at 0x" in repr(encoder.inputs):  # something of the user's own, which says nothing of what it does
         return None
-    for text in (VERSION, torch.__version__, type(method).__qualname__, shown, shards.orientation, max_bad):
+    digest = hashlib.sha256()
+    for text in (VERSION, torch.__version__, encoder.digest, shards.orientation, shards.manifest.to_json()):
         digest.update(f"{text}\n".encode())
-    digest.update(shards.manifest.to_json().encode())
-    for spec in map(spec_of, streams_of(method.probe_inputs).values()):
-        if isinstance(spec, TextSpec):
-            digest.update(Path(spec.tokenizer).read_bytes())
-    for name, tensor in method.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _compute(method: Method, shards: ShardSet, folder: Path, device: str, max_bad: int | None) -> None:
-    """Write features.npy and labels.npy into a folder that is there when both are whole."""
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    try:
-        aside.mkdir(parents=True)
-        labels, done = [], 0
-        with _rows(aside / "features.npy") as rows, sample_bar("features", len(shards)) as progress:
-            for features, of_batch, _ in labelled_batches(
-                method.encode, shards, method.probe_inputs, device=device, max_bad=max_bad
-            ):
-                rows.add(features)
-                labels.append(of_batch)
-                done += len(features)
-                progress(done)
-        np.save(aside / "labels.npy", np.concatenate(labels))
-        if folder.exists():  # another process was faster
-            return
-        with suppress(FileExistsError):
-            os.rename(aside, folder)
-    except OSError as error:
-        raise UserError(f"{folder}: features cannot be kept ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-class _Rows:
-    """A .npy file of float32 rows whose number is known in the end."""
-
-    HEADER = 128
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._count, self._width = file, 0, 0
-        file.write(b"\0" * self.HEADER)
-
-    def add(self, rows: np.ndarray) -> None:
-        """Append (b, D)."""
-        self._count, self._width = self._count + len(rows), rows.shape[1]
-        self._file.write(np.ascontiguousarray(rows, np.float32).data)
-
-    def finish(self) -> None:
-        """Write the header (format 1.0 of numpy.lib.format, padded to `HEADER` bytes)."""
-        text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self._count}, {self._width}), }}"
-        start = b"\x93NUMPY\x01\x00" + (self.HEADER - 10).to_bytes(2, "little")
-        self._file.seek(0)
-        self._file.write(start + text.encode().ljust(self.HEADER - 11) + b"\n")
-
-
-@contextmanager
-def _rows(path: Path) -> Iterator[_Rows]:
-    with open(path, "wb") as file:
-        rows = _Rows(file)
-        yield rows
-        rows.finish()
 
 
 def _trim(root: Path, capacity: int, *, keep: str) -> None:

@@ -116,6 +116,8 @@ class Protocol:
     """Whether the score is a share of 1, shown in per cent."""
     labels: bool = True
     """Whether it needs a label field."""
+    of_features: bool = False
+    """Whether it learns from `Task.features` of both sets alone, which all ranks compute together."""
     of_file: bool = False
     """Whether it scores a file of predictions in the place of a run's encoders."""
 

@@ -104,6 +104,7 @@ def _mean_of_classes(right: np.ndarray, of_class: np.ndarray, counts: np.ndarray
 RETRIEVAL = Protocol(
     name="retrieval",
     version=1,
+    of_features=True,
     title="retrieval",
     metric="mAP",
     measure=measure_retrieval,

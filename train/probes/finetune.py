@@ -21,7 +21,7 @@ from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 from headrace.train.probes.classes import matched_labels
-from headrace.train.probes.features import extract_features, image_views
+from headrace.train.probes.features import extract_features, image_views, middle
 from headrace.train.probes.mixing import Mixing
 from headrace.train.schedule import warmup_cosine
 
@@ -169,7 +169,7 @@ def finetune_predictions(
                 step += 1
     network.eval()
     scores, labels = extract_features(
-        lambda batch: network(batch.normalized()[0]),
+        lambda batch: network(middle(batch.normalized()[0], view.size)),
         test,
         method.probe_inputs,
         device=device,

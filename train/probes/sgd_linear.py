@@ -22,7 +22,7 @@ from headrace.shards import ShardSet
 from headrace.train.errors import NotFiniteError, RunError
 from headrace.train.optimizers.lars import LARS
 from headrace.train.probes.classes import matched_labels
-from headrace.train.probes.features import labelled_batches
+from headrace.train.probes.features import image_views, labelled_batches, middle
 from headrace.train.probes.finetune import cropped
 from headrace.train.schedule import warmup_cosine
 
@@ -172,7 +172,9 @@ def _trained(
     threads: int | None,
     max_bad: int | None,
 ) -> _Heads:
-    crops = ViewSpec([replace(cropped(shown.views[0]), scale=config.crop_scale, flip=0.5)], field=shown.field)
+    crops = ViewSpec(
+        [replace(cropped(image_views(method).views[0]), scale=config.crop_scale, flip=0.5)], field=shown.field
+    )
     batch_size = min(config.batch_size, len(train))
     policy: dict[str, Any] = {} if max_bad is None else {"on_error": "substitute", "max_bad": max_bad}
     heads: _Heads | None = None
@@ -211,7 +213,7 @@ def _features(method: Method, batch: Batch, kinds: Sequence[Kind]) -> dict[Kind,
     backbone: Any = method.backbone
     if not hasattr(backbone, "forward_intermediates") or not getattr(backbone, "num_prefix_tokens", 0):
         raise RunError(f"a {type(backbone).__name__} has no class token; set features to [output]")
-    (images,) = batch.normalized()
+    images = middle(batch.normalized()[0], image_views(method).views[0].size)
     blocks = backbone.forward_intermediates(
         images,
         indices=min(4, len(backbone.blocks)),

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from headrace.shards import Field, ShardSet, open_shards, write_shards
+from headrace.models.parts.backbones import tiny_vit
+from headrace.shards import Field, ShardError, ShardSet, open_shards, write_shards
 from headrace.tools.cli import main, parse
 from headrace.tools.evaluation import catalogue, feature_cache
 from headrace.tools.evaluation.evaluate import measure
@@ -19,11 +26,15 @@ from headrace.tools.evaluation.frozen import LinearSettings
 from headrace.tools.evaluation.results import read_results, save_results
 from headrace.tools.evaluation.settings import with_keys
 from headrace.tools.evaluation.table import PROTOCOLS
-from headrace.train import load_run, train
+from headrace.tools.media.images import to_png
+from headrace.train import train
+from headrace.train.distributed import World
+from headrace.train.encoders import open_encoder
 from headrace.train.probes import extract_features, few_labels
 from tests.conftest import digit_samples
 from tests.train.tiny_runs import tiny_run
 
+ALONE = World(0, 1, torch.device("cpu"))
 PAGE = Path(__file__).parents[3] / "docs" / "protocols.md"
 
 
@@ -131,13 +142,13 @@ def test_features_are_computed_once_and_are_those_of_extract_features(
     run: Path, digits_webdataset: ShardSet, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[str] = []
-    compute = feature_cache._compute
+    fill = feature_cache.fill_rows
 
-    def noted(*arguments: Any) -> None:
+    def noted(*arguments: Any) -> dict[int, str]:
         computed.append("once")
-        compute(*arguments)
+        return fill(*arguments)
 
-    monkeypatch.setattr(feature_cache, "_compute", noted)
+    monkeypatch.setattr(feature_cache, "fill_rows", noted)
     first = measure(run, digits_webdataset.path, protocols=["knn", "linear", "fewshot"])
     assert len(computed) == 2, "untrained and trained"
     assert measure(run, digits_webdataset.path, protocols=["knn", "linear", "fewshot"]) == first
@@ -147,15 +158,15 @@ def test_features_are_computed_once_and_are_those_of_extract_features(
     assert len(computed) == 4, "each anew"
     assert len(list(cache.iterdir())) == 2
 
-    method = load_run(run)[1]
-    kept = FeatureCache(device="cpu", max_bad=None)
-    x, y = kept.features(method, digits_webdataset)
-    expected_x, expected_y = extract_features(method.encode, digits_webdataset, method.probe_inputs)
+    encoder = open_encoder(run)
+    kept = FeatureCache(ALONE)
+    x, y = kept.features(encoder, digits_webdataset)
+    expected_x, expected_y = extract_features(encoder.encode, digits_webdataset, encoder.inputs)
     np.testing.assert_array_equal(x, expected_x)
     np.testing.assert_array_equal(y, expected_y)
     assert len(computed) == 4
-    next(iter(method.backbone.parameters())).data.mul_(1.5)
-    kept.features(method, digits_webdataset)
+    next(iter(encoder.backbone.parameters())).data.mul_(1.5)
+    kept.features(encoder, digits_webdataset)
     assert len(computed) == 5, "other weights"
 
 
@@ -164,41 +175,91 @@ def test_another_set_of_the_same_size_has_other_features(run: Path, tmp_path: Pa
     samples = list(digit_samples(40))
     for name, part in (("a", samples[:20]), ("b", samples[20:])):
         write_shards(tmp_path / name, part, fields)
-    method = load_run(run)[1]
-    kept = FeatureCache(device="cpu", max_bad=None)
+    encoder = open_encoder(run)
+    kept = FeatureCache(ALONE)
     with open_shards(tmp_path / "a") as a, open_shards(tmp_path / "b") as b:
-        assert not np.array_equal(kept.features(method, a)[0], kept.features(method, b)[0])
+        assert not np.array_equal(kept.features(encoder, a)[0], kept.features(encoder, b)[0])
 
 
 def test_a_killed_computation_leaves_nothing_that_counts(
     run: Path, digits_webdataset: ShardSet, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = load_run(run)[1]
-    kept = FeatureCache(device="cpu", max_bad=None)
+    encoder = open_encoder(run)
+    kept = FeatureCache(ALONE)
 
     def torn(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(feature_cache.np, "save", torn)
+        patch.setattr(feature_cache.os, "rename", torn)
         with pytest.raises(KeyboardInterrupt):
-            kept.features(method, digits_webdataset)
-    assert list(cache.iterdir()) == []
-    assert len(kept.features(method, digits_webdataset)[0]) == 200
+            kept.features(encoder, digits_webdataset)
+    assert [entry.suffix for entry in cache.iterdir()] == [".tmp"], "which the next one begins anew"
+    assert len(kept.features(encoder, digits_webdataset)[0]) == 200
 
 
 def test_the_oldest_features_make_room(
     run: Path, digits_webdataset: ShardSet, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "CAPACITY", 1)
-    method = load_run(run)[1]
-    kept = FeatureCache(device="cpu", max_bad=None)
-    kept.features(method, digits_webdataset)
+    encoder = open_encoder(run)
+    kept = FeatureCache(ALONE)
+    kept.features(encoder, digits_webdataset)
     (first,) = cache.iterdir()
-    next(iter(method.backbone.parameters())).data.mul_(1.5)
-    kept.features(method, digits_webdataset)
+    next(iter(encoder.backbone.parameters())).data.mul_(1.5)
+    kept.features(encoder, digits_webdataset)
     assert [entry.name for entry in cache.iterdir()] != [first.name]
     assert len(list(cache.iterdir())) == 1
+
+
+def test_bad_samples_are_left_out_or_end_it(run: Path, tmp_path: Path) -> None:
+    fields = {"image": Field(kind="image", encoding="mixed"), "label": Field(kind="int")}
+    samples = [{**sample, "image": to_png(Image.fromarray(sample["image"]))} for sample in digit_samples(20)]
+    samples[7]["image"] = samples[7]["image"][:60]
+    samples[3]["label"] = -1
+    write_shards(tmp_path / "set", samples, fields)
+    strict = open_encoder(run)
+    lenient = replace(strict, max_bad=1)
+    with open_shards(tmp_path / "set") as shards:
+        x, y = FeatureCache(ALONE).features(lenient, shards)
+        assert (len(x), len(y)) == (198, 198)
+        assert y.tolist() == [each["label"] for i, each in enumerate(samples) if i not in (3, 7)]
+        with pytest.raises(ShardError, match="cannot decode the image"):
+            FeatureCache(ALONE).features(strict, shards)
+
+
+# Encoders of others, and several processes
+
+
+def test_a_file_is_measured_as_the_run_it_came_from(
+    run: Path, digits_webdataset: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, data = tmp_path / "vit", digits_webdataset.path
+    backbone = tiny_vit(width=32, depth=2)
+    small = replace(backbone, options={**backbone.options, "img_size": 28})
+    config = tiny_run(data, tmp_path / "run", "epochs=1")
+    config.model = replace(config.model, size=28, backbone=small)
+    train(config, progress=False)
+    assert main(["export", str(tmp_path / "run"), "--to", "timm", str(out)]) == 0
+    capsys.readouterr()
+    for protocol, keys in (("knn", []), ("linear_dino", ["--epochs", "1"]), ("finetune", ["--epochs", "1"])):
+        ours = told(capsys, protocol, tmp_path / "run", "--data", data, "--test", data, *keys)["probes"]
+        theirs = told(capsys, protocol, out, "--data", data, "--test", data, *keys)["probes"]
+        assert theirs["trained"] == pytest.approx(ours["trained"], abs=0.011), protocol
+    assert theirs.keys() == {"untrained", "trained"}
+    assert not (out / "results.json").exists()
+    assert told(capsys, "knn", "resnet10t", "--data", data, "--no-cache")["probes"]["trained"]["knn"] > 0.1
+
+
+def test_two_processes_find_what_one_finds(run: Path, digits_webdataset: ShardSet, tmp_path: Path, cache: Path) -> None:
+    alone = measure(run, digits_webdataset.path, protocols=["linear"], cache=False)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command += ["headrace.tools.cli", "eval", "linear", str(run), "--data", str(digits_webdataset.path), "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["protocols"] == alone
+    assert len(list(cache.iterdir())) == 2
 
 
 # What is asked for
@@ -208,7 +269,7 @@ def test_the_oldest_features_make_room(
     ("words", "said"),
     [
         (["kn", "RUN", "--data", "DATA"], "unknown protocol 'kn'; did you mean 'knn'?"),
-        (["knn", "RUN"], "eval takes PROTOCOL RUN --data DIR"),
+        (["knn", "RUN"], "eval takes PROTOCOL RUN|FILE --data DIR"),
         (["knn", "RUN", "--data", "DATA", "--kk", "3"], "kk: unknown key"),
         (["knn", "RUN", "--data", "DATA", "--k", "0"], "k must be at least 1"),
         (["knn", "RUN", "--data", "DATA", "--k", "many"], "k: must be an integer, got 'many'"),

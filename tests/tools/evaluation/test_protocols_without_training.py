@@ -204,5 +204,5 @@ def test_captions_by_cocos_numbers_of_images(
     error = refused(capsys, "eval", "captions", file, "--data", tmp_path / "set")
     assert "entry 0" in error
     assert "has no sample with image_id 391897" in error
-    with pytest.raises(UserError, match="captions scores a file of predictions, and no run"):
+    with pytest.raises(UserError, match="captions scores a file of predictions, and no encoder"):
         evaluate(digits_run, tmp_path / "set", protocols=["captions"])
