@@ -10,7 +10,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from headrace.models import Method
 from headrace.pipeline import Batch, ViewSpec
+from headrace.pipeline.streams import spec_of, streams_of
 from headrace.shards import open_shards
 from headrace.shards.remote.remote import has_secrets
 from headrace.tools.errors import UserError
@@ -68,7 +70,17 @@ def measure_robustness(task: Task) -> Outcome:
                 encode, head, task.learn, other, inputs, present_only=settings.present_only, **options
             )
         metrics[f"{name}_error"] = mean_interval(1.0 - right)
-    return Outcome(metrics=metrics, details={"errors by severity": found.curves(), **found.settings})
+    details: dict[str, Any] = {"errors by severity": found.curves(), **found.settings}
+    if task.encoder == "trained":
+        details["augmented in training by"] = _augmentation(task.method)
+    return Outcome(metrics=metrics, details=details)
+
+
+def _augmentation(method: Method) -> list[str]:
+    """What training did to the colours and pixels of views, such as blur: corruptions of that kind are nothing new."""
+    specs = [spec_of(stream) for stream in streams_of(method.inputs).values()]
+    views = [view for spec in specs if isinstance(spec, ViewSpec) for view in spec.views]
+    return sorted({operation for view in views for operation in view.operations})
 
 
 def _pixels(batch: Batch) -> Tensor:

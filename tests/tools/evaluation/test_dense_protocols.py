@@ -54,6 +54,8 @@ def test_robustness(run: Path, digits_webdataset: ShardSet, tmp_path: Path, caps
     found = told(capsys, "robustness", run, "--data", digits_webdataset.path, "--test", data, *words)
     assert found["metric"] == "corruption_error"
     assert list(found["encoders"]) == ENCODERS
+    assert "augmented in training by" not in found["encoders"]["untrained"]["details"]
+    assert found["encoders"]["trained"]["details"]["augmented in training by"] == ["grayscale", "jitter"]
     for scores in found["encoders"].values():
         metrics = {name: each["value"] for name, each in scores["metrics"].items()}
         families = [metrics.pop(f"{family}_error") for family in ("noise", "blur", "weather", "digital")]
