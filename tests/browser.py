@@ -60,6 +60,7 @@ def look_at(page: Path, folder: Path, *, width: int, dark: bool = False, least: 
     if not browser:
         assert os.environ.get("HEADRACE_REQUIRE_PEERS") != "1", "no Chromium here; apt install chromium"
         pytest.skip("no Chromium here; apt install chromium")
+    folder.mkdir(exist_ok=True)
     around = folder / "around.html"
     inside = escape(page.read_text(encoding="utf-8"), quote=True)
     script = LOOK.replace("LEAST", str(least))

@@ -18,7 +18,7 @@ from headrace.shards.remote.remote import has_secrets
 from headrace.tools.errors import UserError
 from headrace.tools.evaluation.feature_cache import FeatureCache
 from headrace.tools.evaluation.protocol import ENCODERS, FileTask, Protocol, Task
-from headrace.tools.evaluation.results import RESULTS, Place, Scores, keep, short
+from headrace.tools.evaluation.results import RESULTS, Place, Scores, keep, keep_pictures, short
 from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.tools.fields import image_field
 from headrace.train import RunError
@@ -106,6 +106,7 @@ def measure(
         for protocol in chosen
     }
     trained = open_encoder(source, timm=timm, method=method)
+    run = Path(source) if trained.method is not None and Path(source).is_dir() else None
     with ExitStack() as stack:
         world = stack.enter_context(join("auto", TIMEOUT_S))
         learn = stack.enter_context(open_shards(data))
@@ -141,9 +142,11 @@ def measure(
                 outcome = protocol.measure(task)
                 found[protocol.name]["metric"] = next(iter(outcome.metrics))
                 found[protocol.name]["encoders"][encoder] = outcome.to_json()
+                if encoder == "trained" and run is not None:
+                    keep_pictures(run, protocol.name, outcome.pictures)
         world.each(None)  # the others wait for the folder of features, and rank 0 for nobody's
-    if world.rank == 0 and Path(source).is_dir() and trained.method is not None:
-        keep(Path(source), data, test, found)
+    if world.rank == 0 and run is not None:
+        keep(run, data, test, found)
     return found
 
 

@@ -9,9 +9,11 @@ from torch import Tensor
 from headrace.models import Method
 from headrace.models.parts.feature_maps import feature_maps
 from headrace.pipeline import View, ViewSpec
+from headrace.tools.evaluation import drawn
 from headrace.tools.evaluation.protocol import Outcome, Protocol, Task
 from headrace.train.dense.depth import DepthConfig, depth_maps, depth_probe
 from headrace.train.dense.detection import DetectionConfig, detection_probe
+from headrace.train.dense.scenes import DRAWN, read_picture
 from headrace.train.dense.segmentation import Maps, SegmentationConfig, raw_patches, segmentation_probe
 from headrace.train.errors import ConfigError, RunError
 
@@ -57,7 +59,8 @@ def measure_segmentation(task: Task) -> Outcome:
         config=settings,
         device=task.device,
     )
-    return Outcome(metrics=found.scores(), details={"IoU": found.class_ious()})
+    pictures = [drawn.class_maps(read_picture(test, i), *maps) for i, maps in enumerate(found.drawn)]
+    return Outcome(metrics=found.scores(), details={"IoU": found.class_ious()}, pictures=pictures)
 
 
 def measure_depth(task: Task) -> Outcome:
@@ -74,14 +77,20 @@ def measure_depth(task: Task) -> Outcome:
         config=settings,
         device=task.device,
     )
-    return Outcome(metrics=found.scores(), details={"pictures": len(found.errors)})
+    pictures = [drawn.depth_maps(read_picture(test, i), *maps) for i, maps in enumerate(found.drawn)]
+    return Outcome(metrics=found.scores(), details={"pictures": len(found.errors)}, pictures=pictures)
 
 
 def measure_detection(task: Task) -> Outcome:
     test = task.required_test("detection is scored")
     view = _shown(task.method)
     found = detection_probe(task.method.backbone, task.learn, test, view.normalize, task.settings, device=task.device)
-    return Outcome(metrics=found.intervals, details={"scores": dict(found.scores), "classes": list(found.classes)})
+    pictures = [
+        drawn.detections(read_picture(test, i), found.true[i], found.found[i], found.classes)
+        for i in range(min(DRAWN, len(test)))
+    ]
+    details = {"scores": dict(found.scores), "classes": list(found.classes)}
+    return Outcome(metrics=found.intervals, details=details, pictures=pictures)
 
 
 def _shown(method: Method) -> View:

@@ -78,6 +78,8 @@ class Outcome:
     """By name; the first is the protocol's score."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """More, for reports, as JSON holds it."""
+    pictures: Sequence[np.ndarray] = ()
+    """uint8 (H, W, 3) each, of what was said of the first samples."""
 
     def to_json(self) -> dict[str, Any]:
         metrics = {name: {**found._asdict()} for name, found in self.metrics.items()}

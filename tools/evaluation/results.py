@@ -5,11 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from rich.table import Table
 
 from headrace.shards.remote.remote import from_anywhere
@@ -18,6 +21,8 @@ from headrace.tools.evaluation.protocol import ENCODERS
 from headrace.tools.evaluation.table import PROTOCOLS
 
 RESULTS = "results.json"
+PICTURES = "evaluation"
+"""The folder of a run that holds what protocols drew."""
 FORMER = {"pixels": "input", "random": "untrained"}
 """What encoders were called in files of before."""
 
@@ -66,6 +71,21 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def keep_pictures(run: Path, protocol: str, pictures: Sequence[np.ndarray]) -> None:
+    """Write what was drawn of a run's encoder as RUN/evaluation/PROTOCOL/0.png and so on, in the place of what was
+    there."""
+    folder = run / PICTURES / protocol
+    shutil.rmtree(folder, ignore_errors=True)
+    for number, pixels in enumerate(pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.png", optimize=True)
+
+
+def kept_pictures(run: Path, protocol: str) -> list[Path]:
+    """The files of `keep_pictures`."""
+    return sorted((run / PICTURES / protocol).glob("*.png"), key=lambda path: int(path.stem))
 
 
 def read_results(folder: Path) -> dict[str, Any]:

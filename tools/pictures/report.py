@@ -72,7 +72,7 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
     sections = [
         Section("At a glance", "", tiles(headline(results, metrics))),
         probes(results),
-        *evaluation_sections(results),
+        *evaluation_sections(folder, results),
         Section("Training", endings(runs), training_charts(metrics)),
         gallery(config, method),
         pictures(first),

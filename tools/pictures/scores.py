@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from headrace.pipeline.corruptions.parameters import FAMILIES
 from headrace.tools.evaluation.protocol import ENCODERS, Protocol
+from headrace.tools.evaluation.results import kept_pictures
 from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.tools.pictures.charts import legend, line_chart
-from headrace.tools.pictures.page import Section
+from headrace.tools.pictures.page import Section, png_uri
 
 CELL = 20  # user units of a confusion's square
+DRAWN = {
+    "detection": "What is there, and beside it what the detector on the trained encoder is sure of by a half.",
+    "segmentation": "The picture, its classes, and those that the linear layer on the trained encoder says.",
+    "depth": "The picture, its depths and those that are said; near is bright, black is not known.",
+}
 LETTERS, LETTER = 16, 7.0  # of a name beside it, at most, and the width of one
 
 
-def evaluation_sections(results: Mapping[str, Any]) -> list[Section]:
-    """The sections that results.json has something for."""
+def evaluation_sections(run: Path, results: Mapping[str, Any]) -> list[Section]:
+    """The sections that results.json, and the pictures beside it, have something for."""
     protocols = {name: found for name, found in results.get("protocols", {}).items() if name in PROTOCOLS}
     if not protocols:
         return []
@@ -48,6 +56,16 @@ def evaluation_sections(results: Mapping[str, Any]) -> list[Section]:
     if curves := corruption_charts(protocols.get("robustness", {})):
         note = "Error on corrupted pictures, the mean over each family, at five severities; 0 is the clean picture."
         sections.append(Section("Under corruption", note, curves))
+    for name in protocols:
+        drawn = kept_pictures(run, name)
+        if drawn:
+            rows = "".join(
+                f'<figure class="row"><img src="{png_uri(np.asarray(Image.open(path).convert("RGB")))}" '
+                f'alt="sample {path.stem}"></figure>'
+                for path in drawn
+            )
+            heading = f"{PROTOCOLS[name].title[:1].upper()}{PROTOCOLS[name].title[1:]}, drawn"
+            sections.append(Section(heading, DRAWN[name], f'<div class="gallery">{rows}</div>'))
     return sections
 
 

@@ -6,7 +6,7 @@ Letters: B pictures, D features, h and w sides of a map, K bins.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from headrace.models.parts.feature_maps import maps_and_tokens
 from headrace.models.seeding import seeded
 from headrace.pipeline.images.view import Normalize
 from headrace.shards import ShardSet
-from headrace.train.dense.scenes import picture_size, read_map
+from headrace.train.dense.scenes import DRAWN, picture_size, read_map
 from headrace.train.dense.segmentation import Maps, extract_maps
 from headrace.train.errors import ConfigError, NotFiniteError, RunError
 from headrace.train.probes.intervals import Measured, mean_interval
@@ -134,6 +134,8 @@ class DepthOutcomes:
 
     errors: np.ndarray
     """float64 (n, 6), a column for each of METRICS."""
+    drawn: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+    """Of the first pictures, what was wanted and what was said, float32 (H, W) in metres each."""
 
     def scores(self, *, draws: int = 1000) -> Mapping[str, Measured]:
         """Means over pictures with their intervals, as the authors' toolbox has them. Of RMSE (metres), abs-rel and
@@ -195,17 +197,20 @@ def depth_probe(
         raise RunError(f"{train.path}: no pixel has a depth above 0 and up to {config.most} metres")
     head = _fit(x, y, config, device)
     found = extract_maps(maps, test, size, normalize, device=device)
-    errors = []
+    errors, drawn = [], []
     with torch.no_grad():
         for i in range(len(test)):
             shape = picture_size(test, i)
             depth = F.interpolate(head(found[i : i + 1].float().to(device)), size=shape, mode="bilinear")
-            errors.append(depth_errors(depth[0, 0].cpu().numpy(), read_depths(test, i, field, config), config.most))
+            said, wanted = depth[0, 0].cpu().numpy(), read_depths(test, i, field, config)
+            errors.append(depth_errors(said, wanted, config.most))
+            if i < DRAWN:
+                drawn.append((wanted, said))
     known = np.stack(errors)
     known = known[~np.isnan(known).any(1)]
     if not len(known):
         raise RunError(f"{test.path}: no pixel has a depth above 0 and up to {config.most} metres")
-    return DepthOutcomes(errors=known)
+    return DepthOutcomes(errors=known, drawn=drawn)
 
 
 def read_depths(shards: ShardSet, i: int, field: str, config: DepthConfig) -> np.ndarray:

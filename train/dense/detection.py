@@ -78,6 +78,10 @@ class DetectionScores:
     intervals: Mapping[str, Measured]
     """Of "box AP" and "mask AP", over pictures."""
     classes: tuple[str, ...]
+    found: Sequence[Sequence[Mapping[str, Any]]] = ()
+    """What `detect` gave of each picture."""
+    true: Sequence[Sequence[Mapping[str, Any]]] = ()
+    """And what is there."""
 
 
 def build_detector(
@@ -230,7 +234,7 @@ def score_detections(
     for word, kind in kinds[: 1 + masks]:
         scores |= {f"{word} {name}": score for name, score in coco_scores(found, true, sizes, kind).items()}
         intervals[f"{word} AP"] = Matches(found, true, kind).interval()
-    return DetectionScores(scores=scores, intervals=intervals, classes=names)
+    return DetectionScores(scores=scores, intervals=intervals, classes=names, found=found, true=true)
 
 
 def _batches(samples: int, config: DetectionConfig) -> Iterator[tuple[int, list[int]]]:

@@ -23,6 +23,8 @@ from headrace.train.errors import RunError
 
 IGNORED = 255
 """The label of pixels that neither teach nor score."""
+DRAWN = 6
+"""Pictures of a test set of which probes keep what was said, for people to look at."""
 BACKGROUND = "background"
 INSTANCES = "instances"
 

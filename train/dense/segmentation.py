@@ -5,7 +5,7 @@ Letters: B pictures, C classes, D features, h and w sides of a map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from headrace.pipeline.batch import normalize_images
 from headrace.pipeline.images.view import Normalize
 from headrace.shards import ShardSet
 from headrace.shards.machine import cores
-from headrace.train.dense.scenes import IGNORED, SemanticLabels, picture_size, read_picture, squashed
+from headrace.train.dense.scenes import DRAWN, IGNORED, SemanticLabels, picture_size, read_picture, squashed
 from headrace.train.errors import NotFiniteError, RunError
 from headrace.train.probes.intervals import Measured, bootstrap
 from headrace.train.schedule import warmup_cosine
@@ -52,6 +52,8 @@ class SegmentationOutcomes:
     are in none."""
     names: tuple[str, ...]
     """Of the classes, "" where they have none."""
+    drawn: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+    """Of the first pictures, what was wanted and what was said, numbers of classes (H, W) each."""
 
     def class_ious(self) -> dict[str, float]:
         """Intersection over union of each class that some pixel is of or is said to be of, by its name or number."""
@@ -164,7 +166,7 @@ def segmentation_probe(
     classes = len(learnt.names) or int(known.max()) + 1
     layer = _fit(x, y, classes, config, device)
     found = extract_maps(maps, test, size, normalize, device=device)
-    sums = []
+    sums, drawn = [], []
     with torch.no_grad():
         for i in range(len(test)):
             shape = picture_size(test, i)
@@ -173,8 +175,11 @@ def segmentation_probe(
             if len(unknown):
                 raise RunError(f"{test.path}: has pixels of class {unknown[0]}, which there are none of to learn from")
             logits = F.interpolate(layer(found[i : i + 1].float().to(device)), size=shape, mode="bilinear")
-            sums.append(pixel_sums(logits[0].argmax(0).cpu().numpy(), labels, classes))
-    return SegmentationOutcomes(pixels=np.stack(sums), names=learnt.names or ("",) * classes)
+            said = logits[0].argmax(0).cpu().numpy()
+            sums.append(pixel_sums(said, labels, classes))
+            if i < DRAWN:
+                drawn.append((labels, said))
+    return SegmentationOutcomes(pixels=np.stack(sums), names=learnt.names or ("",) * classes, drawn=drawn)
 
 
 def _squashed_labels(labels: SemanticLabels, i: int, size: int) -> np.ndarray:

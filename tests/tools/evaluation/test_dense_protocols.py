@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from headrace.pipeline.corruptions import SCORED
+from headrace.pipeline.corruptions import FAMILIES, SCORED
 from headrace.shards import ShardSet, write_shards
 from headrace.tools.cli import main
+from headrace.tools.evaluation.results import kept_pictures
+from headrace.tools.pictures.report import write_report
 from headrace.train import train
+from tests.browser import require_readable
 from tests.conftest import DIGIT_FIELDS, digit_samples
 from tests.train.dense.shapes import write_scenes
 from tests.train.tiny_runs import tiny_run
@@ -104,6 +108,41 @@ def test_detection(
         assert list(scores["metrics"]) == ["box AP"]
         assert scores["details"]["classes"] == ["box", "triangle"]
         assert scores["details"]["scores"]["box AP"] == scores["metrics"]["box AP"]["value"]
+
+
+@pytest.mark.peer("faster-coco-eval")
+def test_the_report_shows_curves_and_what_was_found(
+    run: Path,
+    scenes: tuple[Path, Path],
+    digits_webdataset: ShardSet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("headrace.train.dense.pyramids.WIDTH", 16)
+    given = ("--data", scenes[0], "--test", scenes[1])
+    headings = {"segmentation": "Segmented, drawn", "depth": "Depth, drawn", "detection": "Detected, drawn"}
+    detection = ["--size", "48", "--epochs", "1", "--rois", "8", "--warmup_steps", "0", "--lr", "0.001"]
+    quick = {"segmentation": ["--steps", "1"], "depth": ["--steps", "1", "--bins", "8"], "detection": detection}
+    for protocol, words in quick.items():
+        told(capsys, protocol, run, *given, *words)
+        drawn = kept_pictures(run, protocol)
+        assert [path.name for path in drawn] == [f"{number}.png" for number in range(5)]
+        with Image.open(drawn[0]) as image:
+            assert image.width > (2 if protocol == "detection" else 3) * 100
+    text = (write_report(run)).read_text(encoding="utf-8")
+    assert all(f"<h2>{heading}</h2>" in text for heading in headings.values())
+    assert text.count("data:image/png;base64,") >= 15
+    require_readable(run / "report.html", tmp_path / "scenes", width=390)
+    few = tmp_path / "few"
+    write_shards(few, digit_samples(4), DIGIT_FIELDS)
+    told(capsys, "robustness", run, "--data", digits_webdataset.path, "--test", few, "--severities", "[1,5]")
+    write_report(run)
+    require_readable(run / "report.html", tmp_path / "curves", width=390, dark=True)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Under corruption</h2>" in text
+    assert all(f"<h3>{family}</h3>" in text for family in FAMILIES)
+    assert text.count('aria-label="error, %"') == 4
 
 
 @pytest.mark.parametrize(
