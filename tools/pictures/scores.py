@@ -64,8 +64,7 @@ def evaluation_sections(run: Path, results: Mapping[str, Any]) -> list[Section]:
                 f'alt="sample {path.stem}"></figure>'
                 for path in drawn
             )
-            heading = f"{PROTOCOLS[name].title[:1].upper()}{PROTOCOLS[name].title[1:]}, drawn"
-            sections.append(Section(heading, DRAWN[name], f'<div class="gallery">{rows}</div>'))
+            sections.append(Section(f"{name.capitalize()}, drawn", DRAWN[name], f'<div class="gallery">{rows}</div>'))
     return sections
 
 
