@@ -139,7 +139,8 @@ def probe_table(results: Mapping[str, Any]) -> str:
             cells += f'<td class="figure">{_score(PROTOCOLS[probe], found[probe]) if probe in found else ""}</td>'
         best = ' class="best"' if name.startswith(ENCODERS["trained"]) else ""
         body += f"<tr{best}><th>{escape(name)}</th>{cells}</tr>"
-    return f'<table id="probes"><thead><tr><th>features</th>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table id="probes"><thead><tr><th>features</th>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="wide">{table}</div>'
 
 
 def _score(protocol: Protocol, score: float) -> str:
