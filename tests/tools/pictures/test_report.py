@@ -335,12 +335,6 @@ def test_fine_tuning_needs_a_test_set(digits_webdataset: ShardSet, run: Path) ->
         evaluate(run, digits_webdataset.path, protocols=("finetune",))
 
 
-def test_eval_is_not_for_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="eval works in one process, which sees each sample once"):
-        evaluate(tmp_path, tmp_path)
-
-
 def test_damaged_results_are_one_line(tmp_path: Path) -> None:
     save_results(tmp_path, {"probes": {}})
     assert read_results(tmp_path) == {"probes": {}}
