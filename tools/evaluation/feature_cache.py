@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,8 @@ VERSION = 2
 """Of the files, and of how features are computed."""
 CAPACITY = 16 << 30
 """Bytes that are kept, those of least recent use go first."""
+ABANDONED_S = 7 * 24 * 3600.0
+"""After which what a killed process left is removed."""
 ROWS, BAD = "features.npy", "bad.json"
 """Features of every sample, and why by the number of each that has none."""
 
@@ -61,16 +64,16 @@ class FeatureCache:
         named = encoder.digest, str(shards.path)
         if named in self._places:
             return
-        folder, there = self._world.each(self._prepared(encoder, shards) if self._world.rank == 0 else ("", False))[0]
-        if not there:
-            aside = Path(f"{folder}.tmp")
+        mine = self._prepared(encoder, shards) if self._world.rank == 0 else ("", "")
+        folder, aside = map(Path, self._world.each(mine)[0])
+        if aside != folder:
             bad = fill_rows(encoder, shards, aside / ROWS, self._world)
             if self._world.rank == 0:
                 (aside / BAD).write_text(json.dumps(bad), encoding="utf-8")
                 with suppress(OSError):  # another process was faster
                     os.rename(aside, folder)
                 shutil.rmtree(aside, ignore_errors=True)
-        self._places[named] = Path(folder)
+        self._places[named] = folder
 
     def features(self, encoder: Encoder, shards: ShardSet) -> Features:
         """float32 (n, D), over the memory of a file where every sample has some, and int64 (n,) of the n samples that
@@ -95,24 +98,24 @@ class FeatureCache:
             raise RunError(f"{shards.path}: no sample that has a label can be decoded")
         return (rows, labels) if known.all() else (rows[known], labels[known])
 
-    def _prepared(self, encoder: Encoder, shards: ShardSet) -> tuple[str, bool]:
-        """The folder, and whether it has what is wanted; else there is one aside with rows to fill."""
+    def _prepared(self, encoder: Encoder, shards: ShardSet) -> tuple[str, str]:
+        """The folder, and either it again, where it has what is wanted, or one aside with rows to fill."""
         folder = self._place(_key(encoder, shards))
         if (folder / BAD).exists():
             bad = json.loads((folder / BAD).read_text(encoding="utf-8"))
             if len(bad) <= (encoder.max_bad or 0):
                 with suppress(OSError):
                     os.utime(folder)
-                return str(folder), True
+                return str(folder), str(folder)
             shutil.rmtree(folder)  # computed by a run that puts up with more
-        aside = Path(f"{folder}.tmp")
+        aside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             make_rows(aside / ROWS, len(shards), encoder.feature_dim)
         except OSError as error:
             raise UserError(f"{aside}: features cannot be kept ({error.strerror or error})") from error
-        return str(folder), False
+        return str(folder), str(aside)
 
     def _place(self, key: str | None) -> Path:
         if self._kept and key is not None:
@@ -152,9 +155,12 @@ def _trim(root: Path, capacity: int, *, keep: str) -> None:
     """Remove whole entries, those of least recent use first, until the rest fits."""
     entries = []
     for entry in root.iterdir():
-        if not entry.name.endswith(".tmp"):
-            sizes = [file.stat().st_size for file in entry.iterdir()]
-            entries.append((entry.stat().st_mtime, sum(sizes), entry))
+        if entry.name.endswith(".tmp"):
+            if time.time() - entry.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(entry, ignore_errors=True)
+            continue
+        sizes = [file.stat().st_size for file in entry.iterdir()]
+        entries.append((entry.stat().st_mtime, sum(sizes), entry))
     held = sum(size for _, size, _ in entries)
     for _, size, entry in sorted(entries):
         if held <= capacity:

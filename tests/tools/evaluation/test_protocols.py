@@ -198,6 +198,29 @@ def test_a_killed_computation_leaves_nothing_that_counts(
     assert len(kept.features(encoder, digits_webdataset)[0]) == 200
 
 
+def test_two_that_compute_the_same_do_not_meet(
+    run: Path, digits_webdataset: ShardSet, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has computed them meanwhile; what was left of a killed one is removed in the end."""
+    encoder = open_encoder(run)
+    fill = feature_cache.fill_rows
+
+    def slow(*arguments: Any) -> dict[int, str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(feature_cache, "fill_rows", fill)
+            patch.setattr(feature_cache.os, "getpid", lambda: 1)
+            FeatureCache(ALONE).compute(encoder, digits_webdataset)
+        return fill(*arguments)
+
+    abandoned = cache / "key.2.tmp"
+    abandoned.mkdir(parents=True)
+    os.utime(abandoned, (0, 0))
+    monkeypatch.setattr(feature_cache, "fill_rows", slow)
+    x, _ = FeatureCache(ALONE).features(encoder, digits_webdataset)
+    np.testing.assert_array_equal(x, extract_features(encoder.encode, digits_webdataset, encoder.inputs)[0])
+    assert len(list(cache.iterdir())) == 1
+
+
 def test_the_oldest_features_make_room(
     run: Path, digits_webdataset: ShardSet, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
