@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from headrace.train.probes.intervals import bootstrap, jackknife, mean_interval, nested_interval
+from headrace.train.probes.intervals import (
+    bootstrap,
+    jackknife,
+    mean_interval,
+    nested_interval,
+    trainings_interval,
+)
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -60,3 +66,13 @@ def test_trainings_widen_an_interval_by_their_spread() -> None:
     # The mean of five draws of rates that deviate by 0.14, beside samples' own 0.02.
     assert 0.2 < wide.high - wide.low < 0.3
     assert abs(wide.value - 0.7) < 0.03
+
+
+def test_scores_that_are_no_means_of_several_trainings() -> None:
+    random = np.random.default_rng(0)
+    outcomes = random.random((3, 200)) < np.array([[0.5], [0.7], [0.9]])
+    scores = [lambda counts, of=of: float(counts @ of) / 200 for of in outcomes]
+    found, expected = trainings_interval(scores, 200), nested_interval(outcomes)
+    assert abs(found.value - expected.value) < 1e-12
+    assert max(abs(found.low - expected.low), abs(found.high - expected.high)) < 0.02
+    assert trainings_interval(scores[:1], 200).value == float(outcomes[0].mean())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +18,10 @@ from headrace.train.dense.detection import DetectionConfig, detection_probe
 from headrace.train.dense.scenes import DRAWN, read_picture
 from headrace.train.dense.segmentation import Maps, SegmentationConfig, raw_patches, segmentation_probe
 from headrace.train.errors import ConfigError, RunError
+from headrace.train.probes.intervals import DRAWS, Measured, Statistic, trainings_interval
+
+DETECTION_DRAWS = 200
+"""Of pictures, for each of which AP is counted anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +32,12 @@ class SegmentationSettings(SegmentationConfig):
     """The field of maps of classes; empty takes COCO's instances, and counts the background as a class."""
     size: int = 0
     """Side of the square to which pictures are squashed, in pixels; 0 takes what the method was shown."""
+    seeds: int = 1
+    """Fits, of the seeds from `seed` on; scores are means over them."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.size < 0:
-            raise ConfigError("steps and batch_size must be at least 1, and size not negative")
+        if min(self.steps, self.batch_size, self.seeds) < 1 or self.size < 0:
+            raise ConfigError("steps, batch_size and seeds must be at least 1, and size not negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,16 @@ class DepthSettings(DepthConfig):
     """The field of maps of depths."""
     size: int = 0
     """Side of the square to which pictures are squashed, in pixels; 0 takes what the method was shown."""
+    seeds: int = 1
+    """Fits, of the seeds from `seed` on; scores are means over them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionSettings(DetectionConfig):
+    """Of `detection`."""
+
+    seeds: int = 1
+    """Trainings, of the seeds from `seed` on; scores are means over them."""
 
 
 def measure_segmentation(task: Task) -> Outcome:
@@ -49,48 +67,73 @@ def measure_segmentation(task: Task) -> Outcome:
     def maps(images: Tensor) -> Tensor:
         return feature_maps(task.method.backbone, images)[0]
 
-    found = segmentation_probe(
-        _refusing(raw_patches if task.encoder == "input" else maps),
-        task.learn,
-        test,
-        size=settings.size or view.size,
-        normalize=view.normalize,
-        field=settings.field or None,
-        config=settings,
-        device=task.device,
-    )
-    pictures = [drawn.class_maps(read_picture(test, i), *maps) for i, maps in enumerate(found.drawn)]
-    return Outcome(metrics=found.scores(), details={"IoU": found.class_ious()}, pictures=pictures)
+    found = [
+        segmentation_probe(
+            _refusing(raw_patches if task.encoder == "input" else maps),
+            task.learn,
+            test,
+            size=settings.size or view.size,
+            normalize=view.normalize,
+            field=settings.field or None,
+            config=config,
+            device=task.device,
+        )
+        for config in _of_seeds(settings)
+    ]
+    pictures = [drawn.class_maps(read_picture(test, i), *each) for i, each in enumerate(found[0].drawn)]
+    metrics = _over_seeds([each.statistics() for each in found], len(found[0].pixels))
+    return Outcome(metrics=metrics, details={"IoU": found[0].class_ious()}, pictures=pictures)
 
 
 def measure_depth(task: Task) -> Outcome:
     settings: DepthSettings = task.settings
     view, test = _shown(task.method), task.required_test("depth is scored")
     maps = raw_patches if task.encoder == "input" else depth_maps(task.method.backbone, settings.layers)
-    found = depth_probe(
-        _refusing(maps),
-        task.learn,
-        test,
-        size=settings.size or view.size,
-        normalize=view.normalize,
-        field=settings.field,
-        config=settings,
-        device=task.device,
-    )
-    pictures = [drawn.depth_maps(read_picture(test, i), *maps) for i, maps in enumerate(found.drawn)]
-    return Outcome(metrics=found.scores(), details={"pictures": len(found.errors)}, pictures=pictures)
+    found = [
+        depth_probe(
+            _refusing(maps),
+            task.learn,
+            test,
+            size=settings.size or view.size,
+            normalize=view.normalize,
+            field=settings.field,
+            config=config,
+            device=task.device,
+        )
+        for config in _of_seeds(settings)
+    ]
+    pictures = [drawn.depth_maps(read_picture(test, i), *each) for i, each in enumerate(found[0].drawn)]
+    metrics = _over_seeds([each.statistics() for each in found], len(found[0].errors))
+    return Outcome(metrics=metrics, details={"pictures": len(found[0].errors)}, pictures=pictures)
 
 
 def measure_detection(task: Task) -> Outcome:
     test = task.required_test("detection is scored")
     view = _shown(task.method)
-    found = detection_probe(task.method.backbone, task.learn, test, view.normalize, task.settings, device=task.device)
+    found, *others = (
+        detection_probe(task.method.backbone, task.learn, test, view.normalize, config, device=task.device)
+        for config in _of_seeds(task.settings)
+    )
     pictures = [
         drawn.detections(read_picture(test, i), found.true[i], found.found[i], found.classes)
         for i in range(min(DRAWN, len(test)))
     ]
     details = {"scores": dict(found.scores), "classes": list(found.classes)}
-    return Outcome(metrics=found.intervals, details=details, pictures=pictures)
+    statistics = [{name: each.average_precision for name, each in one.matches.items()} for one in (found, *others)]
+    metrics = _over_seeds(statistics, len(test), draws=DETECTION_DRAWS)
+    return Outcome(metrics=metrics, details=details, pictures=pictures)
+
+
+def _of_seeds(settings: Any) -> Iterator[Any]:
+    """The settings of each training."""
+    return (replace(settings, seed=settings.seed + number) for number in range(settings.seeds))
+
+
+def _over_seeds(
+    trainings: Sequence[Mapping[str, Statistic]], samples: int, *, draws: int = DRAWS
+) -> dict[str, Measured]:
+    """Means over trainings with their intervals."""
+    return {name: trainings_interval([each[name] for each in trainings], samples, draws=draws) for name in trainings[0]}
 
 
 def _shown(method: Method) -> View:
@@ -136,7 +179,7 @@ DETECTION = Protocol(
     title="detected",
     metric="box AP",
     measure=measure_detection,
-    settings=DetectionConfig(),
+    settings=DetectionSettings(),
     definition="torchvision's Mask R-CNN with a feature pyramid (a simple pyramid for a ViT, which sees padded "
     "squares) is trained on a copy of the backbone, every layer and norm of it, on sets of COCO's layout. Scores are "
     "COCO's, by faster-coco-eval; the untrained encoder is the baseline from scratch under the same recipe.",

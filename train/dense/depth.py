@@ -21,7 +21,7 @@ from headrace.shards import ShardSet
 from headrace.train.dense.scenes import DRAWN, picture_size, read_map
 from headrace.train.dense.segmentation import Maps, extract_maps
 from headrace.train.errors import ConfigError, NotFiniteError, RunError
-from headrace.train.probes.intervals import Measured, mean_interval
+from headrace.train.probes.intervals import Measured, Statistic, bootstrap
 from headrace.train.schedule import warmup_cosine
 
 LEAST = 1e-3
@@ -137,10 +137,18 @@ class DepthOutcomes:
     drawn: Sequence[tuple[np.ndarray, np.ndarray]] = ()
     """Of the first pictures, what was wanted and what was said, float32 (H, W) in metres each."""
 
+    def statistics(self) -> Mapping[str, Statistic]:
+        """Means over pictures, as the authors' toolbox has them, that count as often as they are told to. Of RMSE
+        (metres), abs-rel and log10 less is better."""
+
+        def mean_of(column: np.ndarray) -> Statistic:
+            return lambda counts: float(counts @ column / counts.sum())
+
+        return {name: mean_of(self.errors[:, c]) for c, name in enumerate(METRICS)}
+
     def scores(self, *, draws: int = 1000) -> Mapping[str, Measured]:
-        """Means over pictures with their intervals, as the authors' toolbox has them. Of RMSE (metres), abs-rel and
-        log10 less is better."""
-        return {name: mean_interval(self.errors[:, c], draws=draws) for c, name in enumerate(METRICS)}
+        """`statistics` with their intervals."""
+        return {name: bootstrap(each, len(self.errors), draws=draws) for name, each in self.statistics().items()}
 
 
 def depth_maps(backbone: nn.Module, layers: int) -> Maps:

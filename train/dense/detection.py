@@ -75,13 +75,18 @@ class DetectionScores:
 
     scores: Mapping[str, float]
     """"box AP", "box AP50", ... and, with masks, "mask AP", ..., by COCO's meter."""
-    intervals: Mapping[str, Measured]
-    """Of "box AP" and "mask AP", over pictures."""
+    matches: Mapping[str, Matches]
+    """Of "box AP" and "mask AP": what of the detections is right."""
     classes: tuple[str, ...]
     found: Sequence[Sequence[Mapping[str, Any]]] = ()
     """What `detect` gave of each picture."""
     true: Sequence[Sequence[Mapping[str, Any]]] = ()
     """And what is there."""
+
+    @property
+    def intervals(self) -> dict[str, Measured]:
+        """Of "box AP" and "mask AP", over pictures."""
+        return {name: each.interval() for name, each in self.matches.items()}
 
 
 def build_detector(
@@ -229,12 +234,12 @@ def score_detections(
     """Scores of what `detect` found beside `truths`."""
     sizes = [picture_size(test, i) for i in range(len(test))]
     scores: dict[str, float] = {}
-    intervals = {}
+    matches = {}
     kinds: list[tuple[str, Kind]] = [("box", "bbox"), ("mask", "segm")]
     for word, kind in kinds[: 1 + masks]:
         scores |= {f"{word} {name}": score for name, score in coco_scores(found, true, sizes, kind).items()}
-        intervals[f"{word} AP"] = Matches(found, true, kind).interval()
-    return DetectionScores(scores=scores, intervals=intervals, classes=names, found=found, true=true)
+        matches[f"{word} AP"] = Matches(found, true, kind)
+    return DetectionScores(scores=scores, matches=matches, classes=names, found=found, true=true)
 
 
 def _batches(samples: int, config: DetectionConfig) -> Iterator[tuple[int, list[int]]]:

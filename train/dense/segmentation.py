@@ -20,7 +20,7 @@ from headrace.shards import ShardSet
 from headrace.shards.machine import cores
 from headrace.train.dense.scenes import DRAWN, IGNORED, SemanticLabels, picture_size, read_picture, squashed
 from headrace.train.errors import NotFiniteError, RunError
-from headrace.train.probes.intervals import Measured, bootstrap
+from headrace.train.probes.intervals import Measured, Statistic, bootstrap
 from headrace.train.schedule import warmup_cosine
 
 Maps = Callable[[Tensor], Tensor]
@@ -60,17 +60,22 @@ class SegmentationOutcomes:
         ious = ious_of(self.pixels.sum(0))
         return {self.names[c] or str(c): float(iou) for c, iou in enumerate(ious) if not np.isnan(iou)}
 
-    def scores(self, *, draws: int = 1000) -> dict[str, Measured]:
-        """ "mIoU", the mean over classes of one confusion of all pixels, and "pixel accuracy", with their intervals."""
+    def statistics(self) -> dict[str, Statistic]:
+        """ "mIoU", the mean over classes of one confusion of all pixels, and "pixel accuracy"; each picture counts
+        as often as it is told to."""
         pixels = self.pixels.astype(np.float64)
-
-        def of(score: Callable[[np.ndarray], float]) -> Measured:
-            return bootstrap(lambda counts: score(np.tensordot(counts, pixels, 1)), len(pixels), draws=draws)
 
         def accuracy(sums: np.ndarray) -> float:
             return float(sums[0].sum() / sums[2].sum()) if sums[2].sum() else float("nan")
 
-        return {"mIoU": of(mean_iou), "pixel accuracy": of(accuracy)}
+        return {
+            "mIoU": lambda counts: mean_iou(np.tensordot(counts, pixels, 1)),
+            "pixel accuracy": lambda counts: accuracy(np.tensordot(counts, pixels, 1)),
+        }
+
+    def scores(self, *, draws: int = 1000) -> dict[str, Measured]:
+        """`statistics` with their intervals."""
+        return {name: bootstrap(each, len(self.pixels), draws=draws) for name, each in self.statistics().items()}
 
 
 def ious_of(sums: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,11 @@ class Measured(NamedTuple):
     high: float
 
 
-def bootstrap(statistic: Callable[[np.ndarray], float], samples: int, *, draws: int = DRAWS, seed: int = 0) -> Measured:
+Statistic = Callable[[np.ndarray], float]
+"""A score where sample i counts as often as int64 (n,) says; nan where it is not defined."""
+
+
+def bootstrap(statistic: Statistic, samples: int, *, draws: int = DRAWS, seed: int = 0) -> Measured:
     """The percentile interval of a score over samples that are drawn anew, with replacement.
 
     Args:
@@ -70,6 +74,20 @@ def nested_interval(
     for draw in range(draws):
         of_samples = outcomes[generator.integers(0, trainings, trainings)].mean(0)
         found[draw] = score(of_samples, np.bincount(generator.integers(0, samples, samples), minlength=samples))
+    return Measured(value, *(float(np.nanquantile(found, share)) for share in _tails()))
+
+
+def trainings_interval(scores: Sequence[Statistic], samples: int, *, draws: int = DRAWS, seed: int = 0) -> Measured:
+    """`nested_interval` of scores that are not of means: each training's is a function of how often each of the samples
+    counts, as `bootstrap` has it."""
+    value = float(np.mean([score(np.ones(samples, np.int64)) for score in scores]))
+    generator = np.random.default_rng(seed)
+    found = np.empty(draws)
+    for draw in range(draws):
+        chosen = generator.integers(0, len(scores), len(scores))
+        counts = np.bincount(generator.integers(0, samples, samples), minlength=samples)
+        each = {training: scores[training](counts) for training in np.unique(chosen).tolist()}
+        found[draw] = np.mean([each[training] for training in chosen.tolist()])
     return Measured(value, *(float(np.nanquantile(found, share)) for share in _tails()))
 
 

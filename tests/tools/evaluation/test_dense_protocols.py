@@ -122,7 +122,11 @@ def test_the_report_shows_curves_and_what_was_found(
     monkeypatch.setattr("headrace.train.dense.pyramids.WIDTH", 16)
     given = ("--data", scenes[0], "--test", scenes[1])
     detection = ["--size", "48", "--epochs", "1", "--rois", "8", "--warmup_steps", "0", "--lr", "0.001"]
-    quick = {"segmentation": ["--steps", "1"], "depth": ["--steps", "1", "--bins", "8"], "detection": detection}
+    quick = {
+        "segmentation": ["--steps", "1", "--seeds", "2"],
+        "depth": ["--steps", "1", "--bins", "8", "--seeds", "2"],
+        "detection": [*detection, "--seeds", "2"],
+    }
     for protocol, words in quick.items():
         told(capsys, protocol, run, *given, *words)
         drawn = kept_pictures(run, protocol)
