@@ -141,6 +141,13 @@ def test_step(tmp_path: Path) -> None:
         assert each["rounds"][0]["samples"] % SMOKE_BATCH == 0
 
 
+def test_features(tmp_path: Path) -> None:
+    comparisons = smoke("features", tmp_path, "--works", "test_vit")
+    names = {"Headrace", "timm, DataLoader", "encoder alone"}
+    for each in took_part(comparisons["test_vit"], names).values():
+        assert each["rounds"][0]["samples"] % SMOKE_BATCH == 0
+
+
 def smoke_methods(out: Path, *arguments: str) -> tuple[list[dict[str, Any]], str]:
     """The rows and the table, after a check of the files."""
     from headrace.benchmarks.methods import main

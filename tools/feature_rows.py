@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.pipeline import Loader
+from headrace.pipeline import Batch, Loader
 from headrace.shards import ShardError, ShardSet
 from headrace.tools.progress import sample_bar
 from headrace.train import RunError
@@ -93,7 +93,7 @@ def _share(
         for batch in islice(loader, last - first):
             wanted = np.arange(place, place + len(batch))
             good = batch.index.numpy() == wanted
-            found = _features(encoder, batch, shards)
+            found = features_of(encoder, batch, shards)
             features[wanted[good]] = found[good]
             yield from ((int(i), loader.bad[int(i)]) for i in wanted[~good])
             place += len(batch)
@@ -101,7 +101,8 @@ def _share(
     features.flush()
 
 
-def _features(encoder: Encoder, batch: Any, shards: ShardSet) -> np.ndarray:
+def features_of(encoder: Encoder, batch: Batch, shards: ShardSet) -> np.ndarray:
+    """float32 (B, D) of a batch of `shards`; NotFiniteError names a sample whose features are not finite."""
     device = next((x.device for x in encoder.module.state_dict().values() if isinstance(x, Tensor)), "cpu")
     found: np.ndarray = encoder.encode(batch.to(device)).float().cpu().numpy()
     if not np.isfinite(found).all():

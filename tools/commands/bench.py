@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from headrace.tools.commands.arguments import Command, one_of
 from headrace.tools.errors import UserError
 
-BENCHMARKS = ("loader", "shard", "step", "methods", "parity", "scaling")
+BENCHMARKS = ("loader", "shard", "step", "features", "methods", "parity", "scaling")
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
