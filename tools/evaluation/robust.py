@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.models import Method
@@ -17,13 +16,12 @@ from headrace.shards import open_shards
 from headrace.shards.remote.remote import has_secrets
 from headrace.tools.errors import UserError
 from headrace.tools.evaluation.protocol import Outcome, Protocol, Task
+from headrace.tools.evaluation.shown import shown_pixels
 from headrace.train.errors import RunError
 from headrace.train.probes import extract_features, matched_labels
 from headrace.train.probes.intervals import mean_interval
 from headrace.train.probes.linear import fit_linear
 from headrace.train.probes.robustness import CorruptionConfig, corruption_outcomes, shift_outcomes
-
-PIXEL_SIDE = 32  # the raw input is averaged down to this: a linear probe of more pixels fills the memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ def measure_robustness(task: Task) -> Outcome:
         raise RunError(f"{type(task.method).__name__} is shown something else than single images, which are corrupted")
     encode: Callable[[Batch], Tensor] = task.method.encode
     if task.encoder == "input":
-        encode = _pixels
+        encode = shown_pixels
         learnt = extract_features(encode, task.learn, inputs, max_bad=task.max_bad)
     else:
         learnt = task.features(task.learn)
@@ -81,12 +79,6 @@ def _augmentation(method: Method) -> list[str]:
     specs = [spec_of(stream) for stream in streams_of(method.inputs).values()]
     views = [view for spec in specs if isinstance(spec, ViewSpec) for view in spec.views]
     return sorted({operation for view in views for operation in view.operations})
-
-
-def _pixels(batch: Batch) -> Tensor:
-    levels = batch.views[0].float() / 255
-    side = min(PIXEL_SIDE, levels.shape[2])
-    return F.adaptive_avg_pool2d(levels, side).flatten(1)
 
 
 ROBUSTNESS = Protocol(

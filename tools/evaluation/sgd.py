@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from headrace.tools.evaluation.protocol import Outcome, Protocol, Task, confusion
+from headrace.tools.evaluation.shown import ShownPixels
 from headrace.train.probes.intervals import nested_interval
 from headrace.train.probes.sgd_linear import DINO, DINOV2, MAE, SIMCLR, Chosen, SgdLinearConfig, sgd_linear
 
@@ -29,10 +30,13 @@ class SgdLinearSettings(SgdLinearConfig):
 def measure_sgd(task: Task) -> Outcome:
     settings: SgdLinearSettings = task.settings
     test = task.required_test("a head trained by SGD is scored")
+    method = task.method
+    if task.encoder == "input":
+        method, settings = ShownPixels(method), replace(settings, features=("output",))
     found: list[Chosen] = []
     for seed in range(settings.seeds):
         config = replace(settings, seed=settings.seed + seed)
-        found.append(sgd_linear(task.method, task.learn, test, config, device=task.device, max_bad=task.max_bad))
+        found.append(sgd_linear(method, task.learn, test, config, device=task.device, max_bad=task.max_bad))
     right = np.stack([each.predicted == each.truth for each in found])
     chosen = [{"features": each.features, "rate": each.rate, "heads": each.heads} for each in found]
     return Outcome(
@@ -45,13 +49,13 @@ COMMON: Mapping[str, Any] = {
     "version": 1,
     "metric": "accuracy",
     "measure": measure_sgd,
-    "encoders": ("untrained", "trained"),
     "cost": "As many passes of the frozen encoder over the training set as there are epochs, for each encoder and "
     "seed; several heads share them.",
 }
 DEFINITION = (
     "The encoder is frozen and in evaluation mode, so that its statistics stay. Heads see random crops and flips, are "
-    "judged after the last epoch on centred squares, and the test set is looked at once."
+    "judged after the last epoch on centred squares, and the test set is looked at once. The raw input is the same "
+    "pictures' pixels, averaged to 32 a side."
 )
 LINEAR_SIMCLR = Protocol(
     name="linear_simclr",
