@@ -27,7 +27,7 @@ def headrace_convert(
     threads: int,
     shard_size: int,
     out: Path,
-    strict: bool = False,
+    quick: bool = False,
 ) -> Iterator[range]:
     """`headrace shard folder`: looks at or decodes every image, checksums and syncs what it writes."""
     from headrace.tools.conversion.convert import convert
@@ -40,7 +40,7 @@ def headrace_convert(
             format=format,
             encode=encode,
             quality=quality,
-            strict=strict,
+            quick=quick,
             shard_size=shard_size,
             workers=threads,
         )

@@ -20,7 +20,12 @@ KILLER = """
     import headrace.tools.conversion.convert as converting
     from headrace.tools.conversion import workers
     from headrace.tools.conversion import convert as conversion
+    from headrace.shards import Field
     from headrace.tools.conversion.convert import convert
+    from headrace.tools.conversion.encode import EncodeSettings
+
+    # Compiled code and its files are no part of a conversion: a child has them from the start.
+    EncodeSettings().load({"image": Field(kind="image", encoding="mixed")})
 
     pictures, work, how = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     CHANGES = {"os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime"}
