@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from headrace.shards.writing.staging import exchange, sync_folder
+from headrace.shards.writing.staging import exchange, sync_path
 from headrace.tools.errors import UserError
 
 FOLDER_OF_OURS = "preprocessing.json"
@@ -51,12 +51,12 @@ def placed(out: Path, overwrite: bool, also: Sequence[Path] = ()) -> Iterator[Pa
         for path in sorted(aside.rglob("*")):
             if path.is_file():
                 path.chmod(0o666 & ~_umask())  # safetensors keeps files to their owner
-                _sync(path)
+                sync_path(path)
         for path in sorted(aside.iterdir()):
             if path != new:
                 os.replace(path, out.with_name(path.name))
         _put(new, out)
-        sync_folder(out.parent)
+        sync_path(out.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -78,12 +78,3 @@ def _umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's bytes are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

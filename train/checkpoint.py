@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from headrace.shards.writing.staging import sync_path
 from headrace.train.distributed import World
 from headrace.train.errors import RunError, replacing
 
@@ -56,7 +57,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
             aside.unlink(missing_ok=True)  # it would fill the disk
         reason = error.strerror or str(error)
         raise RunError(f"{path}: cannot be written ({reason}); the checkpoints before it are whole") from error
-    sync_folder(folder)
+    sync_path(folder)
     for old in [*checkpoint_paths(folder)[keep:], *folder.glob("*.tmp")]:
         old.unlink(missing_ok=True)
     return path
@@ -79,15 +80,6 @@ def write_synced(path: Path, state: dict[str, Any]) -> None:
             cause = cause.__cause__ or cause.__context__
         number = cause.errno if isinstance(cause, OSError) else None
         raise OSError(number or 0, os.strerror(number) if number else _first_line(error)) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk."""
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def keep_best(path: Path) -> None:

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headrace.models import Method
 from headrace.shards.special import special
 from headrace.train.checkpoint import newest_checkpoint, read_checkpoint
 from headrace.train.errors import ConfigError, RunError
-
-_SHOWN = 3
-"""Names that a message lists."""
+from headrace.train.weights import Unreadable, only_tensors, read_weights, some_of
 
 
 def initialize(method: Method, source: Path) -> str:
@@ -42,7 +39,7 @@ def initialize(method: Method, source: Path) -> str:
     found = {name: given[name] for name in wanted if name in given}
     if not found:
         raise ConfigError(
-            f"init: {source}: has no tensor of the backbone, which has {_list(wanted)}; has {_list(given)}"
+            f"init: {source}: has no tensor of the backbone, which has {some_of(wanted)}; has {some_of(given)}"
         )
     others = _continued(method, tensors) if inside else {}
     _require_fitting(found, wanted, source, "the method's backbone")
@@ -59,7 +56,7 @@ def initialize(method: Method, source: Path) -> str:
         ("taken beside it", others),
     ):
         if names:
-            line += f"; {what}: {_list(sorted(names))}"
+            line += f"; {what}: {some_of(sorted(names))}"
     return line
 
 
@@ -100,29 +97,20 @@ def _tensors(source: Path) -> dict[str, Tensor]:
         state = newest_checkpoint(source / "checkpoints", warn=lambda line: None)
         if state is None:
             raise RunError(f"{source}: no checkpoint in it")
-        return _only_tensors(state["model"], source)
+        return only_tensors(state["model"], source)
     if what := special(source):
         raise RunError(f"{source}: {what}, expected a file of weights or a run's folder")
     if source.suffix == ".safetensors":
-        return load_file(source)
+        return read_weights(source)
     if not source.exists():
         raise RunError(f"{source}: no such run or file")
     try:
-        return _only_tensors(read_checkpoint(source)["model"], source)
+        return only_tensors(read_checkpoint(source)["model"], source)
     except RunError as not_ours:
         try:
-            state = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception:  # torch raises a dozen kinds for what it does not read
+            return read_weights(source)
+        except Unreadable:
             raise not_ours from None
-    inner = next((state[name] for name in ("state_dict", "model") if isinstance(state, dict) and name in state), state)
-    return _only_tensors(inner, source)
-
-
-def _only_tensors(values: object, source: Path) -> dict[str, Tensor]:
-    tensors = {name: x for name, x in values.items() if isinstance(x, Tensor)} if isinstance(values, Mapping) else {}
-    if not tensors:
-        raise RunError(f"{source}: holds no state dict")
-    return tensors
 
 
 def _renamed(given: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
@@ -146,10 +134,3 @@ def _twins(method: Method) -> dict[str, nn.Module]:
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: x.shape for name, x in module.state_dict().items()}
-
-
-def _list(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""From what networks see back to pixels."""
+"""Pixels of what networks see: their levels, and those in the middle."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ def unit_pixels(images: Tensor, normalize: Normalize) -> Tensor:
     """Normalised RGB (B, 3, ...) as levels from 0 to 1, not clamped."""
     channels = zip(images.unbind(1), normalize.mean, normalize.std, strict=True)
     return torch.stack([channel * std + mean for channel, mean, std in channels], dim=1)
+
+
+def middle(images: Tensor, side: int) -> Tensor:
+    """The `side` x `side` pixels in the middle of images (B, C, H, W), which are no smaller, as torchvision's
+    CenterCrop: for networks that are shown larger pictures than they take."""
+    top, left = (round((length - side) / 2) for length in images.shape[-2:])
+    return images[..., top : top + side, left : left + side]

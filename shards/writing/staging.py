@@ -47,9 +47,9 @@ RENAME_EXCHANGE = 2  # Linux, renameat2
 RENAME_SWAP = 2  # macOS, renamex_np
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -155,7 +155,7 @@ class Staging:
             OSError: The file system fails; the destination is as before.
         """
         manifest = check_complete(self.set)
-        sync_folder(self.set)
+        sync_path(self.set)
         check_replaceable(self.destination)
         if not self.destination.exists() or is_empty_folder(self.destination):
             os.rename(self.set, self.destination)
@@ -169,7 +169,7 @@ class Staging:
                 os.rename(self.displaced, self.destination)
                 raise
         self.committed = True
-        sync_folder(self.destination.parent)
+        sync_path(self.destination.parent)
         return manifest
 
     def retire_old(self) -> None:

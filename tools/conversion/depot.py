@@ -30,7 +30,7 @@ from headrace.shards.writing.staging import (
     remove,
     remove_set,
     size_of,
-    sync_folder,
+    sync_path,
     write_file,
 )
 from headrace.tools.conversion.units import UnitRecord, differing
@@ -136,8 +136,8 @@ class LocalDepot:
         self._clear()
         (self.folder / UNITS_NAME).mkdir()
         write_file(self.folder / JOB_NAME, json.dumps(self.job, indent=1).encode())
-        sync_folder(self.folder)
-        sync_folder(self.folder.parent)
+        sync_path(self.folder)
+        sync_path(self.folder.parent)
         return None
 
     def _ready(self) -> Literal["", "complete", "renamed"]:
@@ -236,7 +236,7 @@ class LocalDepot:
     def add(self, unit: int, folder: Path, record: UnitRecord) -> None:
         """See `Depot`: give the unit's folder its name."""
         write_file(folder / UNIT_NAME, record_bytes(record, self.job))
-        sync_folder(folder)
+        sync_path(folder)
         complete = folder.parent / f"{unit:06d}"
         try:
             os.rename(folder, complete)
@@ -244,7 +244,7 @@ class LocalDepot:
             # Another worker, taken for dead, may have been as far: both wrote the same if it was at the same job.
             if read_record(complete / UNIT_NAME, self.job) is None:
                 raise
-        sync_folder(folder.parent)
+        sync_path(folder.parent)
 
     def commit(self, units: Iterable[tuple[int, UnitRecord]], rejects: bytes, manifest: Manifest) -> None:
         """See `Depot`."""
@@ -260,9 +260,9 @@ class LocalDepot:
         if rejects:
             write_file(self.set / REJECTS_NAME, rejects)
         write_file(self.set / MANIFEST_NAME, manifest.to_json().encode())
-        sync_folder(self.set)
+        sync_path(self.set)
         write_file(self.folder / READY_NAME, json.dumps(signature(self.set)).encode())
-        sync_folder(self.folder)
+        sync_path(self.folder)
         self._publish()
 
     def _publish(self) -> Manifest:

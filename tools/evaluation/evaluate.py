@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from headrace.models import Method
 from headrace.pipeline import ClipSpec, SoundSpec, TextSpec, ViewSpec
@@ -116,8 +115,9 @@ def measure(
         if any(protocol.name.startswith("finetune") for protocol in chosen):
             image_views(as_method(trained))  # whether it can be, before anything is computed
         kept = stack.enter_context(closing(FeatureCache(world, kept=cache)))
+        untrained = trained.untrained()
         for encoder in encoders:
-            probed = (trained if encoder == "trained" else trained.untrained()).to(world.device)
+            probed = (trained if encoder == "trained" else untrained).to(world.device)
             measuring = [protocol for protocol in chosen if encoder in protocol.encoders]
             if encoder != "input" and any(protocol.of_features for protocol in measuring):
                 for shards in (learn, score):
@@ -200,8 +200,3 @@ def _pixel_side(method: Method, shards: ShardSet) -> int:
     sizes = shards.places(image_field(shards), np.arange(len(shards)))
     first = int(np.argmax(sizes.encoding != UNREADABLE))
     return min(int(sizes.height[first]), int(sizes.width[first]), PIXEL_SIDE)
-
-
-def device() -> str:
-    """Where probes compute."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

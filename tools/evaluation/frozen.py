@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from headrace.tools.evaluation.protocol import Outcome, Protocol, Task, confusion
+from headrace.tools.evaluation.protocol import Outcome, Protocol, Task, accuracies, confusion
 from headrace.train.probes.fewshot import few_labels
 from headrace.train.probes.intervals import Measured, mean_interval, nested_interval
 from headrace.train.probes.knn import knn_predictions
@@ -37,7 +36,7 @@ def measure_knn(task: Task) -> Outcome:
 
     chosen = predicted(settings.k)
     others = {f"accuracy_k{k}": mean_interval(predicted(k) == truth) for k in (1, 10) if k != settings.k}
-    return Outcome(metrics={**_accuracies(truth, chosen), **others}, details=confusion(task, truth, chosen))
+    return Outcome(metrics={**accuracies(truth, chosen), **others}, details=confusion(task, truth, chosen))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ def measure_linear(task: Task) -> Outcome:
         )
         for seed in range(settings.seeds)
     ]
-    return Outcome(metrics=_accuracies(truth, *by_seed), details=confusion(task, truth, by_seed[0]))
+    return Outcome(metrics=accuracies(truth, *by_seed), details=confusion(task, truth, by_seed[0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,27 +103,6 @@ def measure_fewshot(task: Task) -> Outcome:
         lists = [few_labels(y, per_class=count, seed=draw) for draw in range(settings.draws)]
         metrics[f"accuracy_{count}_per_class"] = nested_interval(np.stack([predicted(few) == truth for few in lists]))
     return Outcome(metrics=metrics)
-
-
-def _accuracies(truth: np.ndarray, *by_seed: np.ndarray) -> Mapping[str, Measured]:
-    """Share of samples classified rightly, and the mean of that share over classes."""
-    right = np.stack([predicted == truth for predicted in by_seed])  # (S, m)
-    _, of_class, sizes = np.unique(truth, return_inverse=True, return_counts=True)
-    return {
-        "accuracy": nested_interval(right),
-        "accuracy_of_classes": nested_interval(right, _mean_over(of_class, len(sizes))),
-    }
-
-
-def _mean_over(groups: np.ndarray, count: int) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The mean over groups of the mean of outcomes (m,) in them, with samples counted as often as they are drawn."""
-
-    def statistic(outcomes: np.ndarray, counts: np.ndarray) -> float:
-        drawn = np.bincount(groups, counts, count)
-        right = np.bincount(groups, counts * outcomes, count)
-        return float((right[drawn > 0] / drawn[drawn > 0]).mean())
-
-    return statistic
 
 
 KNN = Protocol(

@@ -13,7 +13,7 @@ from headrace.models import Method
 from headrace.shards import ShardSet
 from headrace.tools.errors import UserError
 from headrace.train.probes import Features, held_out, matched_labels
-from headrace.train.probes.intervals import Measured
+from headrace.train.probes.intervals import Measured, nested_interval
 
 ENCODERS = {"input": "raw input", "untrained": "untrained encoder", "trained": "trained encoder"}
 """What is measured side by side: the pixels, words or bands themselves, the network with its first weights, and what
@@ -139,3 +139,29 @@ def confusion(task: Task, truth: np.ndarray, predicted: np.ndarray, *, most: int
     named = task.classes()
     names = [named[label] if 0 <= label < len(named) else str(label) for label in labels.tolist()]
     return {"confusion": {"labels": labels.tolist(), "names": names, "counts": counts.tolist()}}
+
+
+def accuracies(truth: np.ndarray, *by_seed: np.ndarray) -> Mapping[str, Measured]:
+    """Share of samples classified rightly, and the mean of that share over classes; means over trainings.
+
+    Args:
+        truth: int64 (m,).
+        by_seed: what each training predicts, likewise.
+    """
+    right = np.stack([predicted == truth for predicted in by_seed])  # (S, m)
+    _, of_class, sizes = np.unique(truth, return_inverse=True, return_counts=True)
+    return {
+        "accuracy": nested_interval(right),
+        "accuracy_of_classes": nested_interval(right, _mean_over(of_class, len(sizes))),
+    }
+
+
+def _mean_over(groups: np.ndarray, count: int) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The mean over groups of the mean of outcomes (m,) in them, with samples counted as often as they are drawn."""
+
+    def statistic(outcomes: np.ndarray, counts: np.ndarray) -> float:
+        drawn = np.bincount(groups, counts, count)
+        right = np.bincount(groups, counts * outcomes, count)
+        return float((right[drawn > 0] / drawn[drawn > 0]).mean())
+
+    return statistic

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from headrace.tools.errors import UserError
-from headrace.tools.evaluation.protocol import Outcome, Protocol, Task, confusion
+from headrace.tools.evaluation.protocol import Outcome, Protocol, Task, accuracies, confusion
 from headrace.train.probes.intervals import Measured, bootstrap, mean_interval
 from headrace.train.probes.retrieval import RECALLS, first_ranks, grouped, label_retrieval, weighted_median
 from headrace.train.probes.towers import captions_of, embedded_samples, embedded_strings, tower_of
@@ -82,23 +82,11 @@ def measure_zero_shot(task: Task) -> Outcome:
         raise UserError(f"{shards.path} has no names for its classes: give some with --classes FILE")
     said = templates(Path(settings.templates)) if settings.templates else ["{}"]
     found = zero_shot(task.method, shards, names, said, device=task.device, max_bad=task.max_bad)
-    right = found.truth == found.predicted
-    _, of_class = np.unique(found.truth, return_inverse=True)
     details: Mapping[str, Any] = {"classes": names, "templates": said}
     return Outcome(
-        metrics={
-            "accuracy": mean_interval(right),
-            "accuracy_of_classes": bootstrap(lambda counts: _mean_of_classes(right, of_class, counts), len(right)),
-        },
+        metrics=accuracies(found.truth, found.predicted),
         details={**details, **confusion(task, found.truth, found.predicted)},
     )
-
-
-def _mean_of_classes(right: np.ndarray, of_class: np.ndarray, counts: np.ndarray) -> float:
-    """The mean over classes that are drawn of the share that is right."""
-    drawn = np.bincount(of_class, counts)
-    shares = np.bincount(of_class, counts * right)[drawn > 0] / drawn[drawn > 0]
-    return float(shares.mean())
 
 
 RETRIEVAL = Protocol(

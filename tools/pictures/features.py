@@ -24,7 +24,6 @@ from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.shards.remote.remote import is_remote, redact
 from headrace.tools.errors import UserError
-from headrace.tools.evaluation.evaluate import device
 from headrace.tools.pictures.charts import class_map
 from headrace.tools.pictures.page import Section, png_uri
 from headrace.tools.pictures.show_views import pixels
@@ -230,3 +229,8 @@ def _grey(weights: Tensor, images: Tensor) -> Tensor:
     levels = weights / weights.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     size = (images.shape[-2], images.shape[-1])
     return torch.nn.functional.interpolate(levels[:, None], size=size, mode="nearest").expand(-1, 3, -1, -1)
+
+
+def device() -> str:
+    """Where encoders compute."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

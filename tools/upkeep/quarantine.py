@@ -11,7 +11,7 @@ from typing import Any
 from headrace.shards import ShardError
 from headrace.shards.errors import MachineError
 from headrace.shards.reading import ReadFile, chunks, joined
-from headrace.shards.writing.staging import sync_folder, write_file
+from headrace.shards.writing.staging import sync_path, write_file
 from headrace.tools.upkeep.mended import RepairPlan, file_of
 
 
@@ -66,9 +66,9 @@ def write_quarantine(plan: RepairPlan, destination: Path) -> Path | None:
             lines.append({**line, "unread": lost} if lost else line)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_file(temporary / "removed.jsonl", text.encode(errors="backslashreplace"))
-    sync_folder(temporary)
+    sync_path(temporary)
     os.rename(temporary, folder)
-    sync_folder(folder.parent)
+    sync_path(folder.parent)
     return folder
 
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from headrace.train.dense.scenes import coco_masks
-from headrace.train.probes.intervals import Measured, bootstrap
 
 Kind = Literal["bbox", "segm"]
 Instances = Sequence[Sequence[Mapping[str, Any]]]
@@ -110,10 +109,6 @@ class Matches:
             counts = np.ones(self.pictures, np.int64)
         scores = np.array([category.precision(counts) for category in self._categories])
         return float(np.nanmean(scores)) if not np.isnan(scores).all() else float("nan")
-
-    def interval(self, *, draws: int = 200) -> Measured:
-        """AP with the interval of a bootstrap over pictures."""
-        return bootstrap(self.average_precision, self.pictures, draws=draws)
 
 
 def _matched(found: Instances, true: Instances, category: int, kind: Kind) -> _Category:

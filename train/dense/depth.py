@@ -21,7 +21,7 @@ from headrace.shards import ShardSet
 from headrace.train.dense.scenes import DRAWN, picture_size, read_map
 from headrace.train.dense.segmentation import Maps, extract_maps
 from headrace.train.errors import ConfigError, NotFiniteError, RunError
-from headrace.train.probes.intervals import Measured, Statistic, bootstrap
+from headrace.train.probes.intervals import Statistic
 from headrace.train.schedule import warmup_cosine
 
 LEAST = 1e-3
@@ -145,10 +145,6 @@ class DepthOutcomes:
             return lambda counts: float(counts @ column / counts.sum())
 
         return {name: mean_of(self.errors[:, c]) for c, name in enumerate(METRICS)}
-
-    def scores(self, *, draws: int = 1000) -> Mapping[str, Measured]:
-        """`statistics` with their intervals."""
-        return {name: bootstrap(each, len(self.errors), draws=draws) for name, each in self.statistics().items()}
 
 
 def depth_maps(backbone: nn.Module, layers: int) -> Maps:

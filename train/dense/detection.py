@@ -23,7 +23,6 @@ from headrace.train.dense.pyramids import build_pyramid, patch_side
 from headrace.train.dense.scenes import INSTANCES, category_names, coco_masks, picture_size, read_picture
 from headrace.train.dense.targets import as_levels, run_lengths, taught_instances, training_example, truths
 from headrace.train.errors import ConfigError, NotFiniteError, RunError
-from headrace.train.probes.intervals import Measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +81,6 @@ class DetectionScores:
     """What `detect` gave of each picture."""
     true: Sequence[Sequence[Mapping[str, Any]]] = ()
     """And what is there."""
-
-    @property
-    def intervals(self) -> dict[str, Measured]:
-        """Of "box AP" and "mask AP", over pictures."""
-        return {name: each.interval() for name, each in self.matches.items()}
 
 
 def build_detector(

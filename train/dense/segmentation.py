@@ -20,7 +20,7 @@ from headrace.shards import ShardSet
 from headrace.shards.machine import cores
 from headrace.train.dense.scenes import DRAWN, IGNORED, SemanticLabels, picture_size, read_picture, squashed
 from headrace.train.errors import NotFiniteError, RunError
-from headrace.train.probes.intervals import Measured, Statistic, bootstrap
+from headrace.train.probes.intervals import Statistic
 from headrace.train.schedule import warmup_cosine
 
 Maps = Callable[[Tensor], Tensor]
@@ -72,10 +72,6 @@ class SegmentationOutcomes:
             "mIoU": lambda counts: mean_iou(np.tensordot(counts, pixels, 1)),
             "pixel accuracy": lambda counts: accuracy(np.tensordot(counts, pixels, 1)),
         }
-
-    def scores(self, *, draws: int = 1000) -> dict[str, Measured]:
-        """`statistics` with their intervals."""
-        return {name: bootstrap(each, len(self.pixels), draws=draws) for name, each in self.statistics().items()}
 
 
 def ious_of(sums: np.ndarray) -> np.ndarray:

@@ -15,9 +15,10 @@ from headrace.pipeline.streams import lone_spec
 from headrace.train.config import RunConfig
 from headrace.train.encoders.encoder import Encoder
 from headrace.train.encoders.preprocessing import Shown
-from headrace.train.encoders.timm_network import Made, TimmNetwork, fill, find, made_of, read_tensors, shown_by_name
+from headrace.train.encoders.timm_network import Made, TimmNetwork, fill, find, made_of, shown_by_name
 from headrace.train.errors import RunError
 from headrace.train.run import first_weights, load_run
+from headrace.train.weights import read_weights
 
 
 def open_encoder(
@@ -61,7 +62,7 @@ def open_encoder(
             return _of_run(path, method)
         except RunError as not_ours:
             try:
-                read_tensors(path)
+                read_weights(path)
             except RunError:  # not another program's either
                 raise not_ours from None
     return _of_file(path, timm)

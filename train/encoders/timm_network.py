@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
+from headrace.models.parts.pixels import middle
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch
 from headrace.shards.special import special
 from headrace.train.encoders.preprocessing import Shown, shown_as_described, shown_by_timm
 from headrace.train.errors import RunError
+from headrace.train.weights import Unreadable, read_weights, some_of
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 METADATA = "headrace"
 """Key of the metadata of a file of safetensors under which Headrace keeps what `CONFIG` holds, too."""
-NESTED = ("state_dict", "model", "teacher")
-"""Keys under which training scripts keep the weights of a network among other things."""
-_SHOWN = 3
 
 
 class Made(NamedTuple):
@@ -72,8 +69,7 @@ class TimmNetwork(nn.Module):
     def encode(self, batch: Batch) -> Tensor:
         """(B, D)."""
         (view,) = batch.normalized()
-        top, left = (round((length - self.side) / 2) for length in view.shape[-2:])  # as torchvision's CenterCrop
-        features: Tensor = self.network(view[..., top : top + self.side, left : left + self.side])
+        features: Tensor = self.network(middle(view, self.side))
         return features
 
 
@@ -99,7 +95,7 @@ def find(source: Path) -> File:
             with safe_open(source, framework="pt") as file:
                 metadata = file.metadata() or {}
         except (OSError, SafetensorError) as error:
-            raise _unreadable(source, error) from None
+            raise Unreadable(source, error) from None
         if METADATA in metadata:
             return File(source, _parsed(metadata[METADATA], source))
     beside = (source.with_suffix(".json"), source.with_name(CONFIG))
@@ -154,14 +150,14 @@ def fill(network: nn.Module, source: Path) -> list[str]:
     Raises:
         RunError: if one is missing, has another shape or is not finite.
     """
-    given = read_tensors(source)
+    given = read_weights(source)
     wanted = network.state_dict()
     prefix = _prefix(given, wanted)
     inside = {name.removeprefix(prefix): x for name, x in given.items() if name.startswith(prefix)}
     missing = [name for name in wanted if name not in inside and not name.endswith("num_batches_tracked")]
     kind = type(network).__name__
     if missing:
-        raise RunError(f"{source}: lacks {_list(missing)} of timm's {kind}; it has {_list(given)}")
+        raise RunError(f"{source}: lacks {some_of(missing)} of timm's {kind}; it has {some_of(given)}")
     for name, x in wanted.items():
         if name in inside and inside[name].shape != x.shape:
             here, there = tuple(x.shape), tuple(inside[name].shape)
@@ -170,24 +166,6 @@ def fill(network: nn.Module, source: Path) -> list[str]:
             raise RunError(f"{source}: {name} is not finite")
     network.load_state_dict({name: x for name, x in inside.items() if name in wanted}, strict=False)
     return sorted(given.keys() - {prefix + name for name in wanted})
-
-
-def read_tensors(source: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their names. RunError where there are none."""
-    try:
-        if source.suffix == ".safetensors":
-            return load_file(source)
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for what it does not read
-        raise _unreadable(source, error) from None
-    for name in NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
-            break
-    tensors = {name: x for name, x in state.items() if isinstance(x, Tensor)} if isinstance(state, Mapping) else {}
-    if not tensors:
-        raise RunError(f"{source}: holds no state dict")
-    return tensors
 
 
 def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
@@ -201,7 +179,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         return _parsed(path.read_text(encoding="utf-8"), path)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise Unreadable(path, error) from None
     except UnicodeDecodeError:
         raise RunError(f"{path}: not JSON") from None
 
@@ -214,14 +192,3 @@ def _parsed(text: str, path: Path) -> Mapping[str, Any]:
     if not isinstance(said, Mapping):
         raise RunError(f"{path}: says nothing of a network")
     return said
-
-
-def _unreadable(path: Path, error: Exception) -> RunError:
-    return RunError(f"{path}: cannot be read ({(str(error) or type(error).__name__).splitlines()[0]})")
-
-
-def _list(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -26,7 +26,8 @@ from torch import Tensor
 from headrace.models import Context
 from headrace.pipeline import Batch
 from headrace.pipeline.transfer import DeviceBatches
-from headrace.train.checkpoint import read_tensors, sync_folder, write_synced
+from headrace.shards.writing.staging import sync_path
+from headrace.train.checkpoint import read_tensors, write_synced
 from headrace.train.errors import RunError
 from headrace.train.guard.watch import Found
 from headrace.train.state import Run
@@ -199,7 +200,7 @@ def _write(folder: Path, capsule: dict[str, Any]) -> None:
         told = {name: value for name, value in capsule.items() if name not in ("model", "optimizer", "precision")}
         (aside / "capsule.json").write_text(json.dumps(plain(told), indent=1) + "\n", encoding="utf-8")
         os.replace(aside, folder)
-        sync_folder(folder.parent)
+        sync_path(folder.parent)
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):

@@ -130,13 +130,6 @@ def labelled_batches(
         raise RunError(f"{shards.path}: every label is {NO_LABEL}, which stands for none, and probes need some")
 
 
-def middle(images: Tensor, side: int) -> Tensor:
-    """The `side` x `side` pixels in the middle of images (B, C, H, W), which are no smaller; where a network is probed
-    on larger pictures than it takes."""
-    top, left = (round((length - side) / 2) for length in images.shape[-2:])
-    return images[..., top : top + side, left : left + side]
-
-
 def pixel_features(shards: ShardSet, size: int, *, clips: ClipSpec | None = None, **options: Any) -> Features:
     """The pixels themselves, 0 to 1, as features: what any encoder has to beat.
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from headrace.models import Method
 from headrace.models.layout import channels_last
+from headrace.models.parts.pixels import middle
 from headrace.models.seeding import seeded
 from headrace.pipeline import Loader, View, ViewSpec
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
 from headrace.train.probes.classes import matched_labels
-from headrace.train.probes.features import extract_features, image_views, middle
+from headrace.train.probes.features import extract_features, image_views
 from headrace.train.probes.mixing import Mixing
 from headrace.train.schedule import warmup_cosine
 

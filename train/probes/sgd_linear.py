@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headrace.models import Method
+from headrace.models.parts.pixels import middle
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.order.mixing import NO_LABEL
@@ -22,7 +23,7 @@ from headrace.shards import ShardSet
 from headrace.train.errors import NotFiniteError, RunError
 from headrace.train.optimizers.lars import LARS
 from headrace.train.probes.classes import matched_labels
-from headrace.train.probes.features import image_views, labelled_batches, middle
+from headrace.train.probes.features import image_views, labelled_batches
 from headrace.train.probes.finetune import cropped
 from headrace.train.schedule import warmup_cosine
 

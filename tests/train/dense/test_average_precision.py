@@ -9,6 +9,7 @@ import pytest
 
 from headrace.train.dense.average_precision import Kind, Matches, coco_scores
 from headrace.train.dense.targets import run_lengths
+from headrace.train.probes.intervals import bootstrap
 
 pytestmark = pytest.mark.peer("faster-coco-eval")
 SIZE = (64, 80)
@@ -74,7 +75,7 @@ def test_perfect_boxes_score_1_and_those_of_other_pictures_hardly_anything() -> 
         scores = coco_scores(perfect, true, [SIZE] * 40, kind)
         assert {scores[name] for name in ("AP", "AP50", "AP75", "APs")} == {1.0}
         assert "APl" not in scores  # nothing is so large
-        interval = Matches(perfect, true, kind).interval(draws=20)
+        interval = bootstrap(Matches(perfect, true, kind).average_precision, 40, draws=20)
         assert interval == pytest.approx((1.0, 1.0, 1.0))
         moved = [*perfect[7:], *perfect[:7]]
         assert coco_scores(moved, true, [SIZE] * 40, kind)["AP"] < 0.1

@@ -116,13 +116,13 @@ def test_it_learns_that_shapes_are_near(scenes_train: ShardSet, scenes_test: Sha
     settings = {"size": 64, "normalize": Normalize(), "config": QUICK}
     found = depth_probe(fine, scenes_train, scenes_test, **settings)
     assert found.errors.shape == (10, 6)
-    scores = found.scores(draws=50)
+    scores = {name: each(np.ones(10, np.int64)) for name, each in found.statistics().items()}
     assert list(scores) == list(METRICS)
     whole = [read_depths(scenes_test, i, "depth", QUICK) for i in range(10)]
     constant = min(
         np.mean([depth_errors(np.full_like(y, depth), y, 8.0)[1] for y in whole]) for depth in np.linspace(1, 5, 41)
     )
-    assert scores["abs-rel"].value < 0.8 * constant
+    assert scores["abs-rel"] < 0.8 * constant
     short = {**settings, "config": replace(QUICK, steps=2)}
     once, again = (depth_probe(fine, scenes_train, scenes_test, **short).errors for _ in range(2))
     assert np.array_equal(once, again)

@@ -74,7 +74,7 @@ def test_one_picture_is_learnt_by_heart(one: ShardSet) -> None:
     found = score_detections(detect(detector, one, masks=False), truths(one, CLASSES, masks=False), one, CLASSES, False)
     assert found.scores["box AP50"] == 1.0
     assert found.scores["box AP"] > 0.6
-    assert found.intervals["box AP"].value == pytest.approx(found.scores["box AP"], abs=1e-6)
+    assert found.matches["box AP"].average_precision() == pytest.approx(found.scores["box AP"], abs=1e-6)
 
 
 @pytest.mark.usefixtures("narrow")
@@ -88,7 +88,7 @@ def test_masks_are_learnt_too(one: ShardSet) -> None:
     true = truths(one, CLASSES, masks=True)
     scores = score_detections(found, true, one, CLASSES, masks=True)
     assert scores.scores["mask AP50"] > 0
-    assert set(scores.intervals) == {"box AP", "mask AP"}
+    assert set(scores.matches) == {"box AP", "mask AP"}
 
 
 @pytest.mark.usefixtures("narrow")
