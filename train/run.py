@@ -33,7 +33,6 @@ from headrace.train.errors import ConfigError, RunError
 from headrace.train.evaluator import Evaluator, require_measurable
 from headrace.train.finite import FiniteState
 from headrace.train.guard.guard import Guard
-from headrace.train.initialize import initialize
 from headrace.train.layers import layered
 from headrace.train.lock import one_writer
 from headrace.train.loop import take_steps
@@ -42,6 +41,7 @@ from headrace.train.optim import build_optimizer, embedding_tables
 from headrace.train.precision import SAMPLES, Precision, choose_precision
 from headrace.train.state import Run
 from headrace.train.stopping import stop_signals
+from headrace.train.weights.initialize import initialize
 
 
 @dataclass(frozen=True, kw_only=True)

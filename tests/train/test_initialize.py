@@ -16,8 +16,8 @@ from headrace.models import Method, build_method
 from headrace.shards import ShardSet
 from headrace.tools.cli import main
 from headrace.train import ConfigError, RunConfig, load_run, train
-from headrace.train.initialize import initialize
 from headrace.train.metrics import Record
+from headrace.train.weights.initialize import initialize
 from tests.models.tiny_methods import TINY, VIT, tiny
 from tests.train.tiny_runs import final_state, same_bits, tiny_run
 

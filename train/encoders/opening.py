@@ -18,7 +18,7 @@ from headrace.train.encoders.preprocessing import Shown
 from headrace.train.encoders.timm_network import Made, TimmNetwork, fill, find, made_of, shown_by_name
 from headrace.train.errors import RunError
 from headrace.train.run import first_weights, load_run
-from headrace.train.weights import read_weights
+from headrace.train.weights.files import read_weights
 
 
 def open_encoder(

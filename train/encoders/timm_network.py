@@ -18,7 +18,7 @@ from headrace.pipeline import Batch
 from headrace.shards.special import special
 from headrace.train.encoders.preprocessing import Shown, shown_as_described, shown_by_timm
 from headrace.train.errors import RunError
-from headrace.train.weights import Unreadable, read_weights, some_of
+from headrace.train.weights.files import Unreadable, read_weights, some_of
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -18,7 +18,7 @@ from headrace.models.seeding import seeded
 from headrace.pipeline import Batch, Loader
 from headrace.shards import ShardSet
 from headrace.train import ConfigError
-from headrace.train.initialize import initialize
+from headrace.train.weights.initialize import initialize
 from tests.models.tiny_methods import TINY, tiny
 
 

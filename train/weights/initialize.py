@@ -13,7 +13,7 @@ from headrace.models import Method
 from headrace.shards.special import special
 from headrace.train.checkpoint import newest_checkpoint, read_checkpoint
 from headrace.train.errors import ConfigError, RunError
-from headrace.train.weights import Unreadable, only_tensors, read_weights, some_of
+from headrace.train.weights.files import Unreadable, only_tensors, read_weights, some_of
 
 
 def initialize(method: Method, source: Path) -> str:
