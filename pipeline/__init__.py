@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headrace.pipeline.batch import Batch, DrawnViews, Others, Views
     from headrace.pipeline.clips.clips import Clip, ClipPlan, ClipSpec, DrawnClips, clip_plan
-    from headrace.pipeline.images.masks import (
+    from headrace.pipeline.images.plan import Plan, plan
+    from headrace.pipeline.images.view import Normalize, View
+    from headrace.pipeline.images.views import PatchPair, Tiles, ViewSpec, center_view
+    from headrace.pipeline.loader import Loader, LoaderStats
+    from headrace.pipeline.masks import (
         BlockMask,
         ContextMask,
         InverseBlockMask,
@@ -21,10 +25,6 @@ if TYPE_CHECKING:
         TubeBlockMask,
         TubeMask,
     )
-    from headrace.pipeline.images.plan import Plan, plan
-    from headrace.pipeline.images.view import Normalize, View
-    from headrace.pipeline.images.views import PatchPair, Tiles, ViewSpec, center_view
-    from headrace.pipeline.loader import Loader, LoaderStats
     from headrace.pipeline.order.order import Order, order
     from headrace.pipeline.order.permutations import every_permutation, permutation_set
     from headrace.pipeline.order.window import WindowOrder
@@ -103,7 +103,7 @@ _HOMES = {
             "DrawnClips",
             "clip_plan",
         ),
-        "headrace.pipeline.images.masks": (
+        "headrace.pipeline.masks": (
             "BlockMask",
             "ContextMask",
             "InverseBlockMask",

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from headrace.pipeline.clips.clips import DrawnClips
 from headrace.pipeline.images.colour import D65, XYZ_OF_RGB
-from headrace.pipeline.images.masks import Masks
 from headrace.pipeline.images.plan import Plan
 from headrace.pipeline.images.view import Normalize
+from headrace.pipeline.masks import Masks
 from headrace.pipeline.part import Part, map_tensors
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from headrace.pipeline.images.masks import PatchMasks
+from headrace.pipeline.masks import PatchMasks
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from headrace.benchmarks.peers import Views
 from headrace.pipeline import Clip, ClipSpec, TubeMask
-from headrace.pipeline.images.masks import PatchMasks
+from headrace.pipeline.masks import PatchMasks
 
 FOREVER = 1 << 30  # samples of an epoch, so that no worker ever runs dry
 

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from headrace.benchmarks.peers import Views
 from headrace.pipeline import View, ViewSpec
-from headrace.pipeline.images.masks import PatchMasks, RandomMask
+from headrace.pipeline.masks import PatchMasks, RandomMask
 
 SHUFFLE = 256  # samples held back by each worker to mix neighbours
 

@@ -46,7 +46,7 @@ class LatentPredictor(nn.Module):
 
         Args:
             encoded: (B, C, D), of the context's patches.
-            context, context_count, targets, target_count: see `headrace.pipeline.images.masks.ContextMasks`.
+            context, context_count, targets, target_count: see `headrace.pipeline.masks.ContextMasks`.
         """
         b, t, _ = targets.shape
         seen = self.embed(encoded) + self.positions[context.clamp(min=0)]

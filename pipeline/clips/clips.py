@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from headrace.pipeline.compiled import kernel
-from headrace.pipeline.images.masks import MaskSpec
 from headrace.pipeline.images.plan import Plan, plan
 from headrace.pipeline.images.view import View
 from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.masks import MaskSpec
 from headrace.pipeline.random import key_word, philox, unit
 from headrace.pipeline.rows import Rows
 

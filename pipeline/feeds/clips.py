@@ -18,8 +18,8 @@ from headrace.pipeline.engines import CLIP_ENGINES
 from headrace.pipeline.engines.base import StageTimes
 from headrace.pipeline.engines.clips import ClipEngine, Cut, StoredVideo, Video
 from headrace.pipeline.feeds.base import DTYPES, BufferSpec, Feed, Source, checked_field, engine_of
-from headrace.pipeline.images.masks import draw_masks
 from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.masks import draw_masks
 from headrace.shards import ShardError, Spans
 from headrace.shards.formats.npy import parse_npy_header
 

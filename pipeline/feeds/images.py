@@ -9,9 +9,9 @@ from torch import Tensor
 from headrace.pipeline.batch import Views, drawn_views
 from headrace.pipeline.engines.base import DeviceEngine, StageTimes, TwoStageEngine, whole_batch_part
 from headrace.pipeline.feeds.base import DTYPES, BufferSpec, Feed, Source, checked_field, described, engine_of
-from headrace.pipeline.images.masks import draw_masks
 from headrace.pipeline.images.plan import Plan, plan
 from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.masks import draw_masks
 from headrace.shards import ShardSet, Spans
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.engines.base import StageTimes
 from headrace.pipeline.feeds.base import BufferSpec, Feed, Source, checked_field, described
-from headrace.pipeline.images.masks import draw_masks
+from headrace.pipeline.masks import draw_masks
 from headrace.pipeline.sounds.sounds import SoundPlan, Sounds, SoundSpec
 from headrace.shards import ShardError, ShardSet, Spans
 

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.pipeline.images.masks import MaskSpec
 from headrace.pipeline.images.view import Normalize, View
+from headrace.pipeline.masks import MaskSpec
 from headrace.pipeline.order.permutations import MOST_TILES, every_permutation, permutation_set
 
 

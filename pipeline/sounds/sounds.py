@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headrace.pipeline.checks import check
-from headrace.pipeline.images.masks import Masks, MaskSpec
+from headrace.pipeline.masks import Masks, MaskSpec
 from headrace.pipeline.part import Part
 from headrace.pipeline.random import draw_units, key_word
 from headrace.pipeline.rows import Rows

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from headrace.models import METHODS, Method, MethodEntry, build_method
 from headrace.models.layout import channels_last
 from headrace.pipeline import Batch, Clip, ClipSpec, MaskedTokens, TextSpec, TokenMask, TubeMask, View, ViewSpec
-from headrace.pipeline.images.masks import RandomMask
+from headrace.pipeline.masks import RandomMask
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.doctor import diagnose
 from headrace.tools.evaluation.evaluate import evaluate

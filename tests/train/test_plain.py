@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from headrace.pipeline import Normalize, View, ViewSpec
-from headrace.pipeline.images.masks import RandomMask
 from headrace.pipeline.images.views import Tiles
+from headrace.pipeline.masks import RandomMask
 from headrace.train import ConfigError
 from headrace.train.settings.overrides import override
 from headrace.train.settings.plain import build, read_yaml, to_plain

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from headrace.pipeline import RegionMask
-from headrace.pipeline.images.masks import (
+from headrace.pipeline.masks import (
     BlockMasks,
     ContextMasks,
     Masks,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from headrace.pipeline import ClipSpec, DrawnClips, TubeBlockMask, TubeMask
-from headrace.pipeline.images.masks import Masks, MaskSpec
+from headrace.pipeline.masks import Masks, MaskSpec
 from headrace.shards.printing import printable
 from headrace.tools.pictures.canvas import blank
 from headrace.tools.pictures.delivered import Delivered

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from headrace.pipeline import Tiles, ViewSpec, plan
 from headrace.pipeline.images.decode import decode_image
-from headrace.pipeline.images.masks import Masks, RegionMasks
+from headrace.pipeline.masks import Masks, RegionMasks
 from headrace.shards import ShardSet
 from headrace.shards.formats.orientation import orientation_in
 from headrace.tools.fields import image_field

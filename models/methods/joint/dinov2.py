@@ -21,7 +21,7 @@ from headrace.models.parts.meters import target_meters
 from headrace.models.parts.momentum import follow, follow_means, slow_copy
 from headrace.models.parts.schedules import cosine, warmed_up
 from headrace.pipeline import Batch, BlockMask, ViewSpec
-from headrace.pipeline.images.masks import BlockMasks
+from headrace.pipeline.masks import BlockMasks
 
 _SINKHORN_ITERATIONS = 3
 

@@ -19,7 +19,7 @@ from headrace.models.parts.momentum import follow, slow_copy
 from headrace.models.parts.multi_crop import by_resolution
 from headrace.models.parts.schedules import linear
 from headrace.pipeline import Batch, Normalize, RandomMask, View, ViewSpec
-from headrace.pipeline.images.masks import PatchMasks
+from headrace.pipeline.masks import PatchMasks
 
 SCHEDULE_LENGTH = 1.25
 """Runs whose momentum would rise to 1; theirs ends before."""

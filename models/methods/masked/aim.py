@@ -25,7 +25,7 @@ from headrace.models.parts.masked_vit import (
 from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.positions import sine_cosine
 from headrace.pipeline import Batch, Normalize, PrefixMask, View, ViewSpec
-from headrace.pipeline.images.masks import PrefixMasks
+from headrace.pipeline.masks import PrefixMasks
 
 
 def aim_600m() -> BackboneConfig:

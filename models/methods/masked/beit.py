@@ -32,7 +32,7 @@ from headrace.models.parts.clusters import kmeans
 from headrace.models.parts.collectives import from_first, rank
 from headrace.models.parts.masked_vit import take
 from headrace.pipeline import Batch, ViewSpec
-from headrace.pipeline.images.masks import BlockMasks
+from headrace.pipeline.masks import BlockMasks
 
 
 @dataclass(frozen=True, kw_only=True)

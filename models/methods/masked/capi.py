@@ -20,7 +20,7 @@ from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.rope_vit import RopeEncoderPredictor
 from headrace.models.parts.schedules import linear
 from headrace.pipeline import Batch, Normalize, RolledBlockMask, View, ViewSpec
-from headrace.pipeline.images.masks import PredictedMasks
+from headrace.pipeline.masks import PredictedMasks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from headrace.models.parts.beit import (
 from headrace.models.parts.masked_vit import take
 from headrace.models.parts.momentum import follow
 from headrace.pipeline import Batch, ViewSpec
-from headrace.pipeline.images.masks import BlockMasks
+from headrace.pipeline.masks import BlockMasks
 
 
 def vit_base() -> BackboneConfig:

@@ -29,7 +29,7 @@ from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.positions import sine_cosine
 from headrace.models.parts.schedules import linear
 from headrace.pipeline import Batch, ContextMask, Normalize, View, ViewSpec
-from headrace.pipeline.images.masks import ContextMasks
+from headrace.pipeline.masks import ContextMasks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from headrace.models.parts.masked_vit import (
 from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.positions import sine_cosine
 from headrace.pipeline import Batch, Normalize, RandomMask, View, ViewSpec
-from headrace.pipeline.images.masks import PatchMasks
+from headrace.pipeline.masks import PatchMasks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.beit import block_mask, hidden_places
 from headrace.models.parts.masked_vit import encode_with_mask_tokens, take
 from headrace.pipeline import Batch, Normalize, View, ViewSpec
-from headrace.pipeline.images.masks import BlockMasks
+from headrace.pipeline.masks import BlockMasks
 
 
 @dataclass(frozen=True, kw_only=True)

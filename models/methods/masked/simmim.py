@@ -19,7 +19,7 @@ from headrace.models.parts.beit import beit_initialization, beit_layers, cut_nor
 from headrace.models.parts.masked_vit import encode_with_mask_tokens, hidden_of
 from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.pipeline import Batch, Normalize, RandomMask, View, ViewSpec
-from headrace.pipeline.images.masks import PatchMasks
+from headrace.pipeline.masks import PatchMasks
 
 
 def swin_base() -> BackboneConfig:

@@ -11,7 +11,7 @@ from headrace.models.checks import require
 from headrace.models.methods.pretext.autoencoder import Autoencoder, AutoencoderConfig
 from headrace.models.parts.autoencoders import as_pictures, whole_picture
 from headrace.pipeline import Batch, RandomMask, ViewSpec
-from headrace.pipeline.images.masks import PatchMasks
+from headrace.pipeline.masks import PatchMasks
 
 
 @dataclass(frozen=True, kw_only=True)

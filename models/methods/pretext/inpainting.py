@@ -21,7 +21,7 @@ from headrace.models.parts.strided import (
     strided_initialization,
 )
 from headrace.pipeline import Batch, Normalize, RegionMask, View, ViewSpec
-from headrace.pipeline.images.masks import RegionMasks
+from headrace.pipeline.masks import RegionMasks
 
 SIGNED = Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """Levels to -1 to 1, the limits of the generator's tanh."""

@@ -26,7 +26,7 @@ from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.positions import sine_cosine_line
 from headrace.models.parts.video_vit import QueryValueBias, build_video_vit
 from headrace.pipeline import Batch, Clip, ClipSpec, Normalize, TubeMask, View
-from headrace.pipeline.images.masks import PatchMasks
+from headrace.pipeline.masks import PatchMasks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from headrace.models.methods.pretext.vae import VAEConfig
 from headrace.models.parts.autoencoders import Levels, TiedLayer
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch, Loader, RandomMask
-from headrace.pipeline.images.masks import PatchMasks
+from headrace.pipeline.masks import PatchMasks
 from headrace.shards import ShardSet
 from headrace.train.recipes import RECIPES
 from tests.models.tiny_methods import TINY, tiny

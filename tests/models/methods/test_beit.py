@@ -15,7 +15,7 @@ from headrace.models import Context, build_method
 from headrace.models.methods.masked.beit import BEiTConfig, centres
 from headrace.models.parts.beit import hidden_places
 from headrace.pipeline import Batch, BlockMask, Loader, ViewSpec
-from headrace.pipeline.images.masks import BlockMasks, draw_masks
+from headrace.pipeline.masks import BlockMasks, draw_masks
 from headrace.shards import ShardSet
 from tests.conftest import require_peer
 from tests.models.authors_views import IMAGENET, in_torchvisions_words

@@ -13,7 +13,7 @@ from timm.layers import DropPath
 from headrace.models import Context, build_method
 from headrace.models.methods.masked.data2vec import Data2VecConfig
 from headrace.pipeline import Batch, BlockMask, Loader
-from headrace.pipeline.images.masks import BlockMasks, draw_masks
+from headrace.pipeline.masks import BlockMasks, draw_masks
 from headrace.shards import ShardSet
 from tests.conftest import require_peer
 from tests.models.authors_views import IMAGENET, in_torchvisions_words

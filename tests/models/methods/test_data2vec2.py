@@ -17,7 +17,7 @@ from headrace.models.parts.positions import sine_cosine
 from headrace.models.parts.post_norm_vit import PostNormBlock
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch, InverseBlockMask, Loader, Normalize
-from headrace.pipeline.images.masks import draw_masks
+from headrace.pipeline.masks import draw_masks
 from headrace.shards import ShardSet
 from headrace.tools.catalogue import inputs_of
 from headrace.train.recipes import data2vec2_imagenet

@@ -15,7 +15,7 @@ from headrace.models import Context, build_method
 from headrace.models.methods.joint.ibot import IBOTConfig
 from headrace.models.parts.backbones import BackboneConfig, tiny_resnet
 from headrace.pipeline import Batch, BlockMask, Loader
-from headrace.pipeline.images.masks import BlockMasks
+from headrace.pipeline.masks import BlockMasks
 from headrace.shards import ShardSet
 from headrace.train.layers import layered
 from tests.models.authors_views import BYOL, IMAGENET, PIL, byol_pair, in_torchvisions_words

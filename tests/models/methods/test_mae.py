@@ -15,7 +15,7 @@ from headrace.models.methods.masked.mae import MAE, MAEConfig
 from headrace.models.parts.masked_vit import encode_visible, patchify, unpatchify
 from headrace.models.parts.positions import sine_cosine
 from headrace.pipeline import Batch, Loader, Normalize, RandomMask
-from headrace.pipeline.images.masks import draw_masks
+from headrace.pipeline.masks import draw_masks
 from headrace.shards import ShardSet
 from tests.conftest import require_peer
 from tests.models.authors_views import in_torchvisions_words, plain

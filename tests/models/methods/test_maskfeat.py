@@ -14,7 +14,7 @@ from headrace.models.losses import cells_of_patches, oriented_gradients
 from headrace.models.methods.masked.maskfeat import MaskFeatConfig
 from headrace.models.parts.beit import tiny_beit
 from headrace.pipeline import Batch, BlockMask, Loader
-from headrace.pipeline.images.masks import BlockMasks, draw_masks
+from headrace.pipeline.masks import BlockMasks, draw_masks
 from headrace.shards import ShardSet
 from tests.models.authors_views import in_torchvisions_words, plain
 from tests.models.tiny_methods import TINY, VIT, tiny

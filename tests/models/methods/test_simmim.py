@@ -14,7 +14,7 @@ from headrace.models import BackboneConfig, build_method
 from headrace.models.methods.masked.simmim import SimMIMConfig, enlarged, feature_map
 from headrace.models.parts.beit import beit_vit, tiny_beit
 from headrace.pipeline import Batch, Loader, Normalize, RandomMask
-from headrace.pipeline.images.masks import PatchMasks, draw_masks
+from headrace.pipeline.masks import PatchMasks, draw_masks
 from headrace.shards import ShardSet
 from tests.conftest import require_peer
 from tests.models.authors_views import in_torchvisions_words, plain

@@ -18,7 +18,7 @@ from headrace.pipeline import (
     ViewSpec,
     plan,
 )
-from headrace.pipeline.images.masks import BlockMasks, RegionMasks, draw_masks
+from headrace.pipeline.masks import BlockMasks, RegionMasks, draw_masks
 from headrace.shards import ShardSet
 
 LAB = Normalize.lab(mean=(50.0, 0.0, 0.0), std=(100.0, 110.0, 110.0))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from headrace.pipeline import Clip, ClipSpec, Loader, RandomMask, TubeBlockMask, TubeMask, View
-from headrace.pipeline.images.masks import MaskSpec
+from headrace.pipeline.masks import MaskSpec
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.cli import main
 from headrace.tools.errors import UserError

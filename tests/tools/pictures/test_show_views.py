@@ -17,7 +17,7 @@ from headrace.pipeline import (
     View,
     ViewSpec,
 )
-from headrace.pipeline.images.masks import MaskSpec, draw_masks
+from headrace.pipeline.masks import MaskSpec, draw_masks
 from headrace.shards import ShardSet
 from headrace.tools.pictures import show_views
 from headrace.tools.pictures.masks import masked

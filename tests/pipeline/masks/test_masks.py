@@ -26,7 +26,7 @@ from headrace.pipeline import (
     View,
     ViewSpec,
 )
-from headrace.pipeline.images.masks import MaskSpec, draw_masks
+from headrace.pipeline.masks import MaskSpec, draw_masks
 from headrace.shards import ShardSet
 
 GRID = (14, 14)
