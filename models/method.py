@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, Inputs, ViewSpec
+from headrace.pipeline import Batch, Inputs, Texts, ViewSpec
 from headrace.pipeline.streams import spec_of, streams_of
 
 
@@ -77,6 +77,17 @@ class ParameterGroup:
     """Whose they are. "" for the network that is trained; another name, such as "discriminator", for one with a goal of
     its own, which has an optimiser of its own (`optim.players` in the run's configuration) and is clipped by itself.
     There is one loss, so `loss` adds up the players' and detaches in each what is not the player's."""
+
+
+class Piece(NamedTuple):
+    """A token of a text that a method filled in, as the vocabulary writes it."""
+
+    token: str
+    """What stands there."""
+    shown: str | None = None
+    """What the method saw in its place; None where that is the token and nothing was asked."""
+    said: str | None = None
+    """What the method says that stands there; None where nothing was asked."""
 
 
 class Method(nn.Module):
@@ -163,6 +174,17 @@ class Method(nn.Module):
 
     def after_step(self, context: Context) -> None:
         """After the optimiser's step, without gradients: slow networks, queues, centres."""
+
+    def token_logits(self, tokens: Tensor, texts: Texts) -> Tensor | None:
+        """What the method says of each place of `texts`, of which `tokens`, int64 (B, L), has some hidden by its
+        `mask_id`: logits (B, L, T) over its vocabulary. None, the default, for one that fills in no hidden tokens. Call
+        it in evaluation mode; a text's logits do not depend on the rest of the batch then."""
+        return None
+
+    def readings(self, batch: Batch) -> list[list[Piece]]:
+        """For the report: the tokens of each text of a training batch, with what the method says of those that it was
+        to name; by default none."""
+        return []
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures for the report, float32 (B, 3, H, W) in [0, 1] by name, such as reconstructions; by default none."""

@@ -55,7 +55,7 @@ from headrace.models.losses.reconstruction import (
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
 from headrace.models.losses.regularizers import gram_loss, koleo_loss
-from headrace.models.losses.tokens import masked_token_loss
+from headrace.models.losses.tokens import masked_token_loss, next_token_loss, replaced_token_loss
 from headrace.models.losses.whitening import w_mse_loss, whitened
 
 __all__ = [
@@ -90,6 +90,7 @@ __all__ = [
     "masked_token_loss",
     "most_similar_cells",
     "next_patch_loss",
+    "next_token_loss",
     "noise_contrastive",
     "normalize_channels",
     "normalize_patches",
@@ -100,6 +101,7 @@ __all__ = [
     "placements",
     "queue_info_nce",
     "relation_loss",
+    "replaced_token_loss",
     "scaled_regression",
     "second_moment",
     "sharpened_assignments",

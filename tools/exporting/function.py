@@ -99,10 +99,12 @@ def example(encoder: Encoder, samples: int, seed: int = 0) -> tuple[Tensor, ...]
     are; random sounds; random tokens, of which the first text has as many as there may be."""
     spec, draw = shown(encoder), np.random.default_rng(seed)
     if isinstance(spec, TextSpec):
-        tokens = torch.from_numpy(draw.integers(0, TextTokenizer(spec.tokenizer).vocabulary, (samples, spec.length)))
+        tokenizer = TextTokenizer(spec.tokenizer)
+        drawn = draw.integers(tokenizer.first_ordinary, tokenizer.vocabulary, (samples, spec.length))
         lengths = torch.from_numpy(draw.integers(1, spec.length + 1, samples))
         lengths[0] = spec.length
         attention = (torch.arange(spec.length) < lengths[:, None]).long()
+        tokens = torch.where(attention.bool(), torch.from_numpy(drawn), tokenizer.padding_id)
         return tokens, attention, torch.zeros_like(tokens)
     if isinstance(spec, SoundSpec):
         shape = (samples, *spec.sounds[0].shape)
