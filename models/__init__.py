@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields, replace
 from typing import Any, Literal, NamedTuple
 
-from headrace.models.method import Context, Method, ParameterGroup, Tower
+from headrace.models.method import Context, Method, ParameterGroup, Piece, Tower
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
@@ -73,6 +73,7 @@ __all__ = [
     "Method",
     "MethodEntry",
     "ParameterGroup",
+    "Piece",
     "Tower",
     "build_backbone",
     "build_method",

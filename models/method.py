@@ -114,6 +114,8 @@ class Method(nn.Module):
     there, and those here that begin with the same weights."""
     keeps_samples: bool = False
     """Whether `loss` looks up what the method keeps of each training sample, so that it has none for other samples."""
+    mask_id: int | None = None
+    """The token that hides others from a method that names hidden tokens of texts (`token_logits`)."""
     metered: bool = False
     """Whether `loss` is to return meters of collapse of its own as well, scalars that cost something, such as the
     entropy of targets (`headrace.models.parts.meters`). The loop sets it for the steps of some lines of metrics."""
@@ -175,11 +177,11 @@ class Method(nn.Module):
     def after_step(self, context: Context) -> None:
         """After the optimiser's step, without gradients: slow networks, queues, centres."""
 
-    def token_logits(self, tokens: Tensor, texts: Texts) -> Tensor | None:
-        """What the method says of each place of `texts`, of which `tokens`, int64 (B, L), has some hidden by its
-        `mask_id`: logits (B, L, T) over its vocabulary. None, the default, for one that fills in no hidden tokens. Call
-        it in evaluation mode; a text's logits do not depend on the rest of the batch then."""
-        return None
+    def token_logits(self, tokens: Tensor, texts: Texts, places: Tensor) -> Tensor:
+        """What the method says of some places, int64 (B, K), of `texts`, of which `tokens`, int64 (B, L), has some
+        hidden: logits (B, K, T) over its vocabulary. Of a method with a `mask_id`. Call it in evaluation mode; a text's
+        logits do not depend on the rest of the batch then."""
+        raise NotImplementedError(f"{type(self).__name__} names no hidden tokens")
 
     def readings(self, batch: Batch) -> list[list[Piece]]:
         """For the report: the tokens of each text of a training batch, with what the method says of those that it was

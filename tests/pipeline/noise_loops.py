@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,12 +138,12 @@ def albert_places(draw: Draw, special: list[bool], words: list[int], spec: Token
         if len(covered) >= to_predict:
             break
         n = int(np.searchsorted(shares, unit(drawn[step][1]) * shares[-1], side="right")) + 1
-        index_set = sum(run[n - 1], [])
+        index_set = list(chain.from_iterable(run[n - 1]))
         n -= 1
         while len(covered) + len(index_set) > to_predict:
             if n == 0:
                 break
-            index_set = sum(run[n - 1], [])
+            index_set = list(chain.from_iterable(run[n - 1]))
             n -= 1
         if len(covered) + len(index_set) > to_predict or covered & set(index_set):
             continue

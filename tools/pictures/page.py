@@ -105,6 +105,9 @@ td.figure{width:34%}
 tr.best th,tr.best b{font-weight:700}
 table.plain th{width:32%;color:var(--soft)}
 .wide{overflow-x:auto;margin:0 0 18px}.wide h3{margin:0;font-size:14px;font-weight:600}
+.reading{display:flex;flex-wrap:wrap;align-items:baseline;gap:3px 6px;margin:0 0 14px}
+.reading span{max-width:100%;overflow-wrap:anywhere}.reading b{font-weight:600}.reading s{color:var(--soft)}
+.reading .right,.reading .wrong{border-bottom:2px solid var(--s0)}.reading .wrong{border-color:var(--s1)}
 small{color:var(--soft);font-size:12px;font-weight:400;white-space:nowrap}
 table.metrics th:first-child{width:32%}table.metrics b{font-weight:400}table.metrics tr.best b{font-weight:700}
 .confusion{max-width:560px}.confusion .right{fill:var(--s0)}.confusion .wrong{fill:var(--s1)}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headrace.models import Method
+from headrace.models import Method, Piece
 from headrace.pipeline import ViewSpec
 from headrace.shards import ShardError, open_shards
 from headrace.shards.remote.remote import redact
@@ -28,7 +28,7 @@ from headrace.tools.pictures.scores import evaluation_sections
 from headrace.tools.pictures.show_views import augmented
 from headrace.train import RunConfig, load_run, read_ending, read_metrics
 from headrace.train.metrics import Record
-from headrace.train.pictures import drawn_pictures
+from headrace.train.pictures import drawn_pictures, saved_readings
 
 GALLERY_SAMPLES = 9
 
@@ -76,6 +76,7 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
         Section("Training", endings(runs), training_charts(metrics)),
         gallery(config, method),
         pictures(first),
+        readings(first),
         *feature_sections(method, read_results(first).get("test") or config.data, seed),
         Section("Configuration", "Saved with the run; it starts the run again.", resolved_config(runs)),
         Section("Environment", "Where this page was made.", definitions(environment())),
@@ -184,6 +185,35 @@ def pictures(run: Path) -> Section:
             rows += f'<figure class="row"><img src="{picture}" alt=""><figcaption>{escape(name)}</figcaption></figure>'
     note = "The same samples each time, a column each." if rows else ""
     return Section("What the method makes of them", note, rows)
+
+
+READINGS_NOTE = (
+    "Of each token that the method was to name: what it saw there, what it says, and, where that is wrong, what stood "
+    "there. Pieces of words are written as the vocabulary writes them."
+)
+
+
+def readings(run: Path) -> Section:
+    """Texts with what the method said last of the tokens that it was to name, and before its first step."""
+    saved = {step: texts for step, texts in saved_readings(run).items() if texts}
+    html = ""
+    for step in sorted({min(saved), max(saved)}) if saved else ():
+        asked = [piece for text in saved[step] for piece in text if piece.said is not None]
+        right = sum(piece.said == piece.token for piece in asked)
+        when = f"after step {step:,}" if step else "before the first step"
+        html += f"<h3>{when}: {right} of {len(asked)} right</h3>"
+        html += "".join(f'<p class="reading">{"".join(map(_piece, text))}</p>' for text in saved[step])
+    return Section("What the method reads", READINGS_NOTE if html else "", html)
+
+
+def _piece(piece: Piece) -> str:
+    """A token; of one that was to be named, what was shown, what was said, and what stood there."""
+    if piece.said is None:
+        return f"<span>{escape(piece.token)}</span>"
+    shown = f"<small>{escape(piece.shown)}</small> " if piece.shown else ""
+    right = piece.said == piece.token
+    said = f"<b>{escape(piece.said)}</b>" if right else f"<s>{escape(piece.said)}</s> <b>{escape(piece.token)}</b>"
+    return f'<span class="{"right" if right else "wrong"}">{shown}{said}</span>'
 
 
 def gallery(config: RunConfig, method: Method) -> Section:

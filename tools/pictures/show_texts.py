@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.text import Text
 from torch import Tensor
 
-from headrace.pipeline import Inputs, MaskedTokens, SpanMask, TextSpec, TokenMask
+from headrace.pipeline import CorruptedSpans, Inputs, MaskedTokens, SpanMask, TextSpec, TokenMask
 from headrace.pipeline.texts.tokenizer import TextTokenizer
 from headrace.pipeline.texts.tokens import IGNORED
 from headrace.shards import open_shards
@@ -72,7 +72,8 @@ def texts_of(one: Delivered) -> list[ShownText]:
                 words.append(f"{int(mask.masked_count[row])} to predict")
                 lines["tokens"] = pieces(tokenizer, mask.tokens[row, :length], mask.labels[row, :length])
             else:
-                words.append(f"{int(mask.noise[row].sum())} in spans")
+                if isinstance(mask, CorruptedSpans):
+                    words.append(f"{int(mask.noise[row].sum())} in spans")
                 lines["inputs"] = pieces(tokenizer, mask.inputs[row, : mask.input_count[row]])
                 lines["labels"] = pieces(tokenizer, mask.labels[row, : mask.label_count[row]])
         found.append(ShownText(title=" · ".join(words), lines=lines))

@@ -41,7 +41,6 @@ class FillIn(TextMethod):
     head: nn.Module
     """States (..., D) of what reads the masked text to logits (..., T)."""
     mask_id: int
-    """The token that hides others."""
     most_masked: int
     """Tokens of a text to predict at most."""
     added: float
@@ -68,15 +67,17 @@ class FillIn(TextMethod):
         right = (logits.detach().argmax(dim=2) == labels) & hidden
         return loss, right.sum() / hidden.sum().clamp(min=1)
 
-    def token_logits(self, tokens: Tensor, texts: Texts) -> Tensor:
-        logits: Tensor = self.head(self.reader(tokens, texts))
+    def token_logits(self, tokens: Tensor, texts: Texts, places: Tensor) -> Tensor:
+        states = self.reader(tokens, texts)
+        logits: Tensor = self.head(states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2])))
         return logits
 
     @torch.no_grad()
     def readings(self, batch: Batch) -> list[list[Piece]]:
         texts: Texts = batch["text"]
         masked = masked_tokens(texts)
-        said = self.token_logits(masked.tokens, texts).argmax(dim=2)
+        places = torch.arange(masked.tokens.shape[1], device=masked.tokens.device).expand_as(masked.tokens)
+        said = self.token_logits(masked.tokens, texts, places).argmax(dim=2)
         name = TextTokenizer(self.inputs.tokenizer).name
         rows = (x.tolist() for x in (texts.tokens, masked.tokens, masked.labels, said, texts.lengths))
         return [_pieces(name, *row) for row in zip(*rows, strict=True)]
