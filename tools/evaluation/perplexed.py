@@ -56,12 +56,12 @@ PERPLEXITY = Protocol(
     metric="pseudo_perplexity",
     measure=measure_perplexity,
     settings=PerplexitySettings(),
-    definition="Each token of a text of --test is hidden by itself and named given all others; special tokens are not. The score "
-    "is exp of the mean over all tokens of minus the logarithm of the probability of the one that stood there: as if "
-    "so many were equally likely, so that less is better. accuracy: the share of tokens that are the likeliest. Texts "
-    "are the beginnings that probes see. The raw input is a bigram model of --data: the probability of a token "
-    "between its neighbours l and r is P(w given l) P(r given w) over its sum for all w, P(w given l) = (c(l, w) + k "
-    "P(w)) / (c(l) + k), with k chosen on a tenth of --data. Of ELECTRA it is the generator's.",
+    definition="Each token of a text of --test is hidden by itself and named given all others; special tokens are not. "
+    "The score is exp of the mean over all tokens of minus the logarithm of the probability of the one that stood "
+    "there: as if so many were equally likely, so that less is better. accuracy: the share of tokens that are the "
+    "likeliest. Texts are the beginnings that probes see. The raw input is a bigram model of --data: the probability "
+    "of a token between its neighbours l and r is P(w given l) P(r given w) over its sum for all w, P(w given l) = "
+    "(c(l, w) + k P(w)) / (c(l) + k), with k chosen on a tenth of --data. Of ELECTRA it is the generator's.",
     source="arXiv 1910.14659, section 2",
     cost="A pass over each text for each of its tokens.",
     incomparable="Another tokenizer or vocabulary, whose tokens are others; another set of texts or length; a "
