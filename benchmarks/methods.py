@@ -40,7 +40,7 @@ from headrace.benchmarks.learning.records import INPUT, OURS, PEER, SPEED, Recor
 from headrace.benchmarks.learning.sets import SETS, content
 from headrace.benchmarks.learning.speed import EPOCHS as SPEED_EPOCHS
 from headrace.benchmarks.learning.speed import ROUNDS, Speed, measure_speed
-from headrace.benchmarks.learning.table import MethodsReport, Row, as_markdown, row, save
+from headrace.benchmarks.learning.table import TITLES, MethodsReport, Row, as_markdown, row, save
 from headrace.benchmarks.learning.training import (
     PROBES,
     probe_input,
@@ -188,7 +188,7 @@ class Bench:
                 self.progress(f"{data}, {name}, seed {seed}")
                 config = self.config(data, name, seed, self.asked.epochs).with_overrides(list(settings))
                 before, after = try_settings(config, self.folder / data)
-                found = (f"{probe} {100 * after[probe]:.1f} (untrained {100 * before[probe]:.1f})" for probe in PROBES)
+                found = [f"{TITLES[p]} {100 * after[p]:.1f} (untrained {100 * before[p]:.1f})" for p in PROBES]
                 yield f"{data}, {name}, seed {seed}: {', '.join(found)}"
 
     def speed(self, name: str, *, measure: bool) -> Speed | None:
