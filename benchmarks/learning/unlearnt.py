@@ -8,7 +8,7 @@ from collections.abc import Sequence
 SEEDS = 3
 """The fewest of a row that counts."""
 
-_ONE_SEED = "one seed so far, which is better than untrained"
+_ONE_SEED = "one seed so far, better than untrained by one probe at least"
 
 UNLEARNT: dict[str, str] = {
     **dict.fromkeys(
