@@ -337,7 +337,8 @@ METHODS: dict[str, MethodEntry] = {
         "2401.08541",
         "apple/ml-aim at bd9e068: aim/torch/layers.py, aim/torch/models.py; the paper for what trains",
         "what trains is not published: crops, the head's width and the mean over all patches behind the prefixes of a "
-        "batch could not be checked; features for probes are averaged over patches instead of pooled with attention",
+        "batch could not be checked; the head is as in lightly-ai/lightly, pull request 1479, whose author asked the "
+        "paper's; features for probes are averaged over patches instead of pooled with attention",
     ),
     "data2vec2": MethodEntry(
         Data2Vec2Config,
@@ -356,8 +357,7 @@ METHODS: dict[str, MethodEntry] = {
         "2502.08769",
         "facebookresearch/capi at 98b4fa1: train_capi.py, model.py, data.py, utils.py, default_pretrain_config.yaml",
         "paths are dropped sample by sample, where theirs drop them for a fixed share of a batch; the learning rate's "
-        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length; Sinkhorn divides by "
-        "sums as they are, where theirs add 1e-8, which counts where a patch is far from all clusters",
+        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length",
     ),
     "simmim": MethodEntry(
         SimMIMConfig,
