@@ -16,6 +16,9 @@ from headrace.pipeline.compiled import kernel
 PREEMPHASIS = 0.97
 """Kaldi's: how much of the sample before is taken off."""
 
+POVEY = 0.85
+"""Likewise: the power of a Hann window that its own window is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mel:
@@ -36,6 +39,9 @@ class Mel:
     """Bands."""
     window: int = 400
     """Samples of a frame."""
+    taper: Literal["hann", "povey"] = "hann"
+    """Window that a frame is multiplied by. povey: Kaldi's own, in its definition only, a Hann window to the power of
+    0.85."""
     hop: int = 160
     """Samples from a frame to the next."""
     fft: int = 512
@@ -59,6 +65,9 @@ class Mel:
         check(self.definition in ("kaldi", "librosa"), self, "definition", self.definition, "kaldi or librosa")
         for name in ("bins", "hop"):
             check(getattr(self, name) >= 1, self, name, getattr(self, name), "at least 1")
+        check(self.taper in ("hann", "povey"), self, "taper", self.taper, "hann or povey")
+        good = self.taper == "hann" or self.definition == "kaldi"
+        check(good, self, "taper", self.taper, "hann in librosa's definition")
         check(self.window >= 2, self, "window", self.window, "at least 2")
         check(self.fft >= self.window and self.fft % 2 == 0, self, "fft", self.fft, f"even and at least {self.window}")
         check(self.low >= 0, self, "low", self.low, "at least 0")
@@ -108,7 +117,8 @@ class Mel:
         frames = _every(wave, self.window, self.hop)
         frames -= frames.mean(axis=1, keepdims=True)
         before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-        return (frames - PREEMPHASIS * before) * _hann(self.window, periodic=False)
+        window = _hann(self.window, periodic=False)
+        return (frames - PREEMPHASIS * before) * (window if self.taper == "hann" else window**POVEY)
 
 
 def _every(wave: np.ndarray, length: int, hop: int) -> np.ndarray:
