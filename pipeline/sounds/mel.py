@@ -99,7 +99,7 @@ class Mel:
         sound = len(wave) if sound is None else min(len(wave), max(sound, self.window))
         pieces = self._pieces(wave[:sound] if self.definition == "kaldi" else wave)  # (frames, window), float64
         spectrum = fft.rfft(pieces, self.fft, axis=1)
-        bank, begins, ends = _bank(self, rate)
+        bank, begins, ends = bands_of(self, rate)
         power = np.empty((len(spectrum), self.bins))
         _sum_bands(spectrum, bank, begins, ends, power)
         np.maximum(power, self.floor, out=power)
@@ -151,7 +151,7 @@ def from_mel(mel: Any, scale: str) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _bank(mel: Mel, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bands_of(mel: Mel, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights float64 (bins, fft / 2 + 1), and for each band where those that are not 0 begin and end."""
     high = rate / 2 if mel.high is None else min(mel.high, rate / 2)
     edges = np.linspace(to_mel(mel.low, mel.scale), to_mel(high, mel.scale), mel.bins + 2)
