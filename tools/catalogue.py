@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from headrace.models import METHODS, MethodEntry, build_method
 from headrace.pipeline import Clip, ClipSpec, Inputs, Mixed, Other, Sound, SoundSpec, TextSpec, View, ViewSpec
+from headrace.pipeline.sounds.sounds import EFFECTS
 from headrace.train.recipes import RECIPES
 
 WIDTH = 110
@@ -196,9 +197,12 @@ def _length(sound: Sound) -> str:
 def operations(part: View | Clip | Sound) -> Iterator[tuple[str, str]]:
     """Each operation of a view, clip or sound that is on, and how, in the order in which they apply."""
     if isinstance(part, Sound):
-        yield from ((key, value) for key, value in _settings(part) if key != "mel")
+        yield from ((key, value) for key, value in _settings(part) if key not in ("mel", *EFFECTS))
         if part.mel is not None:
             yield "spectrogram", ", ".join(f"{key} {value}" for key, value in _settings(part.mel))
+        for name in EFFECTS:
+            if (effect := getattr(part, name)) is not None:
+                yield name, ", ".join(f"{key} {value}" for key, value in _settings(effect))
         return
     if isinstance(part, Clip):
         yield from ((key, value) for key, value in _settings(part) if key != "view")

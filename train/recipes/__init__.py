@@ -115,7 +115,22 @@ from headrace.train.recipes.pretext import (
     vae_small,
 )
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
-from headrace.train.recipes.sounds import masked_spectrogram_audioset, masked_spectrogram_small
+from headrace.train.recipes.sounds import (
+    byol_a_audioset,
+    byol_a_small,
+    masked_spectrogram_audioset,
+    masked_spectrogram_small,
+)
+from headrace.train.recipes.speech import (
+    cpc_librispeech,
+    cpc_small,
+    data2vec_audio_librispeech,
+    data2vec_audio_small,
+    hubert_librispeech,
+    hubert_small,
+    wav2vec2_librispeech,
+    wav2vec2_small,
+)
 from headrace.train.recipes.text import bert_small
 from headrace.train.recipes.video import videomae_k400, videomae_small
 
@@ -133,6 +148,8 @@ __all__ = [
     "bert_small",
     "block_order_imagenet",
     "block_order_small",
+    "byol_a_audioset",
+    "byol_a_small",
     "byol_cifar10",
     "byol_imagenet",
     "byol_small",
@@ -143,8 +160,12 @@ __all__ = [
     "colorization_small",
     "context_prediction_imagenet",
     "context_prediction_small",
+    "cpc_librispeech",
+    "cpc_small",
     "data2vec2_imagenet",
     "data2vec2_small",
+    "data2vec_audio_librispeech",
+    "data2vec_audio_small",
     "data2vec_imagenet",
     "data2vec_small",
     "deepcluster_imagenet",
@@ -162,6 +183,8 @@ __all__ = [
     "dinov2_gram_small",
     "dinov2_imagenet",
     "dinov2_small",
+    "hubert_librispeech",
+    "hubert_small",
     "ibot_imagenet",
     "ibot_small",
     "ijepa_imagenet",
@@ -223,6 +246,8 @@ __all__ = [
     "w_mse_cifar10",
     "w_mse_imagenet",
     "w_mse_small",
+    "wav2vec2_librispeech",
+    "wav2vec2_small",
 ]
 
 RECIPES: dict[str, Callable[..., RunConfig]] = {
@@ -306,6 +331,16 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "beit_imagenet": beit_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
+    "wav2vec2_small": wav2vec2_small,
+    "wav2vec2_librispeech": wav2vec2_librispeech,
+    "hubert_small": hubert_small,
+    "hubert_librispeech": hubert_librispeech,
+    "data2vec_audio_small": data2vec_audio_small,
+    "data2vec_audio_librispeech": data2vec_audio_librispeech,
+    "cpc_small": cpc_small,
+    "cpc_librispeech": cpc_librispeech,
+    "byol_a_small": byol_a_small,
+    "byol_a_audioset": byol_a_audioset,
     "rotation_small": rotation_small,
     "rotation_imagenet": rotation_imagenet,
     "autoencoder_small": autoencoder_small,
