@@ -55,6 +55,8 @@ from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.pretext.vae import VAE, VAEConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
 from headrace.models.methods.text.bert import BERT, BERTConfig
+from headrace.models.methods.video.monodepth2 import Monodepth2, Monodepth2Config
+from headrace.models.methods.video.sfmlearner import SfMLearner, SfMLearnerConfig
 from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.methods.video.videomae_v2 import VideoMAEV2, VideoMAEV2Config
 from headrace.models.methods.video.vjepa import VJEPA, VJEPAConfig
@@ -550,6 +552,25 @@ METHODS: dict[str, MethodEntry] = {
         "the two numbers of a pair turn by one angle, where theirs have two by a mistake that their weights need "
         "(tiled_frequencies); frames are a fixed number apart instead of a fixed time; without the stage of longer "
         "clips behind it; what deviates in V-JEPA does here, too",
+    ),
+    "monodepth2": MethodEntry(
+        Monodepth2Config,
+        Monodepth2,
+        "video",
+        "1806.01260",
+        "nianticlabs/monodepth2 at b676244: trainer.py, layers.py, networks, datasets, options.py",
+        "frames are squeezed into squares; the principal point counts from the picture's corner, half a pixel from "
+        "theirs, and is mirrored with it; sampling keeps corners aligned, as the torch of that time did; for smaller "
+        "scales pictures are averaged, not resized by PIL; colours do not change",
+    ),
+    "sfmlearner": MethodEntry(
+        SfMLearnerConfig,
+        SfMLearner,
+        "video",
+        "1704.07813",
+        "tinghuiz/SfMLearner at 65f71f1: SfMLearner.py, utils.py, nets.py, data_loader.py",
+        "monodepth2's networks, which see a pair of frames for each motion, in the place of theirs; no mask of "
+        "explainability, as in their published figures; crops do not change; frames and cameras as in monodepth2",
     ),
     "masked_spectrogram": MethodEntry(
         MaskedSpectrogramConfig,

@@ -19,6 +19,7 @@ from headrace.train.recipes.cifar10 import (
     vicreg_cifar10,
     w_mse_cifar10,
 )
+from headrace.train.recipes.depth import monodepth2_kitti, monodepth2_small, sfmlearner_kitti, sfmlearner_small
 from headrace.train.recipes.imagenet import (
     barlow_twins_imagenet,
     byol_imagenet,
@@ -198,6 +199,8 @@ __all__ = [
     "moco_v3_imagenet",
     "moco_v3_small",
     "moco_v3_vit_imagenet",
+    "monodepth2_kitti",
+    "monodepth2_small",
     "msn_imagenet",
     "msn_small",
     "nnclr_cifar10",
@@ -208,6 +211,8 @@ __all__ = [
     "ressl_small",
     "rotation_imagenet",
     "rotation_small",
+    "sfmlearner_kitti",
+    "sfmlearner_small",
     "simclr_cifar10",
     "simclr_digits",
     "simclr_imagenet",
@@ -349,5 +354,9 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "vjepa_videomix2m": vjepa_videomix2m,
     "vjepa2_small": vjepa2_small,
     "vjepa2_videomix22m": vjepa2_videomix22m,
+    "monodepth2_small": monodepth2_small,
+    "monodepth2_kitti": monodepth2_kitti,
+    "sfmlearner_small": sfmlearner_small,
+    "sfmlearner_kitti": sfmlearner_kitti,
 }
 """Every recipe by the name that the command line uses; each takes `data` and `out`."""
