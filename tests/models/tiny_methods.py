@@ -33,6 +33,14 @@ SPEECH = SpeechNetwork(
 )
 WAVES: dict[str, Any] = {"rate": 8000, "samples": 1610, "mask_span": 3, "network": SPEECH}
 
+DEPTH: dict[str, Any] = {
+    "size": 64, "decoder_widths": (8, 8, 8, 8, 8), "pose_width": 8,
+    "backbone": BackboneConfig(
+        name="resnet18",
+        options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep", "stem_width": 8},
+    ),
+}  # fmt: skip
+
 TINY: dict[str, dict[str, Any]] = {
     "simclr": {**PLAIN, "blur": 0.0, "projection_hidden": 32, "projection_dim": 16},
     "moco_v1": {**PLAIN, "projection_dim": 16, "queue": 40, "batch_norm_splits": 2},
@@ -183,6 +191,24 @@ TINY: dict[str, dict[str, Any]] = {
     "videomae": {
         "size": 16, "frames": 4, "stride": 2, "mask_ratio": 0.75,
         "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
+    "monodepth2": {**DEPTH, "stride": 2, "aspect": 1.0},
+    "sfmlearner": {**DEPTH, "stride": 2, "aspect": 1.0},
+    # As many steps of time as a cell has patches: all samples then have as many places that count.
+    "videomae_v2": {
+        "size": 16, "frames": 8, "stride": 1, "mask_ratio": 0.75,
+        "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
+    "vjepa": {
+        "size": 16, "frames": 4, "stride": 2, "longest_context": (0.6, 1.0),
+        "predictor_dim": 16, "predictor_depth": 1, "predictor_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
+    "vjepa2": {
+        "size": 16, "frames": 4, "stride": 2, "longest_context": (0.6, 1.0),
+        "predictor_dim": 16, "predictor_depth": 1, "predictor_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
 }  # fmt: skip

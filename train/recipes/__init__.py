@@ -19,6 +19,7 @@ from headrace.train.recipes.cifar10 import (
     vicreg_cifar10,
     w_mse_cifar10,
 )
+from headrace.train.recipes.depth import monodepth2_kitti, monodepth2_small, sfmlearner_kitti, sfmlearner_small
 from headrace.train.recipes.imagenet import (
     barlow_twins_imagenet,
     byol_imagenet,
@@ -132,7 +133,16 @@ from headrace.train.recipes.speech import (
     wav2vec2_small,
 )
 from headrace.train.recipes.text import bert_small
-from headrace.train.recipes.video import videomae_k400, videomae_small
+from headrace.train.recipes.video import (
+    videomae_k400,
+    videomae_small,
+    videomae_v2_hybrid,
+    videomae_v2_small,
+    vjepa2_small,
+    vjepa2_videomix22m,
+    vjepa_small,
+    vjepa_videomix2m,
+)
 
 __all__ = [
     "RECIPES",
@@ -212,6 +222,8 @@ __all__ = [
     "moco_v3_imagenet",
     "moco_v3_small",
     "moco_v3_vit_imagenet",
+    "monodepth2_kitti",
+    "monodepth2_small",
     "msn_imagenet",
     "msn_small",
     "nnclr_cifar10",
@@ -222,6 +234,8 @@ __all__ = [
     "ressl_small",
     "rotation_imagenet",
     "rotation_small",
+    "sfmlearner_kitti",
+    "sfmlearner_small",
     "simclr_cifar10",
     "simclr_digits",
     "simclr_imagenet",
@@ -243,6 +257,12 @@ __all__ = [
     "vicreg_small",
     "videomae_k400",
     "videomae_small",
+    "videomae_v2_hybrid",
+    "videomae_v2_small",
+    "vjepa2_small",
+    "vjepa2_videomix22m",
+    "vjepa_small",
+    "vjepa_videomix2m",
     "w_mse_cifar10",
     "w_mse_imagenet",
     "w_mse_small",
@@ -363,5 +383,15 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "clip_small": clip_small,
     "videomae_small": videomae_small,
     "videomae_k400": videomae_k400,
+    "videomae_v2_small": videomae_v2_small,
+    "videomae_v2_hybrid": videomae_v2_hybrid,
+    "vjepa_small": vjepa_small,
+    "vjepa_videomix2m": vjepa_videomix2m,
+    "vjepa2_small": vjepa2_small,
+    "vjepa2_videomix22m": vjepa2_videomix22m,
+    "monodepth2_small": monodepth2_small,
+    "monodepth2_kitti": monodepth2_kitti,
+    "sfmlearner_small": sfmlearner_small,
+    "sfmlearner_kitti": sfmlearner_kitti,
 }
 """Every recipe by the name that the command line uses; each takes `data` and `out`."""
