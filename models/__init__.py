@@ -56,6 +56,9 @@ from headrace.models.methods.pretext.vae import VAE, VAEConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
 from headrace.models.methods.text.bert import BERT, BERTConfig
 from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
+from headrace.models.methods.video.videomae_v2 import VideoMAEV2, VideoMAEV2Config
+from headrace.models.methods.video.vjepa import VJEPA, VJEPAConfig
+from headrace.models.methods.video.vjepa2 import VJEPA2, VJEPA2Config
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.seeding import seeded
 
@@ -516,6 +519,37 @@ METHODS: dict[str, MethodEntry] = {
         "masking_generator.py, optim_factory.py, transforms.py, scripts",
         "crops of any side and place, where theirs have ten shapes and thirteen places; features are the mean of the "
         "tokens behind the last norm, which their fine-tuning replaces by a new one behind the mean",
+    ),
+    "videomae_v2": MethodEntry(
+        VideoMAEV2Config,
+        VideoMAEV2,
+        "video",
+        "2303.16727",
+        "OpenGVLab/VideoMAEv2 at 29eab1e: models/modeling_pretrain.py, engine_for_pretraining.py, "
+        "dataset/masking_generator.py, optim_factory.py, scripts/pretrain",
+        "one crop of a clip, where theirs take four of each that is decoded; what deviates in VideoMAE does here, too",
+    ),
+    "vjepa": MethodEntry(
+        VJEPAConfig,
+        VJEPA,
+        "video",
+        "2404.08471",
+        "facebookresearch/jepa at 51c59d5: app/vjepa/train.py, utils.py, transforms.py, src/masks/multiblock3d.py, "
+        "src/models, configs/pretrain/vitl16.yaml",
+        "each sample draws the size of its blocks, where theirs draw it for a batch; contexts are cut to a fixed share "
+        "of a clip instead of the shortest of a batch, and targets not at all; gradients are clipped from the first "
+        "step; probes see the mean of the tokens, where theirs train an attentive pooling",
+    ),
+    "vjepa2": MethodEntry(
+        VJEPA2Config,
+        VJEPA2,
+        "video",
+        "2506.09985",
+        "facebookresearch/vjepa2 at c2963a4: app/vjepa/train.py, utils.py, src/models, "
+        "src/masks/multiseq_multiblock3d.py, configs/train",
+        "the two numbers of a pair turn by one angle, where theirs have two by a mistake that their weights need "
+        "(tiled_frequencies); frames are a fixed number apart instead of a fixed time; without the stage of longer "
+        "clips behind it; what deviates in V-JEPA does here, too",
     ),
     "masked_spectrogram": MethodEntry(
         MaskedSpectrogramConfig,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         RandomMask,
         RegionMask,
         RolledBlockMask,
+        RunningCellMask,
         TubeBlockMask,
         TubeMask,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "RandomMask",
     "RegionMask",
     "RolledBlockMask",
+    "RunningCellMask",
     "Sound",
     "SoundPlan",
     "SoundSpec",
@@ -111,6 +113,7 @@ _HOMES = {
             "RandomMask",
             "RegionMask",
             "RolledBlockMask",
+            "RunningCellMask",
             "TubeBlockMask",
             "TubeMask",
         ),

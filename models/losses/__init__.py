@@ -31,7 +31,7 @@ from headrace.models.losses.gradients import (
     drawn_gradients,
     oriented_gradients,
 )
-from headrace.models.losses.latent import contextual_targets, scaled_regression, target_regression
+from headrace.models.losses.latent import absolute_regression, contextual_targets, scaled_regression, target_regression
 from headrace.models.losses.prototypes import (
     assignment_loss,
     cluster_cross_entropy,
@@ -59,6 +59,7 @@ from headrace.models.losses.tokens import masked_token_loss
 from headrace.models.losses.whitening import w_mse_loss, whitened
 
 __all__ = [
+    "absolute_regression",
     "assignment_loss",
     "averaged_layers",
     "barlow_twins_loss",

@@ -161,6 +161,22 @@ TINY: dict[str, dict[str, Any]] = {
         "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
+    # As many steps of time as a cell has patches: all samples then have as many places that count.
+    "videomae_v2": {
+        "size": 16, "frames": 8, "stride": 1, "mask_ratio": 0.75,
+        "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
+    "vjepa": {
+        "size": 16, "frames": 4, "stride": 2, "longest_context": (0.6, 1.0),
+        "predictor_dim": 16, "predictor_depth": 1, "predictor_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
+    "vjepa2": {
+        "size": 16, "frames": 4, "stride": 2, "longest_context": (0.6, 1.0),
+        "predictor_dim": 16, "predictor_depth": 1, "predictor_heads": 2,
+        "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
+    },
 }  # fmt: skip
 """Fields of each method's config."""
 

@@ -117,7 +117,16 @@ from headrace.train.recipes.pretext import (
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
 from headrace.train.recipes.sounds import masked_spectrogram_audioset, masked_spectrogram_small
 from headrace.train.recipes.text import bert_small
-from headrace.train.recipes.video import videomae_k400, videomae_small
+from headrace.train.recipes.video import (
+    videomae_k400,
+    videomae_small,
+    videomae_v2_hybrid,
+    videomae_v2_small,
+    vjepa2_small,
+    vjepa2_videomix22m,
+    vjepa_small,
+    vjepa_videomix2m,
+)
 
 __all__ = [
     "RECIPES",
@@ -220,6 +229,12 @@ __all__ = [
     "vicreg_small",
     "videomae_k400",
     "videomae_small",
+    "videomae_v2_hybrid",
+    "videomae_v2_small",
+    "vjepa2_small",
+    "vjepa2_videomix22m",
+    "vjepa_small",
+    "vjepa_videomix2m",
     "w_mse_cifar10",
     "w_mse_imagenet",
     "w_mse_small",
@@ -328,5 +343,11 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "clip_small": clip_small,
     "videomae_small": videomae_small,
     "videomae_k400": videomae_k400,
+    "videomae_v2_small": videomae_v2_small,
+    "videomae_v2_hybrid": videomae_v2_hybrid,
+    "vjepa_small": vjepa_small,
+    "vjepa_videomix2m": vjepa_videomix2m,
+    "vjepa2_small": vjepa2_small,
+    "vjepa2_videomix22m": vjepa2_videomix22m,
 }
 """Every recipe by the name that the command line uses; each takes `data` and `out`."""
