@@ -55,6 +55,7 @@ from headrace.models.losses.reconstruction import (
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
 from headrace.models.losses.regularizers import gram_loss, koleo_loss
+from headrace.models.losses.time_contrast import time_contrastive_loss
 from headrace.models.losses.tokens import masked_token_loss
 from headrace.models.losses.whitening import w_mse_loss, whitened
 
@@ -110,6 +111,7 @@ __all__ = [
     "swapped_prediction",
     "target_regression",
     "tico_loss",
+    "time_contrastive_loss",
     "vicreg_terms",
     "w_mse_loss",
     "weighted_squared_error",
