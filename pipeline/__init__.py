@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RandomMask,
         RegionMask,
         RolledBlockMask,
+        RunningCellMask,
         TubeBlockMask,
         TubeMask,
     )
@@ -70,6 +71,7 @@ __all__ = [
     "RegionMask",
     "ResizeCrop",
     "RolledBlockMask",
+    "RunningCellMask",
     "Sound",
     "SoundPlan",
     "SoundSpec",
@@ -122,6 +124,7 @@ _HOMES = {
             "RandomMask",
             "RegionMask",
             "RolledBlockMask",
+            "RunningCellMask",
             "TubeBlockMask",
             "TubeMask",
         ),

@@ -174,6 +174,9 @@ def drawn(inputs: Inputs) -> list[str]:
         if isinstance(inputs, ViewSpec):
             shared = [(view, draw) for view, draw in enumerate(inputs.draws) if view != draw]
             lines += [f"view {view + 1} takes the draws of view {draw + 1}" for view, draw in shared]
+        if isinstance(inputs, ClipSpec) and len(inputs) > 1:
+            between = f", {inputs.interval} frames between them" if inputs.starts == "row" else ""
+            lines.append(f"starts {inputs.starts}{between}" + ", one in disorder" * inputs.odd)
         for mask in inputs.masks:
             lines += [_words(mask), *_columns(_settings(mask), indent=2)]
     return lines
@@ -296,6 +299,20 @@ def _short(value: Any) -> str:
 
 def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def keys_of(config: Any, part: str = "") -> list[ConfigField]:
+    """The fields of a run's configuration that are no groups themselves; with `part` those of one group, or one key.
+
+    Raises:
+        KeyError: if there is no such part; its argument is all that there are.
+    """
+    found = list(config_fields(config))
+    groups = {each.key.rpartition(".")[0] for each in found}
+    kept = [each for each in found if not part or each.key == part or each.key.startswith(f"{part}.")]
+    if not kept:
+        raise KeyError([*dict.fromkeys([*groups - {""}, *(each.key for each in found)])])
+    return [each for each in kept if each.key not in groups]
 
 
 # Lines

@@ -31,7 +31,7 @@ from headrace.models.losses.gradients import (
     drawn_gradients,
     oriented_gradients,
 )
-from headrace.models.losses.latent import contextual_targets, scaled_regression, target_regression
+from headrace.models.losses.latent import absolute_regression, contextual_targets, scaled_regression, target_regression
 from headrace.models.losses.prototypes import (
     assignment_loss,
     cluster_cross_entropy,
@@ -62,10 +62,12 @@ from headrace.models.losses.speech import (
     future_info_nce,
     normalized_layers,
 )
+from headrace.models.losses.time_contrast import time_contrastive_loss
 from headrace.models.losses.tokens import masked_token_loss
 from headrace.models.losses.whitening import w_mse_loss, whitened
 
 __all__ = [
+    "absolute_regression",
     "assignment_loss",
     "averaged_layers",
     "barlow_twins_loss",
@@ -121,6 +123,7 @@ __all__ = [
     "swapped_prediction",
     "target_regression",
     "tico_loss",
+    "time_contrastive_loss",
     "vicreg_terms",
     "w_mse_loss",
     "weighted_squared_error",

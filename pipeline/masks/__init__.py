@@ -1,6 +1,7 @@
 """What a masked method hides of an image, clip or sound: one file a kind of mask, and `draw_masks` for all of them."""
 
 from headrace.pipeline.masks.blocks import BlockMask, InverseBlockMask, RolledBlockMask
+from headrace.pipeline.masks.cells import RunningCellMask
 from headrace.pipeline.masks.contexts import ContextMask
 from headrace.pipeline.masks.drawn import (
     BlockMasks,
@@ -39,6 +40,7 @@ __all__ = [
     "RegionMask",
     "RegionMasks",
     "RolledBlockMask",
+    "RunningCellMask",
     "TubeBlockMask",
     "TubeMask",
     "draw_masks",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.pipeline.masks.blocks import BlockMask, InverseBlockMask, RolledBlockMask
+from headrace.pipeline.masks.cells import RunningCellMask
 from headrace.pipeline.masks.contexts import ContextMask
 from headrace.pipeline.masks.drawn import Masks
 from headrace.pipeline.masks.patches import PrefixMask, RandomMask
@@ -19,6 +20,7 @@ MaskSpec = (
     RandomMask
     | TubeMask
     | TubeBlockMask
+    | RunningCellMask
     | BlockMask
     | InverseBlockMask
     | RolledBlockMask
