@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -94,7 +94,8 @@ class Sound:
     def plainly(self) -> Sound:
         """The same without what is drawn."""
         place = "center" if self.place in ("random", "first") else self.place
-        return replace(self, place=place, gain=(0.0, 0.0), **dict.fromkeys(EFFECTS))
+        without: dict[str, Any] = dict.fromkeys(EFFECTS)
+        return replace(self, place=place, gain=(0.0, 0.0), **without)
 
     @property
     def shape(self) -> tuple[int, ...]:
