@@ -200,7 +200,8 @@ def _length(sound: Sound) -> str:
 def operations(part: View | Clip | Sound) -> Iterator[tuple[str, str]]:
     """Each operation of a view, clip or sound that is on, and how, in the order in which they apply."""
     if isinstance(part, Sound):
-        yield from ((key, value) for key, value in _settings(part) if key not in ("mel", *EFFECTS))
+        plain = ("mel", *EFFECTS, *(["normalize"] if not part.normalize else []))
+        yield from ((key, value) for key, value in _settings(part) if key not in plain)
         if part.mel is not None:
             yield "spectrogram", ", ".join(f"{key} {value}" for key, value in _settings(part.mel))
         for name in EFFECTS:

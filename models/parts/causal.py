@@ -48,13 +48,13 @@ class Recurrent(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = [self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0]
+        weights = list(self.parameters())
         first = x.new_zeros(1, len(x), self.out_dim)
         options = (True, 1, 0.0, self.training, False, True)  # biases, layers, dropout, training, one way, batch first
         if self.kind == "lstm":
-            states: Tensor = torch.lstm(x, (first, first), weights, *options)[0]  # type: ignore[attr-defined]
+            states: Tensor = torch.lstm(x, (first, first), weights, *options)[0]
         else:
-            states = torch.gru(x, first, weights, *options)[0]  # type: ignore[attr-defined]
+            states = torch.gru(x, first, weights, *options)[0]
         return states
 
 

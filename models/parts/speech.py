@@ -247,8 +247,3 @@ def speech_features(network: Any, waves: Tensor) -> Tensor:
     """(B, D): the mean over time of the last states of whole waves. The network is in evaluation mode."""
     normed = normed_frames(network, frames_of(network, waves, 1.0))
     return transformed(network, projected(network, normed)).states.mean(dim=1)
-
-
-def normalized_waves(waves: Tensor) -> Tensor:
-    """(B, samples): each of mean 0 and variance 1, as fairseq's `normalize`, which does so before it crops."""
-    return nn.functional.layer_norm(waves, waves.shape[1:])

@@ -15,7 +15,7 @@ from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.engines.base import StageTimes
 from headrace.pipeline.feeds.base import BufferSpec, Feed, Source, checked_field, described
 from headrace.pipeline.masks import draw_masks
-from headrace.pipeline.sounds.effects import log_mixed, with_noise
+from headrace.pipeline.sounds.effects import log_mixed, normalized, with_noise
 from headrace.pipeline.sounds.resample import resampled_length
 from headrace.pipeline.sounds.sounds import Sound, SoundPlan, Sounds, SoundSpec, other_sounds
 from headrace.shards import ShardError, ShardSet, Spans
@@ -123,6 +123,8 @@ class SoundFeed(Feed[SoundPlan]):
     @staticmethod
     def _finished(made: np.ndarray, sound: Sound, row: SoundPlan, k: int) -> np.ndarray:
         """A crop behind its last effects."""
+        if sound.normalize:
+            made = normalized(made)
         if sound.part is not None:
             made = sound.part.apply(made[0], row.part[0, k])[None]
         if sound.stripes is not None:

@@ -148,6 +148,12 @@ def with_noise(wave: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
     return wave + noise * np.float32((power / noise_power * 10 ** (-snr / 10)) ** 0.5)
 
 
+def normalized(wave: np.ndarray) -> np.ndarray:
+    """float32 (samples,) of mean 0 and variance 1; silence stays so. As fairseq's `normalize`, torch's layer norm."""
+    wide = wave.astype(np.float64)
+    return ((wide - wide.mean()) / np.sqrt(wide.var() + 1e-5)).astype(np.float32)
+
+
 def log_mixed(own: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     """float32, of two of one shape; see `LogMixup`. `share` is the other's; 0 changes nothing."""
     if not share:

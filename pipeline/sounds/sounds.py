@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ class Sound:
     """Spectrogram in the place of the wave; None for the wave."""
     noise: Noise | None = None
     """Another sound of the set below the wave, behind the gain; None for none."""
+    normalize: bool = False
+    """A wave only: whether it gets mean 0 and variance 1, behind the noise."""
     mixup: LogMixup | None = None
     """A spectrogram only: mixed with another sound's, the same one as `noise`'s; None for none."""
     part: ResizeCrop | None = None
@@ -79,6 +81,7 @@ class Sound:
             needed = self.mel.samples(1)
             check(self.samples >= needed, self, "samples", self.samples, f"at least {needed} for its spectrogram")
             check(self.mel.low < self.rate / 2, self, "mel.low", self.mel.low, f"below half of the rate {self.rate}")
+        check(not self.normalize or self.mel is None, self, "normalize", self.normalize, "off for a spectrogram")
         for name in EFFECTS[1:]:
             effect = getattr(self, name)
             check(effect is None or self.mel is not None, self, name, effect, "None where there is no spectrogram")
@@ -91,7 +94,8 @@ class Sound:
     def plainly(self) -> Sound:
         """The same without what is drawn."""
         place = "center" if self.place in ("random", "first") else self.place
-        return replace(self, place=place, gain=(0.0, 0.0), **dict.fromkeys(EFFECTS))
+        without: dict[str, Any] = dict.fromkeys(EFFECTS)
+        return replace(self, place=place, gain=(0.0, 0.0), **without)
 
     @property
     def shape(self) -> tuple[int, ...]:

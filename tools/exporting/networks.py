@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from headrace.models import Method
 from headrace.models.parts.backbones import built_as
-from headrace.pipeline import TextSpec
+from headrace.pipeline import SoundSpec, TextSpec
 from headrace.tools.errors import UserError
 from headrace.tools.exporting.function import shown
 from headrace.tools.placing import FOLDER_OF_OURS
@@ -156,6 +156,10 @@ def write_transformers(encoder: Encoder, out: Path) -> None:
         spec = shown(encoder)
         if isinstance(spec, TextSpec):
             _write_tokenizer(transformers, spec, out)
+        if isinstance(spec, SoundSpec):
+            (sound,) = spec.sounds
+            extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=sound.rate, do_normalize=sound.normalize)
+            extractor.save_pretrained(out)
         return
     form = timm_form(encoder)
     if form.config["num_classes"]:
@@ -171,11 +175,14 @@ def write_transformers(encoder: Encoder, out: Path) -> None:
 
 
 def run_transformers(out: Path, tensors: tuple[Tensor, ...]) -> Tensor:
-    """Features as transformers makes them: pooled ones of images; of texts the mean of the last states, the special
-    tokens' too, or that of the first token, as preprocessing.json says; of a network with a decoder, the encoder's."""
+    """Features as transformers makes them: pooled ones of images; of waves, as they come from the loader, and of texts
+    the mean of the last states, the special tokens' too, or that of the first token, as preprocessing.json says; of a
+    network with a decoder, the encoder's."""
     transformers = _transformers()
     with _quiet(transformers):
         model = transformers.AutoModel.from_pretrained(out, local_files_only=True).eval()
+    if len(tensors) == 1 and tensors[0].ndim == 2:
+        return model(input_values=tensors[0]).last_hidden_state.mean(dim=1)
     if len(tensors) == 1:
         return model(*tensors).pooler_output
     tokens, attention, segments = tensors

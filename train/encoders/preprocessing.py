@@ -51,7 +51,8 @@ def describe(inputs: Inputs, side: int | None = None) -> dict[str, Any]:
     if isinstance(spec, SoundSpec):
         (sound,) = spec.sounds
         layout = "BT" if sound.mel is None else "B1TF"
-        said = {key: value for key, value in asdict(sound).items() if key not in EFFECTS}
+        said = {key: value for key, value in asdict(sound).items() if key not in (*EFFECTS, "normalize")}
+        said |= {"normalize": True} if sound.normalize else {}
         return {"kind": "sound", "field": spec.field, "layout": layout, **said}
     if isinstance(spec, TextSpec):
         said = {"length": spec.length, "tokenizer": os.path.basename(spec.tokenizer)}

@@ -133,7 +133,7 @@ def data2vec_audio_small(*, data: str = "", out: str = "") -> RunConfig:
 def cpc_small(*, data: str = "", out: str = "") -> RunConfig:
     """128 frames of 80 samples, a GRU, linear predictions of 8 frames beside 64 negatives."""
     model = CPCConfig(
-        rate=8000, samples=10_240, channels=128, kernels=(10, 8, 4, 4), strides=(5, 4, 2, 2), paddings=(3, 2, 1, 1),
+        rate=8000, samples=10_240, channels=64, kernels=(10, 8, 4, 4), strides=(5, 4, 2, 2), paddings=(3, 2, 1, 1),
         context="gru", context_dim=128, steps=8, negatives=64, predictor="linear",
     )  # fmt: skip
     return _small("cpc", model, data=data, out=out)

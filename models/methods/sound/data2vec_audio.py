@@ -19,7 +19,6 @@ from headrace.models.parts.speech import (
     SpeechNetwork,
     frames_of,
     hidden_frames,
-    normalized_waves,
     normed_frames,
     projected,
     speech_features,
@@ -93,7 +92,8 @@ class Data2VecAudio(Method):
         frames = config.network.frames(config.samples)
         require(frames > config.mask_span + 1, config, "samples", f"give more than {config.mask_span + 1} frames")
         mask = FrameSpanMask(frames=frames, ratio=config.mask_ratio, span=config.mask_span, smallest=1)
-        self.inputs = SoundSpec([Sound(samples=config.samples, rate=config.rate, short=config.short)], [mask])
+        sound = Sound(samples=config.samples, rate=config.rate, short=config.short, normalize=True)
+        self.inputs = SoundSpec([sound], [mask])
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"`: see `headrace.models.losses.frame_regression`; `"target_spread"` and `"spread"`: the deviation of
@@ -101,7 +101,6 @@ class Data2VecAudio(Method):
         5,000 steps."""
         network = self.backbone
         (waves,), (mask,) = batch["sound"].waves, batch["sound"].masks
-        waves = normalized_waves(waves)
         frames = projected(network, normed_frames(network, frames_of(network, waves, self.config.gradient_scale)))
         with torch.no_grad():
             inner = transformed(self.slow, frames.detach()).inner[-self.config.target_blocks :]
@@ -118,7 +117,7 @@ class Data2VecAudio(Method):
     def encode(self, batch: Batch) -> Tensor:
         """(B, D): see above."""
         (waves,) = batch["sound"].waves
-        return speech_features(self.backbone, normalized_waves(waves))
+        return speech_features(self.backbone, waves)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """All alike: the authors decay biases and norms, too."""

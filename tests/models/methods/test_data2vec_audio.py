@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from headrace.models import build_method
 from headrace.models.seeding import seeded
-from headrace.pipeline import Batch, FrameSpanMask, Loader
+from headrace.pipeline import Batch, FrameSpanMask, Loader, SoundSpec
 from headrace.shards import ShardSet
 from headrace.train.recipes import data2vec_audio_librispeech
 from tests.models.methods.speech_contexts import context
@@ -51,18 +51,17 @@ def test_the_loss_is_that_of_transformers_states(batch: Batch) -> None:
     method = data2vec(target_blocks=2).eval()  # else transformers hides frames of its own
     network = method.backbone
     (waves,), (mask,) = batch["sound"].waves, batch["sound"].masks
-    normal = F.layer_norm(waves, waves.shape[1:])
     caught: list[torch.Tensor] = []
     handles = [
         block.feed_forward.output_dense.register_forward_hook(lambda _, given, made: caught.append(made))
         for block in network.encoder.layers
     ]
     with torch.no_grad():
-        network(input_values=normal)
+        network(input_values=waves)
         for handle in handles:
             handle.remove()
         flags = torch.zeros(4, 40, dtype=torch.bool).scatter(1, mask.masked, True)
-        states = network(input_values=normal, mask_time_indices=flags).last_hidden_state
+        states = network(input_values=waves, mask_time_indices=flags).last_hidden_state
         targets = sum(F.instance_norm(x.transpose(1, 2)).transpose(1, 2) for x in caught) / 2
         predictions = method.predict(states)
         expected = ((predictions - targets) ** 2).sum(dim=2)[flags].mean() / 16**0.5
@@ -116,17 +115,19 @@ def test_the_slow_transformer_has_no_gradient_and_follows() -> None:
     torch.testing.assert_close(slow, 0.99 * before[name] + 0.01 * fast)
 
 
-def test_features_are_of_normalised_waves(batch: Batch) -> None:
-    """Louder sounds are no others."""
+def test_waves_are_normalised_as_fairseqs(sounds_webdataset: ShardSet, batch: Batch) -> None:
+    """By a layer norm over time; for probes, too."""
     method = data2vec().eval()
-    (waves,) = batch["sound"].waves
-    louder = replace(batch["sound"], waves=[3 * waves + 0.1])
+    (sound,) = method.inputs.sounds
+    raw = SoundSpec([replace(sound, normalize=False)])
+    with Loader(sounds_webdataset, raw, 4, threads=1) as loader:
+        (waves,) = next(iter(loader))["sound"].waves
+    expected = F.layer_norm(waves, waves.shape[1:])
+    torch.testing.assert_close(batch["sound"].waves[0], expected, rtol=1e-4, atol=1e-5)
+    assert method.probe_inputs.sounds[0].normalize
     with torch.no_grad():
-        features = method.encode(batch)
-        again = method.encode(replace(batch, streams={"sound": louder}))
-        expected = method.backbone(input_values=F.layer_norm(waves, waves.shape[1:])).last_hidden_state.mean(dim=1)
-    torch.testing.assert_close(features, again, rtol=1e-2, atol=1e-2)
-    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+        states = method.backbone(input_values=batch["sound"].waves[0]).last_hidden_state
+        torch.testing.assert_close(method.encode(batch), states.mean(dim=1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

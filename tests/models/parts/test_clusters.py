@@ -11,7 +11,15 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from headrace.models.parts import clusters
-from headrace.models.parts.clusters import THREADS, kmeans, spherical_kmeans, unit_whitened, whiten
+from headrace.models.parts.clusters import (
+    THREADS,
+    kmeans,
+    kmeans_centres,
+    nearest_centres,
+    spherical_kmeans,
+    unit_whitened,
+    whiten,
+)
 from headrace.models.parts.sobel import Sobel
 
 
@@ -70,6 +78,27 @@ def test_clusters_without_points_are_left_empty() -> None:
     found = kmeans(points, 5, iterations=20, seed=0)
     assert len(found.unique()) == 3
     assert torch.equal(found[:3].repeat(4), found)
+
+
+def test_centres_are_where_points_lie_and_a_function_of_the_seed() -> None:
+    """Of points about four places, in parts of the points."""
+    generator = torch.Generator().manual_seed(2)
+    places = 20 * torch.randn(4, 5, generator=generator)
+    truth = torch.randint(0, 4, (4000,), generator=generator)
+    points = torch.randn(4000, 5, generator=generator) + places[truth]
+    settings = {"batch": 500, "restarts": 3, "iterations": 10}
+    centres = kmeans_centres(points, 4, seed=1, **settings)
+    assert (centres.shape, centres.dtype) == ((4, 5), torch.float32)
+    nearest = torch.cdist(places, centres)
+    assert nearest.argmin(dim=1).sort().values.tolist() == [0, 1, 2, 3]
+    assert nearest.amin(dim=1).max() < 0.5
+    assert torch.equal(centres, kmeans_centres(points, 4, seed=1, **settings))
+    assert not torch.equal(centres, kmeans_centres(points, 4, seed=2, **settings))
+
+
+def test_the_nearest_centre_is_that_of_least_distance() -> None:
+    points, centres = torch.randn(3, 7, 5), torch.randn(6, 5)
+    assert torch.equal(nearest_centres(points, centres), torch.cdist(points, centres.expand(3, 6, 5)).argmin(dim=2))
 
 
 def test_sobel_is_the_authors_two_convolutions() -> None:

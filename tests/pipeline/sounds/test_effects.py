@@ -27,7 +27,7 @@ from headrace.pipeline import (
     Stripes,
 )
 from headrace.pipeline.random import draw_units, key_word
-from headrace.pipeline.sounds.effects import log_mixed, with_noise
+from headrace.pipeline.sounds.effects import log_mixed, normalized, with_noise
 from headrace.pipeline.sounds.resample import resample, resampled_length
 from headrace.pipeline.sounds.sounds import other_sounds
 from headrace.shards import ShardError, ShardSet, open_shards, write_shards
@@ -39,7 +39,7 @@ SPEC = SoundSpec(
     [
         replace(HEARD, mixup=LogMixup(), part=ResizeCrop()),
         replace(HEARD, place="first", mixup=LogMixup(), part=ResizeCrop(), stripes=Stripes(frames=6, bins=4)),
-        Sound(samples=3000, rate=8000, gain=(-3.0, 3.0), noise=Noise(snr=(0.0, 10.0), probability=0.5)),
+        Sound(samples=3000, rate=8000, gain=(-3.0, 3.0), noise=Noise(snr=(0.0, 10.0), probability=0.5), normalize=True),
         replace(HEARD, short="loop", noise=Noise()),
         replace(HEARD, place="first"),
     ]
@@ -115,6 +115,13 @@ def test_noise_has_the_power_that_was_drawn() -> None:
     assert with_noise(wave, silence, 5.0) is wave
 
 
+def test_a_normalised_wave_has_mean_0_and_variance_1() -> None:
+    wave = 3 * np.random.default_rng(5).standard_normal(4000, np.float32) + 1
+    expected = F.layer_norm(torch.from_numpy(wave), (4000,))
+    torch.testing.assert_close(torch.from_numpy(normalized(wave)), expected, rtol=1e-4, atol=1e-5)
+    assert not normalized(np.zeros(10, np.float32)).any()
+
+
 def test_stripes_are_as_wide_as_specaugments_and_lie_anywhere() -> None:
     spec = Stripes(times=2, frames=10, pitches=1, bins=40)
     pairs = spec.draw(np.random.default_rng(4).random((22_000, 4)), 0, (33, 16))
@@ -186,6 +193,7 @@ def test_the_plain_form_has_no_effects() -> None:
         (lambda: ResizeCrop(canvas=(0.9, 1.0)), r"ResizeCrop.canvas must be at least 1, got \(0.9, 1.0\)"),
         (lambda: ResizeCrop(bins=(0.0, 1.0)), r"ResizeCrop.bins must be 0 < low <= high, got \(0.0, 1.0\)"),
         (lambda: Stripes(times=-1), "Stripes.times must be 0 to 1000, got -1"),
+        (lambda: replace(HEARD, normalize=True), "Sound.normalize must be off for a spectrogram, got True"),
         (lambda: Sound(mixup=LogMixup()), "Sound.mixup must be None where there is no spectrogram, got LogMixup"),
         (lambda: SoundSpec([Sound(place="first")]), "first sound needs a place of its own"),
         (lambda: SoundSpec([Sound(), Sound(samples=9, place="first")]), "needs the samples and the rate of that one"),
@@ -252,7 +260,7 @@ def plain(shards: ShardSet, sample: int) -> list[np.ndarray]:
             background, other_heard = cut(other, int(plan.other_start[0, k]), sound)
         if sound.noise is not None and np.isfinite(plan.snr[0, k]):
             wave = with_noise(wave, background, float(plan.snr[0, k]))
-        made = wave
+        made = normalized(wave) if sound.normalize else wave
         if sound.mel is not None:
             made = mel_of(wave, heard, sound)
         if sound.mixup is not None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.pipeline import RandomMask, Sound, SoundSpec
+from headrace.pipeline import FrameSpanMask, NegativeFrameDraw, RandomMask, Sound, SoundSpec
+from headrace.pipeline.masks import draw_masks
 from headrace.pipeline.sounds.mel import Mel
 from headrace.shards import ShardSet
 from headrace.tools.errors import UserError
 from headrace.tools.pictures.delivered import delivered
+from headrace.tools.pictures.masks import count_in_words, hidden_rows, masked
 from headrace.tools.pictures.show import show, shown
 from headrace.tools.pictures.show_sounds import coloured, sounds_of
 
@@ -70,3 +72,31 @@ def test_sounds_have_no_views(sounds_webdataset: ShardSet, tmp_path: Path) -> No
     assert shown(SPEC) == {"sounds": ["sound"], "masks": ["sound"]}
     with pytest.raises(UserError, match="there are no views; there are sounds and masks"):
         show("views", sounds_webdataset.path, SPEC, tmp_path / "sounds.png")
+
+
+def test_hidden_frames_are_gaps_in_a_wave_and_dimmed_in_a_spectrogram() -> None:
+    spec, draw = FrameSpanMask(frames=20, span=3, ratio=0.3), NegativeFrameDraw(frames=4, among=6, count=5)
+    mask, negatives = draw_masks((spec, draw), 0, 0, np.arange(1))
+    hidden = np.zeros(20, bool)
+    hidden[mask.masked[0].numpy()] = True
+    np.testing.assert_array_equal(hidden_rows(spec, mask, 200), np.repeat(hidden, 10))
+    view = np.full((20, 5, 3), 250, np.uint8)
+    shown = masked(view, spec, mask)
+    assert (shown[~hidden] == 250).all()
+    assert (shown[hidden] != 250).all()
+    assert masked(view, draw, negatives) is view
+    assert count_in_words(mask) == f"{spec.masked} frames hidden"
+    assert count_in_words(negatives) == "5 negatives of each of 4 frames"
+
+
+@pytest.mark.peer("soundfile")
+def test_a_wave_has_gaps_where_its_frames_are_hidden(sounds_webdataset: ShardSet) -> None:
+    spec = FrameSpanMask(frames=20, span=3, ratio=0.3)
+    waves = SoundSpec([Sound(samples=2000, short="loop")], [spec, NegativeFrameDraw(frames=4, among=6)])
+    one = delivered(sounds_webdataset, waves, count=2)["sound"]
+    for plain, behind, drawn in sounds_of(one, masks=True):
+        assert plain.wave is not None
+        assert behind.wave is not None
+        assert drawn.wave is not None
+        assert np.isnan(behind.wave).sum() == spec.masked * 100
+        assert np.array_equal(plain.wave, drawn.wave)
