@@ -22,6 +22,7 @@ from headrace.benchmarks import command
 from headrace.benchmarks.clips import PYAV, TORCHCODEC, ClipWork, clip_contestants
 from headrace.benchmarks.command import Options
 from headrace.benchmarks.forms import read_through
+from headrace.benchmarks.packed import HUGGINGFACE, PackedWork, packed_contestants
 from headrace.benchmarks.peers.copying import copy_only
 from headrace.benchmarks.peers.dali import dali
 from headrace.benchmarks.peers.ffcv import ffcv
@@ -85,7 +86,7 @@ to 3. MCG-NJU/VideoMAE, datasets.py, transforms.py, masking_generator.py and scr
 
 LIGHTLY, WEBDATASET, DALI, FFCV = "lightly", "webdataset + torchvision", "DALI, CPU", "ffcv"
 
-WORKS: dict[str, Work | ClipWork] = {
+WORKS: dict[str, Work | ClipWork | PackedWork] = {
     "simclr": Work(
         title="SimCLR: 2 views of 224, all augmentations",
         views=ViewSpec.repeat(SIMCLR, 2),
@@ -129,13 +130,19 @@ WORKS: dict[str, Work | ClipWork] = {
         clips=VIDEOMAE,
         targets={TORCHCODEC: 1.5, PYAV: 1.5},
     ),
+    "packed": PackedWork(
+        title="masked blocks of 512 tokens, packed without padding from documents of 10 to 1,000",
+        targets={HUGGINGFACE: 2.0},
+    ),
 }
 
 
-def contestants(work: Work | ClipWork, options: Options) -> list[Contestant]:
+def contestants(work: Work | ClipWork | PackedWork, options: Options) -> list[Contestant]:
     """Everybody who can do `work`, Headrace first and the limit last; makes the files that they read."""
     if isinstance(work, ClipWork):
         return clip_contestants(work, options)
+    if isinstance(work, PackedWork):
+        return packed_contestants(work, options)
     found = [_headrace(work, options), *(_engines(work, options) if work.engines else [])]
     if len(work.views) == 1 and not work.views.masks:  # ffcv decodes a sample anew for every view
         found.append(_ffcv(work, options))

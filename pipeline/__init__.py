@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headrace.pipeline.sounds.mel import Mel
     from headrace.pipeline.sounds.sounds import DrawnSounds, Sound, SoundPlan, Sounds, SoundSpec
     from headrace.pipeline.streams import Inputs, Mixed, Other, Spec, streams_of
+    from headrace.pipeline.texts.packed import PackedTexts, PackedTextSpec
     from headrace.pipeline.texts.texts import Texts, TextSpec
     from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
 
@@ -56,6 +57,8 @@ __all__ = [
     "Order",
     "Other",
     "Others",
+    "PackedTextSpec",
+    "PackedTexts",
     "PatchPair",
     "Plan",
     "PrefixMask",
@@ -155,6 +158,10 @@ _HOMES = {
             "Other",
             "Spec",
             "streams_of",
+        ),
+        "headrace.pipeline.texts.packed": (
+            "PackedTextSpec",
+            "PackedTexts",
         ),
         "headrace.pipeline.texts.texts": (
             "Texts",

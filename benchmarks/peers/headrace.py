@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from headrace.pipeline import Batch, ClipSpec, Loader, ViewSpec
+from headrace.pipeline import Batch, ClipSpec, Loader, PackedTextSpec, TokenMask, ViewSpec
 from headrace.shards import open_shards
 
 
@@ -18,4 +18,14 @@ def headrace(
         Loader(opened, spec, batch_size, engine=engine, threads=threads, dtype="float32") as loader,
     ):
         while True:  # the loader stops at the end of each epoch, and its threads run dry there
+            yield from loader
+
+
+def headrace_packed(
+    shards: Path, tokenizer: Path, length: int, ratio: float, batch_size: int, threads: int
+) -> Iterator[Batch]:
+    """Batches of packed texts with masks, epoch after epoch."""
+    spec = PackedTextSpec(tokenizer=tokenizer, length=length, masks=(TokenMask(ratio=ratio),))
+    with open_shards(shards) as opened, Loader(opened, spec, batch_size, threads=threads, epochs=1 << 30) as loader:
+        while True:
             yield from loader
