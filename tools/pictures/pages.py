@@ -36,7 +36,12 @@ TEXTS_NOTE = "What the method reads. A marked token is to be predicted: the toke
 
 
 def write_sounds_page(out: Path, shards: ShardSet, streams: Sequence[Delivered], title: str) -> None:
-    """A section a sample: each crop as a player, its wave, its spectrogram, and what each mask leaves of that."""
+    """A page of `sound_sections`."""
+    write_aside(out, page(title, SOUNDS_NOTE, sound_sections(shards, streams)))
+
+
+def sound_sections(shards: ShardSet, streams: Sequence[Delivered]) -> list[Section]:
+    """One a sample: each crop as a player, its wave, its spectrogram, and what each mask leaves of that."""
     sections = []
     for one in streams:
         plain, behind = sounds_of(one), sounds_of(one, masks=True) if one.spec.masks else []  # type: ignore[union-attr]
@@ -44,7 +49,7 @@ def write_sounds_page(out: Path, shards: ShardSet, streams: Sequence[Delivered],
             html = "".join(_crop(shards, one, row, k, shown) for k, shown in enumerate(plain[row]))
             html += "".join(_figure(_upright(shown), shown.words) for shown in (behind[row][1:] if behind else ()))
             sections.append(Section(printable(name), "", html))
-    write_aside(out, page(title, SOUNDS_NOTE, sections))
+    return sections
 
 
 def _crop(shards: ShardSet, one: Delivered, row: int, k: int, shown: ShownSound) -> str:

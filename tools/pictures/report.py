@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from headrace.models import Method
-from headrace.pipeline import ViewSpec
+from headrace.pipeline import SoundSpec, ViewSpec
 from headrace.shards import ShardError, open_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
@@ -22,6 +22,7 @@ from headrace.tools.evaluation.results import read_results, rows, write_aside
 from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.tools.hardware import cores, processor
 from headrace.tools.pictures.charts import legend, line_chart
+from headrace.tools.pictures.delivered import delivered
 from headrace.tools.pictures.features import feature_sections, missing
 from headrace.tools.pictures.page import Section, definitions, page, png_uri, tiles
 from headrace.tools.pictures.scores import evaluation_sections
@@ -31,6 +32,7 @@ from headrace.train.metrics import Record
 from headrace.train.pictures import drawn_pictures
 
 GALLERY_SAMPLES = 9
+HEARD_SAMPLES = 3
 
 # metric, name and unit, holds a share of 1, axis starts at 0
 CURVES = (
@@ -187,8 +189,10 @@ def pictures(run: Path) -> Section:
 
 
 def gallery(config: RunConfig, method: Method) -> Section:
-    """Stored samples beside the views of the run's first epoch; empty for a method of clips or texts."""
+    """Stored samples beside the views of the run's first epoch, or sounds; empty for a method of clips or texts."""
     heading = "What the method sees"
+    if isinstance(method.inputs, SoundSpec):
+        return heard(config, method.inputs)
     if not isinstance(method.inputs, ViewSpec):
         return Section(heading, "", "")
     try:
@@ -206,6 +210,21 @@ def gallery(config: RunConfig, method: Method) -> Section:
         samples += f'<div class="sample">{figures}</div>'
     note = "Each sample as stored, then its views of epoch 0. The numbers draw the same view again, on any engine."
     return Section(heading, note, f'<div class="gallery">{samples}</div>')
+
+
+def heard(config: RunConfig, inputs: SoundSpec) -> Section:
+    """Some sounds of the run's first epoch, to be heard, with their spectrograms."""
+    heading = "What the method hears"
+    try:
+        from headrace.tools.pictures.pages import SOUNDS_NOTE, sound_sections  # needs an extra
+
+        with open_shards(config.data) as shards:
+            found = delivered(shards, inputs, count=HEARD_SAMPLES, seed=config.seed)
+            sounds = sound_sections(shards, list(found.values()))
+    except (ShardError, UserError, OSError, ImportError) as error:
+        return Section(heading, missing(config.data, error), "")
+    html = "".join(f"<h3>{escape(each.heading)}</h3>{each.html}" for each in sounds)
+    return Section(heading, SOUNDS_NOTE, html)
 
 
 def resolved_config(runs: Mapping[str, Path]) -> str:
