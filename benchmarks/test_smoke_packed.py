@@ -19,4 +19,3 @@ def test_loader_of_packed_texts(tmp_path: Path) -> None:
     found = took_part(comparison, {"Headrace", HUGGINGFACE})
     for each in found.values():
         assert each["rounds"][0]["samples"] % SMOKE_BATCH == 0
-    assert comparison["targets"] == {HUGGINGFACE: 2.0}
