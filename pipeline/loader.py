@@ -250,10 +250,10 @@ class Loader:
         self._threads = threads or cores()
         self._prefetch = prefetch
         self._epochs = epochs
-        packed = is_packed(inputs)
-        labels = Labels(shards, label_field) if label_field in shards.fields and not packed else None
+        self._packed = is_packed(inputs)
+        labels = Labels(shards, label_field) if label_field in shards.fields and not self._packed else None
         self._labels = None if labels is None else labels.values
-        self._mixing = None if packed else watch_mixing(shards.shard_samples, self._labels)
+        self._mixing = None if self._packed else watch_mixing(shards.shard_samples, self._labels)
         source = Source(shards, engine, device, self._threads, dtype)
         self._feed = StreamsFeed(inputs, source, labels)
         self._samples = self._feed.samples
@@ -391,6 +391,7 @@ class Loader:
             "lanes": self._lanes,
             "shards": self._shards_digest,
             "bad": dict(self._faults.reasons),
+            **({"documents": len(self.shards)} if self._packed else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -401,6 +402,10 @@ class Loader:
         """
         if state["samples"] != self._samples:
             raise ValueError(f"the state is of {state['samples']} samples, {self.shards.path} has {self._samples}")
+        if state.get("documents", len(self.shards)) != len(self.shards):
+            raise ValueError(
+                f"the state is of {state['documents']} documents, {self.shards.path} has {len(self.shards)}"
+            )
         if state["shuffle"] != self._shuffle:
             raise ValueError(f"the state is of a loader with shuffle={state['shuffle']}")
         if "order" in state:  # states were without while there was one order

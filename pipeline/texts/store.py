@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from headrace.pipeline.addresses import memory_at
 from headrace.pipeline.texts.tokenizer import TextTokenizer, Tokens
-from headrace.shards import ShardError, ShardSet
+from headrace.shards import ShardError, ShardSet, Spans
 from headrace.shards.errors import MachineError, is_machine_fault
 from headrace.shards.kept import ASIDE, trim
 from headrace.shards.lock import FileLock
@@ -185,9 +185,8 @@ def _documents(shards: ShardSet, field: str, tokenizer: TextTokenizer, bad: dict
         texts: list[str] = []
         for place, sample in enumerate(ids.tolist()):
             try:
-                shards.refuse_unreadable(
-                    field, ids[place : place + 1], type(spans)(*(part[place : place + 1] for part in spans))
-                )
+                own = slice(place, place + 1)
+                shards.refuse_unreadable(field, ids[own], Spans._make(part[own] for part in spans))
                 texts.append(_text(shards, field, int(spans.address[place]), int(spans.size[place])))
             except (ShardError, ValueError) as error:
                 if is_machine_fault(error):
