@@ -12,6 +12,7 @@ from headrace.pipeline.streams import spec_of
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
+from headrace.tools.pictures.animation import save_animated
 from headrace.tools.pictures.canvas import check_count, check_request, save
 from headrace.tools.pictures.delivered import Delivered, delivered
 from headrace.tools.pictures.show_clips import clips_of, draw_clips
@@ -61,7 +62,7 @@ def show(
         what: "views", "masks", "tiles", "clips", "sounds" or "texts".
 
     Returns:
-        The files; of several streams `out` with the stream's name behind its own.
+        The files; of several streams `out` with the stream's name behind its own. Clips play in a WebP beside each.
 
     Raises:
         UserError: if the name of `out` is no picture's, `count` is not positive, or there is nothing of `what` to draw
@@ -86,7 +87,13 @@ def show(
             return [out]
         for name in names:
             files.append(out if lone else out.with_stem(f"{out.stem}_{name}"))
-            save(_figure(what, shards, found[name], title if lone else f"{title}, {name}"), files[-1])
+            one, named = found[name], title if lone else f"{title}, {name}"
+            if isinstance(one.spec, ClipSpec):
+                clips = clips_of(one, masks=what == "masks")
+                save(draw_clips(clips, named), files[-1])
+                files.append(save_animated(clips, files[-1]))
+            else:
+                save(_figure(what, shards, one, named), files[-1])
     return files
 
 
@@ -100,8 +107,6 @@ def _write_page(what: str, out: Path, shards: ShardSet, streams: list[Delivered]
 
 
 def _figure(what: str, shards: ShardSet, one: Delivered, title: str) -> Figure:
-    if isinstance(one.spec, ClipSpec):
-        return draw_clips(clips_of(one, masks=what == "masks"), title)
     if isinstance(one.spec, TextSpec | PackedTextSpec):
         return draw_texts(texts_of(one), title)
     if isinstance(one.spec, SoundSpec):

@@ -19,6 +19,7 @@ from headrace.train.recipes.cifar10 import (
     vicreg_cifar10,
     w_mse_cifar10,
 )
+from headrace.train.recipes.depth import monodepth2_kitti, monodepth2_small, sfmlearner_kitti, sfmlearner_small
 from headrace.train.recipes.imagenet import (
     barlow_twins_imagenet,
     byol_imagenet,
@@ -115,9 +116,33 @@ from headrace.train.recipes.pretext import (
     vae_small,
 )
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
-from headrace.train.recipes.sounds import masked_spectrogram_audioset, masked_spectrogram_small
+from headrace.train.recipes.sounds import (
+    byol_a_audioset,
+    byol_a_small,
+    masked_spectrogram_audioset,
+    masked_spectrogram_small,
+)
+from headrace.train.recipes.speech import (
+    cpc_librispeech,
+    cpc_small,
+    data2vec_audio_librispeech,
+    data2vec_audio_small,
+    hubert_librispeech,
+    hubert_small,
+    wav2vec2_librispeech,
+    wav2vec2_small,
+)
 from headrace.train.recipes.text import bert_small
-from headrace.train.recipes.video import videomae_k400, videomae_small
+from headrace.train.recipes.video import (
+    videomae_k400,
+    videomae_small,
+    videomae_v2_hybrid,
+    videomae_v2_small,
+    vjepa2_small,
+    vjepa2_videomix22m,
+    vjepa_small,
+    vjepa_videomix2m,
+)
 
 __all__ = [
     "RECIPES",
@@ -133,6 +158,8 @@ __all__ = [
     "bert_small",
     "block_order_imagenet",
     "block_order_small",
+    "byol_a_audioset",
+    "byol_a_small",
     "byol_cifar10",
     "byol_imagenet",
     "byol_small",
@@ -143,8 +170,12 @@ __all__ = [
     "colorization_small",
     "context_prediction_imagenet",
     "context_prediction_small",
+    "cpc_librispeech",
+    "cpc_small",
     "data2vec2_imagenet",
     "data2vec2_small",
+    "data2vec_audio_librispeech",
+    "data2vec_audio_small",
     "data2vec_imagenet",
     "data2vec_small",
     "deepcluster_imagenet",
@@ -162,6 +193,8 @@ __all__ = [
     "dinov2_gram_small",
     "dinov2_imagenet",
     "dinov2_small",
+    "hubert_librispeech",
+    "hubert_small",
     "ibot_imagenet",
     "ibot_small",
     "ijepa_imagenet",
@@ -189,6 +222,8 @@ __all__ = [
     "moco_v3_imagenet",
     "moco_v3_small",
     "moco_v3_vit_imagenet",
+    "monodepth2_kitti",
+    "monodepth2_small",
     "msn_imagenet",
     "msn_small",
     "nnclr_cifar10",
@@ -199,6 +234,8 @@ __all__ = [
     "ressl_small",
     "rotation_imagenet",
     "rotation_small",
+    "sfmlearner_kitti",
+    "sfmlearner_small",
     "simclr_cifar10",
     "simclr_digits",
     "simclr_imagenet",
@@ -220,9 +257,17 @@ __all__ = [
     "vicreg_small",
     "videomae_k400",
     "videomae_small",
+    "videomae_v2_hybrid",
+    "videomae_v2_small",
+    "vjepa2_small",
+    "vjepa2_videomix22m",
+    "vjepa_small",
+    "vjepa_videomix2m",
     "w_mse_cifar10",
     "w_mse_imagenet",
     "w_mse_small",
+    "wav2vec2_librispeech",
+    "wav2vec2_small",
 ]
 
 RECIPES: dict[str, Callable[..., RunConfig]] = {
@@ -306,6 +351,16 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "beit_imagenet": beit_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
+    "wav2vec2_small": wav2vec2_small,
+    "wav2vec2_librispeech": wav2vec2_librispeech,
+    "hubert_small": hubert_small,
+    "hubert_librispeech": hubert_librispeech,
+    "data2vec_audio_small": data2vec_audio_small,
+    "data2vec_audio_librispeech": data2vec_audio_librispeech,
+    "cpc_small": cpc_small,
+    "cpc_librispeech": cpc_librispeech,
+    "byol_a_small": byol_a_small,
+    "byol_a_audioset": byol_a_audioset,
     "rotation_small": rotation_small,
     "rotation_imagenet": rotation_imagenet,
     "autoencoder_small": autoencoder_small,
@@ -328,5 +383,15 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "clip_small": clip_small,
     "videomae_small": videomae_small,
     "videomae_k400": videomae_k400,
+    "videomae_v2_small": videomae_v2_small,
+    "videomae_v2_hybrid": videomae_v2_hybrid,
+    "vjepa_small": vjepa_small,
+    "vjepa_videomix2m": vjepa_videomix2m,
+    "vjepa2_small": vjepa2_small,
+    "vjepa2_videomix22m": vjepa2_videomix22m,
+    "monodepth2_small": monodepth2_small,
+    "monodepth2_kitti": monodepth2_kitti,
+    "sfmlearner_small": sfmlearner_small,
+    "sfmlearner_kitti": sfmlearner_kitti,
 }
 """Every recipe by the name that the command line uses; each takes `data` and `out`."""
