@@ -6,7 +6,6 @@ import base64
 import io
 import wave
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ HEIGHT = 96
 """Of a wave's picture."""
 SOUNDS_NOTE = (
     "What the method hears: the wave, or where it is given a spectrogram the crop that this is made of, at its "
-    "loudness. Time runs to the right, pitch upwards; what a mask hides is grey."
+    "loudness and without what is mixed into it. Time runs to the right, pitch upwards; what a mask hides is grey."
 )
 TEXTS_NOTE = "What the method reads. A marked token is to be predicted: the token that it was stands below it."
 
@@ -71,7 +70,8 @@ def _wave(shards: ShardSet, one: Delivered, row: int, k: int, sound: Sound) -> N
     field = spec.field or ("audio" if "audio" in fields else next(n for n in fields if fields[n].kind == "audio"))
     place = int(drawn.start[row, k]), int(drawn.length[row, k]), float(drawn.gain[row, k])
     with open_sound(shards.read(int(one.index[row]), [field])[field]) as file:
-        return file.crop(replace(sound, mel=None), *place)
+        heard: NDArray[np.float32] = file.wave(sound, *place)
+    return heard
 
 
 def wav_uri(heard: NDArray[np.float32], rate: int) -> str:
