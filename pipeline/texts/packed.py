@@ -106,8 +106,9 @@ class PackedReader:
                 f"PackedTextSpec.whole_words needs words, and {spec.tokenizer} makes one of a whole text: "
                 "it has no pre-tokenizer that splits at blanks"
             )
-        none = np.zeros(0, np.int64)
-        self._before, self._behind = (tokenizer.before, tokenizer.behind) if spec.special else (none, none)
+        none: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._before = tokenizer.before if spec.special else none
+        self._behind = tokenizer.behind if spec.special else none
         self.masks = [with_ids(mask, tokenizer, spec.length) for mask in spec.masks]
         self._drawn = [_shapes_of(mask, spec.length) for mask in self.masks]
         self.store = token_store(shards, self.field, tokenizer)

@@ -43,7 +43,7 @@ def sound_sections(shards: ShardSet, streams: Sequence[Delivered]) -> list[Secti
     """One a sample: each crop as a player, its wave, its spectrogram, and what each mask leaves of that."""
     sections = []
     for one in streams:
-        plain, behind = sounds_of(one), sounds_of(one, masks=True) if one.spec.masks else []  # type: ignore[union-attr]
+        plain, behind = sounds_of(one), sounds_of(one, masks=True) if one.part.masks else []
         for row, name in enumerate(one.titles):
             html = "".join(_crop(shards, one, row, k, shown) for k, shown in enumerate(plain[row]))
             html += "".join(_figure(_upright(shown), shown.words) for shown in (behind[row][1:] if behind else ()))
