@@ -8,7 +8,6 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -264,8 +263,13 @@ def _plain(name: str, value: Any) -> Any:
     return [_plain(name, each) for each in value] if isinstance(value, list) else value
 
 
-def first_records(records: Records, tried: int = 100) -> Iterator[Mapping[str, Any]]:
-    """Those of the first ones that can be read."""
-    for i in range(min(len(records), tried)):
-        with suppress(BadSample):
+def readable(records: Records, most: int | None = None) -> Iterator[Mapping[str, Any]]:
+    """The records that can be read, of the first `most`, or of all; the others are found bad later. UserError or
+    MachineError where the file cannot be read."""
+    for i in range(len(records) if most is None else min(most, len(records))):
+        try:
             yield records.read(i)
+        except BadSample:
+            continue
+        except OSError as error:
+            raise unreadable(error.filename or records.place(i), error) from error

@@ -11,10 +11,9 @@ import json
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +39,7 @@ from headrace.tools.sources.listing import (
     unreadable,
     walk,
 )
-from headrace.tools.sources.records import MAX_DOCUMENT, JsonLines, Parquet, Records, decoded, first_records
+from headrace.tools.sources.records import MAX_DOCUMENT, JsonLines, Parquet, Records, decoded, readable
 from headrace.tools.sources.source import BadSample, SourceData
 from headrace.tools.sources.trees import relative
 
@@ -58,6 +57,8 @@ ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "chang
 TEXT_KEYS = ("text", "content", "document", "raw_content", "article", "body", "sentence")
 """Names under which records hold their text; the first that a set's first record has is taken."""
 LABEL_KEY = "label"
+LOOKED_AT = 100
+"""Records, the first ones of a file, that say under which keys its texts and labels are."""
 MAX_CLASSES = 10_000
 """Different labels of records that are words."""
 SPLIT = re.compile(r"(train|training|val|valid|validation|dev|test|testing|eval)(?![A-Za-z])", re.IGNORECASE)
@@ -225,6 +226,10 @@ def of_texts(
     if classes:
         fields["label"] = Field(kind="int", classes=tuple(map(printable, classes)))
     numbers = {name: number for number, name in enumerate(classes)}
+    used = {name.partition(os.sep)[0] for name in below}
+    for name in classes:
+        if name not in used:
+            left_out.add("folders of classes without documents, which keep their numbers", root / name)
     fingerprint = Fingerprint(fields)
     for path, name in zip(paths, below, strict=True):
         fingerprint.name(name)
@@ -322,7 +327,7 @@ def keys_of(root: Path, files: list[tuple[str, str]], opened: Sequence[Records])
     """Under which key the first record that can be read has its text, and a label as the first ones have it, -1 where
     all of them have null; None where the first has none that is a class."""
     for (path, _), records in zip(files, opened, strict=True):
-        first = list(first_records(records))
+        first = list(readable(records, LOOKED_AT))
         if not first:
             continue
         key = text_key(first[0])
@@ -343,20 +348,12 @@ def keys_of(root: Path, files: list[tuple[str, str]], opened: Sequence[Records])
 def label_names(root: Path, opened: Sequence[Records]) -> tuple[str, ...]:
     """The words that are labels, in alphabetical order; every record is read."""
     names: set[str] = set()
-    for label in labels(opened):
-        if isinstance(label, str):
+    for record in chain.from_iterable(map(readable, opened)):
+        if isinstance(label := record.get(LABEL_KEY), str):
             names.add(label)
         if len(names) > MAX_CLASSES:
             raise UserError(f"{findable(root)}: {LABEL_KEY} has more than {MAX_CLASSES:,} different words for a class")
     return tuple(sorted(names))
-
-
-def labels(opened: Sequence[Records]) -> Iterator[Any]:
-    """Of all records that can be read; the others are found bad later."""
-    for records in opened:
-        for i in range(len(records)):
-            with suppress(BadSample):
-                yield records.read(i).get(LABEL_KEY)
 
 
 def label_of(value: Any, numbers: dict[str, int] | None, classes: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from headrace.pipeline.texts.sentences import text_parts
 from headrace.shards import Field, open_shards
+from headrace.shards.errors import MachineError
 from headrace.shards.manifest import Format
 from headrace.tools.conversion.convert import convert
 from headrace.tools.errors import UserError
@@ -88,6 +90,25 @@ def test_a_tree_of_classes(tmp_path: Path) -> None:
     assert listed(data)["art/a"]["meta"] == {"paragraphs": [0, 22], "sentences": [0, 10, 22]}
     assert data.left_out == {".jpg": 1, ".txt about the data": 1, "without an ending": 1}
     assert data.origin(0) == f"{tmp_path}/art/a.txt"
+
+
+def test_a_class_without_documents_keeps_its_number(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    data = read(write_tree(tmp_path, {"a/x.txt": b"one", "z/y.txt": b"two"}))
+    assert data.fields["label"].classes == ("a", "empty", "z")
+    assert [sample["label"] for sample in listed(data).values()] == [0, 2]
+    assert data.left_out == {"folders of classes without documents, which keep their numbers": 1}
+
+
+def test_a_disk_that_fails_is_no_bad_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path, {"a.jsonl": lines({"text": "x", "label": "a"})})
+
+    def fail(path: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(records_module, "open_file", fail)
+    with pytest.raises(MachineError, match=r"a.jsonl: Input/output error"):
+        read(tmp_path)
 
 
 def test_documents_beside_folders_have_no_classes(tmp_path: Path) -> None:
