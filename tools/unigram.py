@@ -1,11 +1,12 @@
 """Training of a unigram tokenizer as SentencePiece's (1804.10959), the same from the same words each time.
 
 The library `tokenizers` has a trainer, too, whose sums follow the order of a hash table, so that it finds another
-vocabulary in each run. Here words are sorted and sums have one order. As in google/sentencepiece at v0.2.0,
+vocabulary in each run. Here words are sorted and sums have one order. As in google/sentencepiece at 0fe7add,
 src/unigram_model_trainer.cc: seeds are the substrings of words by frequency times length; two steps of EM, in which
 pieces that are expected less than half a time go; the pieces whose loss would cost least go, a quarter at a time, until
 a tenth more are left than wanted; the best are kept beside all letters. Other than there, seeds are all substrings and
-not those that a suffix array calls maximal, and a piece never reaches over a word.
+not those that a suffix array calls maximal, a piece never reaches over a word, and a loss counts how often a piece
+stands in words, not how many words it stands in.
 """
 
 from __future__ import annotations
@@ -153,13 +154,13 @@ def _pruned(logs: Floats, required: npt.NDArray[np.bool_], frequency: Floats, in
         others = cuts[starts[number] : starts[number + 1]]
         if required[number] or not len(others):  # nothing else makes it
             cost[number] = np.inf
-        elif frequency[number] > 0:
+        elif frequency[number] > 0 and logs[others].sum() <= logs[number]:  # else it is made of others already
             own = frequency[number]
             without = np.log(total + own * (len(others) - 1))
             cost[number] = own / total * (np.log(own / total) - (np.log(frequency[others] + own) - without).sum())
     order = np.lexsort((np.arange(len(logs)), -cost))[:most]
     kept = np.full(len(logs), -np.inf)
-    kept[order] = logs[order]
+    kept[order] = np.where(cost[order] > -np.inf, logs[order], -np.inf)
     return np.where(required, logs, kept)
 
 

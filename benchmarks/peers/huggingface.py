@@ -1,9 +1,9 @@
 """Hugging Face: blocks by `group_texts`, masks by `DataCollatorForLanguageModeling`, in torch's DataLoader.
 
-As huggingface/transformers at v4.57.0, examples/pytorch/language-modeling/run_mlm.py has it without
-`--line_by_line`: documents tokenised with special tokens and their mask, joined and cut (there by 1,000 documents at a
-time, here all of them, so that less is dropped), blocks shuffled by the DataLoader. Blocks are lists in memory, which
-cost less to look up than rows of an Arrow file.
+As examples/pytorch/language-modeling/run_mlm.py of huggingface/transformers has it without `--line_by_line`: documents
+tokenised with special tokens and their mask, joined and cut (there by 1,000 documents at a time, here all of them, so
+that less is dropped), blocks shuffled by the DataLoader. Blocks are lists in memory, which cost less to look up than
+rows of an Arrow file.
 """
 
 from __future__ import annotations
