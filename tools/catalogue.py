@@ -188,6 +188,9 @@ def drawn(inputs: Inputs) -> list[str]:
         if isinstance(inputs, ViewSpec):
             shared = [(view, draw) for view, draw in enumerate(inputs.draws) if view != draw]
             lines += [f"view {view + 1} takes the draws of view {draw + 1}" for view, draw in shared]
+        if isinstance(inputs, ClipSpec) and len(inputs) > 1:
+            between = f", {inputs.interval} frames between them" if inputs.starts == "row" else ""
+            lines.append(f"starts {inputs.starts}{between}" + ", one in disorder" * inputs.odd)
         for mask in inputs.masks:
             lines += [_words(mask), *_columns(_settings(mask), indent=2)]
     return lines

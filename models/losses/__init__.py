@@ -62,6 +62,7 @@ from headrace.models.losses.speech import (
     future_info_nce,
     normalized_layers,
 )
+from headrace.models.losses.time_contrast import time_contrastive_loss
 from headrace.models.losses.tokens import masked_token_loss
 from headrace.models.losses.whitening import w_mse_loss, whitened
 
@@ -122,6 +123,7 @@ __all__ = [
     "swapped_prediction",
     "target_regression",
     "tico_loss",
+    "time_contrastive_loss",
     "vicreg_terms",
     "w_mse_loss",
     "weighted_squared_error",

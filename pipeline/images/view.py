@@ -239,6 +239,8 @@ DRAWS = np.dtype(
     align=True,
 )
 """One view's draws."""
+OPERATION_DRAWS = tuple(name for name in DRAWS.names or () if name not in ("crop", "flip", "turns"))
+"""Those that say what is done behind crop, flip and turn."""
 
 STREAM = key_word(0x76696577)  # the word "view"
 # Counter blocks of four random words; a new operation takes a new block, so that old draws never move. Those below 10

@@ -8,6 +8,7 @@ from typing import Any
 from headrace.models import METHODS, BackboneConfig, Method, build_method
 from headrace.models.parts.backbones import tiny_resnet
 from headrace.models.parts.beit import tiny_beit
+from headrace.models.parts.clip_backbones import tiny_clip_resnet
 from headrace.models.parts.speech import SpeechNetwork
 from headrace.pipeline import Mel
 from tests import texts
@@ -39,6 +40,11 @@ DEPTH: dict[str, Any] = {
         name="resnet18",
         options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep", "stem_width": 8},
     ),
+}  # fmt: skip
+
+CLIP_RESNET = tiny_clip_resnet(width=8)
+CLIPS: dict[str, Any] = {
+    "size": 16, "frames": 4, "stride": 1, "strength": 0.5, "blur": 0.0, "backbone": CLIP_RESNET,
 }  # fmt: skip
 
 TINY: dict[str, dict[str, Any]] = {
@@ -188,6 +194,30 @@ TINY: dict[str, dict[str, Any]] = {
         "tokenizer": str(texts.words()), "length": 16, "size": 24, "embed_dim": 16, "text_width": 16, "text_depth": 2,
         "text_heads": 2, "backbone": RESNET,
     },
+    "frame_order": {
+        "size": 24, "strides": (1, 2), "frame_dim": 32, "hidden_dim": 16, "dropout": 0.1, "backbone": RESNET,
+    },
+    "sorting": {
+        "size": 24, "jitter": 2, "crop_scale": (0.7, 1.0), "strides": (2, 3), "frame_dim": 32, "pair_dim": 16,
+        "dropout": 0.1, "backbone": RESNET,
+    },
+    "clip_order": {"size": 16, "frames": 2, "interval": 1, "pair_dim": 16, "dropout": 0.1, "backbone": CLIP_RESNET},
+    "pace": {"size": 16, "frames": 4, "strides": (1, 2, 3), "backbone": CLIP_RESNET},
+    "speediness": {"size": 16, "frames": 4, "backbone": CLIP_RESNET},
+    "odd_one_out": {"size": 24, "clips": 3, "frames": 4, "strides": (2,), "hidden_dim": 32, "backbone": RESNET},
+    "arrow_of_time": {"size": 24, "length": 3, "hidden_dim": 16, "dropout": 0.1, "backbone": RESNET},
+    "time_contrastive": {
+        "size": 24, "frames": 8, "positive_radius": 1, "negative_radius": 3, "hidden_dim": 32, "embedding_dim": 8,
+        "backbone": RESNET,
+    },
+    "cvrl": {
+        "size": 16, "frames": 4, "stride": 1, "blur": (0.0, 0.0), "hidden_dim": 32, "projection_dim": 16,
+        "backbone": CLIP_RESNET,
+    },
+    "rho_simclr": {**CLIPS, "clips": 3, "hidden_dim": 32, "projection_dim": 16},
+    "rho_moco": {**CLIPS, "clips": 2, "stills": 1, "queue": 160, "hidden_dim": 32, "projection_dim": 16},
+    "rho_byol": {**CLIPS, "hidden_dim": 32, "projection_dim": 16},
+    "rho_swav": {**CLIPS, "hidden_dim": 32, "projection_dim": 16, "prototypes": 12},
     "videomae": {
         "size": 16, "frames": 4, "stride": 2, "mask_ratio": 0.75,
         "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
