@@ -169,7 +169,7 @@ class TextReader:
                 )
         if spec.pair == "next" and len(shards) < 2:
             raise ValueError(f"TextSpec.pair 'next' needs another sample; {shards.path} has {len(shards)}")
-        self._masks = [_with_ids(mask, self.tokenizer, self._room) for mask in spec.masks]
+        self._masks = [with_ids(mask, self.tokenizer, self._room) for mask in spec.masks]
 
     def blank(self, seed: int, epoch: int, samples: int) -> TextPlan:
         """`samples` rows to be filled."""
@@ -395,7 +395,7 @@ def text_field(shards: ShardSet, named: str | None) -> str:
     return named
 
 
-def _with_ids(mask: TextMask, tokenizer: TextTokenizer, room: int) -> TextMask:
+def with_ids(mask: TextMask, tokenizer: TextTokenizer, room: int) -> TextMask:
     """The mask with what it leaves to the tokenizer. ValueError where that has no such token."""
     if not isinstance(mask, SpanMask):
         mask_id = tokenizer.mask_id if mask.mask_id is None else mask.mask_id

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, ClipSpec, Normalize, SoundSpec, TextSpec, ViewSpec
+from headrace.pipeline import Batch, ClipSpec, Normalize, PackedTextSpec, SoundSpec, TextSpec, ViewSpec
 from headrace.pipeline.batch import Views, normalize_images
 from headrace.pipeline.sounds.sounds import DrawnSounds, Sounds
 from headrace.pipeline.streams import LONE, Spec, lone_spec
@@ -109,6 +109,7 @@ def example(encoder: Encoder, samples: int, seed: int = 0) -> tuple[Tensor, ...]
     if isinstance(spec, SoundSpec):
         shape = (samples, *spec.sounds[0].shape)
         return (torch.from_numpy(draw.standard_normal(shape, dtype=np.float32)),)
+    assert not isinstance(spec, PackedTextSpec)  # its plain form is what is shown
     view = spec.views[0] if isinstance(spec, ViewSpec) else spec.clips[0].view
     time = (spec.clips[0].frames,) if isinstance(spec, ClipSpec) else ()
     side = encoder.side or view.size

@@ -131,6 +131,12 @@ stroke-width:5px;stroke-linejoin:round;pointer-events:none}
 border:1px solid var(--line);border-radius:8px;box-shadow:0 4px 16px #0003;font-size:12px;text-align:center}
 .peek div{image-rendering:pixelated;border-radius:4px}
 @media (max-width:600px){main{padding:20px 10px 40px}section{padding:16px 14px}}
+audio{display:block;width:100%;margin:0 0 10px}
+.tokens{margin:0 0 12px;line-height:2}
+.tokens span{display:inline-block;vertical-align:top;line-height:1.3;padding:0 2px}
+.tokens .special{color:var(--accent)}
+.tokens .to-predict{background:var(--line);border-radius:4px}
+.tokens small{display:block}
 pre{margin:0;overflow:auto;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace}
 """
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from headrace.models import Method, Piece
-from headrace.pipeline import ClipSpec, ViewSpec
+from headrace.pipeline import ClipSpec, SoundSpec, ViewSpec
 from headrace.shards import ShardError, open_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
@@ -34,6 +34,7 @@ from headrace.train.metrics import Record
 from headrace.train.pictures import drawn_pictures, saved_readings
 
 GALLERY_SAMPLES = 9
+HEARD_SAMPLES = 3
 
 # metric, name and unit, holds a share of 1, axis starts at 0
 CURVES = (
@@ -220,11 +221,13 @@ def _piece(piece: Piece) -> str:
 
 
 def gallery(config: RunConfig, method: Method) -> Section:
-    """Stored samples beside the views of the run's first epoch, or its clips, which play; empty for a method of texts
-    or sounds."""
+    """Stored samples beside the views of the run's first epoch, or its clips, which play, or its sounds, which can be
+    heard; empty for a method of texts."""
     heading = "What the method sees"
     if isinstance(method.inputs, ClipSpec):
         return playing(config, method.inputs)
+    if isinstance(method.inputs, SoundSpec):
+        return heard(config, method.inputs)
     if not isinstance(method.inputs, ViewSpec):
         return Section(heading, "", "")
     try:
@@ -255,6 +258,21 @@ def playing(config: RunConfig, inputs: ClipSpec) -> Section:
         return Section(heading, missing(config.data, error), "")
     figure = f'<figure class="row"><img src="{webp_uri(shown)}" alt=""><figcaption>clips</figcaption></figure>'
     return Section(heading, "Clips of epoch 0, with the numbers that drew them.", figure)
+
+
+def heard(config: RunConfig, inputs: SoundSpec) -> Section:
+    """Some sounds of the run's first epoch, to be heard, with their spectrograms."""
+    heading = "What the method hears"
+    try:
+        from headrace.tools.pictures.pages import SOUNDS_NOTE, sound_sections  # needs an extra
+
+        with open_shards(config.data) as shards:
+            found = delivered(shards, inputs, count=HEARD_SAMPLES, seed=config.seed)
+            sounds = sound_sections(shards, list(found.values()))
+    except (ShardError, UserError, OSError, ImportError) as error:
+        return Section(heading, missing(config.data, error), "")
+    html = "".join(f"<h3>{escape(each.heading)}</h3>{each.html}" for each in sounds)
+    return Section(heading, SOUNDS_NOTE, html)
 
 
 def resolved_config(runs: Mapping[str, Path]) -> str:
