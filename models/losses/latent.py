@@ -1,4 +1,4 @@
-"""Predict what another network makes of what is hidden: I-JEPA, data2vec 2.0."""
+"""Predict what another network makes of what is hidden: I-JEPA, V-JEPA, data2vec 2.0."""
 
 from __future__ import annotations
 
@@ -28,10 +28,23 @@ def target_regression(prediction: Tensor, target: Tensor, count: Tensor) -> Tens
     Source: facebookresearch/ijepa at 52c1ae9, src/train.py, loss_fn. The paper (arXiv 2301.08243, equation 1) has the
     squared distance.
     """
-    distance = F.smooth_l1_loss(prediction, target.detach(), reduction="none").mean(dim=-1)  # (N, T, L)
-    meant = torch.arange(distance.shape[2], device=count.device) < count[..., None]
-    of_sample = torch.where(meant, distance, 0.0).sum(dim=(1, 2)) / count.sum(dim=1)
-    return of_sample.mean()
+    return _mean_of_the_first(F.smooth_l1_loss(prediction, target.detach(), reduction="none"), count)
+
+
+@full_precision
+def absolute_regression(prediction: Tensor, target: Tensor, count: Tensor) -> Tensor:
+    """As `target_regression` with the absolute distance, `|d|`.
+
+    Source: arXiv 2404.08471, section 3; facebookresearch/jepa at 51c59d5, app/vjepa/train.py, loss_fn.
+    """
+    return _mean_of_the_first((prediction - target.detach()).abs(), count)
+
+
+def _mean_of_the_first(distance: Tensor, count: Tensor) -> Tensor:
+    """Mean of (N, T, L, D) over a sample's first `count` (N, T) of L and over D, then over samples."""
+    of_patches = distance.mean(dim=-1)
+    meant = torch.arange(of_patches.shape[2], device=count.device) < count[..., None]
+    return (torch.where(meant, of_patches, 0.0).sum(dim=(1, 2)) / count.sum(dim=1)).mean()
 
 
 @torch.no_grad()

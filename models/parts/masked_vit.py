@@ -45,6 +45,13 @@ def unpatchify_clips(cubes: Tensor, tubelet: int, patch: int, grid: tuple[int, i
     return clips.reshape(b, c, times * tubelet, rows * patch, columns * patch)
 
 
+def strip_of(cubes: Tensor, tubelet: int, patch: int, grid: tuple[int, int]) -> Tensor:
+    """Pictures (B, C, H, times * W) in [0, 1] of cubes (B, L, N) as `unpatchify_clips` takes them: the first frames of
+    all cubes side by side."""
+    frames = unpatchify_clips(cubes, tubelet, patch, grid)[:, :, ::tubelet]
+    return frames.permute(0, 1, 3, 2, 4).flatten(3).float().clamp(0, 1)
+
+
 def fixed_positions(vit: Any, *, row_first: bool = False) -> None:
     """Replace a timm ViT's position embeddings by sines and cosines that are not trained, zero for the class token; see
     `sine_cosine`."""
@@ -187,7 +194,7 @@ class MaskedDecoder(nn.Module):
         attention: timm's class of the blocks' attention.
 
     Source: arXiv 2111.06377; facebookresearch/mae at efb2a80, models_mae.py, forward_decoder. Without prefix and bias
-    it is VideoMAE's (arXiv 2203.12602).
+    it is VideoMAE's (arXiv 2203.12602), and with `at` that of its second version.
     """
 
     positions: Tensor
@@ -224,6 +231,14 @@ class MaskedDecoder(nn.Module):
         whole = torch.cat([tokens[:, : self.prefix], self.all_tokens(tokens, visible)], dim=1)
         patches = self.blocks(whole)[:, self.prefix :]
         return self.predict(self.norm(patches if wanted is None else take(patches, wanted)))
+
+    def at(self, encoded: Tensor, visible: Tensor, wanted: Tensor) -> Tensor:
+        """As `forward`, but that no other patches are looked at than those that were seen and those that are `wanted`,
+        each of which has the mask's token whether it was seen or not: VideoMAE V2's dual masking (arXiv 2303.16727)."""
+        tokens, asked = self.embed(encoded), self.mask_token + self.positions[wanted]
+        seen = tokens[:, self.prefix :] + self.positions[visible]
+        whole = torch.cat([tokens[:, : self.prefix], seen, asked], dim=1)
+        return self.predict(self.norm(self.blocks(whole)[:, -wanted.shape[1] :]))
 
     def all_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """(B, L, dim) with positions: of each patch its own token out of (B, prefix + M, dim), or else the mask's."""
@@ -262,7 +277,7 @@ def truncated_initialization(*modules: nn.Module) -> None:
     """Linear layers and convolutions truncated normal with deviation 0.02, without bias; norms at one and zero."""
     for module in modules:
         for layer in module.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)

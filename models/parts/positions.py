@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,18 @@ def sine_cosine_line(length: int, dim: int) -> Tensor:
     frequencies = 10000.0 ** (2 * torch.arange(dim // 2, dtype=torch.float64) / dim)
     angles = torch.arange(length, dtype=torch.float64)[:, None] / frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).float()
+
+
+def sine_cosine_volume(times: int, rows: int, columns: int, dim: int) -> Tensor:
+    """float32 (times * rows * columns, dim): a third of the numbers of a cube encodes its time, one its row, one its
+    column, each as sines and then cosines of frequencies between 1 and 1/10,000. Thirds are rounded up to even, and
+    what is too much is left off at the end.
+
+    Source: arXiv 2404.08471; facebookresearch/jepa at 51c59d5, src/models/utils/pos_embs.py, get_3d_sincos_pos_embed
+    with `uniform_power`.
+    """
+    half = math.ceil(dim / 6)
+    frequencies = 10000.0 ** -(torch.arange(half, dtype=torch.float64) / half)
+    places = torch.meshgrid(torch.arange(times), torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = [place.flatten()[:, None].double() * frequencies for place in places]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)[:, :dim].float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,6 @@ from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
-from headrace.models.parts.positions import sine_cosine_line
 
 
 class TubeletEmbed(nn.Module):
@@ -36,13 +36,19 @@ class TubeletEmbed(nn.Module):
         self.num_patches = frames // tubelet * self.grid_size[0] * self.grid_size[1]
         cube = (tubelet, patch_size, patch_size)
         self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=cube, stride=cube, bias=bias)
-        self.register_load_state_dict_pre_hook(_through_time)
+        self.register_load_state_dict_pre_hook(_adapted)
 
     def forward(self, clips: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, L, D): cubes time by time, row by row."""
         if clips.shape[2:] != (self.frames, *self.img_size):
             raise ValueError(f"expects clips of {self.frames} frames of {self.img_size}, got {tuple(clips.shape[2:])}")
         return self.proj(clips).flatten(2).transpose(1, 2)
+
+    def adapt_weights(self, state: dict[str, Tensor], prefix: str) -> None:
+        """A kernel of images among weights, divided among the frames of a cube."""
+        weight = state.get(f"{prefix}proj.weight")
+        if weight is not None and weight.ndim == 4:
+            state[f"{prefix}proj.weight"] = weight[:, :, None].repeat(1, 1, self.tubelet, 1, 1) / self.tubelet
 
 
 class QueryValueBias(EvaAttention):
@@ -53,29 +59,39 @@ class QueryValueBias(EvaAttention):
         if not proj_bias:
             raise ValueError("QueryValueBias has a bias behind its heads")
         super().__init__(dim, **settings)
-        self.register_load_state_dict_pre_hook(_without_key_bias)
+        self.register_load_state_dict_pre_hook(_adapted)
+
+    def adapt_weights(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Biases of queries and values out of one vector of three parts among weights."""
+        bias = state.pop(f"{prefix}qkv.bias", None)
+        if bias is not None:
+            state[f"{prefix}q_bias"], _key, state[f"{prefix}v_bias"] = bias.chunk(3)
 
 
-def _through_time(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A kernel of images, divided among the frames of a cube."""
-    weight = state.get(f"{prefix}proj.weight")
-    if weight is not None and weight.ndim == 4:
-        state[f"{prefix}proj.weight"] = weight[:, :, None].repeat(1, 1, module.tubelet, 1, 1) / module.tubelet
+def _adapted(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    module.adapt_weights(state, prefix)
 
 
-def _without_key_bias(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Biases of queries and values out of one vector of three parts."""
-    bias = state.pop(f"{prefix}qkv.bias", None)
-    if bias is not None:
-        state[f"{prefix}q_bias"], _key, state[f"{prefix}v_bias"] = bias.chunk(3)
-
-
-def build_video_vit(config: BackboneConfig, *, size: int, frames: int, tubelet: int) -> tuple[Any, int]:
+def build_video_vit(
+    config: BackboneConfig,
+    *,
+    size: int,
+    frames: int,
+    tubelet: int,
+    attention: type[nn.Module],
+    positions: Callable[[int, int, int, int], Tensor] | None,
+) -> tuple[Any, int]:
     """The ViT that `config` names, for clips of `frames` frames of `size` pixels in cubes of `tubelet` frames, and its
     width D: float32 (B, 3, T, H, W) to (B, D), the mean over all tokens behind the last norm.
 
-    Positions are fixed, `sine_cosine_line`, and no part of the state dict. The authors' checkpoints load by name, from
-    `encoder.` on; so do those of timm's ViTs for images, but for their class token, positions and head.
+    The checkpoints of VideoMAE's authors load by name, from `encoder.` on; so do those of timm's ViTs for images, but
+    for their class token, positions and head.
+
+    Args:
+        config: a ViT of timm's; its options are kept but for those that make this of it.
+        attention: class of the blocks' attention: `QueryValueBias` for VideoMAE's, timm's `Attention` for V-JEPA's.
+        positions: float32 (L, D) for times, rows and columns of cubes and D. They are fixed, and no part of the state
+            dict. None adds none.
 
     Source: MCG-NJU/VideoMAE at 14ef8d8, modeling_pretrain.py, modeling_finetune.py.
 
@@ -85,7 +101,8 @@ def build_video_vit(config: BackboneConfig, *, size: int, frames: int, tubelet: 
     fixed = {
         "img_size": size,
         "embed_layer": partial(TubeletEmbed, frames=frames, tubelet=tubelet),
-        "attn_layer": QueryValueBias,
+        "attn_layer": attention,
+        "pos_embed": "learn" if positions else "none",
         "class_token": False,
         "global_pool": "avg",
         "fc_norm": False,
@@ -100,6 +117,8 @@ def build_video_vit(config: BackboneConfig, *, size: int, frames: int, tubelet: 
         raise ValueError(
             f"clips of {frames} frames of {size} pixels are no whole cubes of {tubelet} x {patch} x {patch}"
         )
-    del vit.pos_embed
-    vit.register_buffer("pos_embed", sine_cosine_line(embed.num_patches, dim)[None], persistent=False)
+    if positions:
+        del vit.pos_embed
+        table = positions(frames // tubelet, *embed.grid_size, dim)
+        vit.register_buffer("pos_embed", table[None], persistent=False)
     return vit, dim

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from headrace.models import Method
-from headrace.pipeline import ViewSpec
+from headrace.pipeline import ClipSpec, ViewSpec
 from headrace.shards import ShardError, open_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
@@ -21,10 +21,13 @@ from headrace.tools.evaluation.protocol import ENCODERS, Protocol
 from headrace.tools.evaluation.results import read_results, rows, write_aside
 from headrace.tools.evaluation.table import PROTOCOLS
 from headrace.tools.hardware import cores, processor
+from headrace.tools.pictures.animation import animated, webp_uri
 from headrace.tools.pictures.charts import legend, line_chart
+from headrace.tools.pictures.delivered import delivered
 from headrace.tools.pictures.features import feature_sections, missing
 from headrace.tools.pictures.page import Section, definitions, page, png_uri, tiles
 from headrace.tools.pictures.scores import evaluation_sections
+from headrace.tools.pictures.show_clips import clips_of
 from headrace.tools.pictures.show_views import augmented
 from headrace.train import RunConfig, load_run, read_ending, read_metrics
 from headrace.train.metrics import Record
@@ -187,8 +190,11 @@ def pictures(run: Path) -> Section:
 
 
 def gallery(config: RunConfig, method: Method) -> Section:
-    """Stored samples beside the views of the run's first epoch; empty for a method of clips or texts."""
+    """Stored samples beside the views of the run's first epoch, or its clips, which play; empty for a method of texts
+    or sounds."""
     heading = "What the method sees"
+    if isinstance(method.inputs, ClipSpec):
+        return playing(config, method.inputs)
     if not isinstance(method.inputs, ViewSpec):
         return Section(heading, "", "")
     try:
@@ -206,6 +212,19 @@ def gallery(config: RunConfig, method: Method) -> Section:
         samples += f'<div class="sample">{figures}</div>'
     note = "Each sample as stored, then its views of epoch 0. The numbers draw the same view again, on any engine."
     return Section(heading, note, f'<div class="gallery">{samples}</div>')
+
+
+def playing(config: RunConfig, inputs: ClipSpec) -> Section:
+    """Clips of the run's first epoch, in motion."""
+    heading = "What the method sees"
+    try:
+        with open_shards(config.data) as shards:
+            (one,) = delivered(shards, inputs, count=GALLERY_SAMPLES, seed=config.seed).values()
+            shown = animated(clips_of(one))
+    except (ShardError, UserError, OSError) as error:
+        return Section(heading, missing(config.data, error), "")
+    figure = f'<figure class="row"><img src="{webp_uri(shown)}" alt=""><figcaption>clips</figcaption></figure>'
+    return Section(heading, "Clips of epoch 0, with the numbers that drew them.", figure)
 
 
 def resolved_config(runs: Mapping[str, Path]) -> str:

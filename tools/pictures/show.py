@@ -12,6 +12,7 @@ from headrace.pipeline.streams import spec_of
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
+from headrace.tools.pictures.animation import save_animated
 from headrace.tools.pictures.canvas import check_request, save
 from headrace.tools.pictures.delivered import Delivered, delivered
 from headrace.tools.pictures.show_clips import clips_of, draw_clips
@@ -57,7 +58,7 @@ def show(
         what: "views", "masks", "tiles", "clips" or "sounds".
 
     Returns:
-        The files; of several streams `out` with the stream's name behind its own.
+        The files; of several streams `out` with the stream's name behind its own. Clips play in a WebP beside each.
 
     Raises:
         UserError: if the name of `out` is no picture's, `count` is not positive, or there is nothing of `what` to draw
@@ -75,13 +76,17 @@ def show(
         found = delivered(shards, inputs, count=count, seed=seed, epoch=epoch)
         for name in names:
             files.append(out if lone else out.with_stem(f"{out.stem}_{name}"))
-            save(_figure(what, shards, found[name], title if lone else f"{title}, {name}"), files[-1])
+            one, named = found[name], title if lone else f"{title}, {name}"
+            if isinstance(one.spec, ClipSpec):
+                clips = clips_of(one, masks=what == "masks")
+                save(draw_clips(clips, named), files[-1])
+                files.append(save_animated(clips, files[-1]))
+            else:
+                save(_figure(what, shards, one, named), files[-1])
     return files
 
 
 def _figure(what: str, shards: ShardSet, one: Delivered, title: str) -> Figure:
-    if isinstance(one.spec, ClipSpec):
-        return draw_clips(clips_of(one, masks=what == "masks"), title)
     if isinstance(one.spec, SoundSpec):
         return draw_sounds(sounds_of(one, masks=what == "masks"), title)
     assert isinstance(one.spec, ViewSpec)

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from headrace.pipeline import ClipSpec, DrawnClips, TubeBlockMask, TubeMask
+from headrace.pipeline import ClipSpec, DrawnClips, RunningCellMask, TubeBlockMask, TubeMask
 from headrace.pipeline.masks import Masks, MaskSpec
 from headrace.shards.printing import printable
+from headrace.tools.pictures.animation import Playing
 from headrace.tools.pictures.canvas import blank
 from headrace.tools.pictures.delivered import Delivered
 from headrace.tools.pictures.masks import count_in_words, masked
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShownClip:
-    """One clip of a sample."""
-
-    frames: NDArray[np.uint8]
-    """uint8 (T, size, size, 3), in the order in which they are shown."""
-    numbers: list[int]
-    """T numbers of frames of the video."""
-    title: str
-    """Key of the sample and the plan's numbers of the clip."""
-
-
-def clips_of(one: Delivered, *, masks: bool = False) -> list[ShownClip]:
+def clips_of(one: Delivered, *, masks: bool = False) -> list[Playing]:
     """The clips of a stream of videos, or with `masks` each mask's clip before and behind it."""
     spec: Any = one.spec
     found = []
@@ -45,22 +33,22 @@ def clips_of(one: Delivered, *, masks: bool = False) -> list[ShownClip]:
     return found
 
 
-def _clip(one: Delivered, title: str, row: int, k: int) -> ShownClip:
+def _clip(one: Delivered, title: str, row: int, k: int) -> Playing:
     spec: Any = one.spec
     drawn: DrawnClips = one.part.drawn
-    return ShownClip(
+    return Playing(
         frames=one.part.views[k][row].permute(1, 2, 3, 0).numpy(),
         numbers=drawn.frames[row, k, : spec.clips[k].frames].tolist(),
         title=" · ".join([title, *clip_words(spec, drawn, row, k)]),
     )
 
 
-def _behind(clip: ShownClip, spec: MaskSpec, mask: Masks, number: int) -> ShownClip:
+def _behind(clip: Playing, spec: MaskSpec, mask: Masks, number: int) -> Playing:
     """A clip with what a mask hides of it dimmed. A step of the mask's time is as many frames as fit."""
-    steps = spec.frames if isinstance(spec, TubeMask | TubeBlockMask) else 1
+    steps = spec.frames if isinstance(spec, TubeMask | TubeBlockMask | RunningCellMask) else 1
     frames = [masked(frame, spec, mask, t * steps // len(clip.frames)) for t, frame in enumerate(clip.frames)]
     words = f"mask {number}: {type(spec).__name__}, {count_in_words(mask)}"
-    return ShownClip(frames=np.stack(frames), numbers=clip.numbers, title=words.replace("\n", ", "))
+    return Playing(frames=np.stack(frames), numbers=clip.numbers, title=words.replace("\n", ", "))
 
 
 def clip_words(spec: ClipSpec, drawn: DrawnClips, row: int, k: int) -> list[str]:
@@ -79,6 +67,8 @@ def clip_words(spec: ClipSpec, drawn: DrawnClips, row: int, k: int) -> list[str]
         words.append("order " + " ".join(str(place) for place in drawn.permutation[row, k, : clip.frames].tolist()))
     if drawn.odd[row] == k:
         words.append("the odd one")
+    if drawn.sequence[row, k] >= 0:
+        words.append(f"place {int(drawn.sequence[row, k])} in time")
     words.append(f"crop {height}x{width} at {top},{left}")
     return words + (["flip"] if drawn.flip[row, k] else [])
 
@@ -87,7 +77,7 @@ STRIP = 16
 """Frames of a strip; of a longer clip as many, evenly spaced."""
 
 
-def draw_clips(rows: list[ShownClip], title: str) -> Figure:
+def draw_clips(rows: list[Playing], title: str) -> Figure:
     """The picture: a strip a clip, the number of each frame below it."""
     strips = [strip(shown) for shown in rows]
     width = min(15.0, max(7.0, 1.6 * max(len(numbers) for _, _, numbers in strips)))
@@ -105,7 +95,7 @@ def draw_clips(rows: list[ShownClip], title: str) -> Figure:
     return figure
 
 
-def strip(shown: ShownClip) -> tuple[NDArray[np.uint8], list[float], list[int]]:
+def strip(shown: Playing) -> tuple[NDArray[np.uint8], list[float], list[int]]:
     """(picture, middle of each frame in it in pixels, number of each frame)."""
     count = min(STRIP, len(shown.frames))
     chosen = np.linspace(0, len(shown.frames) - 1, count).round().astype(int).tolist()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headrace.train.errors import RunError
 
-NESTED = ("state_dict", "model", "teacher")
+NESTED = ("state_dict", "model", "module", "teacher", "target_encoder")
 """Keys under which training scripts keep the weights of a network among other things."""
 SHOWN = 3
 """Names that a message lists."""

@@ -22,7 +22,9 @@ def initialize(method: Method, source: Path) -> str:
 
     Args:
         source: a run's folder, of which the newest readable checkpoint counts; a checkpoint; a file of safetensors or a
-            state dict that `torch.save` wrote, with the names of timm's model or with those behind "backbone.".
+            state dict that `torch.save` wrote, with the names of timm's model or with those behind "backbone.", or
+            behind the prefixes of `PREFIXES`. Parts of the backbone that say how to (`adapt_weights`) make theirs of
+            other forms: those of clips take weights of images.
 
     Returns:
         A line that says what was taken, what stays as it was drawn, and what was not used.
@@ -36,6 +38,9 @@ def initialize(method: Method, source: Path) -> str:
     tensors = _read(source)
     inside = {name.removeprefix("backbone."): x for name, x in tensors.items() if name.startswith("backbone.")}
     given = _renamed(inside or tensors, wanted)
+    for name, part in backbone.named_modules():
+        if adapt := getattr(part, "adapt_weights", None):
+            adapt(given, f"{name}." if name else "")
     found = {name: given[name] for name in wanted if name in given}
     if not found:
         raise ConfigError(
@@ -113,6 +118,11 @@ def _tensors(source: Path) -> dict[str, Tensor]:
             raise not_ours from None
 
 
+PREFIXES = ("0.", "encoder.", "module.backbone.", "module.")
+"""Behind which others have the names of a network alone: a network with a norm of its features, VideoMAE's before it is
+fine-tuned, V-JEPA's, any of several processes."""
+
+
 def _renamed(given: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
     """The tensors by the names that most of `wanted` have: a network with a norm of its features lies one level deeper
     than the network alone."""
@@ -120,7 +130,7 @@ def _renamed(given: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Te
     spellings = [
         dict(given),
         {f"0.{name}": x for name, x in given.items()},
-        {name.removeprefix("0."): x for name, x in given.items()},
+        *({name.removeprefix(prefix): x for name, x in given.items()} for prefix in PREFIXES),
     ]
     return max(spellings, key=lambda tensors: len(tensors.keys() & wanted))
 

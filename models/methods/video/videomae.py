@@ -19,8 +19,8 @@ from headrace.models.parts.masked_vit import (
     hidden_of,
     mae_initialization,
     patchify_clips,
+    strip_of,
     take,
-    unpatchify_clips,
 )
 from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.positions import sine_cosine_line
@@ -86,7 +86,12 @@ class VideoMAE(Method):
         self.config = config
         tubelet = config.tubelet_size
         self.backbone, self.feature_dim = build_video_vit(
-            config.backbone, size=config.size, frames=config.frames, tubelet=tubelet
+            config.backbone,
+            size=config.size,
+            frames=config.frames,
+            tubelet=tubelet,
+            attention=QueryValueBias,
+            positions=_in_a_line,
         )
         embed: Any = self.backbone.patch_embed
         self.patch = int(embed.patch_size[0])
@@ -115,9 +120,9 @@ class VideoMAE(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"` alone: the mean squared error over the hidden cubes."""
-        (clips,), masks = batch.normalized(), _tubes(batch)
+        (clips,), masks = batch.normalized(), tubes_of(batch)
         prediction = self.decoder(encode_visible(self.backbone, clips, masks.visible), masks.visible, masks.masked)
-        target = take(self._cubes(clips), masks.masked)
+        target = take(self.cubes(clips), masks.masked)
         if self.config.normalize_targets:
             target = normalize_channels(target, channels=3)
         return {"loss": masked_patch_loss(prediction, target)}
@@ -135,27 +140,30 @@ class VideoMAE(Method):
         """A clip as it is ("input"), as the encoder sees it ("masked"), and filled in ("reconstruction"): the first
         frames of all cubes side by side. Where targets are normalised, predictions get the mean and deviation of the
         true cubes, as in the authors' pictures, so that they look better than they are."""
-        (clips,), masks = batch.normalized(), _tubes(batch)
-        cubes = self._cubes(clips)
+        (clips,), masks = batch.normalized(), tubes_of(batch)
+        cubes = self.cubes(clips)
         prediction = self.decoder(encode_visible(self.backbone, clips, masks.visible), masks.visible)
         if self.config.normalize_targets:
             prediction = with_statistics_of(prediction, cubes, channels=3)
         shown = filled_in(cubes, prediction, hidden_of(masks.visible, cubes.shape[1]))
         return {name: self._strip(each) for name, each in shown.items()}
 
-    def _cubes(self, clips: Tensor) -> Tensor:
+    def cubes(self, clips: Tensor) -> Tensor:
         """(B, L, N): levels from 0 to 1."""
         return patchify_clips(unit_pixels(clips, self.config.normalize), self.config.tubelet_size, self.patch)
 
     def _strip(self, cubes: Tensor) -> Tensor:
         """(B, 3, H, times * W) of cubes (B, L, N)."""
         tubelet = self.config.tubelet_size
-        grid = (self.config.frames // tubelet, self.config.size // self.patch)
-        frames = unpatchify_clips(cubes, tubelet, self.patch, grid)[:, :, ::tubelet]
-        return frames.permute(0, 1, 3, 2, 4).flatten(3).float().clamp(0, 1)
+        return strip_of(cubes, tubelet, self.patch, (self.config.frames // tubelet, self.config.size // self.patch))
 
 
-def _tubes(batch: Batch) -> PatchMasks:
-    (masks,) = batch.masks
+def _in_a_line(times: int, rows: int, columns: int, dim: int) -> Tensor:
+    return sine_cosine_line(times * rows * columns, dim)
+
+
+def tubes_of(batch: Batch) -> PatchMasks:
+    """What the encoder sees, and what is hidden from it."""
+    masks = batch.masks[0]
     assert isinstance(masks, PatchMasks)
     return masks

@@ -46,6 +46,7 @@ from headrace.models.losses import (
     swapped_prediction,
     target_regression,
     tico_loss,
+    time_contrastive_loss,
     vicreg_terms,
     w_mse_loss,
     weighted_squared_error,
@@ -131,6 +132,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "discriminator_loss": discriminator_loss,
     "generator_loss": lambda z1, z2: generator_loss(z1) + z2.square().mean(),
     "vicreg_terms": lambda z1, z2: torch.stack(vicreg_terms(z1, z2)).sum(),
+    "time_contrastive_loss": lambda z1, z2: time_contrastive_loss(
+        torch.stack([z1, z2, z1 * z2, z1 + z2], dim=1), torch.arange(4).expand(len(z1), -1), 1, 2, 4.0
+    ),
     "tico_loss": lambda z1, z2: tico_loss(z1, z2, second_moment(z1), 8.0),
     "w_mse_loss": lambda z1, z2: w_mse_loss(
         torch.stack([z1[:, :3], z2[:, :3]], dim=1), draw(2, SAMPLES, seed=9).argsort(dim=1), 4, eps=0.0

@@ -14,8 +14,8 @@ from headrace.models import BackboneConfig, build_method
 from headrace.models.losses import normalize_channels
 from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.parts.masked_vit import encode_visible, patchify_clips, unpatchify_clips
-from headrace.models.parts.positions import sine_cosine_line
-from headrace.models.parts.video_vit import build_video_vit
+from headrace.models.parts.positions import sine_cosine_line, sine_cosine_volume
+from headrace.models.parts.video_vit import QueryValueBias, build_video_vit
 from headrace.pipeline import Batch, Clip, ClipSpec, Loader, Normalize, TubeMask, View
 from headrace.pipeline.images.view import IMAGENET_MEAN, IMAGENET_STD
 from headrace.shards import ShardSet
@@ -220,7 +220,9 @@ def test_the_paper_s_recipe_scales_the_rate_and_its_floor() -> None:
 def test_networks_for_images_load_and_see_a_still_clip_as_they_saw_the_picture() -> None:
     options = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
     config = BackboneConfig(name="vit_tiny_patch16_224", options=options)
-    video, _ = build_video_vit(config, size=16, frames=2, tubelet=2)
+    video, _ = build_video_vit(
+        config, size=16, frames=2, tubelet=2, attention=QueryValueBias, positions=sine_cosine_volume
+    )
     images: Any = timm.create_model(
         config.name, num_classes=0, img_size=16, class_token=False, global_pool="avg", fc_norm=False, **options
     )

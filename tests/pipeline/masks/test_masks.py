@@ -21,6 +21,7 @@ from headrace.pipeline import (
     RandomMask,
     RegionMask,
     RolledBlockMask,
+    RunningCellMask,
     TubeBlockMask,
     TubeMask,
     View,
@@ -34,6 +35,7 @@ EVERY_KIND: list[MaskSpec] = [
     RandomMask(grid=GRID),
     TubeMask(grid=GRID, frames=8),
     TubeBlockMask(grid=GRID, frames=8),
+    TubeBlockMask(grid=GRID, frames=8, longest=0.2),
     BlockMask(grid=GRID, ratio=(0.1, 0.5), probability=0.5),
     InverseBlockMask(grid=GRID),
     RolledBlockMask(grid=GRID),
@@ -125,6 +127,68 @@ def test_blocks_go_through_all_frames_and_leave_the_context(blocks: int, scale: 
         assert sizes == {(7, 9), (7, 8), (8, 8), (8, 7), (9, 7), (9, 6)}
     if blocks == 8:  # V-JEPA's share of a frame that short-range masks hide
         assert 0.55 < masks.target_count.float().mean() / (4 * 196) < 0.85
+
+
+def test_of_long_contexts_the_last_are_left_out() -> None:
+    whole, cut = (drawn(TubeBlockMask(grid=GRID, frames=4, longest=share), 50) for share in (1.0, 0.25))
+    most = 196  # a quarter of 4 * 196
+    assert cut.context.shape == (50, most)
+    assert torch.equal(cut.context, whole.context[:, :most])
+    assert torch.equal(cut.context_count, whole.context_count.clamp(max=most))
+    assert (whole.context_count > most).any()
+    assert (whole.context_count < most).any()
+    assert same(cut[2:], whole[2:]), "the targets"
+    for longest in (0.0, 1.1, 0.001):
+        with pytest.raises(ValueError, match=rf"longest must be at most 1, and so large .*, got {longest}"):
+            TubeBlockMask(grid=GRID, frames=4, longest=longest)
+
+
+def cells_of_the_authors(state: int, masked: int, frames: int, rows: int, columns: int) -> list[list[list[int]]]:
+    """1 where VideoMAE V2's `RunningCellMaskingGenerator` masks: a row of four, the first of which are ones, is read
+    from one place later in every frame, into squares of 2 x 2."""
+    row = [1] * masked + [0] * (4 - masked)
+    found = []
+    for time in range(frames):
+        first = state + 1 + time
+        square = [row[(first + place) % 4] for place in range(4)]
+        found.append([[square[2 * (y % 2) + x % 2] for x in range(columns)] for y in range(rows)])
+    return found
+
+
+@pytest.mark.parametrize(("ratio", "masked"), [(0.25, 1), (0.5, 2), (0.75, 3)])
+def test_cells_run_through_their_four_states(ratio: float, masked: int) -> None:
+    rows, columns, frames = 4, 6, 5
+    masks = drawn(RunningCellMask(grid=(rows, columns), frames=frames, ratio=ratio), 4000)
+    known = [torch.tensor(cells_of_the_authors(s, masked, frames, rows, columns)).flatten() for s in range(4)]
+    patches = frames * rows * columns
+    assert masks.masked.shape == (4000, patches * masked // 4)
+    states = []
+    for row in range(0, 4000, 10):
+        both = torch.cat([masks.visible[row], masks.masked[row]]).sort().values
+        assert torch.equal(both, torch.arange(patches))
+        hidden = torch.zeros(patches, dtype=torch.int64)
+        hidden[masks.masked[row]] = 1
+        states += [state for state, each in enumerate(known) if torch.equal(hidden, each)]
+    assert len(states) == 400, "one state each"
+    assert chisquare(np.bincount(states, minlength=4)).pvalue > 1e-3
+    for part in masks:
+        assert (part.diff(dim=1) > 0).all()
+
+
+def test_over_8_frames_each_place_is_kept_four_times() -> None:
+    kept = drawn(RunningCellMask(grid=GRID, frames=8), 4).visible
+    assert kept.shape == (4, 8 * 98), "half of each frame"
+    places = torch.zeros(4, 8 * 196).scatter(1, kept, 1.0).unflatten(1, (8, 196))
+    assert (places.sum(dim=2) == 98).all()
+    assert (places.sum(dim=1) == 4).all()
+    assert (places.unfold(1, 4, 1).sum(dim=-1) == 2).all(), "twice in any four frames"
+
+
+def test_cells_must_fit() -> None:
+    with pytest.raises(ValueError, match=r"RunningCellMask.grid must be an even number of rows and columns"):
+        RunningCellMask(grid=(3, 4), frames=2)
+    with pytest.raises(ValueError, match=r"RunningCellMask.ratio must be 0.25, 0.5 or 0.75, got 0.6"):
+        RunningCellMask(grid=(4, 4), frames=2, ratio=0.6)
 
 
 def test_many_blocks_in_a_small_grid_leave_something() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from headrace.pipeline.masks import MaskSpec
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.cli import main
 from headrace.tools.errors import UserError
+from headrace.tools.pictures.animation import MILLISECONDS, Playing, animated
 from headrace.tools.pictures.delivered import delivered
 from headrace.tools.pictures.show import show, shown
-from headrace.tools.pictures.show_clips import ShownClip, clips_of, strip
+from headrace.tools.pictures.show_clips import clips_of, strip
 from tests import clips
 
 pytestmark = pytest.mark.peer("av")
@@ -39,7 +41,7 @@ def shards(folder: Path) -> Iterator[ShardSet]:
         yield opened
 
 
-def clips_in(shards: ShardSet, spec: ClipSpec, *, masks: bool = False, **options: int) -> list[ShownClip]:
+def clips_in(shards: ShardSet, spec: ClipSpec, *, masks: bool = False, **options: int) -> list[Playing]:
     (one,) = delivered(shards, spec, **options).values()
     return clips_of(one, masks=masks)
 
@@ -103,10 +105,14 @@ SPEC = ClipSpec.repeat(Clip(frames=6, strides=(2,), view=View(size=32)), 2, [Tub
 def test_they_make_a_picture(what: str, folder: Path, tmp_path: Path) -> None:
     assert list(shown(SPEC)) == ["clips", "masks"]
     out = tmp_path / "clips.png"
-    assert show(what, folder, SPEC, out, count=2) == [out]
+    playing = tmp_path / "clips.webp"
+    assert show(what, folder, SPEC, out, count=2) == [out, playing]
     with Image.open(out) as image:
         assert image.width > 800
         assert image.height > 200
+    with Image.open(playing) as image:
+        assert image.n_frames == 6  # type: ignore[attr-defined]
+        assert image.info["loop"] == 0, "without end"
 
 
 @pytest.mark.parametrize("what", ["clips", "masks"])
@@ -115,8 +121,31 @@ def test_the_command_draws_those_of_a_recipe(
 ) -> None:
     out = tmp_path / "clips.png"
     assert main(["show", what, str(folder), "--method", "videomae_small", "--samples", "1", "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}\n"
+    assert capsys.readouterr().out == f"{out}\n{out.with_suffix('.webp')}\n"
     assert Image.open(out).width > 800
+
+
+def test_clips_play_frame_after_frame_with_their_numbers() -> None:
+    """A clip of 16 pixels is shown at 128; the shorter one waits at its last frame."""
+    levels = np.linspace(30, 220, 5).astype(np.uint8)
+    long, short = (np.broadcast_to(levels[:n, None, None, None], (n, 16, 16, 3)) for n in (5, 3))
+    clips = [
+        Playing(frames=long, numbers=[3, 5, 7, 9, 11], title="one · start 3 of 60 · stride 2"),
+        Playing(frames=short, numbers=[0, 1, 2], title="two"),
+    ]
+    with Image.open(io.BytesIO(animated(clips))) as image:
+        assert image.n_frames == 5  # type: ignore[attr-defined]
+        labels = []
+        for t in range(5):
+            image.seek(t)
+            assert image.info.get("duration", MILLISECONDS) == MILLISECONDS
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+            tiles = pixels[8 : 8 + 128, 8 : 8 + 128], pixels[8 : 8 + 128, 144 : 144 + 128]
+            for tile, level in zip(tiles, (levels[t], levels[min(t, 2)]), strict=True):
+                assert np.abs(tile - level).max() <= 3
+            labels.append(pixels[8 + 128 : 8 + 142, 8:136])
+            assert (labels[-1] < 128).any(), "the number of the frame"
+        assert np.abs(labels[0] - labels[1]).max() > 100
 
 
 def test_what_cannot_be_drawn(folder: Path, photos: ShardSet, tmp_path: Path) -> None:
