@@ -15,12 +15,12 @@ UNLEARNT: dict[str, str] = {
         (
             "moco_v1", "deepcluster_v2", "moco_v3", "simsiam", "nnclr", "densecl", "ressl", "vicreg", "w_mse", "tico",
             "lejepa", "instance_discrimination", "ijepa", "data2vec2", "simmim", "maskfeat", "data2vec", "beit",
-            "autoencoder", "denoising_autoencoder", "vae", "inpainting", "context_prediction", "jigsaw", "block_order",
+            "autoencoder", "denoising_autoencoder", "vae", "inpainting", "context_prediction", "jigsaw", "block_order", "colorization",
         ),
         _ONE_SEED,
     ),
     "aim": f"{_ONE_SEED}, from before its head's positions moved in front of the first layer",
-    **dict.fromkeys(("ibot", "dinov2", "dinov2_gram", "msn", "colorization"), "not trained yet for this table"),
+    **dict.fromkeys(("ibot", "dinov2", "dinov2_gram", "msn"), "not trained yet for this table"),
     "capi": (
         "it learns its task, and features get worse. In a run of 744 steps on digits (seed 0), a third of the small "
         "recipe's, the loss of the prediction was 4.29, 4.12, 3.93, 3.74, 3.73 and 3.58 at steps 10, 50, 100, 200, "
