@@ -15,7 +15,8 @@ UNLEARNT: dict[str, str] = {
         (
             "moco_v1", "deepcluster_v2", "moco_v3", "simsiam", "nnclr", "densecl", "ressl", "vicreg", "w_mse", "tico",
             "lejepa", "instance_discrimination", "ijepa", "data2vec2", "simmim", "maskfeat", "data2vec", "beit",
-            "autoencoder", "denoising_autoencoder", "vae", "inpainting", "context_prediction", "jigsaw", "block_order", "colorization",
+            "autoencoder", "denoising_autoencoder", "vae", "inpainting", "context_prediction", "jigsaw", "block_order",
+            "colorization",
         ),
         _ONE_SEED,
     ),
