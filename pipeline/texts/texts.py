@@ -319,10 +319,10 @@ class TextReader:
             if isinstance(mask, TokenMask):
                 special = (place < before) | (place >= lengths[:, None] - behind)
                 special |= (place >= middle) & (place < middle + between)
-                if mask.special:
-                    words = None if words is None else np.where(special, -1 - place, words)
-                    special = None
-                masks.append(mask.draw(seed, epoch, ids, tokens, lengths, special=special, words=words, number=number))
+                if mask.special and words is not None:
+                    words = np.where(special, -1 - place, words)
+                never = None if mask.special else special
+                masks.append(mask.draw(seed, epoch, ids, tokens, lengths, special=never, words=words, number=number))
             elif isinstance(mask, Infilling):
                 frame = {"before": before, "behind": behind}
                 masks.append(mask.draw(seed, epoch, ids, tokens, lengths, words=words, number=number, **frame))
