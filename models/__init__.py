@@ -53,10 +53,28 @@ from headrace.models.methods.pretext.inpainting import Inpainting, InpaintingCon
 from headrace.models.methods.pretext.jigsaw import Jigsaw, JigsawConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.pretext.vae import VAE, VAEConfig
+from headrace.models.methods.sound.byol_a import BYOLA, BYOLAConfig
+from headrace.models.methods.sound.cpc import CPC, CPCConfig
+from headrace.models.methods.sound.data2vec_audio import Data2VecAudio, Data2VecAudioConfig
+from headrace.models.methods.sound.hubert import HuBERT, HuBERTConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
+from headrace.models.methods.sound.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from headrace.models.methods.text.bert import BERT, BERTConfig
+from headrace.models.methods.video.arrow_of_time import ArrowOfTime, ArrowOfTimeConfig
+from headrace.models.methods.video.clip_order import ClipOrder, ClipOrderConfig
+from headrace.models.methods.video.cvrl import CVRL, CVRLConfig
+from headrace.models.methods.video.frame_order import FrameOrder, FrameOrderConfig
 from headrace.models.methods.video.monodepth2 import Monodepth2, Monodepth2Config
+from headrace.models.methods.video.odd_one_out import OddOneOut, OddOneOutConfig
+from headrace.models.methods.video.pace import Pace, PaceConfig
+from headrace.models.methods.video.rho_byol import RhoBYOL, RhoBYOLConfig
+from headrace.models.methods.video.rho_moco import RhoMoCo, RhoMoCoConfig
+from headrace.models.methods.video.rho_simclr import RhoSimCLR, RhoSimCLRConfig
+from headrace.models.methods.video.rho_swav import RhoSwAV, RhoSwAVConfig
 from headrace.models.methods.video.sfmlearner import SfMLearner, SfMLearnerConfig
+from headrace.models.methods.video.sorting import Sorting, SortingConfig
+from headrace.models.methods.video.speediness import Speediness, SpeedinessConfig
+from headrace.models.methods.video.time_contrastive import TimeContrastive, TimeContrastiveConfig
 from headrace.models.methods.video.videomae import VideoMAE, VideoMAEConfig
 from headrace.models.methods.video.videomae_v2 import VideoMAEV2, VideoMAEV2Config
 from headrace.models.methods.video.vjepa import VJEPA, VJEPAConfig
@@ -342,7 +360,8 @@ METHODS: dict[str, MethodEntry] = {
         "2401.08541",
         "apple/ml-aim at bd9e068: aim/torch/layers.py, aim/torch/models.py; the paper for what trains",
         "what trains is not published: crops, the head's width and the mean over all patches behind the prefixes of a "
-        "batch could not be checked; features for probes are averaged over patches instead of pooled with attention",
+        "batch could not be checked; the head is as in lightly-ai/lightly, pull request 1479, whose author asked the "
+        "paper's; features for probes are averaged over patches instead of pooled with attention",
     ),
     "data2vec2": MethodEntry(
         Data2Vec2Config,
@@ -361,8 +380,7 @@ METHODS: dict[str, MethodEntry] = {
         "2502.08769",
         "facebookresearch/capi at 98b4fa1: train_capi.py, model.py, data.py, utils.py, default_pretrain_config.yaml",
         "paths are dropped sample by sample, where theirs drop them for a fixed share of a batch; the learning rate's "
-        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length; Sinkhorn divides by "
-        "sums as they are, where theirs add 1e-8, which counts where a patch is far from all clusters",
+        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length",
     ),
     "simmim": MethodEntry(
         SimMIMConfig,
@@ -572,6 +590,131 @@ METHODS: dict[str, MethodEntry] = {
         "monodepth2's networks, which see a pair of frames for each motion, in the place of theirs; no mask of "
         "explainability, as in their published figures; crops do not change; frames and cameras as in monodepth2",
     ),
+    "frame_order": MethodEntry(
+        FrameOrderConfig,
+        FrameOrder,
+        "video",
+        "1603.08561",
+        "imisra/shuffle-tuple at 5d27dfa: networks/tuple_train.prototxt, tuple_solver.prototxt; the paper for what is "
+        "shown",
+        "a ResNet-50 and one layer for each frame in the place of CaffeNet, which timm has not; triples from any "
+        "place of the video, at equal distances of four lengths, where theirs are of moments of much motion; the "
+        "largest centred square; how triples are drawn is not published as code",
+    ),
+    "sorting": MethodEntry(
+        SortingConfig,
+        Sorting,
+        "video",
+        "1708.01246",
+        "HsinYingLee/OPN at d0ba14e: UCF_datalayers.py, train_opn.prototxt, solver_opn.prototxt",
+        "a ResNet-50 in the place of CaffeNet, which timm has not; patches anywhere in the frame, where theirs follow "
+        "motion, and frames at equal distances; levels are divided by a deviation; weights begin as torch draws them",
+    ),
+    "clip_order": MethodEntry(
+        ClipOrderConfig,
+        ClipOrder,
+        "video",
+        "CVPR 2019",
+        "xudejing/video-clip-order-prediction at 7a1710d: train_vcop.py, models/vcopn.py, datasets/ucf101.py",
+        "torchvision's R3D with one block a stage in the place of their own; crops are resized once, with antialiasing",
+    ),
+    "pace": MethodEntry(
+        PaceConfig,
+        Pace,
+        "video",
+        "2008.05861",
+        "laura-wang/video-pace at cc1e561: train.py, datasets/ucf101.py, README.md",
+        "the classification of paces alone, as their code is, without the paper's contrast of clips; torchvision's "
+        "R(2+1)D with one block a stage in the place of their own; clips lie inside the video, where theirs begin "
+        "anywhere and go on from its first frame, a cut that tells a high pace; frames are normalised",
+    ),
+    "speediness": MethodEntry(
+        SpeedinessConfig,
+        Speediness,
+        "video",
+        "2004.06130",
+        "the paper, section 3",
+        "no authors' code is known, and several of the paper's numbers could not be checked; torchvision's R3D-18 in "
+        "the place of S3D-G; frames lie at equal distances of a drawn rate, rounded down, where the paper leaves them "
+        "out at random; clips are not resized at random",
+    ),
+    "odd_one_out": MethodEntry(
+        OddOneOutConfig,
+        OddOneOut,
+        "video",
+        "1611.06646",
+        "the paper, sections 3 and 4",
+        "no authors' code is known, and several of the paper's numbers could not be checked; a ResNet-50 in the place "
+        "of AlexNet, which timm has not; grey differences; a score for each clip from the sum of its differences from "
+        "the others, so that no position has weights of its own",
+    ),
+    "arrow_of_time": MethodEntry(
+        ArrowOfTimeConfig,
+        ArrowOfTime,
+        "video",
+        "CVPR 2018",
+        "donglaiw/AoT_TCAM: models/vggbn_tcam_pair2_cudnn.lua, opts.lua",
+        "differences of frames, or frames, in the place of optical flow, which would have to be computed; so colours "
+        "and light are there to be read; videos are not stabilised and black borders stay; a ResNet-50 in the place "
+        "of VGG-16; each clip in both directions in one batch",
+    ),
+    "time_contrastive": MethodEntry(
+        TimeContrastiveConfig,
+        TimeContrastive,
+        "video",
+        "1704.06888",
+        "tensorflow/models at ebafe28: research/tcn/estimators/svtcn_loss.py, svtcn_estimator.py, model.py, "
+        "preprocessing.py, configs/tcn_default.yml",
+        "one view; a ResNet-50 trained from the beginning, with its pooling, in the place of an Inception of "
+        "ImageNet's labels, kept as it is, and key points of two convolutions; several videos a batch, each by "
+        "itself; brightness multiplies",
+    ),
+    "cvrl": MethodEntry(
+        CVRLConfig,
+        CVRL,
+        "video",
+        "2008.03800",
+        "tensorflow/models at 0225b13: official/projects/video_ssl, ops/video_ssl_preprocess_ops.py, "
+        "dataloaders/video_ssl_input.py, losses/losses.py, modeling/video_ssl_model.py, configs",
+        "torchvision's R3D-18 in the place of R3D-50; the distance in time by the inverse of its distribution, where "
+        "theirs is found by bisection; clips of a video that is too short begin with it",
+    ),
+    "rho_simclr": MethodEntry(
+        RhoSimCLRConfig,
+        RhoSimCLR,
+        "video",
+        "2104.14558",
+        "facebookresearch/SlowFast at 287ec00: slowfast/models/contrastive.py, head_helper.py, "
+        "configs/contrastive_ssl/SimCLR_SlowR50_8x8.yaml, tools/train_net.py",
+        "torchvision's R3D-18 in the place of Slow-only R50; all clips in one backward pass instead of one after the "
+        "other, which gives the same gradient; a Gaussian blur in the place of PIL's box filters",
+    ),
+    "rho_moco": MethodEntry(
+        RhoMoCoConfig,
+        RhoMoCo,
+        "video",
+        "2104.14558",
+        "facebookresearch/SlowFast at 287ec00: slowfast/models/contrastive.py, head_helper.py, "
+        "configs/contrastive_ssl/MoCo_SlowR50_8x8.yaml, tools/train_net.py",
+        "as rho_simclr; the queue begins with rows of length 1",
+    ),
+    "rho_byol": MethodEntry(
+        RhoBYOLConfig,
+        RhoBYOL,
+        "video",
+        "2104.14558",
+        "facebookresearch/SlowFast at 287ec00: slowfast/models/contrastive.py, head_helper.py, "
+        "configs/contrastive_ssl/BYOL_SlowR50_8x8.yaml, tools/train_net.py",
+        "as rho_simclr; 2 - 2 cos in the place of -2 cos",
+    ),
+    "rho_swav": MethodEntry(
+        RhoSwAVConfig,
+        RhoSwAV,
+        "video",
+        "2104.14558",
+        "facebookresearch/SlowFast at 287ec00: slowfast/models/contrastive.py, tools/train_net.py",
+        "as rho_simclr; no queue; its settings are not published, so that the projector and the rates are rho-SimCLR's",
+    ),
     "masked_spectrogram": MethodEntry(
         MaskedSpectrogramConfig,
         MaskedSpectrogram,
@@ -582,6 +725,60 @@ METHODS: dict[str, MethodEntry] = {
         "positions are those of (time, band), where their code takes the grid's sides the wrong way round; gains are "
         "drawn uniformly in dB, with the deviation of their Beta(10, 10) + 0.5; their roll of the wave, which by a "
         "mistake never rolls, is left out; the temperatures of the decoder's attention are learnt by their logarithm",
+    ),
+    "wav2vec2": MethodEntry(
+        Wav2Vec2Config,
+        Wav2Vec2,
+        "sound",
+        "2006.11477",
+        "facebookresearch/fairseq at 3d262bb: fairseq/models/wav2vec/wav2vec2.py, modules/gumbel_vector_quantizer.py, "
+        "criterions/wav2vec_criterion.py, data/data_utils.py, "
+        "examples/wav2vec/config/pretraining/wav2vec2_base_librispeech.yaml",
+        "crops have one length, and shorter sounds start again, where theirs cut a batch to its shortest; each sound "
+        "has as many hidden frames as theirs on average, where theirs drop frames down to the batch's fewest; "
+        "negatives of the same codes are told by their numbers instead of their vectors; the codes' shares are of all "
+        "ranks' frames",
+    ),
+    "hubert": MethodEntry(
+        HuBERTConfig,
+        HuBERT,
+        "sound",
+        "2106.07447",
+        "facebookresearch/fairseq at 3d262bb: fairseq/models/hubert/hubert.py, criterions/hubert_criterion.py, "
+        "data/data_utils.py, examples/hubert/simple_kmeans, config/pretrain/hubert_base_librispeech.yaml",
+        "labels are those of the crop by itself, found in every step, where theirs are of whole sounds, found once; "
+        "centres are found with the middle of each sound; crops and hidden frames as in wav2vec 2.0 here",
+    ),
+    "data2vec_audio": MethodEntry(
+        Data2VecAudioConfig,
+        Data2VecAudio,
+        "sound",
+        "2202.03555",
+        "facebookresearch/fairseq at 3d262bb: examples/data2vec/models/data2vec_audio.py, "
+        "config/audio/pretraining/base_librispeech.yaml, fairseq/modules/ema_module.py",
+        "waves are normalised crop by crop instead of before they are cut; crops and hidden frames as in wav2vec 2.0 "
+        "here",
+    ),
+    "cpc": MethodEntry(
+        CPCConfig,
+        CPC,
+        "sound",
+        "1807.03748",
+        "facebookresearch/CPC_audio at b98a1bd: cpc/model.py, criterion/criterion.py, transformers.py, train.py, "
+        "cpc_default_config.py",
+        "negatives are of the same crop, which both papers try, too, instead of the batch's, whose sounds theirs takes "
+        "from one speaker; crops are drawn from each sound in each epoch, where theirs cut sounds joined together",
+    ),
+    "byol_a": MethodEntry(
+        BYOLAConfig,
+        BYOLA,
+        "sound",
+        "2103.06695",
+        "nttcslab/byol-a at 3e65c92: train.py, config.yaml, byol_a/augmentations.py, models.py, dataset.py, "
+        "byol_pytorch.diff",
+        "the sound that is mixed in is any other of the set instead of one of the last 2,048, and a crop of its own; "
+        "spectrograms are normalised by a mean and deviation that the configuration states instead of by running ones; "
+        "padding stands behind a sound instead of at both ends; views are normalised over all ranks",
     ),
 }
 """Every method by the name that the command line uses."""

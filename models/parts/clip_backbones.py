@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.video.resnet import (
     BasicBlock,
@@ -75,9 +77,17 @@ class ClipResNet(VideoResNet):
             self.inplanes = self.width
         return super()._make_layer(block, conv_builder, planes * self.width // STANDARD_WIDTH, blocks, stride)
 
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.fc(self.avgpool(self.forward_features(clips)).flatten(1))
+
     def forward_features(self, clips: Tensor) -> Tensor:
-        """(B, D, T', H', W'): what is in front of the pooling."""
-        return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(clips)))))
+        """(B, D, T', H', W'): what is in front of the pooling.
+
+        On the CPU it leaves autocast aside: in bfloat16 torch's oneDNN gives garbage for the gradient of a kernel of
+        three frames that goes over two, which some stage of every clip of 2 to 16 frames does.
+        """
+        with torch.autocast("cpu", enabled=False) if clips.device.type == "cpu" else nullcontext():
+            return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(clips)))))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers as timm counts those of its ResNets."""

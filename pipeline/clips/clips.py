@@ -16,25 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.pipeline.compiled import kernel
-from headrace.pipeline.images.plan import Plan, plan
-from headrace.pipeline.images.view import View
+from headrace.pipeline.clips.drawing import STARTS, draw
+from headrace.pipeline.images.plan import Plan, operations_of, plan
+from headrace.pipeline.images.view import DRAWS, View
 from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.masks import MaskSpec
-from headrace.pipeline.random import key_word, philox, unit
+from headrace.pipeline.random import key_word
 from headrace.pipeline.rows import Rows
 
 MAX_FRAMES = 1 << 12
 """Of one clip."""
-
-_STREAM = key_word(0x636C6970)  # the word "clip"
-_WHOLE = key_word(-1)  # in the place of a clip's number: draws that all clips of a sample share
-# Counter blocks of four random words; a new draw takes a new block, so that old draws never move.
-_BLOCK_START = np.uint64(0)
-_BLOCK_SIDE = np.uint64(1)
-_BLOCK_ORDER = np.uint64(2)
-_BLOCK_GAP = np.uint64(3)
-_STEP = np.uint64(16)  # bits of a counter word that the number of the block leaves to a step
 
 _CLIP_PARAMETERS = np.dtype(
     [
@@ -45,8 +36,11 @@ _CLIP_PARAMETERS = np.dtype(
         ("disorder", "f8"),
         ("replacing", "?"),
         ("paces", "i8"),
+        ("rate", "f8", 2),
     ]
 )
+_FRAME_BITS = np.uint64(32)  # of a view's number, which clips leave to a frame's
+Starts = Literal["independent", "apart", "row", "near", "together"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +57,14 @@ class Clip:
     strides: tuple[int, ...] = (4,)
     """Distances from a frame to the next, in frames of the video; each is equally likely, and its position here is the
     label of the pace (2008.05861)."""
+    rate: tuple[float, float] = (1.0, 1.0)
+    """Factor of the stride, drawn uniformly: the frames are `start + i * stride * rate`, rounded down. (1, 1) leaves
+    the stride as it is (SpeedNet, 2004.06130)."""
     view: View = field(default_factory=lambda: View(size=224))
     """The spatial part. All frames of a clip share one draw of it."""
+    colours: Literal["clip", "frame"] = "clip"
+    """frame: what comes behind crop, flip and turn is drawn for each frame by itself, so that frames cannot be compared
+    by their colours (2008.05861)."""
     place: Literal["random", "center"] = "random"
     """Where in the video the clip lies: each place equally likely, or in the middle; the earlier of two middle ones."""
     short: Literal["clamp", "loop"] = "clamp"
@@ -82,6 +82,11 @@ class Clip:
             raise ValueError(f"Clip.frames must lie in [1, {MAX_FRAMES}], got {self.frames}")
         if not self.strides or min(self.strides) < 1:
             raise ValueError(f"Clip.strides must be one or more positive numbers, got {self.strides}")
+        low, high = self.rate
+        if not 0.0 < low <= high:
+            raise ValueError(f"Clip.rate must satisfy 0 < low <= high, got {self.rate}")
+        if self.colours not in ("clip", "frame"):
+            raise ValueError(f"Clip.colours must be clip or frame, got {self.colours!r}")
         if self.place not in ("random", "center"):
             raise ValueError(f"Clip.place must be random or center, got {self.place!r}")
         if self.short not in ("clamp", "loop"):
@@ -97,9 +102,9 @@ class Clip:
             raise ValueError(f"Clip.disorder_by 'replacing' needs 3 frames, got {self.frames}")
 
     def span(self, stride: int) -> int:
-        """Frames of the video from the first that may be shown to the last."""
+        """Frames of the video from the first that may be shown to the last, at most."""
         places = 5 if self.disorder_by == "replacing" else self.frames
-        return (places - 1) * stride + 1
+        return int((places - 1) * stride * self.rate[1]) + 1
 
 
 @dataclass(frozen=True)
@@ -111,9 +116,15 @@ class ClipSpec:
     """What `Batch.masks` holds, one for each."""
     odd: bool = False
     """One of the clips, each equally likely, is in disorder, the others are not (odd-one-out, 1611.06646)."""
-    apart: bool = False
-    """False: the starts are independent, so that clips may overlap. True: they lie one behind the other in an order
-    that is drawn, whatever their `place`; those of a video that is too short for that start independently."""
+    starts: Starts = "independent"
+    """independent: so that clips may overlap. The others draw starts of all clips together, whatever their `place`.
+    apart: they lie one behind the other in an order that is drawn, with drawn gaps; those of a video that is too short
+    for that start independently. row: likewise, but `interval` frames from the end of one to the next, and the first
+    at the beginning of a video that is too short (clip order, CVPR 2019). near: two clips alike, whose distance in time
+    has a density that falls on a line, to 0 at the largest possible one; which comes first is drawn (CVRL, 2008.03800).
+    together: all at one frame, drawn so that the longest lies inside the video (SpeedNet, 2004.06130)."""
+    interval: int = 0
+    """Frames of the video between the clips of a row."""
     field: str | None = None
     """Name of the field of videos or frames in the shard set; None takes "video" or else "frames"."""
 
@@ -123,7 +134,8 @@ class ClipSpec:
         masks: Sequence[MaskSpec] = (),
         *,
         odd: bool = False,
-        apart: bool = False,
+        starts: Starts = "independent",
+        interval: int = 0,
         field: str | None = None,
     ) -> None:
         if not clips:
@@ -132,10 +144,19 @@ class ClipSpec:
             raise ValueError("ClipSpec.odd needs at least two clips")
         if odd and any(clip.disorder or clip.frames < 3 for clip in clips):
             raise ValueError("ClipSpec.odd needs clips of at least 3 frames without a disorder of their own")
+        if starts not in STARTS:
+            raise ValueError(f"ClipSpec.starts must be one of {', '.join(STARTS)}, got {starts!r}")
+        if interval < 0 or (interval and starts != "row"):
+            raise ValueError(f"ClipSpec.interval is from 0 on, and for starts in a row, got {interval}")
+        if starts == "near":
+            lengths = {clip.span(stride) for clip in clips for stride in clip.strides}
+            if len(clips) != 2 or len(lengths) > 1 or any(clip.rate[0] < clip.rate[1] for clip in clips):
+                raise ValueError("ClipSpec.starts 'near' needs two clips of one length in the video")
         object.__setattr__(self, "clips", tuple(clips))
         object.__setattr__(self, "masks", tuple(masks))
         object.__setattr__(self, "odd", odd)
-        object.__setattr__(self, "apart", apart)
+        object.__setattr__(self, "starts", starts)
+        object.__setattr__(self, "interval", interval)
         object.__setattr__(self, "field", field)
 
     def __len__(self) -> int:
@@ -143,10 +164,16 @@ class ClipSpec:
 
     @staticmethod
     def repeat(
-        clip: Clip, times: int, masks: Sequence[MaskSpec] = (), *, odd: bool = False, apart: bool = False
+        clip: Clip,
+        times: int,
+        masks: Sequence[MaskSpec] = (),
+        *,
+        odd: bool = False,
+        starts: Starts = "independent",
+        interval: int = 0,
     ) -> ClipSpec:
-        """`times` independent draws of one clip."""
-        return ClipSpec([clip] * times, masks, odd=odd, apart=apart)
+        """`times` draws of one clip."""
+        return ClipSpec([clip] * times, masks, odd=odd, starts=starts, interval=interval)
 
     @property
     def frames(self) -> int:
@@ -163,7 +190,16 @@ class ClipSpec:
         its strides, its frames as `ViewSpec.plain` has them. Nothing is drawn, nothing is masked."""
         first = self.clips[0]
         (view,) = self.views.plain().views
-        plain = replace(first, strides=first.strides[:1], view=view, place="center", reverse=0.0, disorder=0.0)
+        plain = replace(
+            first,
+            strides=first.strides[:1],
+            rate=(1.0, 1.0),
+            view=view,
+            colours="clip",
+            place="center",
+            reverse=0.0,
+            disorder=0.0,
+        )
         return ClipSpec([plain], field=self.field)
 
 
@@ -184,6 +220,9 @@ class DrawnClips(NamedTuple):
     """int64 (B, K, T): of each frame shown its place in time among the clip's frames; -1 behind a shorter clip."""
     odd: Tensor
     """int64 (B,): the clip that is in disorder where `ClipSpec.odd` asks for one, else -1."""
+    sequence: Tensor
+    """int64 (B, K): of each clip its place in time among the clips, where `ClipSpec.starts` draws their order: apart
+    (unless the video is too short for that), row and near. Else -1."""
     crop: Tensor
     """int32 (B, K, 4): top, left, height, width of the crop, in pixels of the video."""
     flip: Tensor
@@ -210,13 +249,19 @@ class ClipPlan(Rows):
     """int64 (B, K, T)"""
     odd: np.ndarray
     """int64 (B,)"""
+    sequence: np.ndarray
+    """int64 (B, K)"""
     pixels: Plan
     """What is done to the frames, a view a clip."""
+    frame_pixels: np.ndarray
+    """`headrace.pipeline.images.view.DRAWS` (B, K, T): for clips with colours of each frame, what comes behind crop,
+    flip and turn in the place of what `pixels` says. (B, K, 0) where no clip has them."""
 
     @staticmethod
     def blank(spec: ClipSpec, seed: int, epoch: int, samples: int) -> ClipPlan:
         """`samples` rows to be filled."""
         clips, frames = len(spec), spec.frames
+        coloured = frames if any(clip.colours == "frame" for clip in spec.clips) else 0
         return ClipPlan(
             origin=np.full((samples, 2), (key_word(seed), key_word(epoch)), np.uint64),
             frames=np.full((samples, clips, frames), -1, np.int32),
@@ -226,6 +271,8 @@ class ClipPlan(Rows):
             ordered=np.ones((samples, clips), np.bool_),
             permutation=np.full((samples, clips, frames), -1, np.int64),
             odd=np.full(samples, -1, np.int64),
+            sequence=np.full((samples, clips), -1, np.int64),
+            frame_pixels=np.zeros((samples, clips, coloured), DRAWS),
             pixels=plan(spec.views, seed, epoch, np.zeros(samples, np.int64), np.ones((samples, 2), np.int32)),
         )
 
@@ -247,22 +294,29 @@ class ClipPlan(Rows):
             return
         seed, epoch = self.origin[0]
         self.length[:] = lengths
-        _draw(
+        draw(
             seed,
             epoch,
             np.ascontiguousarray(sample_ids, np.int64),
             np.ascontiguousarray(lengths, np.int64),
             *_parameters(spec),
             spec.odd,
-            spec.apart,
+            STARTS[spec.starts],
+            spec.interval,
             self.frames,
             self.pace,
             self.reversed,
             self.ordered,
             self.permutation,
             self.odd,
+            self.sequence,
         )
         self.pixels[:] = plan(spec.views, int(seed), int(epoch), sample_ids, sizes)
+        for k, clip in enumerate(spec.clips):
+            if clip.colours == "frame":
+                numbers = (np.uint64(k + 1) << _FRAME_BITS) + np.arange(clip.frames, dtype=np.uint64)
+                drawn = operations_of(clip.view, int(seed), int(epoch), sample_ids, numbers)
+                self.frame_pixels[:, k, : clip.frames] = drawn
 
     def drawn(self) -> DrawnClips:
         """The labels, sharing memory but for those of the pixels."""
@@ -294,116 +348,8 @@ def _parameters(spec: ClipSpec) -> tuple[np.ndarray, np.ndarray]:
             clip.disorder,
             clip.disorder_by == "replacing",
             len(clip.strides),
+            clip.rate,
         )
         for clip in spec.clips
     ]
     return np.array(records, _CLIP_PARAMETERS), strides
-
-
-@kernel
-def _draw(
-    seed,
-    epoch,
-    sample_ids,
-    lengths,
-    parameters,
-    strides,
-    has_odd,
-    apart,
-    frames,
-    pace,
-    reversed_,
-    ordered,
-    permutation,
-    odd,
-):
-    clips = len(parameters)
-    spans = np.empty(clips, np.int64)
-    starts = np.empty(clips, np.int64)
-    for i in range(len(sample_ids)):
-        sample = np.uint64(sample_ids[i])
-        length = lengths[i]
-        odd[i] = -1
-        if has_odd:
-            words = philox(seed, _STREAM, _BLOCK_START, _WHOLE, sample, epoch)
-            odd[i] = np.int64(unit(words[0]) * clips)
-        for k in range(clips):
-            p = parameters[k]
-            words = philox(seed, _STREAM, _BLOCK_START, np.uint64(k), sample, epoch)
-            pace[i, k] = np.int64(unit(words[0]) * p.paces)
-            places = 5 if p.replacing else p.frames
-            spans[k] = (places - 1) * strides[k, pace[i, k]] + 1
-            free = max(0, length - spans[k])
-            starts[k] = free // 2 if p.centered else np.int64(unit(words[1]) * (free + 1))
-            reversed_[i, k] = unit(words[2]) < p.reverse
-            ordered[i, k] = not unit(words[3]) < p.disorder and odd[i] != k
-        if apart:
-            _place_apart(seed, epoch, sample, length, spans, starts)
-        for k in range(clips):
-            p = parameters[k]
-            stride = strides[k, pace[i, k]]
-            count = p.frames
-            order = permutation[i, k, :count]
-            shown = frames[i, k, :count]
-            for t in range(count):
-                order[t] = t
-                shown[t] = t + 1 if p.replacing else t
-            if not ordered[i, k]:
-                if p.replacing:
-                    words = philox(seed, _STREAM, _BLOCK_SIDE, np.uint64(k), sample, epoch)
-                    before = unit(words[0]) < 0.5
-                    shown[1] = 0 if before else 4
-                    order[0], order[1], order[2] = (1, 0, 2) if before else (0, 2, 1)
-                else:
-                    _draw_order(seed, epoch, sample, np.uint64(k), order)
-                    for t in range(count):
-                        shown[t] = order[t]
-            if reversed_[i, k]:
-                order[:] = order[::-1].copy()
-                shown[:] = shown[::-1].copy()
-            for t in range(count):
-                number = starts[k] + shown[t] * stride
-                if number >= length:
-                    number = number % length if p.loop else length - 1
-                shown[t] = number
-
-
-@kernel
-def _place_apart(seed, epoch, sample, length, spans, starts):
-    """Starts of clips that do not overlap, in a drawn order with drawn gaps; nothing where they do not fit."""
-    clips = len(spans)
-    free = length - spans.sum()
-    if free < 0:
-        return
-    gaps = np.empty(clips, np.int64)
-    turn = np.empty(clips, np.int64)
-    for k in range(clips):
-        words = philox(seed, _STREAM, np.uint64(k) << _STEP | _BLOCK_GAP, _WHOLE, sample, epoch)
-        gaps[k] = np.int64(unit(words[0]) * (free + 1))
-        other = np.int64(unit(words[1]) * (k + 1))
-        turn[k] = turn[other]
-        turn[other] = k
-    gaps.sort()
-    taken = 0
-    for k in range(clips):
-        starts[turn[k]] = gaps[k] + taken
-        taken += spans[turn[k]]
-
-
-@kernel
-def _draw_order(seed, epoch, sample, clip, order):
-    """One of the orders that are neither that of time nor its reverse."""
-    count = len(order)
-    step = 0
-    while True:
-        for t in range(count - 1, 0, -1):
-            words = philox(seed, _STREAM, np.uint64(step) << _STEP | _BLOCK_ORDER, clip, sample, epoch)
-            step += 1
-            other = np.int64(unit(words[0]) * (t + 1))
-            order[t], order[other] = order[other], order[t]
-        forwards, backwards = True, True
-        for t in range(count):
-            forwards = forwards and order[t] == t
-            backwards = backwards and order[t] == count - 1 - t
-        if not (forwards or backwards):
-            return

@@ -16,6 +16,7 @@ from torch import Tensor
 from headrace.pipeline.clips.clips import ClipPlan, ClipSpec
 from headrace.pipeline.engines.base import Engine, TwoStageEngine, pixel_spans, whole_batch_part
 from headrace.pipeline.images.plan import Plan
+from headrace.pipeline.images.view import OPERATION_DRAWS
 from headrace.shards import Spans
 
 MAX_CLIP = 1 << 31
@@ -127,7 +128,7 @@ class ClipEngine:
         for k, (engine, out) in enumerate(zip(self._engines, clips, strict=True)):
             frames = [pixel_spans(cut[k].pixels, cut[k].shown) for cut in cuts]
             spans = Spans._make(np.concatenate(column) for column in zip(*frames, strict=True))
-            pixels = _of_frames(plan, k, out.shape[1])
+            pixels = _of_frames(plan, self._spec, k)
             pixels.crop[:, 0, :2], pixels.crop[:, 0, 2], pixels.crop[:, 0, 3] = 0, spans.height, spans.width
             write = engine.crop if isinstance(engine, TwoStageEngine) else engine.render
             write(np.repeat(ids, out.shape[1]), spans, pixels, [out.reshape(-1, *out.shape[2:])])
@@ -139,7 +140,7 @@ class ClipEngine:
         for k, (engine, clip) in enumerate(zip(self._engines, clips, strict=True)):
             if isinstance(engine, TwoStageEngine):
                 pictures = clip.flatten(0, 1).permute(0, 3, 1, 2)
-                (pictures,) = engine.finish(_of_frames(plan, k, clip.shape[1]), [pictures], dtype)
+                (pictures,) = engine.finish(_of_frames(plan, self._spec, k), [pictures], dtype)
                 clip = pictures.permute(0, 2, 3, 1).unflatten(0, clip.shape[:2])
             finished.append(clip.permute(0, 4, 1, 2, 3))
         return finished
@@ -163,6 +164,13 @@ class ClipEngine:
         return [memory[end - size : end].reshape(shape) for end, size, shape in zip(ends, sizes, shapes, strict=True)]
 
 
-def _of_frames(plan: ClipPlan, k: int, frames: int) -> Plan:
-    """What is done to the pictures of the clips k, each clip's row once for each of its frames."""
-    return plan.pixels.view(k)[np.repeat(np.arange(len(plan)), frames)]
+def _of_frames(plan: ClipPlan, spec: ClipSpec, k: int) -> Plan:
+    """What is done to the pictures of the clips k, each clip's row once for each of its frames; colours are the frame's
+    own where the clip asks for that."""
+    clip = spec.clips[k]
+    rows = plan.pixels.view(k)[np.repeat(np.arange(len(plan)), clip.frames)]
+    if clip.colours == "frame":
+        own = plan.frame_pixels[:, k, : clip.frames].reshape(-1, 1)
+        for name in OPERATION_DRAWS:
+            rows.draws[name] = own[name]
+    return rows

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from headrace.pipeline.compiled import kernel
-from headrace.pipeline.images.view import DRAWS, STREAM, draw_operations, in_words, settings
+from headrace.pipeline.images.view import DRAWS, STREAM, View, draw_operations, in_words, settings
 from headrace.pipeline.images.views import PatchPair, Tiles, ViewSpec
 from headrace.pipeline.random import key_word, philox, unit
 from headrace.pipeline.rows import Rows
@@ -92,6 +92,22 @@ def plan(spec: ViewSpec, seed: int, epoch: int, sample_ids: np.ndarray, sizes: n
             shape = (*map(float, part.scale), float(part.gap), float(part.jitter))
             _draw_pair(*keys, taken, shape, crops, label)
     return drawn
+
+
+def operations_of(view: View, seed: int, epoch: int, sample_ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """DRAWS (B, N) of everything but the crop: the draws that views of these settings have whose numbers in a
+    specification are `numbers`, uint64 (N,). Other arguments are as in `plan`."""
+    draws = np.zeros((len(sample_ids), len(numbers)), DRAWS)
+    ids = np.ascontiguousarray(sample_ids, dtype=np.int64)
+    _draw_operations(key_word(seed), key_word(epoch), ids, settings([view]), numbers, draws)
+    return draws
+
+
+@kernel
+def _draw_operations(seed, epoch, sample_ids, settings, numbers, draws):
+    for i in range(len(sample_ids)):
+        for n in range(len(numbers)):
+            draw_operations(seed, epoch, np.uint64(sample_ids[i]), numbers[n], settings[0], draws[i, n])
 
 
 @kernel

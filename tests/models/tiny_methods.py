@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from headrace.models import METHODS, BackboneConfig, Method, build_method
 from headrace.models.parts.backbones import tiny_resnet
 from headrace.models.parts.beit import tiny_beit
+from headrace.models.parts.clip_backbones import tiny_clip_resnet
+from headrace.models.parts.speech import SpeechNetwork
 from headrace.pipeline import Mel
 from tests import texts
 from tests.conftest import require_peer
@@ -26,6 +29,10 @@ SWIN = BackboneConfig(
 BEIT = tiny_beit(width=24, depth=2)
 # Views that leave more than one pixel in front of the last stride: else a gradient of oneDNN in bfloat16 is garbage.
 PLAIN: dict[str, Any] = {"size": 24, "strength": 0.5, "backbone": RESNET}
+SPEECH = SpeechNetwork(
+    channels=(8, 8), kernels=(10, 4), strides=(10, 4), width=16, depth=2, heads=2, position_kernel=8, position_groups=2
+)
+WAVES: dict[str, Any] = {"rate": 8000, "samples": 1610, "mask_span": 3, "network": SPEECH}
 
 DEPTH: dict[str, Any] = {
     "size": 64, "decoder_widths": (8, 8, 8, 8, 8), "pose_width": 8,
@@ -33,6 +40,11 @@ DEPTH: dict[str, Any] = {
         name="resnet18",
         options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep", "stem_width": 8},
     ),
+}  # fmt: skip
+
+CLIP_RESNET = tiny_clip_resnet(width=8)
+CLIPS: dict[str, Any] = {
+    "size": 16, "frames": 4, "stride": 1, "strength": 0.5, "blur": 0.0, "backbone": CLIP_RESNET,
 }  # fmt: skip
 
 TINY: dict[str, dict[str, Any]] = {
@@ -159,11 +171,53 @@ TINY: dict[str, dict[str, Any]] = {
             **{key: value for key, value in VIT.options.items() if key != "img_size"}, "dynamic_img_size": False,
         }),
     },
+    "wav2vec2": {**WAVES, "negatives": 5, "codes": 4, "code_dim": 8, "projection_dim": 8, "gumbel": (2.0, 0.5, 0.9)},
+    "hubert": {
+        **WAVES, "clusters": 6, "cepstra": 5, "projection_dim": 8,
+        "mel": Mel(bins=8, window=40, hop=40, fft=256, taper="povey"),
+    },
+    "data2vec_audio": {
+        **WAVES, "target_blocks": 1, "momentum": 0.9, "final_momentum": 0.99, "momentum_steps": 10,
+        "network": replace(SPEECH, position_kernel=15),
+    },
+    "cpc": {
+        "rate": 8000, "samples": 1600, "channels": 24, "kernels": (10, 4), "strides": (10, 4), "paddings": (0, 0),
+        "context_dim": 24, "steps": 3, "negatives": 6, "heads": 2, "predictor_dim": 48,
+    },
+    "byol_a": {
+        "rate": 8000, "frames": 16, "short": "loop", "channels": 8, "feature_dim": 24, "hidden_dim": 32,
+        "projection_dim": 16, "momentum": 0.9,
+        "mel": Mel(definition="librosa", bins=16, window=256, hop=80, fft=256, mean=-7.0, std=4.0),
+    },
     "bert": {"tokenizer": str(texts.words()), "length": 24, "positions": 24, "width": 16, "depth": 2, "heads": 2},
     "clip": {
         "tokenizer": str(texts.words()), "length": 16, "size": 24, "embed_dim": 16, "text_width": 16, "text_depth": 2,
         "text_heads": 2, "backbone": RESNET,
     },
+    "frame_order": {
+        "size": 24, "strides": (1, 2), "frame_dim": 32, "hidden_dim": 16, "dropout": 0.1, "backbone": RESNET,
+    },
+    "sorting": {
+        "size": 24, "jitter": 2, "crop_scale": (0.7, 1.0), "strides": (2, 3), "frame_dim": 32, "pair_dim": 16,
+        "dropout": 0.1, "backbone": RESNET,
+    },
+    "clip_order": {"size": 16, "frames": 2, "interval": 1, "pair_dim": 16, "dropout": 0.1, "backbone": CLIP_RESNET},
+    "pace": {"size": 16, "frames": 4, "strides": (1, 2, 3), "backbone": CLIP_RESNET},
+    "speediness": {"size": 16, "frames": 4, "backbone": CLIP_RESNET},
+    "odd_one_out": {"size": 24, "clips": 3, "frames": 4, "strides": (2,), "hidden_dim": 32, "backbone": RESNET},
+    "arrow_of_time": {"size": 24, "length": 3, "hidden_dim": 16, "dropout": 0.1, "backbone": RESNET},
+    "time_contrastive": {
+        "size": 24, "frames": 8, "positive_radius": 1, "negative_radius": 3, "hidden_dim": 32, "embedding_dim": 8,
+        "backbone": RESNET,
+    },
+    "cvrl": {
+        "size": 16, "frames": 4, "stride": 1, "blur": (0.0, 0.0), "hidden_dim": 32, "projection_dim": 16,
+        "backbone": CLIP_RESNET,
+    },
+    "rho_simclr": {**CLIPS, "clips": 3, "hidden_dim": 32, "projection_dim": 16},
+    "rho_moco": {**CLIPS, "clips": 2, "stills": 1, "queue": 160, "hidden_dim": 32, "projection_dim": 16},
+    "rho_byol": {**CLIPS, "hidden_dim": 32, "projection_dim": 16},
+    "rho_swav": {**CLIPS, "hidden_dim": 32, "projection_dim": 16, "prototypes": 12},
     "videomae": {
         "size": 16, "frames": 4, "stride": 2, "mask_ratio": 0.75,
         "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
@@ -201,7 +255,10 @@ SETS = {
 """The fixture of real samples for the methods of a family that is not shown digits."""
 COLOURED = {"colorization"}
 """Methods that find nothing to learn in greys."""
-LIBRARIES: dict[str, tuple[str, ...]] = dict.fromkeys(("bert", "clip"), ("tokenizers", "transformers"))
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("bert", "clip"), ("tokenizers", "transformers")),
+    **dict.fromkeys(("wav2vec2", "hubert", "data2vec_audio"), ("transformers",)),
+}
 """What a method needs of an extra."""
 
 

@@ -112,6 +112,47 @@ def test_rates_fall_where_the_authors_let_them_fall(name: str, peak: float, rate
     assert {epoch: peak * dropped(epoch, schedule.drops) for epoch in rates} == pytest.approx(rates)
 
 
+@pytest.mark.parametrize(
+    ("name", "peak", "optimizer", "decay", "length"),
+    [
+        ("frame_order_ucf101", 1e-3, "sgd", 5e-4, (1342, 128)),
+        ("sorting_ucf101", 0.01, "sgd", 5e-4, (1141, 64)),
+        ("clip_order_ucf101", 1e-3, "sgd", 5e-4, (300, 8)),
+        ("pace_ucf101", 1e-3, "sgd", 5e-3, (180, 30)),
+        ("time_contrastive_pouring", 1e-3, "adamw", 1e-6, (10_000, 1)),
+        ("cvrl_k600", 0.32, "sgd", 1e-6, (200, 1024)),
+        ("rho_simclr_k400", 1.2, "lars", 1e-6, (200, 64)),
+        ("rho_moco_k400", 0.1, "sgd", 1e-4, (200, 64)),
+        ("rho_byol_k400", 0.6, "lars", 1e-6, (200, 64)),
+    ],
+)
+def test_clips_are_what_each_method_s_authors_ran(
+    name: str, peak: float, optimizer: str, decay: float, length: tuple[int, int]
+) -> None:
+    config = RECIPES[name]()
+    assert peak_lr(config.optim, config.batch_size) == pytest.approx(peak)
+    assert (config.optim.name, config.optim.weight_decay) == (optimizer, decay)
+    assert (config.epochs, config.batch_size) == length
+    assert config.model == METHODS[config.method].config()
+    assert config.optim.name != "lars" or not config.optim.lr_in_momentum
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("frame_order_ucf101", {0: 1e-3, 1073: 1e-3, 1074: 1e-4, 1341: 1e-4}),
+        ("sorting_ucf101", {0: 0.01, 871: 0.01, 872: 1e-3}),
+        ("clip_order_ucf101", {0: 1e-3, 299: 1e-3}),
+        ("pace_ucf101", {0: 1e-3, 59: 1e-3, 60: 1e-4, 179: 1e-5}),
+    ],
+)
+def test_rates_of_clips_fall_where_the_authors_let_them_fall(name: str, rates: dict[int, float]) -> None:
+    config = RECIPES[name]()
+    assert (config.schedule.final, config.schedule.warmup_epochs) == (1.0, 0)
+    found = {epoch: config.optim.lr * dropped(epoch, config.schedule.drops) for epoch in rates}
+    assert found == pytest.approx(rates)
+
+
 def test_cifar10_has_lightlys_values() -> None:
     config = simclr_cifar10()
     assert peak_lr(config.optim, config.batch_size) == pytest.approx(0.06 * 512 / 128)

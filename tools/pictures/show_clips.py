@@ -67,6 +67,8 @@ def clip_words(spec: ClipSpec, drawn: DrawnClips, row: int, k: int) -> list[str]
         words.append("order " + " ".join(str(place) for place in drawn.permutation[row, k, : clip.frames].tolist()))
     if drawn.odd[row] == k:
         words.append("the odd one")
+    if drawn.sequence[row, k] >= 0:
+        words.append(f"place {int(drawn.sequence[row, k])} in time")
     words.append(f"crop {height}x{width} at {top},{left}")
     return words + (["flip"] if drawn.flip[row, k] else [])
 

@@ -79,3 +79,23 @@ def test_refusals_name_the_value(make: Callable[[], object], message: str) -> No
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         make()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("frames", [4, 8, 16])
+def test_gradients_under_autocast_are_those_of_float32_on_the_cpu(name: Any, frames: int) -> None:
+    """Of networks in which a kernel of three frames goes over two."""
+    network, _ = build_clip_backbone(tiny_clip_resnet(name, width=8))
+    channels_last(network)
+    clips = torch.randn(8, 3, frames, 16, 16).contiguous(memory_format=torch.channels_last_3d)
+    weight = torch.randn(8, 64)
+    gradients = []
+    for mixed in (False, True):
+        network.zero_grad()
+        unwritten = [torch.full((200_000,), float("nan")) for _ in range(4)]
+        del unwritten  # memory in which what is not written shows
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            (network(clips).float() * weight).sum().backward()
+        gradients.append({key: p.grad.clone() for key, p in network.named_parameters() if p.grad is not None})
+    for key, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], expected, rtol=1e-3, atol=1e-3, msg=lambda m, k=key: f"{k}: {m}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
-from headrace.pipeline import Batch, Clip, ClipSpec, Loader, TubeMask, View, ViewSpec, clip_plan, order
+from headrace.pipeline import Batch, Clip, ClipPlan, ClipSpec, Loader, TubeMask, View, ViewSpec, clip_plan, order
 from headrace.pipeline.batch import normalize_images
 from headrace.pipeline.clips.clips import DrawnClips
 from headrace.pipeline.engines import DEVICE_ENGINES
@@ -102,6 +103,15 @@ def every_frame(data: bytes) -> list[torch.Tensor]:
     return [torch.from_numpy(frame).permute(2, 0, 1).contiguous() for frame in frames]
 
 
+def draws_of(plan: ClipPlan, k: int, i: int, clip: Clip) -> np.ndarray:
+    """What is done to picture i of clip k of the first row."""
+    draws = plan.pixels.draws[0, k].copy()
+    if clip.colours == "frame":
+        for name in set(draws.dtype.names) - {"crop", "flip", "turns"}:
+            draws[name] = plan.frame_pixels[0, k, i][name]
+    return draws
+
+
 def plain_loop(shards: ShardSet, spec: ClipSpec, seed: int, epoch: int, ids: np.ndarray) -> list[list[torch.Tensor]]:
     """Everything decoded, frames taken, each cut and changed by torchvision: K tensors (T, 3, S, S) a sample."""
     found = []
@@ -113,8 +123,8 @@ def plain_loop(shards: ShardSet, spec: ClipSpec, seed: int, epoch: int, ids: np.
             [
                 torch.stack(
                     [
-                        apply_view(frames[t], plan.pixels.draws[0, k], clip.view)
-                        for t in plan.frames[0, k, : clip.frames]
+                        apply_view(frames[t], draws_of(plan, k, i, clip), clip.view)
+                        for i, t in enumerate(plan.frames[0, k, : clip.frames])
                     ]
                 )
                 for k, clip in enumerate(spec.clips)
@@ -149,6 +159,25 @@ def test_a_slow_plain_loop_gives_the_same(engine: str, shards: ShardSet) -> None
             largest, mean = LARGEST_AND_MEAN[engine]
             assert difference.max() <= largest, (difference.max(), difference.float().mean())
             assert difference.float().mean() <= mean, (difference.max(), difference.float().mean())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_frame_has_the_colours_that_were_drawn_for_it(engine: str, shards: ShardSet) -> None:
+    spec = ClipSpec(
+        [
+            Clip(frames=5, strides=(2,), view=replace(VIEW, jitter=1.0), colours="frame"),
+            Clip(frames=4, strides=(3,), view=VIEW),
+        ]
+    )
+    with make(shards, spec, engine=engine, drop_last=False) as loader:
+        batch = next(iter(loader))
+    expected = plain_loop(shards, spec, 5, 0, batch.index.numpy())
+    for k in range(2):
+        wanted = torch.stack([sample[k] for sample in expected]).permute(0, 2, 1, 3, 4)
+        difference = (batch.views[k].int() - wanted.int()).abs()
+        largest, mean = LARGEST_AND_MEAN[engine]
+        assert difference.max() <= largest, (difference.max(), difference.float().mean())
+        assert difference.float().mean() <= mean, (difference.max(), difference.float().mean())
 
 
 def test_batches_have_the_stated_shapes(shards: ShardSet) -> None:
