@@ -13,9 +13,9 @@ JOBS ?= 0
 
 # A stamp .venv/.with-NAME says that the extras of NAME are installed as pyproject.toml lists them now.
 EXTRAS_demo := demo
-EXTRAS_dev := demo,dev,video,heic,text,sound,http,duplicates,detection,captions,onnx,parquet
+EXTRAS_dev := demo,dev,video,heic,text,sound,http,duplicates,detection,captions,onnx,parquet,wandb,mlflow
 EXTRAS_bench := demo,dev,video,dali,kornia,peers
-EXTRAS_peers := demo,dev,video,heic,text,sound,duplicates,detection,captions,onnx,parquet,dali,kornia,peers,ffcv,s3,http,ray
+EXTRAS_peers := demo,dev,video,heic,text,sound,duplicates,detection,captions,onnx,parquet,wandb,mlflow,dali,kornia,peers,ffcv,s3,http,ray
 
 # CI may skip no test for want of a peer, so there `make test` installs all of them.
 ifeq ($(HEADRACE_REQUIRE_PEERS),1)

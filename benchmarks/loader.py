@@ -1,4 +1,5 @@
-"""Samples a second from shards to augmented batches: Headrace beside lightly, webdataset, DALI, ffcv, TorchCodec, PyAV.
+"""Samples a second from shards to augmented batches: Headrace beside lightly, webdataset, DALI, ffcv, TorchCodec, PyAV,
+torch.stft and librosa.
 
     python -m headrace.benchmarks.loader [--works simclr crop ...] [--photos N] [--rounds R] [--seconds S] [--smoke]
                                          [--images FOLDER] [--json FILE] [--out DIR]
@@ -30,7 +31,8 @@ from headrace.benchmarks.peers.lightly import lightly
 from headrace.benchmarks.peers.simplejpeg import decode_only
 from headrace.benchmarks.peers.webdataset import webdataset
 from headrace.benchmarks.runner import Comparison, Contestant, compare
-from headrace.pipeline import Clip, ClipSpec, RandomMask, TubeMask, View, ViewSpec
+from headrace.benchmarks.sounds import LIBROSA, TORCH_STFT, SoundWork, sound_contestants
+from headrace.pipeline import Clip, ClipSpec, Mel, RandomMask, Sound, SoundSpec, TubeMask, View, ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +85,12 @@ VIDEOMAE = ClipSpec(
 """The authors' crops have sides of 0.66 to 1 times the height at thirteen places; these cover as much of frames of 4
 to 3. MCG-NJU/VideoMAE, datasets.py, transforms.py, masking_generator.py and scripts/kinetics."""
 
+MEL = Mel(definition="librosa", bins=64, window=256, hop=80, fft=256, low=50.0, mean=-9.0, std=5.0)
+SECOND = SoundSpec([Sound(samples=MEL.samples(96), rate=8000, short="loop", mel=MEL)])
+
 LIGHTLY, WEBDATASET, DALI, FFCV = "lightly", "webdataset + torchvision", "DALI, CPU", "ffcv"
 
-WORKS: dict[str, Work | ClipWork] = {
+WORKS: dict[str, Work | ClipWork | SoundWork] = {
     "simclr": Work(
         title="SimCLR: 2 views of 224, all augmentations",
         views=ViewSpec.repeat(SIMCLR, 2),
@@ -129,13 +134,20 @@ WORKS: dict[str, Work | ClipWork] = {
         clips=VIDEOMAE,
         targets={TORCHCODEC: 1.5, PYAV: 1.5},
     ),
+    "sounds": SoundWork(
+        title="Spectrograms of 96 frames and 64 bands, of a random second at 8 kHz",
+        sounds=SECOND,
+        targets={TORCH_STFT: 3.0, LIBROSA: 3.0},
+    ),
 }
 
 
-def contestants(work: Work | ClipWork, options: Options) -> list[Contestant]:
+def contestants(work: Work | ClipWork | SoundWork, options: Options) -> list[Contestant]:
     """Everybody who can do `work`, Headrace first and the limit last; makes the files that they read."""
     if isinstance(work, ClipWork):
         return clip_contestants(work, options)
+    if isinstance(work, SoundWork):
+        return sound_contestants(work, options)
     found = [_headrace(work, options), *(_engines(work, options) if work.engines else [])]
     if len(work.views) == 1 and not work.views.masks:  # ffcv decodes a sample anew for every view
         found.append(_ffcv(work, options))

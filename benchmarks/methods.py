@@ -3,6 +3,7 @@
     python -m headrace.benchmarks.methods [--only NAME,...] [--data SET,...] [--part scores|speed] [--seeds N]
                                           [--epochs N] [--keep-older] [--smoke] [--json FILE] [--out DIR]
     python -m headrace.benchmarks.methods --part table
+    python -m headrace.benchmarks.methods --choose [KEY=VALUE ...] [--only NAME,...] [--data SET,...] [--seeds N]
 
 Every method trains on the same real set for the same number of samples, with its recipe `NAME_small`: images on
 digits, and, where `--data` asks for them, on emoji and stamps, which are fetched. Probes learn from the training
@@ -14,6 +15,9 @@ trainings of ours and lightly's in turn. Each training that has ended is kept in
 `speeds.jsonl` below `learning/`, with digests of its settings and data, and of its sources; the same command goes on
 where it was stopped, and the table is written anew with every row. It shows what was measured with other sources, too,
 with their commit, until that is measured anew, which is done by the same command, unless it says `--keep-older`.
+
+Settings of a small recipe are to be chosen with `--choose`, whose scores are of training samples that the probes do not
+learn from; it prints them, and keeps nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,11 +35,12 @@ from rich.progress import Progress
 
 from headrace.benchmarks.command import check_publishable, default_results
 from headrace.benchmarks.errors import BenchmarkError, SourceMissing
+from headrace.benchmarks.learning.choosing import try_settings
 from headrace.benchmarks.learning.records import INPUT, OURS, PEER, SPEED, Records, Trial, digest_of, sources_digest
 from headrace.benchmarks.learning.sets import SETS, content
 from headrace.benchmarks.learning.speed import EPOCHS as SPEED_EPOCHS
 from headrace.benchmarks.learning.speed import ROUNDS, Speed, measure_speed
-from headrace.benchmarks.learning.table import MethodsReport, Row, as_markdown, row, save
+from headrace.benchmarks.learning.table import TITLES, MethodsReport, Row, as_markdown, row, save
 from headrace.benchmarks.learning.training import (
     PROBES,
     probe_input,
@@ -175,6 +180,17 @@ class Bench:
             self.trials.add(known)
         return known
 
+    def choices(self, settings: Sequence[str]) -> Iterator[str]:
+        """A line for each set, method and seed, trained with these settings (`key=value`) beside those of its small
+        recipe: scores on held-out training samples, which are not kept."""
+        for data, name in self.pairs():
+            for seed in self.asked.seeds:
+                self.progress(f"{data}, {name}, seed {seed}")
+                config = self.config(data, name, seed, self.asked.epochs).with_overrides(list(settings))
+                before, after = try_settings(config, self.folder / data)
+                found = [f"{TITLES[p]} {100 * after[p]:.1f} (untrained {100 * before[p]:.1f})" for p in PROBES]
+                yield f"{data}, {name}, seed {seed}: {', '.join(found)}"
+
     def speed(self, name: str, *, measure: bool) -> Speed | None:
         """That of a method on its first set that can be had; None as in `trial`."""
         data = next((data for data in self.contents if data in self.suited[name]), None)
@@ -252,6 +268,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--keep-older", action="store_true", help="do not measure anew what was measured with other sources"
     )
+    parser.add_argument(
+        "--choose",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="train with these settings and print scores on training samples that probes do not see; nothing is kept",
+    )
     parser.add_argument("--smoke", action="store_true", help="few digits, one epoch, one seed: sees that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default benchmarks/results)")
@@ -285,7 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     out = options.out or default_results(options.smoke)
     try:
-        check_publishable(source, options.smoke, options.out)
+        if options.choose is None:
+            check_publishable(source, options.smoke, options.out)
         with (
             TemporaryDirectory(prefix="headrace-methods-") as folder,
             Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
@@ -298,6 +321,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 source=source,
                 progress=lambda what: bar.update(line, description=what),
             )
+
+            if options.choose is not None:
+                bench.write_sets()
+                for found in bench.choices(options.choose):
+                    print(found, flush=True)
+                return 0
 
             def report(rows: list[Row]) -> MethodsReport:
                 return MethodsReport(

@@ -53,18 +53,25 @@ from headrace.models.methods.pretext.inpainting import Inpainting, InpaintingCon
 from headrace.models.methods.pretext.jigsaw import Jigsaw, JigsawConfig
 from headrace.models.methods.pretext.rotation import Rotation, RotationConfig
 from headrace.models.methods.pretext.vae import VAE, VAEConfig
+from headrace.models.methods.sound.byol_a import BYOLA, BYOLAConfig
+from headrace.models.methods.sound.cpc import CPC, CPCConfig
+from headrace.models.methods.sound.data2vec_audio import Data2VecAudio, Data2VecAudioConfig
+from headrace.models.methods.sound.hubert import HuBERT, HuBERTConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
+from headrace.models.methods.sound.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from headrace.models.methods.text.bert import BERT, BERTConfig
 from headrace.models.methods.video.arrow_of_time import ArrowOfTime, ArrowOfTimeConfig
 from headrace.models.methods.video.clip_order import ClipOrder, ClipOrderConfig
 from headrace.models.methods.video.cvrl import CVRL, CVRLConfig
 from headrace.models.methods.video.frame_order import FrameOrder, FrameOrderConfig
+from headrace.models.methods.video.monodepth2 import Monodepth2, Monodepth2Config
 from headrace.models.methods.video.odd_one_out import OddOneOut, OddOneOutConfig
 from headrace.models.methods.video.pace import Pace, PaceConfig
 from headrace.models.methods.video.rho_byol import RhoBYOL, RhoBYOLConfig
 from headrace.models.methods.video.rho_moco import RhoMoCo, RhoMoCoConfig
 from headrace.models.methods.video.rho_simclr import RhoSimCLR, RhoSimCLRConfig
 from headrace.models.methods.video.rho_swav import RhoSwAV, RhoSwAVConfig
+from headrace.models.methods.video.sfmlearner import SfMLearner, SfMLearnerConfig
 from headrace.models.methods.video.sorting import Sorting, SortingConfig
 from headrace.models.methods.video.speediness import Speediness, SpeedinessConfig
 from headrace.models.methods.video.time_contrastive import TimeContrastive, TimeContrastiveConfig
@@ -353,7 +360,8 @@ METHODS: dict[str, MethodEntry] = {
         "2401.08541",
         "apple/ml-aim at bd9e068: aim/torch/layers.py, aim/torch/models.py; the paper for what trains",
         "what trains is not published: crops, the head's width and the mean over all patches behind the prefixes of a "
-        "batch could not be checked; features for probes are averaged over patches instead of pooled with attention",
+        "batch could not be checked; the head is as in lightly-ai/lightly, pull request 1479, whose author asked the "
+        "paper's; features for probes are averaged over patches instead of pooled with attention",
     ),
     "data2vec2": MethodEntry(
         Data2Vec2Config,
@@ -372,8 +380,7 @@ METHODS: dict[str, MethodEntry] = {
         "2502.08769",
         "facebookresearch/capi at 98b4fa1: train_capi.py, model.py, data.py, utils.py, default_pretrain_config.yaml",
         "paths are dropped sample by sample, where theirs drop them for a fixed share of a batch; the learning rate's "
-        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length; Sinkhorn divides by "
-        "sums as they are, where theirs add 1e-8, which counts where a patch is far from all clusters",
+        "cosine ends at a tenth of the peak, where theirs is cut off at four fifths of its length",
     ),
     "simmim": MethodEntry(
         SimMIMConfig,
@@ -564,6 +571,25 @@ METHODS: dict[str, MethodEntry] = {
         "(tiled_frequencies); frames are a fixed number apart instead of a fixed time; without the stage of longer "
         "clips behind it; what deviates in V-JEPA does here, too",
     ),
+    "monodepth2": MethodEntry(
+        Monodepth2Config,
+        Monodepth2,
+        "video",
+        "1806.01260",
+        "nianticlabs/monodepth2 at b676244: trainer.py, layers.py, networks, datasets, options.py",
+        "frames are squeezed into squares; the principal point counts from the picture's corner, half a pixel from "
+        "theirs, and is mirrored with it; sampling keeps corners aligned, as the torch of that time did; for smaller "
+        "scales pictures are averaged, not resized by PIL; colours do not change",
+    ),
+    "sfmlearner": MethodEntry(
+        SfMLearnerConfig,
+        SfMLearner,
+        "video",
+        "1704.07813",
+        "tinghuiz/SfMLearner at 65f71f1: SfMLearner.py, utils.py, nets.py, data_loader.py",
+        "monodepth2's networks, which see a pair of frames for each motion, in the place of theirs; no mask of "
+        "explainability, as in their published figures; crops do not change; frames and cameras as in monodepth2",
+    ),
     "frame_order": MethodEntry(
         FrameOrderConfig,
         FrameOrder,
@@ -699,6 +725,60 @@ METHODS: dict[str, MethodEntry] = {
         "positions are those of (time, band), where their code takes the grid's sides the wrong way round; gains are "
         "drawn uniformly in dB, with the deviation of their Beta(10, 10) + 0.5; their roll of the wave, which by a "
         "mistake never rolls, is left out; the temperatures of the decoder's attention are learnt by their logarithm",
+    ),
+    "wav2vec2": MethodEntry(
+        Wav2Vec2Config,
+        Wav2Vec2,
+        "sound",
+        "2006.11477",
+        "facebookresearch/fairseq at 3d262bb: fairseq/models/wav2vec/wav2vec2.py, modules/gumbel_vector_quantizer.py, "
+        "criterions/wav2vec_criterion.py, data/data_utils.py, "
+        "examples/wav2vec/config/pretraining/wav2vec2_base_librispeech.yaml",
+        "crops have one length, and shorter sounds start again, where theirs cut a batch to its shortest; each sound "
+        "has as many hidden frames as theirs on average, where theirs drop frames down to the batch's fewest; "
+        "negatives of the same codes are told by their numbers instead of their vectors; the codes' shares are of all "
+        "ranks' frames",
+    ),
+    "hubert": MethodEntry(
+        HuBERTConfig,
+        HuBERT,
+        "sound",
+        "2106.07447",
+        "facebookresearch/fairseq at 3d262bb: fairseq/models/hubert/hubert.py, criterions/hubert_criterion.py, "
+        "data/data_utils.py, examples/hubert/simple_kmeans, config/pretrain/hubert_base_librispeech.yaml",
+        "labels are those of the crop by itself, found in every step, where theirs are of whole sounds, found once; "
+        "centres are found with the middle of each sound; crops and hidden frames as in wav2vec 2.0 here",
+    ),
+    "data2vec_audio": MethodEntry(
+        Data2VecAudioConfig,
+        Data2VecAudio,
+        "sound",
+        "2202.03555",
+        "facebookresearch/fairseq at 3d262bb: examples/data2vec/models/data2vec_audio.py, "
+        "config/audio/pretraining/base_librispeech.yaml, fairseq/modules/ema_module.py",
+        "waves are normalised crop by crop instead of before they are cut; crops and hidden frames as in wav2vec 2.0 "
+        "here",
+    ),
+    "cpc": MethodEntry(
+        CPCConfig,
+        CPC,
+        "sound",
+        "1807.03748",
+        "facebookresearch/CPC_audio at b98a1bd: cpc/model.py, criterion/criterion.py, transformers.py, train.py, "
+        "cpc_default_config.py",
+        "negatives are of the same crop, which both papers try, too, instead of the batch's, whose sounds theirs takes "
+        "from one speaker; crops are drawn from each sound in each epoch, where theirs cut sounds joined together",
+    ),
+    "byol_a": MethodEntry(
+        BYOLAConfig,
+        BYOLA,
+        "sound",
+        "2103.06695",
+        "nttcslab/byol-a at 3e65c92: train.py, config.yaml, byol_a/augmentations.py, models.py, dataset.py, "
+        "byol_pytorch.diff",
+        "the sound that is mixed in is any other of the set instead of one of the last 2,048, and a crop of its own; "
+        "spectrograms are normalised by a mean and deviation that the configuration states instead of by running ones; "
+        "padding stands behind a sound instead of at both ends; views are normalised over all ranks",
     ),
 }
 """Every method by the name that the command line uses."""

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from headrace.pipeline.masks import (
         BlockMask,
         ContextMask,
+        FrameSpanMask,
         InverseBlockMask,
+        NegativeFrameDraw,
         PrefixMask,
         RandomMask,
         RegionMask,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from headrace.pipeline.order.order import Order, order
     from headrace.pipeline.order.permutations import every_permutation, permutation_set
     from headrace.pipeline.order.window import WindowOrder
+    from headrace.pipeline.sounds.effects import LogMixup, Noise, ResizeCrop, Stripes
     from headrace.pipeline.sounds.mel import Mel
     from headrace.pipeline.sounds.sounds import DrawnSounds, Sound, SoundPlan, Sounds, SoundSpec
     from headrace.pipeline.streams import Inputs, Mixed, Other, Spec, streams_of
@@ -46,13 +49,17 @@ __all__ = [
     "DrawnClips",
     "DrawnSounds",
     "DrawnViews",
+    "FrameSpanMask",
     "Inputs",
     "InverseBlockMask",
     "Loader",
     "LoaderStats",
+    "LogMixup",
     "MaskedTokens",
     "Mel",
     "Mixed",
+    "NegativeFrameDraw",
+    "Noise",
     "Normalize",
     "Order",
     "Other",
@@ -62,6 +69,7 @@ __all__ = [
     "PrefixMask",
     "RandomMask",
     "RegionMask",
+    "ResizeCrop",
     "RolledBlockMask",
     "RunningCellMask",
     "Sound",
@@ -70,6 +78,7 @@ __all__ = [
     "Sounds",
     "SpanMask",
     "Spec",
+    "Stripes",
     "TextSpec",
     "Texts",
     "Tiles",
@@ -108,7 +117,9 @@ _HOMES = {
         "headrace.pipeline.masks": (
             "BlockMask",
             "ContextMask",
+            "FrameSpanMask",
             "InverseBlockMask",
+            "NegativeFrameDraw",
             "PrefixMask",
             "RandomMask",
             "RegionMask",
@@ -144,6 +155,12 @@ _HOMES = {
             "permutation_set",
         ),
         "headrace.pipeline.order.window": ("WindowOrder",),
+        "headrace.pipeline.sounds.effects": (
+            "LogMixup",
+            "Noise",
+            "ResizeCrop",
+            "Stripes",
+        ),
         "headrace.pipeline.sounds.mel": ("Mel",),
         "headrace.pipeline.sounds.sounds": (
             "DrawnSounds",

@@ -57,6 +57,7 @@ PEERS = {
     "rarfile": "rarfile",
     "ray": "ray",
     "s3fs": "s3fs",
+    "mlflow": "mlflow.tracking",
     "snowballstemmer": "snowballstemmer",
     "soundfile": "soundfile",
     "soxr": "soxr",
@@ -64,6 +65,7 @@ PEERS = {
     "torchcodec": "torchcodec.decoders",
     "transformers": "transformers",
     "triton": "triton",
+    "wandb": "wandb",
     "webdataset": "webdataset",
 }
 

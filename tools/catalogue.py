@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from headrace.models import METHODS, MethodEntry, build_method
 from headrace.pipeline import Clip, ClipSpec, Inputs, Mixed, Other, Sound, SoundSpec, TextSpec, View, ViewSpec
+from headrace.pipeline.sounds.sounds import EFFECTS
 from headrace.train.recipes import RECIPES
 
 WIDTH = 110
@@ -199,9 +200,12 @@ def _length(sound: Sound) -> str:
 def operations(part: View | Clip | Sound) -> Iterator[tuple[str, str]]:
     """Each operation of a view, clip or sound that is on, and how, in the order in which they apply."""
     if isinstance(part, Sound):
-        yield from ((key, value) for key, value in _settings(part) if key != "mel")
+        yield from ((key, value) for key, value in _settings(part) if key not in ("mel", *EFFECTS))
         if part.mel is not None:
             yield "spectrogram", ", ".join(f"{key} {value}" for key, value in _settings(part.mel))
+        for name in EFFECTS:
+            if (effect := getattr(part, name)) is not None:
+                yield name, ", ".join(f"{key} {value}" for key, value in _settings(effect))
         return
     if isinstance(part, Clip):
         yield from ((key, value) for key, value in _settings(part) if key != "view")
@@ -294,6 +298,20 @@ def _short(value: Any) -> str:
 
 def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def keys_of(config: Any, part: str = "") -> list[ConfigField]:
+    """The fields of a run's configuration that are no groups themselves; with `part` those of one group, or one key.
+
+    Raises:
+        KeyError: if there is no such part; its argument is all that there are.
+    """
+    found = list(config_fields(config))
+    groups = {each.key.rpartition(".")[0] for each in found}
+    kept = [each for each in found if not part or each.key == part or each.key.startswith(f"{part}.")]
+    if not kept:
+        raise KeyError([*dict.fromkeys([*groups - {""}, *(each.key for each in found)])])
+    return [each for each in kept if each.key not in groups]
 
 
 # Lines

@@ -232,7 +232,12 @@ class LogConfig:
     every_steps: int = 10
     """Steps between lines of metrics.jsonl. The loss is read from the device, and checked, on these steps only."""
     tensorboard: bool = True
-    """Whether to write the same scalars as TensorBoard events."""
+    """Whether to write the same scalars, and what the method draws, as TensorBoard events."""
+    wandb: str = ""
+    """Project of Weights & Biases that gets the same, by that package's own settings (WANDB_MODE=offline keeps it in
+    the run's folder); "" for none."""
+    mlflow: str = ""
+    """Experiment of MLflow that gets the same, at MLFLOW_TRACKING_URI; "" for none."""
     meters_every: int = 5
     """Lines of metrics from one that says whether features collapse to the next, so by default 50 steps
     (`headrace.train.guard.meters`). 0 turns them off."""
@@ -332,7 +337,7 @@ class RunConfig:
             if not isinstance(self.model, dict | None):
                 raise ConfigError(f"model: is filled in by train() for a method of yours, got {self.model!r}")
         else:
-            wanted = _method_config(self.method)
+            wanted = method_config(self.method)
             if self.model is None:
                 self.model = wanted()
             if not isinstance(self.model, wanted):
@@ -370,7 +375,7 @@ class RunConfig:
         Raises:
             ConfigError: for an unknown key, a value of the wrong type or one out of range.
         """
-        config: RunConfig = build(cls, values, model=_method_config(values.get("method", cls.method)))
+        config: RunConfig = build(cls, values, model=method_config(values.get("method", cls.method)))
         return config
 
     def with_overrides(self, arguments: Sequence[str]) -> RunConfig:
@@ -386,7 +391,7 @@ class RunConfig:
         values = self.to_dict()
         if overrides.get("method", self.method) != self.method:
             del values["model"]
-        model = _method_config(overrides.get("method", self.method))
+        model = method_config(overrides.get("method", self.method))
         for key, text in overrides.items():
             override(values, key, text, RunConfig, model=model)
         return RunConfig.from_dict(values)
@@ -398,14 +403,7 @@ class RunConfig:
         Raises:
             ConfigError: naming the file, if it is not there, no YAML mapping, or as `from_dict`.
         """
-        if what := special(path):
-            raise ConfigError(f"{path}: {what}, expected a file")
-        try:
-            values = read_yaml(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"{path}: must hold a mapping of settings, holds {type(values).__name__}")
+        values = read_settings(path)
         try:
             return cls.from_dict(values)
         except ConfigError as error:
@@ -421,7 +419,24 @@ class RunConfig:
             aside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
 
-def _method_config(method: object) -> Any:
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, as it is written.
+
+    Raises:
+        ConfigError: naming the file, if it is not there, or holds none.
+    """
+    if what := special(path):
+        raise ConfigError(f"{path}: {what}, expected a file")
+    try:
+        values = read_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold a mapping of settings, holds {type(values).__name__}")
+    return values
+
+
+def method_config(method: object) -> Any:
     """The type of `RunConfig.model`."""
     if method == OWN:
         return dict[str, Any] | None

@@ -44,6 +44,15 @@ class Holder:
         return f"process {self.pid} on {self.host}"
 
 
+def writer_of(out: Path) -> tuple[Holder, bool] | None:
+    """Who writes to the run folder `out`, or did when it was killed, and whether it is still there; None where the last
+    to write has ended. Of another machine's process nobody can tell here: it counts as there."""
+    holder = _read(out / NAME)
+    if holder is None:
+        return None
+    return holder, holder.host != socket.gethostname() or _is_alive(holder)
+
+
 @contextmanager
 def one_writer(out: Path, world: World, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the run folder `out`, which is created where it is missing and goes again if nothing was put into it.

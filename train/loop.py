@@ -19,7 +19,7 @@ from headrace.train.errors import RunError
 from headrace.train.finite import gradient_norm
 from headrace.train.guard.answer import answer, not_finite
 from headrace.train.guard.watch import Watch
-from headrace.train.metrics import Ending, Meter, Record, loader_figures
+from headrace.train.metrics import Ending, Meter, Record, loader_figures, memory_figures
 from headrace.train.optim import clip_players, drop_frozen, follow_schedule, step_unless
 from headrace.train.state import Run
 from headrace.train.stopping import Stop, interrupted
@@ -43,6 +43,8 @@ def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
     step, record = run.first_step, None
     if not step:
         evaluator.draw_first()
+        if log:
+            log.draw(0)
     ending = _ending(run, step)
     counted = replace(loader.stats)
     while not ending:
@@ -78,8 +80,9 @@ def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
                 log_now, save_now = True, _due(run, step)[1] or config.guard.on_bad_step == "roll_back"
             precision.check(Path(config.out))
             if log_now:
-                record = {"step": step, "epoch": (step - 1) // len(loader), **_read(figures, world)}
-                record |= {"lr": optimizer.param_groups[0]["lr"]} | meter.read() | loader_figures(loader, counted)
+                record = {"step": step, "total_steps": run.total_steps, "epoch": (step - 1) // len(loader)}
+                record |= _read(figures, world) | {"lr": optimizer.param_groups[0]["lr"]} | meter.read()
+                record |= loader_figures(loader, counted) | memory_figures(world.device)
                 record |= precision.figures() | guard.figures()
                 if evaluator.due(step):
                     record |= evaluator.evaluate(step)
@@ -87,7 +90,9 @@ def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
                 counted = replace(loader.stats)
                 if log:
                     log.write(record)
+                    log.draw(step)
                     log.warn_of(loader)
+                    log.warn_of_waiting(record, config.loader.threads)
             ending = _ending(run, step, asked)
             if save_now or ending or step == evaluator.best_step:
                 _save(run, step, batches)

@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import resource
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headrace.pipeline import Loader, LoaderStats
+from headrace.shards.machine import cores
 from headrace.shards.printing import printable
 from headrace.train.errors import cannot_write, replacing
+from headrace.train.pictures import drawn_pictures
+from headrace.train.trackers import Tracker, read_pixels
 
 T = TypeVar("T")
 ENDED = "ended.json"
 """In a run's folder, while nobody trains there: an `Ending`. A run that was killed has none."""
+NO_FIGURES = {"step", "total_steps"}
+"""Of a record."""
 Record = dict[str, Any]
-"""One line of metrics.jsonl: `step` (steps taken, from 1), `epoch` (of the step's batch, from 0), `loss` and the
-method's other scalars (mean over ranks), `grad_norm` (Euclidean norm of the step's whole gradient), `lr`,
-`samples_per_s` (of all ranks, over the steps since the last line), `data_wait` (share of that time, 0 to 1, in which
-this rank's loop stood waiting for the loader: 0 when loading keeps up, towards 1 when it is all that counts),
-`decode_ms`, `augment_ms` and `plan_ms`: milliseconds of this rank's threads that a sample took in these stages of its
-loader, and `label_clumping` or, without labels, `shard_clumping`: pairs of samples of one label (of one shard) in this
-rank's batches, over as many as a uniform shuffle has in the mean (`headrace.pipeline.order.mixing`): 1.0 for a perfect
-shuffle, more where samples of a kind come together. By shards, that is how the order "window" works and nothing to
-worry about, if the set was shuffled when it was written. Of a remote set also `cache_room`: bytes of its cache, over
-those with which shards are fetched about once an epoch; below 1.0 they are fetched several times. In float16 also
-`loss_scale` and `skipped_steps`, those that were left out since the run began; of such a step itself `grad_norm` is
-missing, as anything that is not finite is. Every `LogConfig.meters_every`-th line has meters of collapse:
-`feature_rank` and `feature_std` (`headrace.train.guard.meters`) and those of the method. After bad steps also
-`left_out`: the steps so far that were not taken, or taken back; the line of a bad step itself has no loss.
+"""One line of metrics.jsonl: `step` (steps taken, from 1), `total_steps` (of the whole run), `epoch` (of the step's
+batch, from 0), `loss` and the method's other scalars (mean over ranks), `grad_norm` (Euclidean norm of the step's
+whole gradient), `lr`, `samples_per_s` (of all ranks, over the steps since the last line), `data_wait` (share of that
+time, 0 to 1, in which this rank's loop stood waiting for the loader: 0 when loading keeps up, towards 1 when it is all
+that counts), `memory_mb` (most that this rank's process has held in memory so far, in 2**20 bytes) and on CUDA
+`device_memory_mb` (most that its tensors have taken there), `decode_ms`, `augment_ms` and `plan_ms`: milliseconds of
+this rank's threads that a sample took in these stages of its loader, and `label_clumping` or, without labels,
+`shard_clumping`: pairs of samples of one label (of one shard) in this rank's batches, over as many as a uniform
+shuffle has in the mean (`headrace.pipeline.order.mixing`): 1.0 for a perfect shuffle, more where samples of a kind
+come together. By shards, that is how the order "window" works and nothing to worry about, if the set was shuffled when
+it was written. Of a remote set also `cache_room`: bytes of its cache, over those with which shards are fetched about
+once an epoch; below 1.0 they are fetched several times. In float16 also `loss_scale` and `skipped_steps`, those that
+were left out since the run began; of such a step itself `grad_norm` is missing, as anything that is not finite is.
+Every `LogConfig.meters_every`-th line has meters of collapse: `feature_rank` and `feature_std`
+(`headrace.train.guard.meters`) and those of the method. After bad steps also `left_out`: the steps so far that were
+not taken, or taken back; the line of a bad step itself has no loss.
 
 After an epoch that was evaluated also `held_out_loss` (mean over the validation set), `knn` and `linear` (accuracies of
 probes, 0 to 1), those of them that are measured and finite, and `evaluate_s`: seconds that this took, which
@@ -94,6 +104,36 @@ def loader_figures(loader: Loader, before: LoaderStats) -> Record:
     return figures
 
 
+def memory_figures(device: torch.device) -> Record:
+    """`memory_mb` of this process, and `device_memory_mb` where it trains on CUDA."""
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    figures = {"memory_mb": largest // (1 << 20 if sys.platform == "darwin" else 1 << 10)}  # bytes there, KiB here
+    if device.type == "cuda":
+        figures["device_memory_mb"] = torch.cuda.max_memory_allocated(device) >> 20
+    return figures
+
+
+WAITS, IN_A_ROW = 0.1, 3
+"""From what share of the time on, in how many lines one after the other, waiting for data is worth a sentence."""
+
+
+def waiting_advice(record: Record, threads: int, machine_cores: int) -> str:
+    """What to say when the loop waits for data: for how much of the time, what takes the loader's, and what helps."""
+    stages = {name: record[f"{name}_ms"] for name in ("decode", "augment", "plan")}
+    slowest = max(stages, key=stages.__getitem__)
+    parts = ", ".join(f"{name} {each:.2f} ms" for name, each in stages.items())
+    if threads < machine_cores:
+        remedy = f"loader.threads={machine_cores} takes all cores of this machine"
+    elif slowest == "decode":
+        remedy = "smaller or decoded files help (`headrace shard shards DATA OUT --short-side N` or `--encode raw`)"
+    else:
+        remedy = "fewer or smaller views, more cores, or an engine on the device (`loader.engine`) help"
+    return (
+        f"waits for data {100 * record['data_wait']:.0f} % of the time; a sample takes {parts} of {threads} "
+        f"thread{'s' if threads > 1 else ''}: {remedy}; `headrace doctor DATA --method METHOD` measures what"
+    )
+
+
 def clumping_warning(clumping: float) -> str:
     """What to say when samples of one label come together."""
     return (
@@ -132,7 +172,7 @@ class RunLog:
             took after its last checkpoint, and that are taken again now) go.
         total_steps: of the whole run.
         progress: show a bar on a terminal, or a line for each record elsewhere, on standard error.
-        tensorboard: also write events, into `out`/tensorboard.
+        trackers: get every record and picture, too, and are closed with this.
         on_step: called with each record.
         bad_told: bad samples that an earlier start has told of.
     """
@@ -144,13 +184,15 @@ class RunLog:
         first_step: int,
         total_steps: int,
         progress: bool,
-        tensorboard: bool,
+        trackers: Sequence[Tracker] = (),
         on_step: Callable[[Record], None] | None,
         bad_told: int = 0,
     ) -> None:
         self._total = total_steps
         self._bad_told = bad_told
         self._clumping_told = False
+        self._waited_lines = 0
+        self._waiting_told = False
         self._on_step = on_step
         self._progress = progress
         self._out = out
@@ -158,11 +200,7 @@ class RunLog:
         self.step = first_step
         """Steps taken in all."""
         self._file = open(_truncated(out / "metrics.jsonl", first_step), "a", encoding="utf-8")  # noqa: SIM115
-        self._events: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-            self._events = SummaryWriter(out / "tensorboard", purge_step=first_step + 1)
+        self._trackers = trackers
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._lines = progress and not self._console.is_terminal
         self._bar = _bar(self._console)
@@ -181,10 +219,8 @@ class RunLog:
         try:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
-            if self._events is not None:
-                for name, value in record.items():
-                    if name != "step":
-                        self._events.add_scalar(name, value, record["step"])
+            for tracker in self._trackers:
+                tracker.write({name: value for name, value in record.items() if name not in NO_FIGURES}, record["step"])
         except OSError as error:
             raise cannot_write(self._out / "metrics.jsonl", error) from error
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
@@ -195,6 +231,13 @@ class RunLog:
             self.say(f"step {step}/{self._total}  epoch {epoch}  lr {lr:.3g}  {figures}")
         if self._on_step is not None:
             self._on_step(record)
+
+    def draw(self, step: int) -> None:
+        """What the method has drawn after `step` steps, if anything, to those who take pictures."""
+        if self._trackers:
+            for name, path in drawn_pictures(self._out).get(step, {}).items():
+                for tracker in self._trackers:
+                    tracker.draw(name, read_pixels(path), step)
 
     def say(self, line: str) -> None:
         """A line for people, above the bar."""
@@ -209,6 +252,8 @@ class RunLog:
         """Say why the run ended, and keep it as ended.json. An error is said by whoever catches it."""
         with replacing(self._out / ENDED) as aside:
             aside.write_text(json.dumps(asdict(ending), indent=2) + "\n", encoding="utf-8")
+        for tracker in self._trackers:
+            tracker.end(ending.why)
         if ending.why == "finished":
             self.tell(ending.line)
         elif ending.why != "error":
@@ -223,6 +268,13 @@ class RunLog:
             self.say(clumping_warning(loader.stats.mixing().clumping))
             self._clumping_told = True
 
+    def warn_of_waiting(self, record: Record, threads: int | None) -> None:
+        """A line, once, if the last lines of metrics all waited for data; `threads` of the loader, None for all."""
+        self._waited_lines = self._waited_lines + 1 if record["data_wait"] > WAITS else 0
+        if self._waited_lines >= IN_A_ROW and not self._waiting_told:
+            self.say(waiting_advice(record, threads or cores(), cores()))
+            self._waiting_told = True
+
     def warn_of_cache(self, loader: Loader) -> None:
         """A line if the cache of a remote set is too small for the loader's order."""
         if loader.shards.cache_bytes < loader.cache_needed:
@@ -230,10 +282,9 @@ class RunLog:
 
     def close(self) -> None:
         self._bar.stop()
-        for file in (self._file, self._events):
-            if file is not None:
-                with contextlib.suppress(OSError):  # of a full disk, which has been said where it mattered
-                    file.close()
+        for file in (self._file, *self._trackers):
+            with contextlib.suppress(OSError):  # of a full disk, which has been said where it mattered
+                file.close()
 
 
 def read_metrics(out: str | Path) -> list[Record]:

@@ -41,6 +41,7 @@ from headrace.train.optim import build_optimizer, embedding_tables
 from headrace.train.precision import SAMPLES, Precision, choose_precision
 from headrace.train.state import Run
 from headrace.train.stopping import stop_signals
+from headrace.train.trackers import open_trackers
 from headrace.train.weights.initialize import initialize
 
 
@@ -208,7 +209,7 @@ def _start(
             first_step=first_step,
             total_steps=run.total_steps,
             progress=progress,
-            tensorboard=config.log.tensorboard,
+            trackers=open_trackers(out, config, first_step),
             on_step=on_step,
             bad_told=len(run.loader.bad),
         )

@@ -18,9 +18,12 @@ from headrace.benchmarks.errors import SourceMissing
 from headrace.benchmarks.glosses import glosses
 from headrace.benchmarks.motions import COUNTS, write_motions
 from headrace.benchmarks.moving_digits import Split, write_moving_digits
+from headrace.benchmarks.parallax import COUNTS as SCENES
+from headrace.benchmarks.parallax import write_parallax
 from headrace.benchmarks.prompts import LANGUAGES, prompts
 from headrace.benchmarks.stamps import stamps
 from headrace.models import Method
+from headrace.models.methods.video.monodepth2 import Monodepth2
 from headrace.pipeline import Clip, ClipSpec, Mel, Sound, SoundSpec, TextSpec, ViewSpec
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.shards.manifest import MANIFEST_NAME
@@ -93,6 +96,16 @@ def _takes(*kinds: type) -> Callable[[Method], bool]:
 def _needs_colours(method: Method) -> bool:
     """Whether a method looks at colours by themselves, apart from how light they are."""
     return isinstance(method.inputs, ViewSpec) and any(v.normalize.space == "lab" for v in method.inputs.views)
+
+
+def _takes_clips(method: Method) -> bool:
+    """Clips of any kind."""
+    return _takes(ClipSpec)(method) and not _needs_cameras(method)
+
+
+def _needs_cameras(method: Method) -> bool:
+    """Whether a method must know the camera of its clips."""
+    return isinstance(method, Monodepth2)
 
 
 IMAGE = Field(kind="image", encoding="raw")
@@ -216,6 +229,10 @@ def _write_motions(folder: Path, smoke: bool) -> None:
     write_motions(folder, {split: 8 * each for split, each in SMOKE_EACH.items()} if smoke else COUNTS)
 
 
+def _write_parallax(folder: Path, smoke: bool) -> None:
+    write_parallax(folder, {split: 4 * each for split, each in SMOKE_EACH.items()} if smoke else SCENES)
+
+
 def _words(shards: ShardSet) -> Features:
     tokenizer = Path(str(shards.path)).parent / TOKENIZER
     return word_features(shards, TextSpec(tokenizer=tokenizer, length=GLOSS_TOKENS))
@@ -229,6 +246,10 @@ def _bands(shards: ShardSet) -> Features:
 
 def _frames(shards: ShardSet) -> Features:
     return pixel_features(shards, 16, clips=ClipSpec([Clip(frames=8, strides=(1,))]))
+
+
+def _scenes(shards: ShardSet) -> Features:
+    return pixel_features(shards, 16, clips=ClipSpec([Clip(frames=3, strides=(1,))]))
 
 
 SETS: dict[str, LearningSet] = {
@@ -272,7 +293,7 @@ SETS: dict[str, LearningSet] = {
     "moving_digits": LearningSet(
         title="Moving digits",
         about="4,000 clips of digits that drift before photographs, tested on 1,000 of other digits and photographs",
-        suits=_takes(ClipSpec),
+        suits=_takes_clips,
         write=_write_moving_digits,
         input_title="raw frames",
         input_features=_frames,
@@ -281,11 +302,21 @@ SETS: dict[str, LearningSet] = {
     "motions": LearningSet(
         title="Motions",
         about="2,400 clips of pictures before a camera that moves in one of 8 ways, tested on 800 of other pictures",
-        suits=_takes(ClipSpec),
+        suits=_takes_clips,
         write=_write_motions,
         input_title="raw frames",
         input_features=_frames,
         epochs=EPOCHS * 5 // 3,
+    ),
+    "parallax": LearningSet(
+        title="Parallax",
+        about="1,200 clips of scenes of photographs before a camera that goes in one of 4 ways, tested on 300 of other "
+        "photographs",
+        suits=_needs_cameras,
+        write=_write_parallax,
+        input_title="raw frames",
+        input_features=_scenes,
+        epochs=EPOCHS,
     ),
     "prompts": LearningSet(
         title="Prompts",

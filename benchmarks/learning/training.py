@@ -45,7 +45,7 @@ def small_config(name: str, data: Path, out: Path, *, seed: int, epochs: int, sm
 def probe(encode: Callable[[Batch], Tensor], inputs: Any, data: Path) -> Scores:
     """Scores of frozen features."""
     with open_shards(data / "train") as learn, open_shards(data / "test") as score:
-        return _scores(extract_features(encode, learn, inputs), extract_features(encode, score, inputs))
+        return scores_of(extract_features(encode, learn, inputs), extract_features(encode, score, inputs))
 
 
 def probe_untrained(config: RunConfig, data: Path) -> Scores:
@@ -57,10 +57,11 @@ def probe_untrained(config: RunConfig, data: Path) -> Scores:
 def probe_input(data: Path, learning: LearningSet) -> Scores:
     """Scores without any encoder."""
     with open_shards(data / "train") as learn, open_shards(data / "test") as score:
-        return _scores(learning.input_features(learn), learning.input_features(score))
+        return scores_of(learning.input_features(learn), learning.input_features(score))
 
 
-def _scores(learn: Features, score: Features) -> Scores:
+def scores_of(learn: Features, score: Features) -> Scores:
+    """Of probes that learn from the first and are scored on the others."""
     return {name: judge(*learn, *score) for name, judge in PROBES.items()}
 
 

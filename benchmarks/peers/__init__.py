@@ -14,7 +14,7 @@ class Views:
     """A batch as contestants deliver it: its views, and nothing that only one peer has."""
 
     views: list[Tensor]
-    """V float32 tensors of shape (B, 3, H, W), of clips (B, 3, T, H, W), normalised."""
+    """V float32 tensors of shape (B, 3, H, W), of clips (B, 3, T, H, W), of sounds (B, 1, frames, bins), normalised."""
     masks: tuple[PatchMasks, ...] = ()
     """One for each mask that was asked for."""
 

@@ -48,7 +48,7 @@ def folder_features(pictures: Path, network: str, batch_size: int, workers: int,
 
 
 def encoder_alone(network: str, batch_size: int, device: str) -> Iterator[range]:
-    """The same noise again and again, on the device already."""
+    """The same noise again and again, on the device already and laid out in memory as the loader's views are."""
     encoder = open_encoder(network).to(device)
     noise = _noise(encoder, batch_size).to(device)
     backbone = encoder.backbone
@@ -61,4 +61,5 @@ def encoder_alone(network: str, batch_size: int, device: str) -> Iterator[range]
 def _noise(encoder: Encoder, batch_size: int) -> torch.Tensor:
     side = encoder.side
     assert side is not None
-    return torch.randn(batch_size, 3, side, side, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(batch_size, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return noise.contiguous(memory_format=torch.channels_last)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from headrace.pipeline import Batch, ClipSpec, Loader, ViewSpec
+from headrace.benchmarks.peers import Views
+from headrace.pipeline import Batch, ClipSpec, Loader, SoundSpec, ViewSpec
 from headrace.shards import open_shards
 
 
@@ -19,3 +20,11 @@ def headrace(
     ):
         while True:  # the loader stops at the end of each epoch, and its threads run dry there
             yield from loader
+
+
+def headrace_sounds(shards: Path, spec: SoundSpec, batch_size: int, threads: int) -> Iterator[Views]:
+    """Batches of spectrograms, likewise."""
+    with open_shards(shards) as opened, Loader(opened, spec, batch_size, threads=threads) as loader:
+        while True:
+            for batch in loader:
+                yield Views(batch["sound"].mels)

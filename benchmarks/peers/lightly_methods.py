@@ -7,7 +7,9 @@ the config of Headrace's method.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -473,7 +475,10 @@ class IBOTPeer(Peer):
         large = torch.cat(views[:2])
         low, high = self.config.mask_ratio
         size = len(large), *self.grid
-        mask = random_block_mask(size, min_image_mask_ratio=low, max_image_mask_ratio=high, min_num_masks_per_block=1)
+        with _python_seeded():
+            mask = random_block_mask(
+                size, min_image_mask_ratio=low, max_image_mask_ratio=high, min_num_masks_per_block=1
+            )
         masked = mask.flatten(1).to(large.device)
         with torch.no_grad():
             seen = teacher_backbone.forward_features(large)
@@ -487,6 +492,17 @@ class IBOTPeer(Peer):
 
     def after_backward(self, context: Context) -> None:
         self.student_head.cancel_last_layer_gradients(context.epoch)
+
+
+@contextmanager
+def _python_seeded() -> Iterator[None]:
+    """Python's own generator, from which lightly draws blocks, is a function of torch's, which the loop seeds."""
+    before = random.getstate()
+    random.seed(int(torch.randint(2**62, ())))
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 PEERS: dict[str, Callable[[Method], Peer]] = {

@@ -55,6 +55,13 @@ from headrace.models.losses.reconstruction import (
 )
 from headrace.models.losses.redundancy import barlow_twins_loss, second_moment, tico_loss, vicreg_terms
 from headrace.models.losses.regularizers import gram_loss, koleo_loss
+from headrace.models.losses.speech import (
+    cluster_loss,
+    frame_info_nce,
+    frame_regression,
+    future_info_nce,
+    normalized_layers,
+)
 from headrace.models.losses.time_contrast import time_contrastive_loss
 from headrace.models.losses.tokens import masked_token_loss
 from headrace.models.losses.whitening import w_mse_loss, whitened
@@ -70,6 +77,7 @@ __all__ = [
     "centred_targets",
     "clip_loss",
     "cluster_cross_entropy",
+    "cluster_loss",
     "colour_regression",
     "contextual_targets",
     "cosine_regression",
@@ -79,6 +87,9 @@ __all__ = [
     "discriminator_loss",
     "drawn_gradients",
     "feature_loss",
+    "frame_info_nce",
+    "frame_regression",
+    "future_info_nce",
     "gaussian_kl",
     "generator_loss",
     "gram_loss",
@@ -95,6 +106,7 @@ __all__ = [
     "noise_contrastive",
     "normalize_channels",
     "normalize_patches",
+    "normalized_layers",
     "nt_xent",
     "oriented_gradients",
     "pixel_cross_entropy",

@@ -15,7 +15,9 @@ from headrace.models.parts.collectives import mean_over_ranks, summed, total, wo
 
 @torch.no_grad()
 @full_precision
-def sinkhorn(scores: Tensor, epsilon: float | Tensor, iterations: int, counted: Tensor | None = None) -> Tensor:
+def sinkhorn(
+    scores: Tensor, epsilon: float | Tensor, iterations: int, counted: Tensor | None = None, *, slack: float
+) -> Tensor:
     """Soft assignments of the samples of all ranks to prototypes, each prototype having the same share of them.
 
     Starting from `exp(scores / epsilon)`, prototypes and then samples are divided by their sums, `iterations` times.
@@ -29,12 +31,14 @@ def sinkhorn(scores: Tensor, epsilon: float | Tensor, iterations: int, counted: 
         iterations: how often; 3 in the papers.
         counted: bool (N,), the rows that are samples, at least one over all ranks; what the others hold has no effect.
             None means all.
+        slack: added to the sums that are divided by, in units of what they come to: 0 adds nothing, as SwAV, DINOv2 and
+            MSN do; CAPI's 1e-8 leaves a sample that is far from all prototypes with less than a whole share.
 
     Returns:
-        (..., N, K), rows add up to 1, and those that are no samples to 0; without gradient.
+        (..., N, K), rows add up to 1, or less by `slack`, and those that are no samples to 0; without gradient.
 
     Source: arXiv 2006.09882, section 3.1; authors' code facebookresearch/swav at 06b1b7c, main_swav.py,
-    distributed_sinkhorn.
+    distributed_sinkhorn. With `slack` arXiv 2502.08769; facebookresearch/capi at 98b4fa1, model.py, sinkhorn_knopp.
     """
     if not isinstance(epsilon, Tensor) and epsilon <= 0:
         raise ValueError(f"sinkhorn needs an epsilon above 0, got {epsilon}")
@@ -43,9 +47,10 @@ def sinkhorn(scores: Tensor, epsilon: float | Tensor, iterations: int, counted: 
     q = torch.exp((scores - _largest(scores)) / epsilon)
     prototypes, n = scores.shape[-1], scores.shape[-2]
     samples = total(scores.new_tensor(float(n)) if counted is None else counted.sum().to(scores.dtype))
-    for _ in range(iterations):
-        q = q / total(q.sum(dim=-2, keepdim=True)) / prototypes
-        of_sample = q.sum(dim=-1, keepdim=True)
+    for number in range(iterations):
+        of_prototype = total(q.sum(dim=-2, keepdim=True))
+        q = q / (of_prototype + (slack / samples if number else slack)) / prototypes
+        of_sample = q.sum(dim=-1, keepdim=True) + slack / prototypes
         q = q / (of_sample if counted is None else of_sample.masked_fill(~counted[:, None], 1.0)) / samples
     return q * samples
 
@@ -173,7 +178,7 @@ def sharpened_assignments(
     """The q of `masked_siamese_terms`, (N, K), whose rows add up to 1. Arguments are as there."""
     scores = F.normalize(targets, dim=1) @ F.normalize(prototypes, dim=1).T / (temperature * sharpening)
     sharp = F.log_softmax(scores, dim=1)
-    return sinkhorn(sharp, 1.0, sinkhorn_iterations) if sinkhorn_iterations else sharp.exp()
+    return sinkhorn(sharp, 1.0, sinkhorn_iterations, slack=0.0) if sinkhorn_iterations else sharp.exp()
 
 
 @full_precision

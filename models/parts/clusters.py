@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -103,3 +103,32 @@ def _nearest(points: Tensor, centres: Tensor) -> Iterator[tuple[Tensor, Tensor]]
     """Parts of the points, and the centre (n,) of each."""
     for part in points.split(ROWS):
         yield part, (part @ centres.T).argmax(dim=1)
+
+
+def kmeans_centres(points: Tensor, clusters: int, *, batch: int, restarts: int, iterations: int, seed: int) -> Tensor:
+    """Centres (clusters, D), float32 on the CPU, by k-means on parts of the points, from the best of `restarts` choices
+    of first centres by k-means++. The same arguments give the same centres.
+
+    Args:
+        points: (N, D), N at least `clusters`.
+        batch: points of a part.
+        restarts: choices of first centres.
+        iterations: passes over all points, at most; it ends when a hundred parts in a row bring nothing.
+        seed: below 2**32.
+
+    Source: facebookresearch/fairseq at 3d262bb, examples/hubert/simple_kmeans/learn_kmeans.py.
+    """
+    algorithm = MiniBatchKMeans(
+        clusters, init="k-means++", n_init=restarts, max_iter=iterations, batch_size=batch, compute_labels=False,
+        tol=0.0, max_no_improvement=100, reassignment_ratio=0.0, random_state=seed,
+    )  # fmt: skip
+    with threadpool_limits(THREADS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        algorithm.fit(points.float().cpu().numpy())
+    return torch.from_numpy(algorithm.cluster_centers_).float()
+
+
+def nearest_centres(points: Tensor, centres: Tensor) -> Tensor:
+    """int64 (...,): the nearest of centres (K, D) to each point (..., D)."""
+    scores = points @ centres.T - centres.square().sum(dim=1) / 2
+    return scores.argmax(dim=-1)

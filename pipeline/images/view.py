@@ -30,7 +30,9 @@ class Normalize:
     """Per-channel `(x - mean) / std`, where x is an RGB image in [0, 1] or the same image in CIE Lab."""
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Of red, green and blue, or of L, a and b."""
     std: tuple[float, float, float] = IMAGENET_STD
+    """Likewise."""
     space: Literal["rgb", "lab"] = "rgb"
     """"lab" turns sRGB into CIE Lab with white point D65 first: L from 0 to 100, a and b from about -110 to 110, as
     `skimage.color.rgb2lab` has it. Mean and deviation are in these units then; see `lab`."""

@@ -65,4 +65,20 @@ class RegionMasks(NamedTuple):
     """bool (B, H, W): True inside any region."""
 
 
-Masks = PatchMasks | BlockMasks | PredictedMasks | PrefixMasks | ContextMasks | RegionMasks
+class FrameMasks(NamedTuple):
+    """Frames of a sound that are hidden."""
+
+    masked: Tensor
+    """int64 (B, M), ascending."""
+
+
+class NegativeFrames(NamedTuple):
+    """For each of F frames of a sound others that stand beside it. Nothing is hidden."""
+
+    negatives: Tensor
+    """int64 (B, F, K): numbers of frames, none of them the frame's own."""
+
+
+Masks = (
+    PatchMasks | BlockMasks | PredictedMasks | PrefixMasks | ContextMasks | RegionMasks | FrameMasks | NegativeFrames
+)

@@ -1,4 +1,4 @@
-"""Every mask of patches or pixels, drawn from (seed, epoch, sample, number of the mask).
+"""Every mask of patches, pixels or frames, drawn from (seed, epoch, sample, number of the mask).
 
 Every count is exact and known before anything is drawn, or stands beside the indices. Letters: B samples.
 """
@@ -13,6 +13,7 @@ from headrace.pipeline.masks.contexts import ContextMask
 from headrace.pipeline.masks.drawn import Masks
 from headrace.pipeline.masks.patches import PrefixMask, RandomMask
 from headrace.pipeline.masks.regions import RegionMask
+from headrace.pipeline.masks.spans import FrameSpanMask, NegativeFrameDraw
 from headrace.pipeline.masks.tubes import TubeBlockMask, TubeMask
 
 MaskSpec = (
@@ -26,6 +27,8 @@ MaskSpec = (
     | PrefixMask
     | ContextMask
     | RegionMask
+    | FrameSpanMask
+    | NegativeFrameDraw
 )
 
 

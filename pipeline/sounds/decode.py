@@ -73,16 +73,19 @@ class OpenSound:
         return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
     def crop(self, sound: Sound, start: int, length: int, gain: float) -> np.ndarray:
-        """One crop as it is delivered, float32 of `Sound.shape`; see `DrawnSounds`."""
+        """One crop, float32 of `Sound.shape`, without what is mixed in or hidden; see `DrawnSounds`."""
+        wave = self.wave(sound, start, length, gain)
+        return wave if sound.mel is None else spectrogram(wave, sound, length)[None]
+
+    def wave(self, sound: Sound, start: int, length: int, gain: float) -> np.ndarray:
+        """float32 (samples,): its wave."""
         begin, end = needed(start, length, self.length, self.rate, sound.rate)
         wave = resample(self.read(begin, end - begin), begin, start, length, self.rate, sound.rate)
         if gain:
             wave = wave * np.float32(10 ** (gain / 20))
         if length < sound.samples:
             wave = np.resize(wave, sound.samples) if sound.short == "loop" else _padded(wave, sound.samples)
-        if sound.mel is None:
-            return wave
-        return sound.mel.spectrogram(wave, sound.rate, length if sound.short == "pad" else None)[None]
+        return wave
 
 
 @contextmanager
@@ -101,6 +104,12 @@ def open_sound(data: bytes) -> Iterator[OpenSound]:
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
         raise ValueError(f"damaged (libsndfile says {reason!r})") from error
+
+
+def spectrogram(wave: np.ndarray, sound: Sound, length: int) -> np.ndarray:
+    """float32 (frames, bins) of a crop's wave, of which `length` samples are sound."""
+    assert sound.mel is not None
+    return sound.mel.spectrogram(wave, sound.rate, length if sound.short == "pad" else None)
 
 
 def _padded(wave: np.ndarray, samples: int) -> np.ndarray:

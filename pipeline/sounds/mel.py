@@ -16,6 +16,9 @@ from headrace.pipeline.compiled import kernel
 PREEMPHASIS = 0.97
 """Kaldi's: how much of the sample before is taken off."""
 
+POVEY = 0.85
+"""Likewise: the power of a Hann window that its own window is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mel:
@@ -36,6 +39,9 @@ class Mel:
     """Bands."""
     window: int = 400
     """Samples of a frame."""
+    taper: Literal["hann", "povey"] = "hann"
+    """Window that a frame is multiplied by. povey: Kaldi's own, in its definition only, a Hann window to the power of
+    0.85."""
     hop: int = 160
     """Samples from a frame to the next."""
     fft: int = 512
@@ -59,6 +65,9 @@ class Mel:
         check(self.definition in ("kaldi", "librosa"), self, "definition", self.definition, "kaldi or librosa")
         for name in ("bins", "hop"):
             check(getattr(self, name) >= 1, self, name, getattr(self, name), "at least 1")
+        check(self.taper in ("hann", "povey"), self, "taper", self.taper, "hann or povey")
+        good = self.taper == "hann" or self.definition == "kaldi"
+        check(good, self, "taper", self.taper, "hann in librosa's definition")
         check(self.window >= 2, self, "window", self.window, "at least 2")
         check(self.fft >= self.window and self.fft % 2 == 0, self, "fft", self.fft, f"even and at least {self.window}")
         check(self.low >= 0, self, "low", self.low, "at least 0")
@@ -90,7 +99,7 @@ class Mel:
         sound = len(wave) if sound is None else min(len(wave), max(sound, self.window))
         pieces = self._pieces(wave[:sound] if self.definition == "kaldi" else wave)  # (frames, window), float64
         spectrum = fft.rfft(pieces, self.fft, axis=1)
-        bank, begins, ends = _bank(self, rate)
+        bank, begins, ends = bands_of(self, rate)
         power = np.empty((len(spectrum), self.bins))
         _sum_bands(spectrum, bank, begins, ends, power)
         np.maximum(power, self.floor, out=power)
@@ -108,7 +117,8 @@ class Mel:
         frames = _every(wave, self.window, self.hop)
         frames -= frames.mean(axis=1, keepdims=True)
         before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-        return (frames - PREEMPHASIS * before) * _hann(self.window, periodic=False)
+        window = _hann(self.window, periodic=False)
+        return (frames - PREEMPHASIS * before) * (window if self.taper == "hann" else window**POVEY)
 
 
 def _every(wave: np.ndarray, length: int, hop: int) -> np.ndarray:
@@ -141,7 +151,7 @@ def from_mel(mel: Any, scale: str) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _bank(mel: Mel, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bands_of(mel: Mel, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights float64 (bins, fft / 2 + 1), and for each band where those that are not 0 begin and end."""
     high = rate / 2 if mel.high is None else min(mel.high, rate / 2)
     edges = np.linspace(to_mel(mel.low, mel.scale), to_mel(high, mel.scale), mel.bins + 2)

@@ -154,3 +154,19 @@ def test_a_method_is_trained_on_the_first_set_that_suits_it_or_on_those_that_are
     bench, _ = run(replace(ASKED, methods=("mae",), sets=("more", "digits", "texts")), tmp_path / "b", tmp_path)
     assert bench.pairs() == [("digits", "mae"), ("more", "mae")]
     assert trained.count("mae 0 ours") == 2  # on the digits they were there
+
+
+def test_settings_are_tried_and_nothing_is_kept(
+    trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tried(config: RunConfig, data: Path) -> tuple[dict[str, float], dict[str, float]]:
+        return {"knn": 0.25, "linear": 0.5}, {"knn": config.optim.lr, "linear": 0.75}
+
+    monkeypatch.setattr(methods, "try_settings", tried)
+    bench = Bench(asked=ASKED, folder=tmp_path / "a", records=tmp_path, source="c0ffee", progress=lambda what: None)
+    bench.write_sets()
+    found = list(bench.choices(["optim.lr=0.625"]))
+    line = "k-NN 62.5 (untrained 25.0), linear 75.0 (untrained 50.0)"
+    assert found == [f"digits, {name}, seed {seed}: {line}" for name in ASKED.methods for seed in (0, 1)]
+    assert trained == []
+    assert not list(tmp_path.glob("*.jsonl"))

@@ -724,9 +724,7 @@ def aim(method: Any, batches: list[Batch]) -> Iterator[Tensor]:
         (images,), (masks,) = batch.views, batch.masks
         behind = torch.arange(rows**2) >= masks.prefix[:, None]
         tokens = vit.forward_features(images, mask=behind)
-        # Difference: lightly's example adds positions in front of the head's first layer, ours behind it; the paper
-        # says no more than in front of the head.
-        predictions = head.blocks[1:](head.blocks[0](tokens) + positions)
+        predictions = head(tokens + positions)  # as lightly's example, whose author asked the paper's about the head
         patches = utils.normalize_mean_var(utils.patchify(images, patch))
         # Difference: in lightly's example each patch foretells itself, which it sees, and those of the prefix count. In
         # the paper each foretells the next, and only those behind the prefix count.

@@ -18,7 +18,7 @@ from headrace.train import OptimConfig
 from headrace.train.optim import build_optimizer, drop_frozen, set_schedule
 from tests.models import peer_loops, peer_loops_masked
 from tests.models.peer_loops import DECAY, EPOCHS, LR, MOMENTUM, STEPS_PER_EPOCH
-from tests.models.tiny_methods import TINY
+from tests.models.tiny_methods import BEIT, TINY
 
 SAMPLES = 40
 
@@ -35,6 +35,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "warmup_teacher_temperature": 0.0625, "teacher_temperature": 0.0625, "mask_ratio": (0.25, 0.25),
         "assignment": "center",
     },
+    "data2vec": {"target_blocks": 2, "momentum": 0.9, "backbone": BEIT},  # `transformers` drops by draws of its own
 }  # fmt: skip
 """To a method's tiny form."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from headrace.models import METHODS, BackboneConfig, Method, build_method
 from headrace.models.parts.backbones import tiny_resnet
 from headrace.models.parts.beit import tiny_beit
 from headrace.models.parts.clip_backbones import tiny_clip_resnet
+from headrace.models.parts.speech import SpeechNetwork
 from headrace.pipeline import Mel
 from tests import texts
 from tests.conftest import require_peer
@@ -27,6 +29,18 @@ SWIN = BackboneConfig(
 BEIT = tiny_beit(width=24, depth=2)
 # Views that leave more than one pixel in front of the last stride: else a gradient of oneDNN in bfloat16 is garbage.
 PLAIN: dict[str, Any] = {"size": 24, "strength": 0.5, "backbone": RESNET}
+SPEECH = SpeechNetwork(
+    channels=(8, 8), kernels=(10, 4), strides=(10, 4), width=16, depth=2, heads=2, position_kernel=8, position_groups=2
+)
+WAVES: dict[str, Any] = {"rate": 8000, "samples": 1610, "mask_span": 3, "network": SPEECH}
+
+DEPTH: dict[str, Any] = {
+    "size": 64, "decoder_widths": (8, 8, 8, 8, 8), "pose_width": 8,
+    "backbone": BackboneConfig(
+        name="resnet18",
+        options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep", "stem_width": 8},
+    ),
+}  # fmt: skip
 
 CLIP_RESNET = tiny_clip_resnet(width=8)
 CLIPS: dict[str, Any] = {
@@ -157,6 +171,24 @@ TINY: dict[str, dict[str, Any]] = {
             **{key: value for key, value in VIT.options.items() if key != "img_size"}, "dynamic_img_size": False,
         }),
     },
+    "wav2vec2": {**WAVES, "negatives": 5, "codes": 4, "code_dim": 8, "projection_dim": 8, "gumbel": (2.0, 0.5, 0.9)},
+    "hubert": {
+        **WAVES, "clusters": 6, "cepstra": 5, "projection_dim": 8,
+        "mel": Mel(bins=8, window=40, hop=40, fft=256, taper="povey"),
+    },
+    "data2vec_audio": {
+        **WAVES, "target_blocks": 1, "momentum": 0.9, "final_momentum": 0.99, "momentum_steps": 10,
+        "network": replace(SPEECH, position_kernel=15),
+    },
+    "cpc": {
+        "rate": 8000, "samples": 1600, "channels": 24, "kernels": (10, 4), "strides": (10, 4), "paddings": (0, 0),
+        "context_dim": 24, "steps": 3, "negatives": 6, "heads": 2, "predictor_dim": 48,
+    },
+    "byol_a": {
+        "rate": 8000, "frames": 16, "short": "loop", "channels": 8, "feature_dim": 24, "hidden_dim": 32,
+        "projection_dim": 16, "momentum": 0.9,
+        "mel": Mel(definition="librosa", bins=16, window=256, hop=80, fft=256, mean=-7.0, std=4.0),
+    },
     "bert": {"tokenizer": str(texts.words()), "length": 24, "positions": 24, "width": 16, "depth": 2, "heads": 2},
     "clip": {
         "tokenizer": str(texts.words()), "length": 16, "size": 24, "embed_dim": 16, "text_width": 16, "text_depth": 2,
@@ -191,6 +223,8 @@ TINY: dict[str, dict[str, Any]] = {
         "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
+    "monodepth2": {**DEPTH, "stride": 2, "aspect": 1.0},
+    "sfmlearner": {**DEPTH, "stride": 2, "aspect": 1.0},
     # As many steps of time as a cell has patches: all samples then have as many places that count.
     "videomae_v2": {
         "size": 16, "frames": 8, "stride": 1, "mask_ratio": 0.75,
@@ -220,7 +254,10 @@ SETS = {
 """The fixture of real samples for the methods of a family that is not shown digits."""
 COLOURED = {"colorization"}
 """Methods that find nothing to learn in greys."""
-LIBRARIES: dict[str, tuple[str, ...]] = dict.fromkeys(("bert", "clip"), ("tokenizers", "transformers"))
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("bert", "clip"), ("tokenizers", "transformers")),
+    **dict.fromkeys(("wav2vec2", "hubert", "data2vec_audio"), ("transformers",)),
+}
 """What a method needs of an extra."""
 
 

@@ -29,7 +29,7 @@ from headrace.train.probes import (
 from headrace.train.probes import features as features_module
 from headrace.train.probes import finetune as finetune_module
 from headrace.train.probes import knn as knn_module
-from headrace.train.probes.finetune import _groups, cropped
+from headrace.train.probes.finetune import _groups, cropped, finetune_predictions
 from tests.conftest import digit_samples
 from tests.train.tiny_runs import tiny_run
 
@@ -196,9 +196,17 @@ def test_fine_tuning_learns_and_leaves_the_method_alone(digits_webdataset: Shard
 
 def test_fine_tuning_repeats(digits_webdataset: ShardSet) -> None:
     method = build_method("simclr", tiny_run("", "").model)
-    config = FinetuneConfig(epochs=1, batch_size=50)
-    scores = [finetune_probe(method, digits_webdataset, digits_webdataset, config) for _ in range(2)]
-    assert scores[0] == scores[1]
+    changes = {"mixup": 0.8, "cutmix": 1.0, "rand_augment": 9.0, "random_erasing": 0.25}
+    plain, changed = FinetuneConfig(epochs=1, batch_size=50), FinetuneConfig(epochs=1, batch_size=50, **changes)
+    both = digits_webdataset, digits_webdataset
+    predicted = {
+        (config, threads): finetune_predictions(method, *both, config, threads=threads)[1]
+        for config in (plain, changed)
+        for threads in (1, 2)
+    }
+    for config in (plain, changed):
+        assert (predicted[config, 1] == predicted[config, 2]).all()
+    assert (predicted[plain, 1] != predicted[changed, 1]).any()
 
 
 def test_probes_resize_as_the_method_does(digits_webdataset: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,9 +77,9 @@ def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     assert [record["epoch"] for record in records] == [0] * 4 + [1] * 4 + [2] * 4
     for record in records:
         stages = {"decode_ms", "augment_ms", "plan_ms"}
-        figures = {"samples_per_s", "data_wait", "label_clumping", *stages}
+        figures = {"samples_per_s", "data_wait", "label_clumping", "memory_mb", *stages}
         meters = {"feature_rank", "feature_std"} if record["step"] % 5 == 0 else set()
-        assert record.keys() == {"step", "epoch", "loss", "grad_norm", "lr"} | figures | meters
+        assert record.keys() == {"step", "total_steps", "epoch", "loss", "grad_norm", "lr"} | figures | meters
         assert 0.5 < record["label_clumping"] < 2
         assert all(record[stage] >= 0 for stage in stages)
         assert 0 <= record["data_wait"] <= 1

@@ -3,6 +3,8 @@
 from headrace.tools.commands import (
     bench,
     cache,
+    compare,
+    config,
     demo,
     doctor,
     embed,
@@ -12,6 +14,7 @@ from headrace.tools.commands import (
     methods,
     replay,
     report,
+    runs,
     shard,
     show,
     tokenizer,
@@ -29,6 +32,7 @@ COMMANDS: tuple[Command, ...] = (
     doctor.COMMAND,
     methods.COMMAND,
     tokenizer.COMMAND,
+    config.COMMAND,
     train.COMMAND,
     replay.COMMAND,
     evaluate.COMMAND,
@@ -36,6 +40,8 @@ COMMANDS: tuple[Command, ...] = (
     export.COMMAND,
     bench.COMMAND,
     report.COMMAND,
+    runs.COMMAND,
+    compare.COMMAND,
     cache.COMMAND,
 )
 

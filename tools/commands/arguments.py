@@ -116,19 +116,35 @@ def print_json(value: Any) -> None:
 
 
 def configuration(name: str) -> RunConfig:
-    """What a method with its defaults, or a recipe, is trained with.
+    """What a method with its defaults, a recipe, a run's folder, or a file such as its config.yaml is trained with.
 
     Raises:
-        UsageError: for a name that is neither, with the nearest known one.
+        UsageError: for a name that is none of them, with the nearest known one.
+        ConfigError: for a file that cannot be read.
     """
     from headrace.models import METHODS
     from headrace.train import RunConfig
     from headrace.train.recipes import RECIPES
+    from headrace.train.recipes.files import ENDINGS, read_config
 
+    path = Path(name)
+    if name not in METHODS and name not in RECIPES:
+        if path.suffix in ENDINGS or path.is_file():
+            return read_config(path)
+        if path.exists() or len(path.parts) > 1:
+            return read_config(path / "config.yaml")
     if name in RECIPES:
         return RECIPES[name]()
     known("method or recipe", name, [*METHODS, *RECIPES])
     return RunConfig(method=name)
+
+
+def as_yaml(config: RunConfig) -> str:
+    """All of a configuration, as a run's config.yaml has it."""
+    import yaml
+
+    text: str = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    return text
 
 
 def known(what: str, word: str, names: Iterable[str]) -> None:

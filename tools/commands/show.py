@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.tools.commands.arguments import (
@@ -79,7 +78,7 @@ def asked(args: argparse.Namespace) -> tuple[Inputs, int]:
         given = [flag for flag in OF_TOKENIZER if getattr(args, flag[2:]) is not None]
         if given:
             raise UsageError(f"{given[0]} goes with --tokenizer; a method's own are --model.KEY VALUE")
-        config = configuration_of(args.method)
+        config = configuration(args.method)
         for key in args.keys:
             flag = key.partition("=")[0]
             if flag.startswith("--") and "." not in flag and flag[2:].replace("-", "_") not in vars(config):
@@ -93,18 +92,6 @@ def asked(args: argparse.Namespace) -> tuple[Inputs, int]:
     from headrace.tools.pictures.show_texts import text_spec
 
     return text_spec(args.tokenizer, args.mask or "tokens", length=args.length or 128, field=args.field), 0
-
-
-def configuration_of(name: str) -> RunConfig:
-    """Of a method, a recipe, a run's folder, or a file such as its config.yaml."""
-    from headrace.models import METHODS
-    from headrace.train import RunConfig
-    from headrace.train.recipes import RECIPES
-
-    path = Path(name)
-    if name not in METHODS and name not in RECIPES and (path.exists() or len(path.parts) > 1):
-        return RunConfig.load(path if path.is_file() else path / "config.yaml")
-    return configuration(name)
 
 
 def inputs_of(config: RunConfig, name: str) -> Inputs:

@@ -42,13 +42,12 @@ def measure_finetune(task: Task) -> Outcome:
 
 
 COMMON: Mapping[str, Any] = {
-    "version": 1,
     "metric": "accuracy",
     "measure": measure_finetune,
     "encoders": ("untrained", "trained"),
     "cost": "As many passes forward and backward over the training set as there are epochs, for each encoder and seed.",
-    "incomparable": "Other augmentation (RandAugment, jitter and random erasing of the papers are not here), another "
-    "decay of layers, the best epoch in the place of the last, another resolution or crop at the test.",
+    "incomparable": "Other augmentation, another decay of layers, the best epoch in the place of the last, another "
+    "resolution or crop at the test.",
 }
 DEFINITION = (
     "A copy of the backbone and a linear classifier are trained on all labels by AdamW, each layer at a share of "
@@ -56,6 +55,7 @@ DEFINITION = (
 )
 FINETUNE = Protocol(
     name="finetune",
+    version=1,
     title="fine-tuned",
     settings=FinetuneSettings(),
     definition=f"{DEFINITION} Crop and flip of the method's first view, no mixing: for small sets.",
@@ -64,17 +64,20 @@ FINETUNE = Protocol(
 )
 FINETUNE_MAE = Protocol(
     name="finetune_mae",
+    version=2,
     title="fine-tuned as MAE",
     settings=FinetuneSettings(**vars(MAE_BASE)),
-    definition=f"{DEFINITION} MAE's values for a ViT-B: mixup 0.8, CutMix 1.0, smoothing 0.1, dropped paths 0.1.",
+    definition=f"{DEFINITION} MAE's values for a ViT-B: RandAugment, random erasing, mixup 0.8, CutMix 1.0, "
+    "smoothing 0.1, dropped paths 0.1.",
     source="MAE, arXiv 2111.06377, table 9; facebookresearch/mae at efb2a80, FINETUNE.md",
     **COMMON,
 )
 FINETUNE_BEIT = Protocol(
     name="finetune_beit",
+    version=2,
     title="fine-tuned as BEiT",
     settings=FinetuneSettings(**vars(BEIT_BASE)),
-    definition=f"{DEFINITION} BEiT's values for a ViT-B: a longer warm-up and twice MAE's learning rate.",
+    definition=f"{DEFINITION} BEiT's values for a ViT-B: MAE's with a longer warm-up and twice the learning rate.",
     source="BEiT, arXiv 2106.08254, table 10; microsoft/unilm, beit/README.md",
     **COMMON,
 )

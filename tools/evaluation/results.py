@@ -158,7 +158,7 @@ def in_full(protocols: Mapping[str, Any]) -> list[Table]:
             cells = []
             for encoder in encoders:
                 each = found["encoders"][encoder]["metrics"].get(metric)
-                cells.append(_with_interval(protocol.share, **each) if each else "")
+                cells.append(in_interval(protocol.share, **each) if each else "")
             made.add_row(metric, *cells, style="bold" if metric == found["metric"] else None)
         tables.append(made)
     return tables
@@ -168,12 +168,13 @@ def of_file(name: str, found: Mapping[str, Any]) -> Table:
     """Every metric of a file of predictions with its interval, for a terminal."""
     made = Table("metric", "score", title=f"{name}, version {found['version']}: with intervals of 95 %")
     for metric, each in found["metrics"].items():
-        cell = _with_interval(PROTOCOLS[name].share, **each)
+        cell = in_interval(PROTOCOLS[name].share, **each)
         made.add_row(metric, cell, style="bold" if metric == found["metric"] else None)
     return made
 
 
-def _with_interval(share: bool, value: float, low: float, high: float) -> str:
+def in_interval(share: bool, value: float, low: float, high: float) -> str:
+    """A metric and its interval as tables have them; `share` for one that is a share of 1."""
     if share:
         return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     return f"{value:.3g} ({low:.3g} to {high:.3g})"

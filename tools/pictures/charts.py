@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 400, 220  # user units; a phone shows them at 0.85 of a pixel, a column of a desk at 1.2
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
+COLORS = 8  # of lines, which the page has
 MAX_POINTS = 600  # a line has no more points than the screen has pixels for them
 
 
@@ -79,7 +80,8 @@ def line_chart(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
         f"{escape(x_label)}</text>"
     )
-    for color, (name, (x, y)) in enumerate(drawn.items()):
+    for place, (name, (x, y)) in enumerate(drawn.items()):
+        color = place % COLORS
         points = " ".join(f"{px(a):.1f},{py(b * scale):.1f}" for a, b in zip(x, y, strict=True))
         parts.append(f'<polyline class="line s{color}" points="{points}"><title>{escape(name)}</title></polyline>')
         if len(x) == 1:
@@ -93,7 +95,7 @@ def legend(names: Sequence[str]) -> str:
     if len(names) < 2:
         return ""
     keys = "".join(
-        f'<span><svg viewBox="0 0 18 4"><line class="line s{i}" x1="0" x2="18" y1="2" y2="2"/></svg>'
+        f'<span><svg viewBox="0 0 18 4"><line class="line s{i % COLORS}" x1="0" x2="18" y1="2" y2="2"/></svg>'
         f"{escape(name)}</span>"
         for i, name in enumerate(names)
     )

@@ -12,8 +12,12 @@ from headrace.pipeline import RegionMask
 from headrace.pipeline.masks import (
     BlockMasks,
     ContextMasks,
+    FrameMasks,
+    FrameSpanMask,
     Masks,
     MaskSpec,
+    NegativeFrameDraw,
+    NegativeFrames,
     PatchMasks,
     PredictedMasks,
     PrefixMasks,
@@ -32,6 +36,10 @@ def masked(view: NDArray[np.uint8], spec: MaskSpec, mask: Masks, step: int = 0) 
     out = view.astype(np.float32)
     if isinstance(mask, RegionMasks):
         return _tinted(out, mask.mask[0].numpy(), _GRAY, 0.8).astype(np.uint8)
+    if isinstance(spec, FrameSpanMask):
+        return _tinted(out, hidden_rows(spec, mask, len(view))[:, None], _GRAY, 0.8).astype(np.uint8)
+    if isinstance(spec, NegativeFrameDraw):
+        return view
     assert not isinstance(spec, RegionMask)
     rows, columns = spec.grid
     height, width = view.shape[:2]
@@ -62,6 +70,14 @@ def masked(view: NDArray[np.uint8], spec: MaskSpec, mask: Masks, step: int = 0) 
     return out.astype(np.uint8)
 
 
+def hidden_rows(spec: FrameSpanMask, mask: Masks, rows: int) -> NDArray[np.bool_]:
+    """Which of a sound's rows, frames of a spectrogram or samples, one sample's mask hides."""
+    assert isinstance(mask, FrameMasks)
+    frames = np.zeros(spec.frames, np.bool_)
+    frames[mask.masked[0].numpy()] = True
+    return frames[np.arange(rows) * spec.frames // rows]
+
+
 _GRAY = np.array([128.0, 128.0, 128.0])
 
 
@@ -86,5 +102,9 @@ def count_in_words(mask: Masks) -> str:
     if isinstance(mask, ContextMasks):
         targets = " + ".join(map(str, mask.target_count[0].tolist()))
         return f"context of {int(mask.context_count[0])} patches, targets of {targets}"
+    if isinstance(mask, FrameMasks):
+        return f"{mask.masked.shape[1]} frames hidden"
+    if isinstance(mask, NegativeFrames):
+        return f"{mask.negatives.shape[2]} negatives of each of {mask.negatives.shape[1]} frames"
     boxes = [f"{height}x{width} at {top},{left}" for top, left, height, width in mask.boxes[0].tolist()]
     return "\n".join([f"{float(mask.mask.float().mean()):.0%} hidden", *boxes])

@@ -72,9 +72,9 @@ def definitions(rows: Sequence[tuple[str, str]]) -> str:
 
 CSS = """
 :root{--page:#fbfbfa;--card:#fff;--ink:#1b1f24;--soft:#5d6670;--line:#e3e5e8;--accent:#0b6e99;
---s0:#0b6e99;--s1:#d9730d;--s2:#5b8c2a;--s3:#9a3b8c}
+--s0:#0b6e99;--s1:#d9730d;--s2:#5b8c2a;--s3:#9a3b8c;--s4:#b3261e;--s5:#7a5c00;--s6:#00796b;--s7:#6a6f75}
 @media (prefers-color-scheme:dark){:root{--page:#14171a;--card:#1c2024;--ink:#e8eaed;--soft:#9aa4ae;--line:#30363c;
---accent:#5cb8e6;--s0:#5cb8e6;--s1:#f2a65a;--s2:#9ccc65;--s3:#d48ac8}}
+--accent:#5cb8e6;--s0:#5cb8e6;--s1:#f2a65a;--s2:#9ccc65;--s3:#d48ac8;--s4:#ff8a80;--s5:#e0c060;--s6:#4db6ac;--s7:#b0b6bc}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 main{max-width:1080px;margin:0 auto;padding:40px 20px 80px}
@@ -93,7 +93,8 @@ svg{display:block;width:100%;height:auto}
 .grid{stroke:var(--line);stroke-width:1}
 .tick,.axis{fill:var(--soft);font-size:13px;font-variant-numeric:tabular-nums}
 .s0{stroke:var(--s0)}.s1{stroke:var(--s1);stroke-dasharray:7 5}.s2{stroke:var(--s2)}.s3{stroke:var(--s3)}
-.legend{display:flex;gap:18px;margin:0 0 12px;font-size:14px;color:var(--soft)}
+.s4{stroke:var(--s4)}.s5{stroke:var(--s5);stroke-dasharray:7 5}.s6{stroke:var(--s6)}.s7{stroke:var(--s7)}
+.legend{display:flex;flex-wrap:wrap;gap:4px 18px;margin:0 0 12px;font-size:14px;color:var(--soft)}
 .legend span{display:flex;align-items:center;gap:7px}.legend svg{width:18px}
 table{border-collapse:collapse;width:100%;font-size:15px;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:8px 10px;border-bottom:1px solid var(--line);font-weight:400;vertical-align:top}

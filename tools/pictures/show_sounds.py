@@ -10,10 +10,10 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from headrace.pipeline import Sound
+from headrace.pipeline import FrameSpanMask, Sound
 from headrace.tools.pictures.canvas import blank, picture
 from headrace.tools.pictures.delivered import Delivered
-from headrace.tools.pictures.masks import count_in_words, masked
+from headrace.tools.pictures.masks import count_in_words, hidden_rows, masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,14 @@ def sounds_of(one: Delivered, *, masks: bool = False) -> list[list[ShownSound]]:
 def _behind(one: Delivered, shown: ShownSound, row: int, number: int) -> ShownSound:
     spec: Any = one.spec
     mask = type(one.part.masks[number])(*(part[row : row + 1] for part in one.part.masks[number]))
-    assert shown.spectrogram is not None
-    image = masked(shown.spectrogram, spec.masks[number], mask)
-    return ShownSound(wave=None, spectrogram=image, words=count_in_words(mask))
+    words = count_in_words(mask)
+    if shown.spectrogram is not None:
+        return ShownSound(wave=None, spectrogram=masked(shown.spectrogram, spec.masks[number], mask), words=words)
+    assert shown.wave is not None
+    wave = shown.wave.copy()
+    if isinstance(spec.masks[number], FrameSpanMask):
+        wave[hidden_rows(spec.masks[number], mask, len(wave))] = np.nan  # which leaves a gap
+    return ShownSound(wave=wave, spectrogram=None, words=words)
 
 
 def coloured(mel: NDArray[np.float32]) -> NDArray[np.uint8]:

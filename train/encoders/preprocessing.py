@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from headrace.pipeline import ClipSpec, Inputs, Normalize, SoundSpec, TextSpec, View, ViewSpec, center_view
+from headrace.pipeline.sounds.sounds import EFFECTS
 from headrace.pipeline.streams import lone_spec
 from headrace.train.errors import RunError
 
@@ -50,7 +51,8 @@ def describe(inputs: Inputs, side: int | None = None) -> dict[str, Any]:
     if isinstance(spec, SoundSpec):
         (sound,) = spec.sounds
         layout = "BT" if sound.mel is None else "B1TF"
-        return {"kind": "sound", "field": spec.field, "layout": layout, **asdict(sound)}
+        said = {key: value for key, value in asdict(sound).items() if key not in EFFECTS}
+        return {"kind": "sound", "field": spec.field, "layout": layout, **said}
     if isinstance(spec, TextSpec):
         said = {"length": spec.length, "tokenizer": os.path.basename(spec.tokenizer)}
         return {"kind": "text", "field": spec.field, "layout": "BL", **said}

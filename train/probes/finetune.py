@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from headrace.pipeline import Loader, View, ViewSpec
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
 from headrace.train.errors import RunError
+from headrace.train.probes.augment import Erasing, RandAugment
 from headrace.train.probes.classes import matched_labels
 from headrace.train.probes.features import extract_features, image_views
 from headrace.train.probes.mixing import Mixing
@@ -54,33 +56,52 @@ class FinetuneConfig:
     drop_path: float = 0.0
     """Share of samples that pass by the last block's branches, less in the blocks before it, in a straight line from 0;
     0 leaves the network as it is."""
+    rand_augment: float = 0.0
+    """See `RandAugment.magnitude`; 0 turns it off."""
+    rand_augment_deviation: float = 0.5
+    """See `RandAugment.deviation`."""
+    random_erasing: float = 0.0
+    """See `Erasing.probability`; 0 turns it off."""
     crop_scale: tuple[float, float] | None = None
     """Shares of a picture's area that crops take; None takes those of the method's first view."""
     seed: int = 0
-    """Of the classifier's weights, the order, the crops, the mixing and the dropout."""
+    """Of the classifier's weights, the order, the crops, what becomes of images, and the dropout."""
 
     @property
     def mixing(self) -> Mixing:
         return Mixing(mixup=self.mixup, cutmix=self.cutmix)
 
+    @property
+    def changes(self) -> RandAugment:
+        return RandAugment(magnitude=self.rand_augment, deviation=self.rand_augment_deviation)
+
+    @property
+    def erasing(self) -> Erasing:
+        return Erasing(probability=self.random_erasing)
+
     def __post_init__(self) -> None:
-        self.mixing  # noqa: B018  it refuses what it cannot be
+        self.mixing, self.changes, self.erasing  # noqa: B018  they refuse what they cannot be
         if not 0 <= self.label_smoothing < 1 or not 0 <= self.drop_path < 1:
             raise ValueError("label_smoothing and drop_path must be at least 0 and below 1")
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError("epochs and batch_size must be at least 1")
 
 
+GREY = (128, 128, 128)
+
 MAE_BASE = FinetuneConfig(
     epochs=100, batch_size=1024, lr=2e-3, layer_decay=0.65, warmup_epochs=5, final_lr=5e-4,
     mixup=0.8, cutmix=1.0, label_smoothing=0.1, drop_path=0.1, crop_scale=(0.08, 1.0),
+    rand_augment=9.0, random_erasing=0.25,
 )  # fmt: skip
-"""ViT-B of facebookresearch/mae at efb2a80, FINETUNE.md, but for RandAugment and random erasing."""
+"""ViT-B of facebookresearch/mae at efb2a80, FINETUNE.md and main_finetune.py."""
 BEIT_BASE = FinetuneConfig(
     epochs=100, batch_size=1024, lr=4e-3, layer_decay=0.65, warmup_epochs=20, final_lr=2.5e-4,
     mixup=0.8, cutmix=1.0, label_smoothing=0.1, drop_path=0.1, crop_scale=(0.08, 1.0),
+    rand_augment=9.0, random_erasing=0.25,
 )  # fmt: skip
-"""ViT-B of microsoft/unilm's beit (arXiv 2106.08254, table 10), but for RandAugment, jitter and random erasing."""
+"""ViT-B of microsoft/unilm's beit (arXiv 2106.08254, table 10). Its jitter of 0.4 is not here: timm's transform, which
+the code calls, leaves jitter out where there is RandAugment."""
 
 
 def cropped(view: View) -> View:
@@ -119,8 +140,9 @@ def finetune_predictions(
     """Labels of `test`, as `train` counts them, and predicted ones, int64 (m,) each, after training a copy of
     `method`'s backbone and a linear classifier on `train`.
 
-    Training sees the method's first view with its crop and flip alone; testing sees the centred square, each
-    sample once. `max_bad` as in `extract_features`; another sample takes a bad one's place in training.
+    Training sees the method's first view with its crop and flip alone, and what `config` adds; testing sees the
+    centred square, each sample once. `max_bad` as in `extract_features`; another sample takes a bad one's place in
+    training.
 
     Raises:
         RunError: for a method of clips or texts, if a shard set has no labels, no sample has one, `test` has classes
@@ -147,7 +169,11 @@ def finetune_predictions(
     optimizer = torch.optim.AdamW(_groups(network, config), lr=config.lr)
     batch_size = min(config.batch_size, len(train))
     policy: dict[str, Any] = {} if max_bad is None else {"on_error": "substitute", "max_bad": max_bad}
-    with Loader(train, ViewSpec([view]), batch_size, seed=config.seed, threads=threads, **policy) as loader:
+    fill = [min(255, round(255 * mean)) for mean in view.normalize.mean] if view.normalize.space == "rgb" else GREY
+    with (
+        Loader(train, ViewSpec([view]), batch_size, seed=config.seed, threads=threads, **policy) as loader,
+        ThreadPoolExecutor(threads) as executor,
+    ):
         total, warmup = config.epochs * len(loader), round(config.warmup_epochs * len(loader))
         step = 0
         network.train()
@@ -156,13 +182,16 @@ def finetune_predictions(
                 for group in optimizer.param_groups:
                     share = warmup_cosine(step, total=total, warmup=warmup, final=config.final_lr)
                     group["lr"] = config.lr * group["lr_scale"] * share
-                batch = batch.to(device)
+                drawn: dict[str, Any] = {"indices": batch.index.tolist(), "seed": config.seed, "epoch": batch.epoch}
+                levels = config.changes.apply(batch.views[0], fill=fill, executor=executor, **drawn)
+                batch = replace(batch, streams={"image": replace(batch.lone, views=[levels])}).to(device)
                 [images] = batch.normalized()
                 assert batch.labels is not None
                 known = batch.labels != NO_LABEL
                 targets = F.one_hot(batch.labels.clamp(min=0), classes).float() * known[:, None]
-                images, targets = config.mixing.apply(images, targets, (config.seed, step))
                 with seeded(config.seed, step, device=device):
+                    images = config.erasing.apply(images, **drawn)
+                    images, targets = config.mixing.apply(images, targets, (config.seed, step))
                     loss = _cross_entropy(network(images), targets, config.label_smoothing)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()

@@ -19,6 +19,7 @@ from headrace.train.recipes.cifar10 import (
     vicreg_cifar10,
     w_mse_cifar10,
 )
+from headrace.train.recipes.depth import monodepth2_kitti, monodepth2_small, sfmlearner_kitti, sfmlearner_small
 from headrace.train.recipes.imagenet import (
     barlow_twins_imagenet,
     byol_imagenet,
@@ -115,7 +116,22 @@ from headrace.train.recipes.pretext import (
     vae_small,
 )
 from headrace.train.recipes.simclr import simclr_cifar10, simclr_digits, simclr_imagenet, simclr_small
-from headrace.train.recipes.sounds import masked_spectrogram_audioset, masked_spectrogram_small
+from headrace.train.recipes.sounds import (
+    byol_a_audioset,
+    byol_a_small,
+    masked_spectrogram_audioset,
+    masked_spectrogram_small,
+)
+from headrace.train.recipes.speech import (
+    cpc_librispeech,
+    cpc_small,
+    data2vec_audio_librispeech,
+    data2vec_audio_small,
+    hubert_librispeech,
+    hubert_small,
+    wav2vec2_librispeech,
+    wav2vec2_small,
+)
 from headrace.train.recipes.text import bert_small
 from headrace.train.recipes.video import (
     videomae_k400,
@@ -174,6 +190,8 @@ __all__ = [
     "bert_small",
     "block_order_imagenet",
     "block_order_small",
+    "byol_a_audioset",
+    "byol_a_small",
     "byol_cifar10",
     "byol_imagenet",
     "byol_small",
@@ -186,10 +204,14 @@ __all__ = [
     "colorization_small",
     "context_prediction_imagenet",
     "context_prediction_small",
+    "cpc_librispeech",
+    "cpc_small",
     "cvrl_k600",
     "cvrl_small",
     "data2vec2_imagenet",
     "data2vec2_small",
+    "data2vec_audio_librispeech",
+    "data2vec_audio_small",
     "data2vec_imagenet",
     "data2vec_small",
     "deepcluster_imagenet",
@@ -209,6 +231,8 @@ __all__ = [
     "dinov2_small",
     "frame_order_small",
     "frame_order_ucf101",
+    "hubert_librispeech",
+    "hubert_small",
     "ibot_imagenet",
     "ibot_small",
     "ijepa_imagenet",
@@ -236,6 +260,8 @@ __all__ = [
     "moco_v3_imagenet",
     "moco_v3_small",
     "moco_v3_vit_imagenet",
+    "monodepth2_kitti",
+    "monodepth2_small",
     "msn_imagenet",
     "msn_small",
     "nnclr_cifar10",
@@ -258,6 +284,8 @@ __all__ = [
     "rho_swav_small",
     "rotation_imagenet",
     "rotation_small",
+    "sfmlearner_kitti",
+    "sfmlearner_small",
     "simclr_cifar10",
     "simclr_digits",
     "simclr_imagenet",
@@ -294,6 +322,8 @@ __all__ = [
     "w_mse_cifar10",
     "w_mse_imagenet",
     "w_mse_small",
+    "wav2vec2_librispeech",
+    "wav2vec2_small",
 ]
 
 RECIPES: dict[str, Callable[..., RunConfig]] = {
@@ -377,6 +407,16 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "beit_imagenet": beit_imagenet,
     "masked_spectrogram_small": masked_spectrogram_small,
     "masked_spectrogram_audioset": masked_spectrogram_audioset,
+    "wav2vec2_small": wav2vec2_small,
+    "wav2vec2_librispeech": wav2vec2_librispeech,
+    "hubert_small": hubert_small,
+    "hubert_librispeech": hubert_librispeech,
+    "data2vec_audio_small": data2vec_audio_small,
+    "data2vec_audio_librispeech": data2vec_audio_librispeech,
+    "cpc_small": cpc_small,
+    "cpc_librispeech": cpc_librispeech,
+    "byol_a_small": byol_a_small,
+    "byol_a_audioset": byol_a_audioset,
     "rotation_small": rotation_small,
     "rotation_imagenet": rotation_imagenet,
     "autoencoder_small": autoencoder_small,
@@ -405,6 +445,10 @@ RECIPES: dict[str, Callable[..., RunConfig]] = {
     "vjepa_videomix2m": vjepa_videomix2m,
     "vjepa2_small": vjepa2_small,
     "vjepa2_videomix22m": vjepa2_videomix22m,
+    "monodepth2_small": monodepth2_small,
+    "monodepth2_kitti": monodepth2_kitti,
+    "sfmlearner_small": sfmlearner_small,
+    "sfmlearner_kitti": sfmlearner_kitti,
     "frame_order_small": frame_order_small,
     "frame_order_ucf101": frame_order_ucf101,
     "sorting_small": sorting_small,

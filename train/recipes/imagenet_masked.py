@@ -57,7 +57,8 @@ def aim_imagenet(*, data: str = "", out: str = "") -> RunConfig:
 
 
 def data2vec2_imagenet(*, data: str = "", out: str = "") -> RunConfig:
-    """ViT-B/16, batch 256, 75 epochs, the authors' 375,300 steps, each with 16 masked versions of a view.
+    """ViT-B/16, batch 256, 75 epochs, the authors' 375,300 steps, each with 16 masked versions of a view. Their README
+    names no score, and those of the paper could not be checked.
 
     Adam with decoupled decay, learning rate 1e-3, betas 0.9 and 0.95, weight decay 0.05, 10 epochs of warm-up, a cosine
     down to zero, gradients clipped to a norm of 4 (facebookresearch/fairseq at 3d262bb2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace.models.methods.sound.byol_a import BYOLAConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogramConfig
 from headrace.models.parts.backbones import tiny_vit
 from headrace.pipeline import Mel
@@ -52,3 +53,36 @@ def masked_spectrogram_small(*, data: str = "", out: str = "") -> RunConfig:
     )
     optim = OptimConfig(lr=4e-3, weight_decay=0.05, betas=(0.9, 0.95))
     return small_run("masked_spectrogram", model, optim, data=data, out=out, batch_size=64)
+
+
+def byol_a_audioset(*, data: str = "", out: str = "") -> RunConfig:
+    """Views of 0.95 s, batch 256, 100 epochs, Adam with a constant learning rate of 3e-4, as the authors pretrain on
+    AudioSet and FSD50K (nttcslab/byol-a at 3e65c92, config.yaml and train.py)."""
+    return RunConfig(
+        method="byol_a",
+        model=BYOLAConfig(),
+        data=data,
+        out=out,
+        epochs=100,
+        batch_size=256,
+        optim=OptimConfig(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.0),
+        schedule=ScheduleConfig(warmup_epochs=0, final=1.0),
+    )
+
+
+def byol_a_small(*, data: str = "", out: str = "") -> RunConfig:
+    """Views of a second at 8 kHz, 96 frames of 64 bands, 32 channels, 512 features. The mean and deviation are those
+    of words spoken on the telephone."""
+    model = BYOLAConfig(
+        rate=8000,
+        mel=Mel(
+            definition="librosa", bins=64, window=256, hop=80, fft=512, low=50.0, scale="slaney", mean=-9.0, std=5.0
+        ),
+        short="loop",
+        channels=32,
+        feature_dim=512,
+        hidden_dim=512,
+        projection_dim=128,
+    )
+    optim = OptimConfig(lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
+    return small_run("byol_a", model, optim, data=data, out=out, batch_size=64)

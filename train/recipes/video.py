@@ -72,7 +72,7 @@ def videomae_v2_hybrid(*, data: str = "", out: str = "") -> RunConfig:
 def vjepa_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ViT on 64 cubes of 2 x 8 x 8, 8 frames in a row of 32 pixels, and a predictor of two blocks.
 
-    Contexts are whole, and the slow copy follows faster than the authors', as a short run asks.
+    Contexts are cut seldom, and the slow copy follows faster than the authors', as a short run asks.
     """
     model = VJEPAConfig(**_TINY_JEPA, momentum=0.99, final_momentum=1.0)
     return _small("vjepa", model, OptimConfig(lr=2e-3, weight_decay=0.05), data, out)
@@ -139,7 +139,7 @@ _MAE: dict[str, Any] = {"lr": 4e-3, "weight_decay": 0.05, "betas": (0.9, 0.95)}
 _TINY_JEPA: dict[str, Any] = {
     **_TINY_CLIP,
     "flip": 0.0,
-    "longest_context": (1.0, 1.0),
+    "longest_context": (0.5, 0.25),
     "predictor_dim": 48,
     "predictor_depth": 2,
     "predictor_heads": 4,

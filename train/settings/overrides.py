@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from headrace.train.errors import ConfigError
-from headrace.train.settings.plain import arguments, nearest, read_yaml
+from headrace.train.settings.plain import CLASS, arguments, nearest, read_yaml
 
 
 def split_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -63,6 +63,26 @@ def override(values: dict[str, Any], key: str, text: str, cls: type[Any], **hint
     nullable = types.NoneType in get_args(known[last])
     as_it_is = _is_text(known[last]) and not (nullable and text in ("null", "~", ""))
     values[last] = text if as_it_is else _parse(text, key)
+
+
+def merge(values: dict[str, Any], changes: Mapping[str, Any], cls: type[Any], **hints: Any) -> None:
+    """Set in the nested plain `values` of the dataclass `cls` what `changes` have, group by group: keys of a group that
+    they leave out stay. Lists and free mappings are replaced, and a group of another class.
+
+    Args:
+        hints: types of fields that the class leaves open.
+    """
+    known = {**arguments(cls), **hints}
+    for name, change in changes.items():
+        former = values.get(name)
+        groups = [option for option in _options(known.get(name)) if is_dataclass(option) and isinstance(option, type)]
+        if isinstance(former, dict) and isinstance(change, Mapping) and groups:
+            kind = former.get(CLASS)
+            if CLASS not in change or change[CLASS] == kind:
+                group = next((option for option in groups if option.__name__ == kind), groups[0])
+                merge(former, change, group)
+                continue
+        values[name] = change
 
 
 def _dotted_keys(known: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

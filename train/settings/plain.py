@@ -25,6 +25,8 @@ from headrace.train.errors import ConfigError
 
 CLASS = "class"
 """Key that names the class of a mapping where a field may hold several; no field can have this name."""
+NEAR, FEW = 3, 12
+"""How many known keys a message names that are like an unknown one, and how many there may be to name them all."""
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
 """What a value must be, by its type."""
 
@@ -214,10 +216,12 @@ def require_plain(value: object, key: str) -> None:
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """What to add to a message about an unknown key."""
+    """What to add to a message about an unknown key: a few like it, or all where they are few."""
     same_name = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-    near = same_name or difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+    near = same_name[:NEAR] or difflib.get_close_matches(key, known, n=1)
+    if not near and len(known) > FEW:
+        near = difflib.get_close_matches(key, known, n=NEAR, cutoff=0.0)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(known)}"
 
 
 class _Loader(yaml.SafeLoader):

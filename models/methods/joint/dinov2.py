@@ -197,8 +197,10 @@ class DINOv2(Method):
         """Of class tokens (2B, K) and of patches (B, M, K), of which some count."""
         temperature = self.teacher_temperature
         if self.config.assignment == "sinkhorn":
-            of_patches = sinkhorn(patches.flatten(0, 1), temperature, _SINKHORN_ITERATIONS, counted.flatten())
-            return sinkhorn(teacher, temperature, _SINKHORN_ITERATIONS), of_patches.view_as(patches)
+            of_patches = sinkhorn(
+                patches.flatten(0, 1), temperature, _SINKHORN_ITERATIONS, counted.flatten(), slack=0.0
+            )
+            return sinkhorn(teacher, temperature, _SINKHORN_ITERATIONS, slack=0.0), of_patches.view_as(patches)
         self.new_centers.append(teacher.mean(dim=0, keepdim=True))
         weights = counted[:, :, None].to(patches.dtype)
         self.patch_sums.append(torch.cat([(patches * weights).sum(dim=(0, 1)), weights.sum(dim=(0, 1))]))

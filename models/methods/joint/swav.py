@@ -106,7 +106,7 @@ class SwAV(Method):
         """(B, K): soft assignments of the batch, to which the queue's rows add their weight."""
         earlier = self._queued(view, len(scores))
         joint = torch.cat([F.linear(earlier, self.prototypes.weight).to(scores.dtype), scores])
-        return sinkhorn(joint, self.config.epsilon, self.config.sinkhorn_iterations)[-len(scores) :]
+        return sinkhorn(joint, self.config.epsilon, self.config.sinkhorn_iterations, slack=0.0)[-len(scores) :]
 
     def _queued(self, view: int, samples: int) -> Tensor:
         """(Q, D): this rank's rows of a full queue; none before it is full."""

@@ -61,7 +61,6 @@ class AIMConfig:
     def __post_init__(self) -> None:
         for name in ("head_dim", "head_depth", "probe_layers"):
             require(getattr(self, name) >= 1, self, name, "be at least 1")
-        require(self.head_dim % 4 == 0, self, "head_dim", "be a multiple of 4")
 
 
 class PatchHead(nn.Module):
@@ -69,16 +68,16 @@ class PatchHead(nn.Module):
 
     Args:
         in_dim: width of the backbone.
-        positions: float32 (L, D), fixed, added in front of the blocks; D is the head's width.
+        positions: float32 (L, in_dim), fixed, added to what comes in.
+        dim: width of the head.
         depth: blocks.
         numbers: outputs for each patch.
     """
 
     positions: Tensor
 
-    def __init__(self, in_dim: int, positions: Tensor, *, depth: int, numbers: int) -> None:
+    def __init__(self, in_dim: int, positions: Tensor, *, dim: int, depth: int, numbers: int) -> None:
         super().__init__()
-        dim = positions.shape[1]
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.register_buffer("positions", positions, persistent=False)
         self.embed = nn.Linear(in_dim, dim, bias=False)
@@ -87,7 +86,7 @@ class PatchHead(nn.Module):
         self.predict = nn.Linear(dim, numbers, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = self.embed(tokens) + self.positions
+        tokens = self.embed(tokens + self.positions)
         for block in self.blocks:
             tokens = tokens + block(tokens)
         return self.predict(self.norm(tokens))
@@ -119,7 +118,8 @@ class AIM(Method):
         rows, columns = embed.grid_size
         self.head = PatchHead(
             self.feature_dim,
-            sine_cosine(rows, columns, config.head_dim),
+            sine_cosine(rows, columns, self.feature_dim),
+            dim=config.head_dim,
             depth=config.head_depth,
             numbers=3 * self.patch**2,
         )

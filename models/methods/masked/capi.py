@@ -22,6 +22,9 @@ from headrace.models.parts.schedules import linear
 from headrace.pipeline import Batch, Normalize, RolledBlockMask, View, ViewSpec
 from headrace.pipeline.masks import PredictedMasks
 
+SLACK = 1e-8
+"""In the sums that Sinkhorn-Knopp divides by."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CAPIConfig:
@@ -180,9 +183,9 @@ class CAPI(Method):
 
     def assigned(self, similarity: Tensor) -> Tensor:
         """(B, L, K): to which clusters patches belong. At each place clusters have equal shares of the samples of all
-        ranks, so that none can stand for the place."""
-        by_place = similarity.detach().transpose(0, 1)
-        return sinkhorn(by_place, self.config.target_temperature, self.config.iterations).transpose(0, 1)
+        ranks, so that none can stand for the place. A patch that is far from all of them counts less than others."""
+        by_place, c = similarity.detach().transpose(0, 1), self.config
+        return sinkhorn(by_place, c.target_temperature, c.iterations, slack=SLACK).transpose(0, 1)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Norms decay by a tenth, the one bias does not, and patches are projected by a layer that learns at a fifth of

@@ -60,7 +60,7 @@ class VJEPAConfig:
     """Area of each of them as a share of the frame; as many as `blocks`."""
     block_aspect: tuple[float, float] = (0.75, 1.5)
     """Their height over their width."""
-    longest_context: tuple[float, ...] = (0.23, 0.06)
+    longest_context: tuple[float, ...] = (0.235, 0.066)
     """Share of a clip's cubes that a context has at most, of each kind of masks; of a longer one the last are left out.
     Those that the authors' contexts, which are cut to the shortest of a batch of 24, have on average."""
     predictor_dim: int = 384

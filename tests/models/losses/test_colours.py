@@ -47,3 +47,11 @@ def test_half_the_squared_distance() -> None:
     prediction, target = draw(2, 2, 3, 3), draw(2, 2, 3, 3, seed=1)
     total = sum(float(d) ** 2 for d in (prediction - target).flatten())
     assert colour_regression(prediction, target).item() == pytest.approx(total / 2 / 18, rel=1e-12)
+
+
+def test_the_regression_is_torchs_mean_square() -> None:
+    """Caffe's Euclidean loss over places: half the sum over a and b."""
+    prediction, target = draw(2, 2, 3, 3).requires_grad_(), draw(2, 2, 3, 3, seed=1)
+    (found,) = torch.autograd.grad(colour_regression(prediction, target), prediction)
+    (expected,) = torch.autograd.grad(F.mse_loss(prediction, target), prediction)
+    torch.testing.assert_close(found, expected)

@@ -63,7 +63,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def swav(z1: Tensor, z2: Tensor) -> Tensor:
     prototypes = F.normalize(draw(D, K, seed=4), dim=0)
     scores = [F.normalize(z, dim=1) @ prototypes for z in (z1, z2)]
-    return swapped_prediction(scores, [sinkhorn(s, 0.05, 3) for s in scores], 0.1)
+    return swapped_prediction(scores, [sinkhorn(s, 0.05, 3, slack=0.0) for s in scores], 0.1)
 
 
 def dense(z1: Tensor, z2: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def dense(z1: Tensor, z2: Tensor) -> Tensor:
 def sinkhorn_of_some(z1: Tensor, z2: Tensor) -> Tensor:
     """Of which ranks have different numbers, or none."""
     scores, counted = F.normalize(z1, dim=1) @ F.normalize(draw(D, K, seed=4), dim=0), z2[:, 0] > 0
-    targets = sinkhorn(scores, 0.05, 3, counted)
+    targets = sinkhorn(scores, 0.05, 3, counted, slack=0.0)
     return masked_distillation(scores[:, None], targets[:, None], counted[:, None], 0.1)
 
 
@@ -109,7 +109,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     ),
     "scaled_regression": scaled_regression,
     "assignment_loss, each view by itself": lambda z1, z2: assignment_loss(
-        torch.stack([z1, z2]), sinkhorn(torch.stack([z1, z2]), 0.3, 3), 0.12
+        torch.stack([z1, z2]), sinkhorn(torch.stack([z1, z2]), 0.3, 3, slack=0.0), 0.12
     ),
     "in_batch_info_nce": lambda z1, z2: in_batch_info_nce(z1, z2, 0.2, key_gradient=True),
     "in_batch_info_nce, keys of a slow network": lambda z1, z2: in_batch_info_nce(

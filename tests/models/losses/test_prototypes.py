@@ -38,13 +38,13 @@ def slow_sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> list[list[
 def test_sinkhorn_is_the_papers_iteration() -> None:
     scores = draw(6, 4)
     expected = torch.tensor(slow_sinkhorn(scores, 0.05, 3), dtype=torch.float64)
-    torch.testing.assert_close(sinkhorn(scores, 0.05, 3), expected, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(sinkhorn(scores, 0.05, 3, slack=0.0), expected, rtol=1e-10, atol=1e-14)
 
 
 def test_what_stands_in_front_is_shared_out_by_itself() -> None:
     scores = draw(5, 6, 4)
-    found = sinkhorn(scores, 0.06, 3)
-    torch.testing.assert_close(found, torch.stack([sinkhorn(place, 0.06, 3) for place in scores]))
+    found = sinkhorn(scores, 0.06, 3, slack=0.0)
+    torch.testing.assert_close(found, torch.stack([sinkhorn(place, 0.06, 3, slack=0.0) for place in scores]))
 
 
 def capis_sinkhorn(scores: Tensor, iterations: int) -> Tensor:
@@ -57,9 +57,21 @@ def capis_sinkhorn(scores: Tensor, iterations: int) -> Tensor:
 
 
 def test_sinkhorn_is_capis() -> None:
-    """Whose 1e-8 weighs a little where a sample is far from all prototypes."""
+    """Whose first sums of prototypes are so large that its 1e-8 adds nothing to them; here they are at least 1."""
     scores = draw(3, 20, 8)
-    torch.testing.assert_close(sinkhorn(scores, 0.06, 3), capis_sinkhorn(scores / 0.06, 3), rtol=2e-3, atol=1e-3)
+    found = sinkhorn(scores, 0.06, 3, slack=1e-8)
+    torch.testing.assert_close(found, capis_sinkhorn(scores / 0.06, 3), rtol=1e-7, atol=1e-15)
+
+
+def test_slack_takes_from_samples_that_are_far_from_all_prototypes() -> None:
+    """Each round leaves it its sum over 1e-8, until it is whole."""
+    scores = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-3.0, -3.0]], dtype=torch.float64)
+    whole, slack = (sinkhorn(scores, 0.06, 3, slack=each) for each in (0.0, 1e-8))
+    torch.testing.assert_close(whole.sum(dim=1), torch.ones(3, dtype=torch.float64))
+    left = 2 * math.exp(-4 / 0.06) / 1e-8**3
+    assert slack[2].sum().item() == pytest.approx(left, rel=1e-2)
+    torch.testing.assert_close(slack[:2].sum(dim=1), torch.ones(2, dtype=torch.float64))
+    assert sinkhorn(2 * scores.float(), 0.06, 3, slack=1e-8).isfinite().all()  # where 0 / 0 would be none
 
 
 @pytest.mark.peer("lightly")
@@ -67,51 +79,55 @@ def test_sinkhorn_is_lightlys() -> None:
     from lightly.loss.swav_loss import sinkhorn as judge
 
     scores = draw(16, 5).float()
-    torch.testing.assert_close(sinkhorn(scores, 0.05, 3), judge(scores, iterations=3, epsilon=0.05))
+    torch.testing.assert_close(sinkhorn(scores, 0.05, 3, slack=0.0), judge(scores, iterations=3, epsilon=0.05))
 
 
 def test_each_sample_is_shared_out_and_prototypes_come_to_the_same() -> None:
     scores = draw(64, 8)
-    torch.testing.assert_close(sinkhorn(scores, 0.05, 3).sum(dim=1), torch.ones(64, dtype=torch.float64))
-    torch.testing.assert_close(sinkhorn(scores, 0.5, 200).sum(dim=0), torch.full((8,), 8.0, dtype=torch.float64))
+    torch.testing.assert_close(sinkhorn(scores, 0.05, 3, slack=0.0).sum(dim=1), torch.ones(64, dtype=torch.float64))
+    torch.testing.assert_close(
+        sinkhorn(scores, 0.5, 200, slack=0.0).sum(dim=0), torch.full((8,), 8.0, dtype=torch.float64)
+    )
 
 
 def test_equal_scores_are_shared_out_equally() -> None:
-    torch.testing.assert_close(sinkhorn(torch.full((5, 4), 0.3), 0.05, 3), torch.full((5, 4), 0.25))
+    torch.testing.assert_close(sinkhorn(torch.full((5, 4), 0.3), 0.05, 3, slack=0.0), torch.full((5, 4), 0.25))
 
 
 def test_a_constant_a_prototype_changes_nothing_and_one_a_sample_does() -> None:
     scores, constants = draw(6, 4), draw(6, 4, seed=1)
-    found = sinkhorn(scores, 0.3, 3)
-    torch.testing.assert_close(sinkhorn(scores + constants[:1], 0.3, 3), found)
-    assert (sinkhorn(scores + constants[:, :1], 0.3, 3) - found).abs().max() > 1e-3
+    found = sinkhorn(scores, 0.3, 3, slack=0.0)
+    torch.testing.assert_close(sinkhorn(scores + constants[:1], 0.3, 3, slack=0.0), found)
+    assert (sinkhorn(scores + constants[:, :1], 0.3, 3, slack=0.0) - found).abs().max() > 1e-3
 
 
 def test_large_scores_do_not_overflow() -> None:
     """As they would in float32: exp(300 / 0.05)."""
     scores = draw(6, 4).float()
-    torch.testing.assert_close(sinkhorn(scores + 300, 0.05, 3), sinkhorn(scores, 0.05, 3), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        sinkhorn(scores + 300, 0.05, 3, slack=0.0), sinkhorn(scores, 0.05, 3, slack=0.0), rtol=1e-3, atol=1e-3
+    )
     half = draw(6, 4).half()
-    assert sinkhorn(half, 0.05, 3).dtype == torch.float32
+    assert sinkhorn(half, 0.05, 3, slack=0.0).dtype == torch.float32
 
 
 def test_assignments_have_no_gradient() -> None:
-    assert not sinkhorn(draw(3, 2).requires_grad_(), 0.05, 3).requires_grad
+    assert not sinkhorn(draw(3, 2).requires_grad_(), 0.05, 3, slack=0.0).requires_grad
 
 
 def test_rows_that_do_not_count_have_no_effect() -> None:
     scores = draw(9, 4)
     counted = torch.tensor([True, False, True, True, False, True, True, False, True])
     scores[~counted] = torch.tensor([1e6, -1e6, 3.0, 0.0], dtype=torch.float64)
-    found = sinkhorn(scores, 0.05, 3, counted)
-    torch.testing.assert_close(found[counted], sinkhorn(scores[counted], 0.05, 3), rtol=1e-12, atol=1e-15)
+    found = sinkhorn(scores, 0.05, 3, counted, slack=0.0)
+    torch.testing.assert_close(found[counted], sinkhorn(scores[counted], 0.05, 3, slack=0.0), rtol=1e-12, atol=1e-15)
     assert not found[~counted].any()
-    torch.testing.assert_close(sinkhorn(scores, torch.tensor(0.05, dtype=torch.float64), 3, counted), found)
+    torch.testing.assert_close(sinkhorn(scores, torch.tensor(0.05, dtype=torch.float64), 3, counted, slack=0.0), found)
 
 
 def test_crossed_views_are_the_addends_of_swapped_prediction() -> None:
     scores = list(draw(5, 3, 4))
-    targets = [sinkhorn(s, 0.05, 3) for s in scores[:2]]
+    targets = [sinkhorn(s, 0.05, 3, slack=0.0) for s in scores[:2]]
     large, small = crossed_views(scores, targets, 0.1)
     torch.testing.assert_close(large + small, swapped_prediction(scores, targets, 0.1))
     torch.testing.assert_close(large, swapped_prediction(scores[:2], targets, 0.1) * 2 / 8)
@@ -145,7 +161,7 @@ def slow_swapped(scores: list[Tensor], targets: list[Tensor], temperature: float
 
 def test_swapped_prediction_is_the_papers_sum() -> None:
     scores = list(draw(5, 3, 4))
-    targets = [sinkhorn(s, 0.05, 3) for s in scores[:2]]
+    targets = [sinkhorn(s, 0.05, 3, slack=0.0) for s in scores[:2]]
     found = swapped_prediction(scores, targets, 0.1).item()
     assert found == pytest.approx(slow_swapped(scores, targets, 0.1), rel=1e-12)
 
@@ -156,7 +172,7 @@ def test_swapped_prediction_is_lightlys_with_its_gradient() -> None:
 
     scores = draw(8, 6, 5).float().requires_grad_()
     theirs = SwaVLoss()(list(scores[:2]), list(scores[2:])).squeeze()
-    ours = swapped_prediction(list(scores), [sinkhorn(s, 0.05, 3) for s in scores[:2]], 0.1)
+    ours = swapped_prediction(list(scores), [sinkhorn(s, 0.05, 3, slack=0.0) for s in scores[:2]], 0.1)
     torch.testing.assert_close(ours, theirs)
     (found,), (expected,) = torch.autograd.grad(ours, scores), torch.autograd.grad(theirs, scores)
     torch.testing.assert_close(found, expected)
@@ -164,12 +180,15 @@ def test_swapped_prediction_is_lightlys_with_its_gradient() -> None:
 
 def test_swapped_prediction_at_collapse_is_ln_k() -> None:
     scores = [torch.zeros(4, 3000)] * 8
-    targets = [sinkhorn(s, 0.05, 3) for s in scores[:2]]
+    targets = [sinkhorn(s, 0.05, 3, slack=0.0) for s in scores[:2]]
     assert swapped_prediction(scores, targets, 0.1).item() == pytest.approx(8.006, abs=1e-3)
 
 
 def test_assignment_loss_is_the_mean_cross_entropy() -> None:
-    scores, assigned = draw(3, 2, 5).requires_grad_(), sinkhorn(draw(3, 2, 5, seed=1), 0.3, 3).requires_grad_()
+    scores, assigned = (
+        draw(3, 2, 5).requires_grad_(),
+        sinkhorn(draw(3, 2, 5, seed=1), 0.3, 3, slack=0.0).requires_grad_(),
+    )
     rows = []
     for row, shares in zip(scores.flatten(0, 1).tolist(), assigned.flatten(0, 1).tolist(), strict=True):
         log_sum = math.log(sum(math.exp(s / 0.12) for s in row))

@@ -117,7 +117,11 @@ def test_positions_are_fixed_in_front_of_the_blocks_and_of_the_head() -> None:
     method: Any = tiny("aim")
     torch.testing.assert_close(method.backbone.pos_embed[0], sine_cosine(4, 4, 24))
     assert not method.backbone.pos_embed.requires_grad
-    torch.testing.assert_close(method.head.positions, sine_cosine(4, 4, 16))
+    torch.testing.assert_close(method.head.positions, sine_cosine(4, 4, 24))
+    tokens, seen = torch.randn(2, 16, 24), []
+    method.head.embed.register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    method.head(tokens)
+    torch.testing.assert_close(seen[0], tokens + sine_cosine(4, 4, 24))
 
 
 def test_the_head_takes_each_patch_by_itself() -> None:

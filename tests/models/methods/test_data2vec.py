@@ -54,29 +54,40 @@ def test_the_defaults_are_the_authors() -> None:
     assert method.predict.weight.shape == (768, 768)
 
 
-def test_with_the_same_weights_it_is_the_network_of_transformers(digits_webdataset: ShardSet) -> None:
-    """The slow one sees the whole view, the other one a mask token for each hidden patch; the target is the mean of the
-    last blocks' outputs, both residuals added."""
-    require_peer("transformers")
+def networks_of_transformers(method: Any) -> tuple[Any, Any]:
+    """The network that is trained and the slow one, of a form without drops on `BEIT`, with their weights."""
     from transformers import Data2VecVisionConfig, Data2VecVisionModel
 
-    method: Any = build_method("data2vec", **{**TINY["data2vec"], "target_blocks": 2, "backbone": BEIT})
-    with torch.no_grad():
-        for p in method.slow_backbone.parameters():
-            p.add_(0.01 * torch.randn_like(p))
     options = {
         "image_size": 16, "patch_size": 4, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 1,
         "intermediate_size": 96, "use_mask_token": True, "use_shared_relative_position_bias": True,
         "layer_scale_init_value": 0.1, "drop_path_rate": 0.0, "layer_norm_eps": 1e-6,
     }  # fmt: skip
-    teacher, judge = (Data2VecVisionModel(Data2VecVisionConfig(**options), add_pooling_layer=False) for _ in range(2))
-    for network, vit in ((teacher, method.slow_backbone), (judge, method.backbone)):
+    judge, teacher = (Data2VecVisionModel(Data2VecVisionConfig(**options), add_pooling_layer=False) for _ in range(2))
+    for network, vit in ((judge, method.backbone), (teacher, method.slow_backbone)):
         network.load_state_dict(converted(vit, method.mask_token, "data2vec"))
+    return judge, teacher
+
+
+def target_of(teacher: Any, images: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """Of the hidden patches (M, 24), the mean over both blocks."""
+    layers = teacher(images, output_hidden_states=True).hidden_states[1:]
+    return F.layer_norm(sum(F.layer_norm(x[:, 1:], (24,)) for x in layers) / 2, (24,))[masked]
+
+
+def test_with_the_same_weights_it_is_the_network_of_transformers(digits_webdataset: ShardSet) -> None:
+    """The slow one sees the whole view, the other one a mask token for each hidden patch; the target is the mean of the
+    last blocks' outputs, both residuals added."""
+    require_peer("transformers")
+    method: Any = build_method("data2vec", **{**TINY["data2vec"], "target_blocks": 2, "backbone": BEIT})
+    with torch.no_grad():
+        for p in method.slow_backbone.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+    judge, teacher = networks_of_transformers(method)
     batch = batch_of(method, digits_webdataset)
     (images,), masked = batch.normalized(), hidden(batch)
     with torch.no_grad():
-        layers = teacher(images, output_hidden_states=True).hidden_states[1:]
-        target = F.layer_norm(sum(F.layer_norm(x[:, 1:], (24,)) for x in layers) / 2, (24,))[masked]
+        target = target_of(teacher, images, masked)
     tokens = judge(images, bool_masked_pos=masked).last_hidden_state[:, 1:][masked]
     prediction = F.linear(F.layer_norm(tokens, (24,), eps=1e-6), method.predict.weight.detach())
     theirs = F.smooth_l1_loss(prediction, target, beta=2.0)

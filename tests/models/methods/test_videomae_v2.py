@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,13 +14,14 @@ from headrace.models import build_method
 from headrace.models.losses import normalize_channels
 from headrace.models.methods.video.videomae_v2 import VideoMAEV2Config
 from headrace.models.parts.masked_vit import encode_visible, patchify_clips, unpatchify_clips
-from headrace.pipeline import Batch, Loader, RunningCellMask, TubeMask
+from headrace.pipeline import Batch, Loader, Normalize, RunningCellMask, TubeMask, Views
 from headrace.pipeline.masks import PatchMasks
 from headrace.shards import ShardSet
 from headrace.tools.catalogue import inputs_of
 from headrace.train.optim import peak_lr
 from headrace.train.recipes import videomae_v2_hybrid
 from tests.models.tiny_methods import TINY, tiny
+from tests.models.written_weights import waves, write_weights
 
 CUBES = 64
 """Of the tiny form: 4 steps of time, 4 x 4 places."""
@@ -92,6 +94,25 @@ def test_the_loss_is_that_of_a_slow_loop(batch: Batch) -> None:
                     number += 1
         found = method.loss(with_clips(batch, clips))["loss"]
     assert found.item() == pytest.approx(total / number, rel=1e-10)
+
+
+def test_the_loss_is_the_authors() -> None:
+    """Their model and loss at 29eab1e gave these figures of the same weights, clips and places."""
+    method: Any = tiny("videomae_v2")
+    write_weights(method)
+    masks = [
+        mask.draw(0, 0, np.arange(4), number)
+        for number, mask in enumerate(
+            (TubeMask(grid=(4, 4), frames=4, ratio=0.75), RunningCellMask(grid=(4, 4), frames=4))
+        )
+    ]
+    views = Views(views=[waves(4, 3, 8, 16, 16)], normalize=(Normalize(),), masks=masks)  # type: ignore[arg-type]
+    loss = method.loss(Batch(streams={"clip": views}, index=torch.arange(4), labels=None, epoch=0))["loss"]
+    loss.backward()
+    assert loss.item() == pytest.approx(1.0635734530965242, rel=1e-9)
+    assert method.decoder.mask_token.grad.norm().item() == pytest.approx(0.1134957595007467, rel=1e-7)
+    kernel = method.backbone.patch_embed.proj.weight.grad.norm().item()
+    assert kernel == pytest.approx(6.038750467930486e-05, rel=1e-7)
 
 
 def test_errors_count_at_places_that_were_hidden_from_the_encoder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,13 @@ from headrace.models import BackboneConfig, Context, build_method
 from headrace.models.losses import absolute_regression
 from headrace.models.methods.video.vjepa import VJEPAConfig
 from headrace.models.parts.positions import sine_cosine_volume
-from headrace.pipeline import Batch, Clip, Loader, TubeBlockMask, View
+from headrace.pipeline import Batch, Clip, Loader, Normalize, TubeBlockMask, View, Views
 from headrace.pipeline.masks import ContextMasks
 from headrace.shards import ShardSet
 from headrace.tools.catalogue import inputs_of
 from headrace.train.recipes import vjepa_videomix2m
 from tests.models.tiny_methods import TINY, tiny
+from tests.models.written_weights import waves, write_weights
 
 CUBES = 32
 """Of the tiny form: 2 steps of time, 4 x 4 places."""
@@ -45,8 +47,8 @@ def test_it_asks_for_the_authors_clip_and_blocks() -> None:
     assert spec.clips == (Clip(frames=16, strides=(4,), view=view),)
     common: dict[str, Any] = {"grid": (14, 14), "frames": 8, "aspect": (0.75, 1.5)}
     assert spec.masks == (
-        TubeBlockMask(**common, blocks=8, scale=0.15, longest=0.23),
-        TubeBlockMask(**common, blocks=2, scale=0.7, longest=0.06),
+        TubeBlockMask(**common, blocks=8, scale=0.15, longest=0.235),
+        TubeBlockMask(**common, blocks=2, scale=0.7, longest=0.066),
     )
 
 
@@ -177,6 +179,35 @@ def test_the_loss_is_the_mean_over_kinds_of_masks(batch: Batch) -> None:
                 wanted = targets[row, masks.targets[row, 0, :count]]
                 total += (prediction[row, :count] - wanted).abs().mean().item() / 16
         assert method.loss(with_clips(batch, clips))["loss"].item() == pytest.approx(total, rel=1e-10)
+
+
+def test_the_loss_is_the_authors() -> None:
+    """Their encoder, predictor and loss_fn at 51c59d5 gave these figures of the same weights, clips and places."""
+    method: Any = tiny("vjepa")
+    write_weights(method)
+    with torch.no_grad():
+        for slow, fast in zip(method.backbone.double().parameters(), method.student.parameters(), strict=True):
+            slow.copy_(0.9 * fast)
+    masks = [
+        cut(TubeBlockMask(grid=(4, 4), frames=2, blocks=blocks, scale=scale).draw(0, 0, np.arange(4), number))
+        for number, (blocks, scale) in enumerate(((8, 0.15), (2, 0.7)))
+    ]
+    views = Views(views=[waves(4, 3, 4, 16, 16)], normalize=(Normalize(),), masks=masks)  # type: ignore[arg-type]
+    batch = Batch(streams={"clip": views}, index=torch.arange(4), labels=None, epoch=0)
+    loss = method.loss(batch)["loss"]
+    loss.backward()
+    tokens = [token.grad.norm().item() for token in method.predictor.mask_tokens]
+    assert loss.item() == pytest.approx(0.8911430831044267, rel=1e-9)
+    assert tokens == pytest.approx([0.01714176251739455, 0.02947221278017279], rel=1e-7)
+    kernel = method.student.patch_embed.proj.weight.grad.norm().item()
+    assert kernel == pytest.approx(4.948687729998811e-05, rel=1e-7)
+
+
+def cut(masks: ContextMasks) -> ContextMasks:
+    """To the same counts for all samples, as theirs are."""
+    samples, count, wanted = len(masks.context), int(masks.context_count.min()), int(masks.target_count.min())
+    counts = torch.full((samples,), count), torch.full((samples, 1), wanted)
+    return ContextMasks(masks.context[:, :count], counts[0], masks.targets[:, :, :wanted], counts[1])
 
 
 # The networks

@@ -90,7 +90,7 @@ def test_the_plain_form_draws_nothing() -> None:
     [
         ({"samples": 0}, "Sound.samples must be 1 to 67108864, got 0"),
         ({"rate": 0}, "Sound.rate must be 1 to 384000, got 0"),
-        ({"place": "end"}, "Sound.place must be random, center or start, got end"),
+        ({"place": "end"}, "Sound.place must be random, center, start or first, got end"),
         ({"gain": (3.0, -3.0)}, r"Sound.gain must be -100 <= low <= high <= 100, got \(3.0, -3.0\)"),
         ({"short": "clamp"}, "Sound.short must be pad or loop, got clamp"),
         ({"samples": 399, "mel": Mel()}, "Sound.samples must be at least 400 for its spectrogram, got 399"),
