@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from headrace.shards import ShardError, ShardSet, Spans
 
 TextMask = TokenMask | SpanMask | Infilling
 TokenMasks = MaskedTokens | CorruptedSpans | InfilledTexts
+AnyMask = TypeVar("AnyMask", TokenMask, SpanMask, Infilling)
 
 TEXT_FIELDS = ("captions", "caption", "text", "txt")
 """Names under which shards hold texts; the first that a set has is taken unless `TextSpec.field` names one."""
@@ -395,7 +396,7 @@ def text_field(shards: ShardSet, named: str | None) -> str:
     return named
 
 
-def with_ids(mask: TextMask, tokenizer: TextTokenizer, room: int) -> TextMask:
+def with_ids(mask: AnyMask, tokenizer: TextTokenizer, room: int) -> AnyMask:
     """The mask with what it leaves to the tokenizer. ValueError where that has no such token."""
     if not isinstance(mask, SpanMask):
         mask_id = tokenizer.mask_id if mask.mask_id is None else mask.mask_id
