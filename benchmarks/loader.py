@@ -23,6 +23,7 @@ from headrace.benchmarks import command
 from headrace.benchmarks.clips import PYAV, TORCHCODEC, ClipWork, clip_contestants
 from headrace.benchmarks.command import Options
 from headrace.benchmarks.forms import read_through
+from headrace.benchmarks.packed import HUGGINGFACE, PackedWork, packed_contestants
 from headrace.benchmarks.peers.copying import copy_only
 from headrace.benchmarks.peers.dali import dali
 from headrace.benchmarks.peers.ffcv import ffcv
@@ -90,7 +91,7 @@ SECOND = SoundSpec([Sound(samples=MEL.samples(96), rate=8000, short="loop", mel=
 
 LIGHTLY, WEBDATASET, DALI, FFCV = "lightly", "webdataset + torchvision", "DALI, CPU", "ffcv"
 
-WORKS: dict[str, Work | ClipWork | SoundWork] = {
+WORKS: dict[str, Work | ClipWork | SoundWork | PackedWork] = {
     "simclr": Work(
         title="SimCLR: 2 views of 224, all augmentations",
         views=ViewSpec.repeat(SIMCLR, 2),
@@ -139,15 +140,21 @@ WORKS: dict[str, Work | ClipWork | SoundWork] = {
         sounds=SECOND,
         targets={TORCH_STFT: 3.0, LIBROSA: 3.0},
     ),
+    "packed": PackedWork(
+        title="masked blocks of 512 tokens, packed without padding from documents of 10 to 1,000",
+        targets={HUGGINGFACE: 2.0},
+    ),
 }
 
 
-def contestants(work: Work | ClipWork | SoundWork, options: Options) -> list[Contestant]:
+def contestants(work: Work | ClipWork | SoundWork | PackedWork, options: Options) -> list[Contestant]:
     """Everybody who can do `work`, Headrace first and the limit last; makes the files that they read."""
     if isinstance(work, ClipWork):
         return clip_contestants(work, options)
     if isinstance(work, SoundWork):
         return sound_contestants(work, options)
+    if isinstance(work, PackedWork):
+        return packed_contestants(work, options)
     found = [_headrace(work, options), *(_engines(work, options) if work.engines else [])]
     if len(work.views) == 1 and not work.views.masks:  # ffcv decodes a sample anew for every view
         found.append(_ffcv(work, options))

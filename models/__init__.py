@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields, replace
 from typing import Any, Literal, NamedTuple
 
-from headrace.models.method import Context, Method, ParameterGroup, Tower
+from headrace.models.method import Context, Method, ParameterGroup, Piece, Tower
 from headrace.models.methods.joint.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from headrace.models.methods.joint.byol import BYOL, BYOLConfig
 from headrace.models.methods.joint.deepcluster import DeepCluster, DeepClusterConfig
@@ -59,7 +59,14 @@ from headrace.models.methods.sound.data2vec_audio import Data2VecAudio, Data2Vec
 from headrace.models.methods.sound.hubert import HuBERT, HuBERTConfig
 from headrace.models.methods.sound.masked_spectrogram import MaskedSpectrogram, MaskedSpectrogramConfig
 from headrace.models.methods.sound.wav2vec2 import Wav2Vec2, Wav2Vec2Config
+from headrace.models.methods.text.albert import ALBERT, ALBERTConfig
+from headrace.models.methods.text.bart import BART, BARTConfig
 from headrace.models.methods.text.bert import BERT, BERTConfig
+from headrace.models.methods.text.electra import ELECTRA, ELECTRAConfig
+from headrace.models.methods.text.modernbert import ModernBERT, ModernBERTConfig
+from headrace.models.methods.text.roberta import RoBERTa, RoBERTaConfig
+from headrace.models.methods.text.simcse import SimCSE, SimCSEConfig
+from headrace.models.methods.text.t5 import T5, T5Config
 from headrace.models.methods.video.arrow_of_time import ArrowOfTime, ArrowOfTimeConfig
 from headrace.models.methods.video.clip_order import ClipOrder, ClipOrderConfig
 from headrace.models.methods.video.cvrl import CVRL, CVRLConfig
@@ -89,6 +96,7 @@ __all__ = [
     "Method",
     "MethodEntry",
     "ParameterGroup",
+    "Piece",
     "Tower",
     "build_backbone",
     "build_method",
@@ -520,6 +528,74 @@ METHODS: dict[str, MethodEntry] = {
         "masks are drawn anew in each epoch instead of ten times for all; segments are cut between words instead of "
         "sentences, and exactly half of the pairs are broken on average; all texts may be as long as the longest; "
         "AdamW corrects its bias, which theirs does not",
+    ),
+    "roberta": MethodEntry(
+        RoBERTaConfig,
+        RoBERTa,
+        "text",
+        "1907.11692",
+        "facebookresearch/fairseq at 3d262bb: fairseq/data/mask_tokens_dataset.py, criterions/masked_lm.py, "
+        "models/roberta, examples/roberta/config/pretraining/base.yaml",
+        "texts are not packed into blocks of 512 tokens; hidden whole words fill a number of tokens, where theirs are "
+        "a share of the words",
+    ),
+    "t5": MethodEntry(
+        T5Config,
+        T5,
+        "text",
+        "1910.10683",
+        "google-research/text-to-text-transfer-transformer at e081111: t5/data/preprocessors.py, gin files; "
+        "tensorflow/mesh: mesh_tensorflow/transformer",
+        "texts are not packed; the loss is the mean over the labels that there are, where theirs divides by all places "
+        "of the batch; dropout is drawn for each place by itself",
+    ),
+    "albert": MethodEntry(
+        ALBERTConfig,
+        ALBERT,
+        "text",
+        "1909.11942",
+        "google-research/albert at b772393: create_pretraining_data.py, run_pretraining.py, modeling.py",
+        "masks are drawn anew in each epoch; of a text of one sentence the order of two halves is asked, cut where a "
+        "word begins, where theirs takes a second segment of another text; words are the tokenizer's; all texts may be "
+        "as long as the longest; no LAMB",
+    ),
+    "bart": MethodEntry(
+        BARTConfig,
+        BART,
+        "text",
+        "1910.13461",
+        "facebookresearch/fairseq at 3d262bb: fairseq/data/denoising_dataset.py, models/bart; flags of its issue 1899",
+        "texts are not packed; a full stop is the token that is written so, and words are the tokenizer's; features "
+        "are the encoder's mean, where the paper takes the decoder's last state",
+    ),
+    "electra": MethodEntry(
+        ELECTRAConfig,
+        ELECTRA,
+        "text",
+        "2003.10555",
+        "google-research/electra at 8a46635: run_pretraining.py, configure_pretraining.py, "
+        "pretrain/pretrain_helpers.py, model/modeling.py",
+        "places to fill in are drawn without replacement: theirs are drawn with it, and where one comes twice the two "
+        "tokens' mean number stands; texts come in one piece, where theirs are two segments; AdamW corrects its bias, "
+        "which theirs does not",
+    ),
+    "simcse": MethodEntry(
+        SimCSEConfig,
+        SimCSE,
+        "text",
+        "2104.08821",
+        "princeton-nlp/SimCSE at 49fa580: simcse/models.py, train.py, README.md",
+        "ranks pass gradient to each other's texts, so that they train as one process does; no checkpoint is chosen by "
+        "labelled pairs",
+    ),
+    "modernbert": MethodEntry(
+        ModernBERTConfig,
+        ModernBERT,
+        "text",
+        "2412.13663",
+        "AnswerDotAI/ModernBERT at 8c57a0f: yamls/modernbert/modernbert-base-pretrain.yaml; transformers' network",
+        "texts are padded instead of packed; exactly 30 % of the tokens are to be predicted, where theirs are drawn "
+        "one by one; no dropout behind attention, which theirs has at 0.1; AdamW in the place of StableAdamW",
     ),
     "clip": MethodEntry(
         CLIPConfig,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, Inputs, ViewSpec
+from headrace.pipeline import Batch, Inputs, Texts, ViewSpec
 from headrace.pipeline.streams import spec_of, streams_of
 
 
@@ -79,6 +79,17 @@ class ParameterGroup:
     There is one loss, so `loss` adds up the players' and detaches in each what is not the player's."""
 
 
+class Piece(NamedTuple):
+    """A token of a text that a method filled in, as the vocabulary writes it."""
+
+    token: str
+    """What stands there."""
+    shown: str | None = None
+    """What the method saw in its place; None where that is the token and nothing was asked."""
+    said: str | None = None
+    """What the method says that stands there; None where nothing was asked."""
+
+
 class Method(nn.Module):
     """Base of all methods. A subclass sets the attributes in its constructor and writes `loss`.
 
@@ -103,6 +114,8 @@ class Method(nn.Module):
     there, and those here that begin with the same weights."""
     keeps_samples: bool = False
     """Whether `loss` looks up what the method keeps of each training sample, so that it has none for other samples."""
+    mask_id: int | None = None
+    """The token that hides others from a method that names hidden tokens of texts (`token_logits`)."""
     metered: bool = False
     """Whether `loss` is to return meters of collapse of its own as well, scalars that cost something, such as the
     entropy of targets (`headrace.models.parts.meters`). The loop sets it for the steps of some lines of metrics."""
@@ -163,6 +176,17 @@ class Method(nn.Module):
 
     def after_step(self, context: Context) -> None:
         """After the optimiser's step, without gradients: slow networks, queues, centres."""
+
+    def token_logits(self, tokens: Tensor, texts: Texts, places: Tensor) -> Tensor:
+        """What the method says of some places, int64 (B, K), of `texts`, of which `tokens`, int64 (B, L), has some
+        hidden: logits (B, K, T) over its vocabulary. Of a method with a `mask_id`. Call it in evaluation mode; a text's
+        logits do not depend on the rest of the batch then."""
+        raise NotImplementedError(f"{type(self).__name__} names no hidden tokens")
+
+    def readings(self, batch: Batch) -> list[list[Piece]]:
+        """For the report: the tokens of each text of a training batch, with what the method says of those that it was
+        to name; by default none."""
+        return []
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures for the report, float32 (B, 3, H, W) in [0, 1] by name, such as reconstructions; by default none."""

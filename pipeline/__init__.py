@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from headrace.pipeline.sounds.mel import Mel
     from headrace.pipeline.sounds.sounds import DrawnSounds, Sound, SoundPlan, Sounds, SoundSpec
     from headrace.pipeline.streams import Inputs, Mixed, Other, Spec, streams_of
+    from headrace.pipeline.texts.infilling import InfilledTexts, Infilling
+    from headrace.pipeline.texts.packed import PackedTexts, PackedTextSpec
     from headrace.pipeline.texts.texts import Texts, TextSpec
     from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
 
@@ -50,6 +52,8 @@ __all__ = [
     "DrawnSounds",
     "DrawnViews",
     "FrameSpanMask",
+    "InfilledTexts",
+    "Infilling",
     "Inputs",
     "InverseBlockMask",
     "Loader",
@@ -64,6 +68,8 @@ __all__ = [
     "Order",
     "Other",
     "Others",
+    "PackedTextSpec",
+    "PackedTexts",
     "PatchPair",
     "Plan",
     "PrefixMask",
@@ -175,6 +181,14 @@ _HOMES = {
             "Other",
             "Spec",
             "streams_of",
+        ),
+        "headrace.pipeline.texts.infilling": (
+            "InfilledTexts",
+            "Infilling",
+        ),
+        "headrace.pipeline.texts.packed": (
+            "PackedTextSpec",
+            "PackedTexts",
         ),
         "headrace.pipeline.texts.texts": (
             "Texts",

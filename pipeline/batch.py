@@ -87,7 +87,8 @@ class Batch(Part):
     streams: dict[str, Any]
     """A part for each stream: `Views` of images and clips, `Texts` of texts."""
     index: Tensor
-    """int64 (B,): position of each sample in the shard set."""
+    """int64 (B,): position of each sample in the shard set; of packed texts, of the document that a block begins
+    with."""
     labels: Tensor | None
     """int64 (B,): the label field, None where the shard set has none. Methods do not use it; probes do."""
     epoch: int

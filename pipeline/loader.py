@@ -18,13 +18,13 @@ import torch
 from headrace.pipeline.batch import Batch
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, HALF_ENGINES, StageTimes
 from headrace.pipeline.faults import POLICIES, FaultLog, OnError, substitutes
-from headrace.pipeline.feeds import DTYPES, Labels, Source, StreamPlans, StreamsFeed, part_of
+from headrace.pipeline.feeds import DTYPES, AnyOrder, Labels, Source, StreamPlans, StreamsFeed, part_of
 from headrace.pipeline.forks import settle_threads
 from headrace.pipeline.memory import BufferPool
 from headrace.pipeline.order.mixing import Pairs, watch_mixing
-from headrace.pipeline.order.order import Order, epoch_batches, order
+from headrace.pipeline.order.order import epoch_batches, order
 from headrace.pipeline.order.window import LANES, WINDOW, WindowOrder, cache_needed
-from headrace.pipeline.streams import Inputs
+from headrace.pipeline.streams import Inputs, is_packed
 from headrace.shards import ShardError, ShardSet
 from headrace.shards.errors import is_machine_fault
 from headrace.shards.machine import cores
@@ -167,7 +167,7 @@ class Loader:
             the last ones, so that the consumer does not wait where an epoch begins.
         dtype: "uint8" levels (a quarter of the bytes; `Batch.normalized` does the rest on the device) or
             "float32", normalised by the engine; engine "cuda" also has "bfloat16" and "float16".
-        label_field: name in the shard set. Labels are left out where it has none.
+        label_field: name in the shard set. Labels are left out where it has none, and for packed texts.
         on_error: what happens to a sample that cannot be decoded. "error" ends the iteration with its name;
             "substitute" puts another sample in its place, drawn from (seed, epoch, sample), so that the same batches
             come again; "skip" makes the batch smaller, which several ranks could not do alike.
@@ -232,8 +232,6 @@ class Loader:
             raise ValueError("on_error 'skip' makes batches of several ranks unequal; use 'substitute'")
         if order not in ("global", "window", None):
             raise ValueError(f"order {order!r} is not one of global, window")
-        if drop_last and len(shards) < batch_size:
-            raise ValueError(f"{len(shards)} samples do not fill one batch of {batch_size}; use a smaller one")
         self.shards = shards
         self.inputs = inputs
         self.batch_size = batch_size
@@ -246,21 +244,29 @@ class Loader:
         self._order_given = order is not None
         self._order_name: OrderName = order or ("window" if shards.remote else "global")
         self._window, self._lanes = window, lanes
-        self._order = self._order_of(0)
         # What the order "window" depends on beside numbers: how many samples each shard has.
         self._shards_digest = zlib.crc32(shards.shard_samples.astype("<i8").tobytes())
         self._drop_last = drop_last
         self._threads = threads or cores()
         self._prefetch = prefetch
         self._epochs = epochs
-        labels = Labels(shards, label_field) if label_field in shards.fields else None
+        self._packed = is_packed(inputs)
+        labels = Labels(shards, label_field) if label_field in shards.fields and not self._packed else None
         self._labels = None if labels is None else labels.values
-        self._mixing = watch_mixing(shards.shard_samples, self._labels)
+        self._mixing = None if self._packed else watch_mixing(shards.shard_samples, self._labels)
         source = Source(shards, engine, device, self._threads, dtype)
         self._feed = StreamsFeed(inputs, source, labels)
+        self._samples = self._feed.samples
+        if drop_last and self._samples < batch_size:
+            raise ValueError(f"{self._samples} samples do not fill one batch of {batch_size}; use a smaller one")
+        self._order = self._order_of(0)
         self._pool = BufferPool(prefetch + 3)
         self._on_error = on_error
         self._faults = FaultLog(max_bad)
+        for number, reason in self._feed.bad.items():
+            if on_error == "error":
+                raise ShardError(reason)
+            self._faults.note(number, ShardError(reason))
         self._position = 0
         self._executor: ThreadPoolExecutor | None = None
         self._iteration = _Iteration(not self.shards.remote)
@@ -297,7 +303,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
-        return epoch_batches(len(self.shards), self.batch_size, self._drop_last)
+        return epoch_batches(self._samples, self.batch_size, self._drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
         if torch.utils.data.get_worker_info() is not None:
@@ -345,7 +351,7 @@ class Loader:
         """Epoch, begin and end of each batch from a place on, and whether it is its epoch's last: of this epoch, and of
         those that come after it in the run."""
         while True:
-            end = len(self.shards)
+            end = self._samples
             if self._drop_last:
                 end -= (end - position) % self.batch_size
             for begin in range(position, end, self.batch_size):
@@ -378,13 +384,14 @@ class Loader:
             "seed": self.seed,
             "epoch": self.epoch,
             "position": self._position,
-            "samples": len(self.shards),
+            "samples": self._samples,
             "shuffle": self._shuffle,
             "order": self._order_name,
             "window": self._window,
             "lanes": self._lanes,
             "shards": self._shards_digest,
             "bad": dict(self._faults.reasons),
+            **({"documents": len(self.shards)} if self._packed else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -393,8 +400,12 @@ class Loader:
         Raises:
             ValueError: if the state is of another shard set or another kind of order, which this loader was told.
         """
-        if state["samples"] != len(self.shards):
-            raise ValueError(f"the state is of {state['samples']} samples, {self.shards.path} has {len(self.shards)}")
+        if state["samples"] != self._samples:
+            raise ValueError(f"the state is of {state['samples']} samples, {self.shards.path} has {self._samples}")
+        if state.get("documents", len(self.shards)) != len(self.shards):
+            raise ValueError(
+                f"the state is of {state['documents']} documents, {self.shards.path} has {len(self.shards)}"
+            )
         if state["shuffle"] != self._shuffle:
             raise ValueError(f"the state is of a loader with shuffle={state['shuffle']}")
         if "order" in state:  # states were without while there was one order
@@ -432,10 +443,11 @@ class Loader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _order_of(self, epoch: int) -> Order | WindowOrder:
+    def _order_of(self, epoch: int) -> AnyOrder:
         if self._shuffle and self._order_name == "window":
-            return WindowOrder(self.seed, epoch, self.shards.shard_samples, self._window, self._lanes)
-        return order(self.seed, epoch, len(self.shards), self._shuffle)
+            window = WindowOrder(self.seed, epoch, self.shards.shard_samples, self._window, self._lanes)
+            return self._feed.ordered(window)
+        return self._feed.ordered(order(self.seed, epoch, len(self.shards), self._shuffle))
 
     def _start(self, epoch: int, begin: int, end: int, is_last: bool) -> _Pending:
         """Plan a batch and hand it to the threads."""

@@ -10,12 +10,13 @@ from headrace.pipeline.checks import check
 from headrace.pipeline.clips.clips import ClipSpec
 from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.sounds.sounds import SoundSpec
+from headrace.pipeline.texts.packed import PackedTextSpec
 from headrace.pipeline.texts.texts import TextSpec
 
-Spec = ViewSpec | ClipSpec | TextSpec | SoundSpec
+Spec = ViewSpec | ClipSpec | TextSpec | PackedTextSpec | SoundSpec
 """What is delivered of one field of a sample."""
 
-LONE = {ViewSpec: "image", ClipSpec: "clip", TextSpec: "text", SoundSpec: "sound"}
+LONE = {ViewSpec: "image", ClipSpec: "clip", TextSpec: "text", PackedTextSpec: "text", SoundSpec: "sound"}
 """Kinds of specification, and the name of the stream that a lone one of them stands for."""
 
 
@@ -74,7 +75,7 @@ def streams_of(inputs: Inputs) -> dict[str, Stream]:
 
     Raises:
         TypeError: for anything that is no stream.
-        ValueError: if there is none.
+        ValueError: if there is none, or packed texts are not alone.
     """
     named: Mapping[Any, Any] = inputs if isinstance(inputs, Mapping) else {LONE.get(type(spec_of(inputs)), ""): inputs}
     if not named:
@@ -83,7 +84,14 @@ def streams_of(inputs: Inputs) -> dict[str, Stream]:
         if type(spec_of(stream)) not in LONE or not isinstance(name, str):
             kinds = ", ".join(kind.__name__ for kind in LONE)
             raise TypeError(f"inputs must be one of {kinds}, or some of them by name, got {name!r}: {stream!r}")
+        if isinstance(spec_of(stream), PackedTextSpec) and (len(named) > 1 or isinstance(stream, Other | Mixed)):
+            raise ValueError("a PackedTextSpec must be alone: its blocks are parts of several samples")
     return dict(named)
+
+
+def is_packed(inputs: Inputs) -> bool:
+    """Whether the loader's samples are not the set's, but blocks of packed texts."""
+    return any(isinstance(spec_of(stream), PackedTextSpec) for stream in streams_of(inputs).values())
 
 
 def lone_spec(inputs: Inputs) -> Spec | None:

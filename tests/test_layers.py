@@ -53,7 +53,7 @@ WINGS = {
     "shards.writing": {"shards.formats"},
     "shards.remote": {"shards.writing"},
     "pipeline.order": set(),
-    "pipeline.texts": set(),
+    "pipeline.texts": {"pipeline.order"},
     "pipeline.jpeg": set(),
     "pipeline.masks": set(),
     "pipeline.images": {"pipeline.jpeg", "pipeline.masks", "pipeline.order"},

@@ -15,7 +15,19 @@ import torch
 from rich.table import Column, Table
 
 from headrace.models import METHODS, MethodEntry, build_method
-from headrace.pipeline import Clip, ClipSpec, Inputs, Mixed, Other, Sound, SoundSpec, TextSpec, View, ViewSpec
+from headrace.pipeline import (
+    Clip,
+    ClipSpec,
+    Inputs,
+    Mixed,
+    Other,
+    PackedTextSpec,
+    Sound,
+    SoundSpec,
+    TextSpec,
+    View,
+    ViewSpec,
+)
 from headrace.pipeline.sounds.sounds import EFFECTS
 from headrace.train.recipes import RECIPES
 
@@ -133,6 +145,8 @@ def in_words(inputs: Inputs) -> str:
         return " + ".join(in_words(stream) for stream in inputs.values())
     if isinstance(inputs, Other | Mixed):
         return f"{in_words(inputs.spec)}, {'mixed with' if isinstance(inputs, Mixed) else 'of'} another sample"
+    if isinstance(inputs, PackedTextSpec):
+        return ", ".join([f"texts packed into blocks of {inputs.length} tokens", *_mask_words(inputs.masks)])
     if isinstance(inputs, TextSpec):
         return ", ".join([f"text of {inputs.length} tokens", *_mask_words(inputs.masks)])
     if isinstance(inputs, ClipSpec):
@@ -161,7 +175,7 @@ def drawn(inputs: Inputs) -> list[str]:
             lines += [name, *(f"  {line}" for line in drawn(stream))]
     elif isinstance(inputs, Other | Mixed):
         lines += [in_words(inputs), *(f"  {line}" for line in drawn(inputs.spec))]
-    elif isinstance(inputs, TextSpec):
+    elif isinstance(inputs, TextSpec | PackedTextSpec):
         lines += ["text", *_columns(_settings(inputs), indent=2)]
     else:
         what, each = _parts(inputs)

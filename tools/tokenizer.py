@@ -10,22 +10,23 @@ from headrace.pipeline.texts.texts import text_field, texts_of
 from headrace.shards import ShardError, ShardSet
 from headrace.tools.errors import UserError
 
-Kind = Literal["bpe", "wordpiece"]
+Kind = Literal["bpe", "wordpiece", "unigram"]
 """bpe: byte-level byte-pair encoding, as RoBERTa's (1907.11692). wordpiece: lower-cased, as BERT's (1810.04805).
-
-Not unigram, as T5's: the library's training of it draws on the order of a hash table, so that the same texts give
-another tokenizer each time.
-"""
+unigram: as T5's (1910.10683), with the sentinels of its spans."""
+SENTINELS = 100
+"""<extra_id_0> and so on, as T5 has them."""
 
 LETTERS = 1000
-"""Different letters of a wordpiece tokenizer at most: the commonest."""
+"""Different letters of a wordpiece or unigram tokenizer at most: the commonest."""
 PAIRS = {
     "bpe": ("<s> $A </s>", "<s> $A </s> </s> $B </s>"),
     "wordpiece": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
+    "unigram": ("$A </s>", "$A </s> $B </s>"),
 }
 SPECIAL = {
     "bpe": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
     "wordpiece": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+    "unigram": ["<pad>", "</s>", "<unk>"],
 }
 
 
@@ -57,7 +58,7 @@ def train_tokenizer(
             yield from _texts(shards, sample, field)
             on_text(sample + 1)
 
-    train = _wordpiece if kind == "wordpiece" else _bpe
+    train = {"bpe": _bpe, "wordpiece": _wordpiece, "unigram": _unigram}[kind]
     tokenizer = train(tokenizers, read, vocabulary, on_text)
     single, pair = PAIRS[kind]
     ends = [(name, tokenizer.token_to_id(name)) for name in SPECIAL[kind] if name in single]
@@ -114,11 +115,39 @@ def _wordpiece(
     return tokenizer
 
 
+def _unigram(
+    library: Any, read: Callable[..., Iterator[str]], vocabulary: int, on_text: Callable[[int], object]
+) -> Any:
+    """The library's model with pieces that `headrace.tools.unigram` finds: its own trainer's are others each time."""
+    from headrace.tools.unigram import train_unigram  # takes seconds to compile
+
+    normalizer, splitter = library.normalizers.NFKC(), library.pre_tokenizers.Metaspace()
+    words: Counter[str] = Counter()
+    for text in read(on_text):
+        words.update(word for word, _ in splitter.pre_tokenize_str(" ".join(normalizer.normalize_str(text).split())))
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word:
+            letters[letter] += count
+    kept = sorted(letters, key=lambda letter: (-letters[letter], letter))[:LETTERS]
+    _check_room("unigram", vocabulary, len(kept))
+    special = len(SPECIAL["unigram"]) + SENTINELS
+    pieces = train_unigram(words, kept, vocabulary - special)
+    model = library.models.Unigram([*((name, 0.0) for name in SPECIAL["unigram"]), *pieces], unk_id=2)
+    tokenizer = library.Tokenizer(model)
+    collapse = library.normalizers.Replace(library.Regex(r"\s+"), " ")
+    tokenizer.normalizer = library.normalizers.Sequence([normalizer, collapse, library.normalizers.Strip()])
+    tokenizer.pre_tokenizer, tokenizer.decoder = splitter, library.decoders.Metaspace()
+    tokenizer.add_special_tokens([*SPECIAL["unigram"], *(f"<extra_id_{n}>" for n in reversed(range(SENTINELS)))])
+    return tokenizer
+
+
 def _check_room(kind: Kind, vocabulary: int, letters: int) -> None:
-    least = len(SPECIAL[kind]) + letters
+    special = len(SPECIAL[kind]) + (SENTINELS if kind == "unigram" else 0)
+    least = special + letters
     if vocabulary < least:
         raise UserError(
-            f"a {kind} tokenizer of these texts has {least} tokens at least, {len(SPECIAL[kind])} of them special; "
+            f"a {kind} tokenizer of these texts has {least} tokens at least, {special} of them special; "
             f"asked for are {vocabulary}"
         )
 

@@ -24,7 +24,7 @@ from headrace.train.distributed import World
 from headrace.train.early_stop import NAMES, Best, EarlyStop, shown
 from headrace.train.errors import ConfigError, NotFiniteError, RunError
 from headrace.train.metrics import Record
-from headrace.train.pictures import SAMPLES, draws, save_pictures
+from headrace.train.pictures import SAMPLES, draws, save_pictures, save_readings
 from headrace.train.precision import Precision
 from headrace.train.probes import extract_features, frozen_scores, matched_labels
 
@@ -232,7 +232,7 @@ class Evaluator:
         }
 
     def _draw(self, method: Method, step: int) -> None:
-        """Save the method's pictures of the first samples, on rank 0."""
+        """Save the method's pictures of the first samples, and its readings of texts, on rank 0."""
         if self._world.rank or not draws(method):
             return
         shards = self._training if self._validation is None else self._validation
@@ -240,3 +240,4 @@ class Evaluator:
         with self._set_aside(), self._loader(shards, alone, min(SAMPLES, len(shards)), True) as loader:
             batch = next(iter(loader)).to(self._world.device)
             save_pictures(Path(self._config.out), step, method.pictures(batch))
+            save_readings(Path(self._config.out), step, method.readings(batch))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from headrace.models import Method
+from headrace.models import Method, Piece
 from headrace.train.errors import replacing
 
 SAMPLES = 8
 """Drawn each time; always the same."""
 _GAP = 2  # pixels between them
+_READINGS = "readings.json"
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
 def draws(method: Method) -> bool:
-    """Whether the method has pictures at all."""
-    return type(method).pictures is not Method.pictures
+    """Whether the method has pictures, or readings of texts, at all."""
+    kind = type(method)
+    return kind.pictures is not Method.pictures or kind.readings is not Method.readings
 
 
 def save_pictures(out: Path, step: int, pictures: Mapping[str, Tensor]) -> None:
@@ -40,6 +43,29 @@ def save_pictures(out: Path, step: int, pictures: Mapping[str, Tensor]) -> None:
             raise ValueError(f"pictures: {name} must be of shape (B, 3, H, W), got {tuple(images.shape)}")
         with replacing(folder / f"{name}.png") as aside:
             Image.fromarray(side_by_side(images)).save(aside, "PNG")
+
+
+def save_readings(out: Path, step: int, readings: Sequence[Sequence[Piece]]) -> None:
+    """Write `out`/pictures/step-XXXXXXXX/readings.json for `Method.readings`: a list for each text, in which a token
+    stands as itself, or where the method was to name it as [what stands there, what was shown, what it says]."""
+    if not readings:
+        return
+    told = [[piece.token if piece.said is None else list(piece) for piece in text] for text in readings]
+    folder = out / "pictures" / f"step-{step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / _READINGS) as aside:
+        aside.write_text(json.dumps(told), encoding="utf-8")
+
+
+def saved_readings(out: Path) -> dict[int, list[list[Piece]]]:
+    """Those of the run `out` by step, in order."""
+    found = {int(match[1]): path for path in out.glob("pictures/*") if (match := _FOLDER.fullmatch(path.name))}
+    read = {}
+    for step in sorted(found):
+        if (file := found[step] / _READINGS).exists():
+            told = json.loads(file.read_text(encoding="utf-8"))
+            read[step] = [[Piece(each) if isinstance(each, str) else Piece(*each) for each in text] for text in told]
+    return read
 
 
 def drawn_pictures(out: Path) -> dict[int, dict[str, Path]]:

@@ -16,6 +16,7 @@ from headrace.models.layout import channels_last
 from headrace.models.seeding import seeded
 from headrace.pipeline import Batch, Loader, ViewSpec
 from headrace.pipeline.engines import DEVICE_ENGINES
+from headrace.pipeline.streams import is_packed
 from headrace.shards import ShardError, ShardSet, open_shards
 from headrace.shards.printing import printable
 from headrace.shards.remote.remote import from_anywhere, has_secrets
@@ -129,8 +130,6 @@ def train(
     ):
         if config.batch_size % world.size:
             raise ConfigError(f"batch_size: must be a multiple of the {world.size} ranks, got {config.batch_size}")
-        if config.batch_size > len(shards):
-            raise ConfigError(f"batch_size: must be at most {len(shards)}, the samples of {config.data}")
         with one_writer(Path(config.out), world, _say):
             run = _start(config, method, world, shards, validation, progress, on_step)
             try:
@@ -177,6 +176,8 @@ def _start(
     state = common_checkpoint(out, world, _say)
     first_step = state["step"] if state else 0
     config, method = first_weights(config, make)
+    if config.batch_size > len(shards) and not is_packed(method.inputs):  # blocks are counted by who packs them
+        raise ConfigError(f"batch_size: must be at most {len(shards)}, the samples of {config.data}")
     config = _continued(config, out, state)
     require_measurable(config, world, method, shards, validation)
     if config.init and not state:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headrace.benchmarks.peers import Views
-from headrace.pipeline import Batch, ClipSpec, Loader, SoundSpec, ViewSpec
+from headrace.pipeline import Batch, ClipSpec, Loader, PackedTextSpec, SoundSpec, TokenMask, ViewSpec
 from headrace.shards import open_shards
 
 
@@ -28,3 +28,13 @@ def headrace_sounds(shards: Path, spec: SoundSpec, batch_size: int, threads: int
         while True:
             for batch in loader:
                 yield Views(batch["sound"].mels)
+
+
+def headrace_packed(
+    shards: Path, tokenizer: Path, length: int, ratio: float, batch_size: int, threads: int
+) -> Iterator[Batch]:
+    """Batches of packed texts with masks, epoch after epoch."""
+    spec = PackedTextSpec(tokenizer=tokenizer, length=length, masks=(TokenMask(ratio=ratio),))
+    with open_shards(shards) as opened, Loader(opened, spec, batch_size, threads=threads, epochs=1 << 30) as loader:
+        while True:
+            yield from loader

@@ -63,7 +63,7 @@ from headrace.models.losses.speech import (
     normalized_layers,
 )
 from headrace.models.losses.time_contrast import time_contrastive_loss
-from headrace.models.losses.tokens import masked_token_loss
+from headrace.models.losses.tokens import masked_token_loss, next_token_loss, replaced_token_loss
 from headrace.models.losses.whitening import w_mse_loss, whitened
 
 __all__ = [
@@ -103,6 +103,7 @@ __all__ = [
     "masked_token_loss",
     "most_similar_cells",
     "next_patch_loss",
+    "next_token_loss",
     "noise_contrastive",
     "normalize_channels",
     "normalize_patches",
@@ -114,6 +115,7 @@ __all__ = [
     "placements",
     "queue_info_nce",
     "relation_loss",
+    "replaced_token_loss",
     "scaled_regression",
     "second_moment",
     "sharpened_assignments",

@@ -12,23 +12,26 @@ from torch import Tensor
 from headrace.pipeline.batch import Batch
 from headrace.pipeline.clips.clips import ClipSpec
 from headrace.pipeline.engines.base import StageTimes
-from headrace.pipeline.feeds.base import DTYPES, BufferSpec, Feed, Labels, Source, stream_seed
+from headrace.pipeline.feeds.base import DTYPES, AnyOrder, BufferSpec, Feed, Labels, Source, stream_seed
 from headrace.pipeline.feeds.clips import ClipFeed
 from headrace.pipeline.feeds.images import ImageFeed
 from headrace.pipeline.feeds.others import MixedFeed, OtherFeed, Partners
+from headrace.pipeline.feeds.packed import PackedTextFeed
 from headrace.pipeline.feeds.sounds import SoundFeed
 from headrace.pipeline.feeds.texts import TextFeed
 from headrace.pipeline.images.views import ViewSpec
 from headrace.pipeline.sounds.sounds import SoundSpec
 from headrace.pipeline.streams import Inputs, Mixed, Other, spec_of, streams_of
+from headrace.pipeline.texts.packed import PackedTextSpec
 from headrace.pipeline.texts.texts import TextSpec
 
-__all__ = ["DTYPES", "FEEDS", "Labels", "Source", "StreamPlans", "StreamsFeed", "part_of"]
+__all__ = ["DTYPES", "FEEDS", "AnyOrder", "Labels", "Source", "StreamPlans", "StreamsFeed", "part_of"]
 
 FEEDS: dict[type[Any], Callable[[Any, Source], Feed[Any]]] = {
     ViewSpec: ImageFeed,
     ClipSpec: ClipFeed,
     TextSpec: TextFeed,
+    PackedTextSpec: PackedTextFeed,
     SoundSpec: SoundFeed,
 }
 """Type of specification to what feeds it."""
@@ -87,6 +90,9 @@ class StreamsFeed:
             self._buffers.append(slice(first, first + len(made.buffers(1))))
         self._each = tuple(self.feeds.values())
         self.splits = all(feed.splits for feed in self._each)
+        first = self._each[0]
+        self.samples, self.bad, self.ordered = first.samples, first.bad, first.ordered
+        """Of packed texts, which are alone; else those of the set. See `Feed`."""
 
     @property
     def engines(self) -> list[Any]:
@@ -150,7 +156,8 @@ class StreamsFeed:
             parts[name] = feed.deliver(stream_seed(seed, number), epoch, ids, drawn, buffers[at])
             if (whose := feed.others(drawn)) is not None:
                 others[name] = whose
-        return Batch(streams=parts, index=torch.from_numpy(ids), labels=labels, epoch=epoch, others=others)
+        index = torch.from_numpy(self._each[0].index(ids, plan.each[0]))
+        return Batch(streams=parts, index=index, labels=labels, epoch=epoch, others=others)
 
     def close(self) -> None:
         """See `Feed`."""

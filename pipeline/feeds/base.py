@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,12 +14,16 @@ from headrace.pipeline.batch import Others
 from headrace.pipeline.engines import DEVICE_ENGINES, ENGINES, THREADED_ENGINES
 from headrace.pipeline.engines.base import StageTimes
 from headrace.pipeline.images.views import ViewSpec
+from headrace.pipeline.order.order import Order
+from headrace.pipeline.order.window import WindowOrder
 from headrace.pipeline.part import Part
 from headrace.pipeline.random import key_word, philox
 from headrace.pipeline.rows import Rows
+from headrace.pipeline.texts.packing import BlockOrder
 from headrace.shards import ShardSet, Spans
 
 AnyPlan = TypeVar("AnyPlan", bound=Rows)
+AnyOrder = Order | WindowOrder | BlockOrder
 
 _STREAM = key_word(0x73747265)  # the word "stre"
 
@@ -75,6 +79,24 @@ class Feed(ABC, Generic[AnyPlan]):
     shards: ShardSet
     field: str
     """Field of the shard set that the bytes come from."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch: those of the set, unless the feed makes others of them."""
+        return len(self.shards)
+
+    @property
+    def bad(self) -> Mapping[int, str]:
+        """Samples of the set that are known to be bad before the first batch, and why."""
+        return {}
+
+    def ordered(self, order: Order | WindowOrder) -> AnyOrder:
+        """When the feed's samples come, by the order of the set's; called before the first `request` of an epoch."""
+        return order
+
+    def index(self, ids: np.ndarray, plan: AnyPlan) -> np.ndarray:
+        """int64 (B,): `Batch.index` of the samples of a batch."""
+        return ids
 
     @abstractmethod
     def buffers(self, samples: int) -> list[BufferSpec]:

@@ -20,9 +20,13 @@ from headrace.pipeline.checks import check
 from headrace.pipeline.part import Part, map_tensors
 from headrace.pipeline.random import draw_units, key_word
 from headrace.pipeline.rows import Rows
+from headrace.pipeline.texts.infilling import InfilledTexts, Infilling
 from headrace.pipeline.texts.tokenizer import TextTokenizer, Tokens
-from headrace.pipeline.texts.tokens import SpanMask, TokenMask, TokenMasks
+from headrace.pipeline.texts.tokens import IGNORED, CorruptedSpans, MaskedTokens, SpanMask, TokenMask
 from headrace.shards import ShardError, ShardSet, Spans
+
+TextMask = TokenMask | SpanMask | Infilling
+TokenMasks = MaskedTokens | CorruptedSpans | InfilledTexts
 
 TEXT_FIELDS = ("captions", "caption", "text", "txt")
 """Names under which shards hold texts; the first that a set has is taken unless `TextSpec.field` names one."""
@@ -49,16 +53,21 @@ class TextSpec:
     """Tokens at most, the special ones counted."""
     window: Literal["first", "drawn"] = "first"
     """What is kept of a longer text: its first tokens, or as many from a place that is drawn, all equally likely."""
-    masks: tuple[TokenMask | SpanMask, ...] = ()
+    masks: tuple[TextMask, ...] = ()
     """What `Texts.masks` holds, one draw for each over one and the same text. What they do not say of the
     vocabulary the tokenizer does."""
     whole_words: bool = False
-    """Whether a `TokenMask` takes all tokens of a word or none; words are the tokenizer's (what it splits at first)."""
+    """Whether a `TokenMask` takes all tokens of a word or none, and an `Infilling` counts words and not tokens; words
+    are the tokenizer's (what it splits at first)."""
     pair: Literal["order", "next"] | None = None
     """Cut what is kept of a text into two segments, where a word begins, all such places equally likely, and for half
     of the samples break the pair; `Texts.broken` is the label. order: the two are exchanged (sentence order,
     1909.11942). next: the second is a segment of another sample's text, as long if that has as many tokens (next
     sentence, 1810.04805). None leaves the text in one piece."""
+    cut: Literal["word", "sentence"] = "word"
+    """Where a pair's text is cut: where a word begins, and a text of a single word is a bad sample; or where a sentence
+    ends, all such places equally likely. Of one sentence, words take the place of sentences then; a single word stays
+    in one piece, and nothing is asked of it: `Texts.broken` is -100."""
     multiple: int | None = None
     """None pads texts to `length`. A number pads a rank's batch to its longest text, rounded up to a multiple of this,
     `length` at most."""
@@ -69,8 +78,11 @@ class TextSpec:
         check(self.pair in ("order", "next", None), self, "pair", self.pair, "order, next or None")
         check(self.multiple is None or self.multiple >= 1, self, "multiple", self.multiple, "at least 1 or None")
         object.__setattr__(self, "masks", tuple(self.masks))
-        alone = self.pair is None or not any(isinstance(mask, SpanMask) for mask in self.masks)
-        check(alone, self, "pair", self.pair, "None with a SpanMask, which is for texts in one piece")
+        check(self.cut in ("word", "sentence"), self, "cut", self.cut, "word or sentence")
+        for mask in self.masks if self.pair is not None else ():
+            kind = type(mask).__name__
+            what = f"None with {'an' if kind[0] == 'I' else 'a'} {kind}, which is for texts in one piece"
+            check(isinstance(mask, TokenMask), self, "pair", self.pair, what)
 
     def plain(self) -> TextSpec:
         """What probes are shown: the beginning of the text in one piece, nothing of it masked."""
@@ -95,7 +107,7 @@ class Texts(Part):
     """int64 (B, L): 1 on the second segment of a pair and what stands behind it, else 0; BERT's token types."""
     broken: Tensor
     """int64 (B,): 0 where the second segment follows the first in a text, or there is one piece; 1 where they are
-    exchanged, or the second is another text's."""
+    exchanged, or the second is another text's; -100 where there should be two, and is one."""
     masks: list[TokenMasks] = field(default_factory=list)
     """One for each of the specification's masks: tokens to predict, with their labels."""
 
@@ -157,7 +169,7 @@ class TextReader:
                 )
         if spec.pair == "next" and len(shards) < 2:
             raise ValueError(f"TextSpec.pair 'next' needs another sample; {shards.path} has {len(shards)}")
-        self._masks = [_with_ids(mask, self.tokenizer, self._room) for mask in spec.masks]
+        self._masks = [with_ids(mask, self.tokenizer, self._room) for mask in spec.masks]
 
     def blank(self, seed: int, epoch: int, samples: int) -> TextPlan:
         """`samples` rows to be filled."""
@@ -213,17 +225,24 @@ class TextReader:
             first = plan.first[i] = int(units[i, 1] * (over + 1)) if drawn else 0
             kept = _part(tokens, words, first, self._room)
             segments.append([kept] if self.spec.pair is None else self._segments(int(ids[i]), kept, units[i, 2]))
+        if self.spec.pair is not None:
+            plan.broken[[len(parts) == 1 for parts in segments]] = IGNORED
         if isinstance(spans, PairedSpans):
             self._exchange(ids, spans.others, plan, segments)
         elif self.spec.pair is not None:
-            segments = [pair[::-1] if broken else pair for pair, broken in zip(segments, plan.broken, strict=True)]
+            segments = [pair[::-1] if broken == 1 else pair for pair, broken in zip(segments, plan.broken, strict=True)]
         for i, parts in enumerate(segments):
             self._write(plan, i, *parts)
 
     def _segments(self, sample: int, kept: Tokens, unit: float) -> list[Tokens]:
-        """What is kept of a text, cut where a word begins."""
+        """What is kept of a text, cut where a word or a sentence begins; see `TextSpec.cut`."""
         tokens, words = kept
         begins = 1 + np.flatnonzero(words[1:] != words[:-1])
+        if self.spec.cut == "sentence":
+            sentences = begins[np.isin(tokens[begins - 1], self.tokenizer.stops)]
+            begins = sentences if len(sentences) else begins
+            if not len(begins):
+                return [kept]
         if not len(begins):
             what = (
                 f"the {len(tokens)} tokens that are kept of the text are"
@@ -237,7 +256,7 @@ class TextReader:
     def _exchange(self, ids: np.ndarray, spans: Spans, plan: TextPlan, segments: list[list[Tokens]]) -> None:
         """Take the second segments of the broken pairs from other samples, whose texts lie at `spans`."""
         seed, epoch = plan.origin[0]
-        rows = np.flatnonzero(plan.broken)
+        rows = np.flatnonzero(plan.broken == 1)
         others = self._others(seed, epoch, ids)[rows]
         units = draw_units(seed, _STREAM, _BLOCK_OTHER, epoch, np.ascontiguousarray(ids, np.int64))[rows]
         _, texts = self._chosen(others, Spans._make(column[rows] for column in spans), units[:, 1])
@@ -296,11 +315,17 @@ class TextReader:
         attention = place < lengths[:, None]
         masks: list[TokenMasks] = []
         for number, mask in enumerate(self._masks):
+            words = plan.words[:, :length] if self.spec.whole_words else None
             if isinstance(mask, TokenMask):
                 special = (place < before) | (place >= lengths[:, None] - behind)
                 special |= (place >= middle) & (place < middle + between)
-                words = plan.words[:, :length] if self.spec.whole_words else None
+                if mask.special:
+                    words = None if words is None else np.where(special, -1 - place, words)
+                    special = None
                 masks.append(mask.draw(seed, epoch, ids, tokens, lengths, special=special, words=words, number=number))
+            elif isinstance(mask, Infilling):
+                frame = {"before": before, "behind": behind}
+                masks.append(mask.draw(seed, epoch, ids, tokens, lengths, words=words, number=number, **frame))
             else:
                 body = tokens[:, before : length - behind]
                 masks.append(mask.draw(seed, epoch, ids, body, lengths - before - behind, number=number))
@@ -370,14 +395,19 @@ def text_field(shards: ShardSet, named: str | None) -> str:
     return named
 
 
-def _with_ids(mask: TokenMask | SpanMask, tokenizer: TextTokenizer, room: int) -> TokenMask | SpanMask:
+def with_ids(mask: TextMask, tokenizer: TextTokenizer, room: int) -> TextMask:
     """The mask with what it leaves to the tokenizer. ValueError where that has no such token."""
-    if isinstance(mask, TokenMask):
+    if not isinstance(mask, SpanMask):
         mask_id = tokenizer.mask_id if mask.mask_id is None else mask.mask_id
         if mask_id is None:
-            raise ValueError(f"{tokenizer.path} has no token [MASK] or <mask>; name one as TokenMask.mask_id")
+            kind = type(mask).__name__
+            raise ValueError(f"{tokenizer.path} has no token [MASK] or <mask>; name one as {kind}.mask_id")
         vocabulary = tokenizer.vocabulary if mask.vocabulary is None else mask.vocabulary
-        return replace(mask, mask_id=mask_id, vocabulary=vocabulary)
+        if isinstance(mask, TokenMask):
+            return replace(mask, mask_id=mask_id, vocabulary=vocabulary)
+        stop = tokenizer.full_stop if mask.stop is None else mask.stop
+        padding = tokenizer.padding_id if mask.padding is None else mask.padding
+        return replace(mask, mask_id=mask_id, vocabulary=vocabulary, stop=stop, padding=padding)
     sentinels = tokenizer.sentinels if mask.sentinels is None else mask.sentinels
     if not sentinels:
         raise ValueError(f"{tokenizer.path} has no token <extra_id_0>; name some as SpanMask.sentinels")

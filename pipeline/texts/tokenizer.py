@@ -70,6 +70,13 @@ class TextTokenizer:
         """None where there is none."""
         self.padding_id: int = padding["pad_id"] if padding else self._id_of("[PAD]", "<pad>") or 0
         """What fills up shorter texts: as the file says, or [PAD] or <pad>, or 0."""
+        self.has_padding = padding is not None or self._id_of("[PAD]", "<pad>") is not None
+        """Whether that is a token of its own."""
+        self.stops = np.array([token for token in map(self._id_of, (".", "!", "?")) if token is not None], np.int64)
+        """int64: the tokens that end sentences, those of them that there are."""
+        stop = self._id_of(".")
+        self.full_stop = -1 if stop is None else stop
+        """-1 where there is none."""
         self.sentinels = self._sentinels()
         """<extra_id_0>, <extra_id_1> and so on, as many as there are."""
         self.before, _, self.behind = self.frame()
@@ -156,11 +163,19 @@ class TextTokenizer:
             return np.array(before, np.int64), np.array(between, np.int64), np.array(behind, np.int64)
         raise ValueError(f"TextSpec.tokenizer {self.path}: has no token for any of {' '.join(_PROBES)}")
 
+    @property
+    def first_ordinary(self) -> int:
+        """The least token that is not special."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {number for number, token in added.items() if token.special}
+        return next(number for number in range(self.vocabulary + 1) if number not in special)
+
     def name(self, token: int) -> str:
         """A token as the vocabulary writes it."""
         return self._tokenizer.id_to_token(token) or f"<{token}>"
 
     def _id_of(self, *names: str) -> int | None:
+        """Of the first of these tokens that there is."""
         found = (self._tokenizer.token_to_id(name) for name in names)
         return next((number for number in found if number is not None), None)
 

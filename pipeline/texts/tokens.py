@@ -9,7 +9,7 @@ neither on the others nor on L.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from headrace.pipeline.checks import check
 from headrace.pipeline.compiled import kernel
 from headrace.pipeline.random import key_word, philox, unit
+from headrace.pipeline.texts.ngrams import mask_ngrams
 
 IGNORED = -100
 """The label of what is not to be predicted: what torch's cross entropy leaves out."""
@@ -28,7 +29,7 @@ T5_END, T5_PADDING = 1, 0
 
 _STREAM = key_word(0x746F6B656E)  # the word "token"
 # What a counter's second word says that the draw is for.
-_CHOOSE, _REPLACE, _NOISE, _REST = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+_CHOOSE, _REPLACE, _NOISE, _REST, _COUNT = (np.uint64(purpose) for purpose in (1, 2, 3, 4, 5))
 _SIXTEEN = np.uint64(16)
 
 
@@ -58,12 +59,10 @@ class CorruptedSpans(NamedTuple):
     """bool (B, L): the tokens that are in a span."""
 
 
-TokenMasks = MaskedTokens | CorruptedSpans
-
-
 @dataclass(frozen=True, kw_only=True)
 class TokenMask:
-    """Tokens to predict, most of them hidden. BERT (1810.04805), by token or by whole word, and RoBERTa (1907.11692).
+    """Tokens to predict, most of them hidden. BERT (1810.04805), by token or by whole word, RoBERTa (1907.11692),
+    ELECTRA (2003.10555), and by n-gram ALBERT (1909.11942).
 
     As in BERT's code, a text of n tokens (the special ones counted) has `max(1, round(n * ratio))` to predict, at most
     `most` and no more than there are, a half rounded to even. Words come in a random order until so many tokens are
@@ -84,6 +83,16 @@ class TokenMask:
     """Share of those that the mask replaces."""
     random: float = 0.1
     """Share of those that a random token replaces; the rest is kept."""
+    first_random: int = 0
+    """The least token that a random one may be; RoBERTa leaves out special ones, which its vocabulary begins with."""
+    special: bool = False
+    """Whether special tokens may be predicted, too, as in RoBERTa's code."""
+    rounding: Literal["nearest", "drawn"] = "nearest"
+    """nearest: as above. drawn: `n * ratio` plus a number in [0, 1) that is drawn, rounded down, as in RoBERTa's code:
+    the share is met on average, and of a short text there may be nothing to predict."""
+    ngram: int = 1
+    """Words that are taken at a time at most: from each word in its turn n are taken with a probability of 1 / n, as in
+    ALBERT's code, fewer where that would be too many, none where one of them has been taken."""
 
     def __post_init__(self) -> None:
         vocabulary, mask_id = self.vocabulary, self.mask_id
@@ -95,10 +104,19 @@ class TokenMask:
         check(self.most is None or self.most >= 1, self, "most", self.most, "at least 1 or None")
         check(0.0 <= self.hidden <= 1.0, self, "hidden", self.hidden, "in [0, 1]")
         check(0.0 <= self.random <= 1.0 - self.hidden + 1e-9, self, "random", self.random, "in [0, 1 - hidden]")
+        last = 2**63 if vocabulary is None else vocabulary
+        check(0 <= self.first_random < last, self, "first_random", self.first_random, "a token of the vocabulary")
+        check(self.rounding in ("nearest", "drawn"), self, "rounding", self.rounding, "nearest or drawn")
+        check(self.ngram >= 1, self, "ngram", self.ngram, "at least 1")
 
-    def wanted(self, lengths: np.ndarray) -> np.ndarray:
-        """int64, the shape of `lengths`: tokens to predict of texts of so many, if that many are not special."""
-        wanted = np.maximum(1, np.rint(np.asarray(lengths) * self.ratio).astype(np.int64))
+    def wanted(self, lengths: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
+        """int64, the shape of `lengths`: tokens to predict of texts of so many, if that many may be predicted. Where
+        the rounding is drawn, by numbers in [0, 1), else the most that there may be."""
+        exact = np.asarray(lengths) * self.ratio
+        if self.rounding == "nearest":
+            wanted = np.maximum(1, np.rint(exact).astype(np.int64))
+        else:
+            wanted = (np.ceil(exact) if units is None else np.floor(exact + units)).astype(np.int64)
         return wanted if self.most is None else np.minimum(wanted, self.most)
 
     def draw(
@@ -131,7 +149,7 @@ class TokenMask:
         """
         if self.vocabulary is None or self.mask_id is None:
             raise ValueError("TokenMask.vocabulary and mask_id must be named where no tokenizer says them")
-        ids, tokens, lengths = _texts(sample_ids, tokens, lengths)
+        ids, tokens, lengths = batch_of_texts(sample_ids, tokens, lengths)
         if tokens.size and not (tokens.min() >= 0 and tokens.max() < self.vocabulary):
             raise ValueError(f"tokens must lie in [0, {self.vocabulary}), got {tokens.min()} to {tokens.max()}")
         special = np.zeros(tokens.shape, np.bool_) if special is None else np.ascontiguousarray(special, np.bool_)
@@ -144,8 +162,15 @@ class TokenMask:
         masked, labels = tokens.copy(), np.full(tokens.shape, IGNORED, np.int64)
         count = np.zeros(len(tokens), np.int64)
         keys = key_word(seed), key_word(epoch), ids, key_word(number)
-        settings = (self.vocabulary, self.mask_id, float(self.hidden), float(self.hidden + self.random))
-        _mask_tokens(*keys, lengths, special, words, self.wanted(lengths), settings, masked, labels, count)
+        until_hidden, until_random = float(self.hidden), float(self.hidden + self.random)
+        settings = (self.vocabulary, self.mask_id, until_hidden, until_random, self.first_random)
+        wanted = self.wanted(lengths, _count_units(*keys) if self.rounding == "drawn" else None)
+        if self.ngram == 1:
+            _mask_tokens(*keys, lengths, special, words, wanted, settings, masked, labels, count)
+        else:
+            chosen = np.zeros(tokens.shape, np.bool_)
+            mask_ngrams(*keys, lengths, special, words, wanted, self.ngram, chosen, count)
+            _replace(*keys, chosen, settings, masked, labels)
         return MaskedTokens(*map(torch.from_numpy, (masked, labels, count)))
 
 
@@ -207,7 +232,7 @@ class SpanMask:
         Raises:
             ValueError: if the shapes disagree, a length is not in [0, L], or there are fewer sentinels than spans.
         """
-        ids, tokens, lengths = _texts(sample_ids, tokens, lengths)
+        ids, tokens, lengths = batch_of_texts(sample_ids, tokens, lengths)
         lost, spans = self.sizes(lengths)
         sentinels = np.array(T5_SENTINELS if self.sentinels is None else self.sentinels, np.int64)
         end = T5_END if self.end is None else self.end
@@ -229,7 +254,7 @@ class SpanMask:
         return CorruptedSpans(*map(torch.from_numpy, (inputs, counts[0].copy(), labels, counts[1].copy(), noise)))
 
 
-def _texts(
+def batch_of_texts(
     sample_ids: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All three as int64, once they are seen to fit."""
@@ -245,8 +270,28 @@ def _texts(
 
 
 @kernel
+def _count_units(seed, epoch, sample_ids, number):
+    units = np.empty(len(sample_ids))
+    for i in range(len(sample_ids)):
+        units[i] = unit(philox(seed, _STREAM, number, _COUNT, np.uint64(sample_ids[i]), epoch)[0])
+    return units
+
+
+@kernel
+def _shown(seed, epoch, sample, number, place, token, settings):
+    """What stands in the place of a token that is to be predicted."""
+    vocabulary, mask_id, until_hidden, until_random, first_random = settings
+    draw = philox(seed, _STREAM, np.uint64(place) << _SIXTEEN | number, _REPLACE, sample, epoch)
+    share = unit(draw[0])
+    if share < until_hidden:
+        return mask_id
+    if share < until_random:
+        return first_random + np.int64(unit(draw[1]) * (vocabulary - first_random))
+    return token
+
+
+@kernel
 def _mask_tokens(seed, epoch, sample_ids, number, lengths, special, words, wanted, settings, masked, labels, count):
-    vocabulary, mask_id, until_hidden, until_random = settings
     begins = np.empty(masked.shape[1] + 1, np.int64)
     sizes = np.empty(masked.shape[1], np.int64)
     order = np.empty(masked.shape[1], np.int64)
@@ -279,13 +324,18 @@ def _mask_tokens(seed, epoch, sample_ids, number, lengths, special, words, wante
                 continue
             count[i] += end - begin
             for place in range(begin, end):
-                draw = philox(seed, _STREAM, np.uint64(place) << _SIXTEEN | number, _REPLACE, sample, epoch)
                 labels[i, place] = masked[i, place]
-                share = unit(draw[0])
-                if share < until_hidden:
-                    masked[i, place] = mask_id
-                elif share < until_random:
-                    masked[i, place] = np.int64(unit(draw[1]) * vocabulary)
+                masked[i, place] = _shown(seed, epoch, sample, number, place, masked[i, place], settings)
+
+
+@kernel
+def _replace(seed, epoch, sample_ids, number, chosen, settings, masked, labels):
+    for i in range(len(sample_ids)):
+        for place in range(chosen.shape[1]):
+            if chosen[i, place]:
+                labels[i, place] = masked[i, place]
+                sample = np.uint64(sample_ids[i])
+                masked[i, place] = _shown(seed, epoch, sample, number, place, masked[i, place], settings)
 
 
 @kernel

@@ -190,6 +190,27 @@ TINY: dict[str, dict[str, Any]] = {
         "mel": Mel(definition="librosa", bins=16, window=256, hop=80, fft=256, mean=-7.0, std=4.0),
     },
     "bert": {"tokenizer": str(texts.words()), "length": 24, "positions": 24, "width": 16, "depth": 2, "heads": 2},
+    "roberta": {"tokenizer": str(texts.words()), "length": 24, "positions": 24, "width": 16, "depth": 2, "heads": 2},
+    "t5": {
+        "tokenizer": str(texts.words()), "length": 24, "width": 16, "inner": 32, "depth": 2, "decoder_depth": 1,
+        "heads": 2, "head_width": 8, "sentinels": 8,
+    },
+    "albert": {
+        "tokenizer": str(texts.words()), "length": 24, "positions": 24, "embedding": 8, "width": 16, "depth": 2,
+        "heads": 2,
+    },
+    "bart": {"tokenizer": str(texts.words()), "length": 24, "positions": 24, "width": 16, "depth": 2, "heads": 2},
+    "electra": {
+        "tokenizer": str(texts.words()), "length": 24, "positions": 24, "embedding": 8, "width": 16, "depth": 2,
+        "heads": 2, "generator_width": 0.5,
+    },
+    "simcse": {
+        "tokenizer": str(texts.words()), "length": 24, "positions": 24, "width": 16, "depth": 2, "heads": 2,
+        "dropout": 0.05,
+    },
+    "modernbert": {
+        "tokenizer": str(texts.words()), "length": 24, "width": 16, "inner": 24, "depth": 3, "heads": 2, "local": 8,
+    },
     "clip": {
         "tokenizer": str(texts.words()), "length": 16, "size": 24, "embed_dim": 16, "text_width": 16, "text_depth": 2,
         "text_heads": 2, "backbone": RESNET,
@@ -254,8 +275,9 @@ SETS = {
 """The fixture of real samples for the methods of a family that is not shown digits."""
 COLOURED = {"colorization"}
 """Methods that find nothing to learn in greys."""
+TEXTUAL = ("bert", "roberta", "t5", "albert", "bart", "electra", "simcse", "modernbert", "clip")
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("bert", "clip"), ("tokenizers", "transformers")),
+    **dict.fromkeys(TEXTUAL, ("tokenizers", "transformers")),
     **dict.fromkeys(("wav2vec2", "hubert", "data2vec_audio"), ("transformers",)),
 }
 """What a method needs of an extra."""

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 
 from headrace.models import METHODS, Method, MethodEntry, build_method
 from headrace.models.layout import channels_last
-from headrace.pipeline import Batch, Clip, ClipSpec, MaskedTokens, TextSpec, TokenMask, TubeMask, View, ViewSpec
+from headrace.pipeline import (
+    Batch,
+    Clip,
+    ClipSpec,
+    MaskedTokens,
+    PackedTextSpec,
+    TextSpec,
+    TokenMask,
+    TubeMask,
+    View,
+    ViewSpec,
+)
 from headrace.pipeline.masks import RandomMask
 from headrace.shards import Field, ShardSet, open_shards, write_shards
 from headrace.tools.doctor import diagnose
@@ -76,6 +87,18 @@ class Words(Method):
         return {"loss": nn.functional.cross_entropy(guess, batch["text"].tokens[:, 1])}
 
 
+class Packed(Words):
+    """The same of blocks of several texts: more blocks than there are samples."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.inputs = PackedTextSpec(tokenizer=config.tokenizer, length=8, masks=(TokenMask(),))
+
+    def encode(self, batch: Batch) -> Tensor:
+        features: Tensor = self.backbone(batch["text"].tokens).mean(1)
+        return features
+
+
 class Pairs(Method):
     """An image and the text beside it agree."""
 
@@ -95,7 +118,7 @@ class Pairs(Method):
 
 @pytest.fixture(autouse=True)
 def _methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, method in {"clips": Clips, "words": Words, "pairs": Pairs}.items():
+    for name, method in {"clips": Clips, "words": Words, "packed": Packed, "pairs": Pairs}.items():
         monkeypatch.setitem(METHODS, name, MethodEntry(Config, method, "pretext", "", ""))
 
 
@@ -158,6 +181,39 @@ def test_any_modality_trains_and_resumes(method: str, shards: ShardSet, tmp_path
     assert all(record["grad_norm"] > 0 for record in read_metrics(tmp_path))
     loaded = load_run(tmp_path)[1].state_dict()
     assert loaded.keys() == final_state(tmp_path)["model"].keys()
+
+
+@pytest.mark.peer("tokenizers")
+def test_packed_texts_train_resume_and_are_probed_one_by_one(
+    shards: ShardSet, tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, with batches that hold more blocks than the set has samples."""
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+
+    class Crash(Exception):
+        pass
+
+    def crash(record: dict[str, Any]) -> None:
+        if record["step"] == 5:
+            raise Crash
+
+    plain = ["batch_size=40", "precision=float32"]
+    whole = train(run_of("packed", shards, tmp_path / "whole", tokenizer).with_overrides(plain), progress=False)
+    assert whole.step > 6
+    config = run_of("packed", shards, tmp_path / "parts", tokenizer)
+    config = config.with_overrides([*plain, "checkpoint.every_steps=2"])
+    with pytest.raises(Crash):
+        train(config, progress=False, on_step=crash)
+    train(config, progress=False)
+    ours, theirs = (final_state(tmp_path / name)["model"] for name in ("whole", "parts"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    scores = evaluate(tmp_path / "whole", shards.path, protocols=("knn",))
+    assert scores.keys() == {"input", "untrained", "trained"}
+    with pytest.raises(ConfigError, match=r"\d+ samples do not fill one batch of 100000"):
+        train(
+            run_of("packed", shards, tmp_path / "large", tokenizer).with_overrides(["batch_size=100000"]),
+            progress=False,
+        )
 
 
 @pytest.mark.peer("tokenizers")

@@ -108,7 +108,8 @@ input, with intervals of 95 %, and keeps what it finds of a run in RUN/results.j
 These leave the encoder as it is: knn, linear, fewshot, and the papers' heads trained by SGD, linear_simclr,
 linear_mae, linear_dino, linear_dinov2. These train it too, and take their time: finetune, finetune_mae,
 finetune_beit, detection. These read feature maps: segmentation, depth. robustness corrupts the test pictures. These
-learn nothing: retrieval, retrieval_text, zeroshot, meters. captions scores a file of predictions in the place of RUN.
+learn nothing: retrieval, retrieval_text, zeroshot, perplexity, meters. captions scores a file of predictions in the
+place of RUN.
 
   headrace eval --list
   headrace eval linear runs/first --data shards/train --test shards/val

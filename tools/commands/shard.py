@@ -24,7 +24,9 @@ from headrace.tools.errors import Terminated
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="imagenet, coco, cifar10, video, folder, mnist or shards")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="imagenet, coco, cifar10, video, sound, text, folder, mnist or shards"
+    )
     parser.add_argument("src", metavar="SRC", help="the raw data; `bundled` for the digits of mnist")
     parser.add_argument("out", metavar="OUT", help="folder of the shard set")
 

@@ -11,8 +11,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", metavar="DIR", help="shard set with texts or captions")
     parser.add_argument("--vocab", required=True, type=positive, metavar="N", help="tokens, the special ones counted")
     parser.add_argument(
-        "--kind", type=one_of("bpe", "wordpiece"), default="wordpiece", metavar="KIND",
-        help="bpe: byte-level, as RoBERTa's; wordpiece: lower-cased, as BERT's (default)",
+        "--kind", type=one_of("bpe", "wordpiece", "unigram"), default="wordpiece", metavar="KIND",
+        help="bpe: byte-level, as RoBERTa's; wordpiece: lower-cased, as BERT's (default); unigram: as T5's",
     )  # fmt: skip
     parser.add_argument("--out", required=True, type=named("tokenizer", ".json"), metavar="FILE.json", help="to write")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")

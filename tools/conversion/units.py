@@ -264,6 +264,8 @@ def versions_here(fields: Mapping[str, Field]) -> dict[str, str]:
     packages = {"headrace", *(package for field in fields.values() for package in CODECS.get(field.kind, ()))}
     if any(field.kind == "image" for field in fields.values()) and find_spec("pillow_heif") is not None:
         packages.add("pillow-heif")
+    if any(field.kind == "audio" for field in fields.values()) and find_spec("soundfile") is not None:
+        packages.add("soundfile")
     return {"manifest": str(VERSION), **{package: version(package) for package in sorted(packages)}}
 
 

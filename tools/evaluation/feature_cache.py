@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 
 from headrace.pipeline.order.mixing import NO_LABEL
 from headrace.shards import ShardSet
+from headrace.shards.kept import ASIDE, trim
 from headrace.shards.remote.remote_set import cache_folder
 from headrace.tools.errors import UserError
 from headrace.tools.feature_rows import fill_rows, make_rows
@@ -28,8 +28,6 @@ VERSION = 2
 """Of the files, and of how features are computed."""
 CAPACITY = 16 << 30
 """Bytes that are kept, those of least recent use go first."""
-ABANDONED_S = 7 * 24 * 3600.0
-"""After which what a killed process left is removed."""
 ROWS, BAD = "features.npy", "bad.json"
 """Features of every sample, and why by the number of each that has none."""
 
@@ -108,7 +106,7 @@ class FeatureCache:
                     os.utime(folder)
                 return str(folder), str(folder)
             shutil.rmtree(folder)  # computed by a run that puts up with more
-        aside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+        aside = folder.with_name(f"{folder.name}.{os.getpid()}{ASIDE}")
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
@@ -123,7 +121,7 @@ class FeatureCache:
             root = cache.with_name(f"{cache.name}-features")
             with suppress(OSError):
                 root.mkdir(parents=True, exist_ok=True)
-                _trim(root, CAPACITY, keep=key)
+                trim(root, CAPACITY, keep=key)
                 return root / key
         if self._temporary is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="headrace-features-")
@@ -149,22 +147,3 @@ def _key(encoder: Encoder, shards: ShardSet) -> str | None:
     for text in (VERSION, torch.__version__, encoder.digest, shards.orientation, shards.manifest.to_json()):
         digest.update(f"{text}\n".encode())
     return digest.hexdigest()[:32]
-
-
-def _trim(root: Path, capacity: int, *, keep: str) -> None:
-    """Remove whole entries, those of least recent use first, until the rest fits."""
-    entries = []
-    for entry in root.iterdir():
-        if entry.name.endswith(".tmp"):
-            if time.time() - entry.stat().st_mtime > ABANDONED_S:
-                shutil.rmtree(entry, ignore_errors=True)
-            continue
-        sizes = [file.stat().st_size for file in entry.iterdir()]
-        entries.append((entry.stat().st_mtime, sum(sizes), entry))
-    held = sum(size for _, size, _ in entries)
-    for _, size, entry in sorted(entries):
-        if held <= capacity:
-            break
-        if entry.name != keep:
-            shutil.rmtree(entry, ignore_errors=True)
-            held -= size

@@ -9,6 +9,7 @@ from headrace.tools.evaluation.collapse import METERS
 from headrace.tools.evaluation.finetuned import FINETUNE, FINETUNE_BEIT, FINETUNE_MAE
 from headrace.tools.evaluation.frozen import FEWSHOT, KNN, LINEAR
 from headrace.tools.evaluation.maps import DEPTH, DETECTION, SEGMENTATION
+from headrace.tools.evaluation.perplexed import PERPLEXITY
 from headrace.tools.evaluation.protocol import Protocol
 from headrace.tools.evaluation.retrieved import RETRIEVAL, RETRIEVAL_TEXT, ZEROSHOT
 from headrace.tools.evaluation.robust import ROBUSTNESS
@@ -34,6 +35,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         RETRIEVAL,
         RETRIEVAL_TEXT,
         ZEROSHOT,
+        PERPLEXITY,
         METERS,
         CAPTIONS,
     )

@@ -96,9 +96,12 @@ def export(encoder: Encoder, format: str, out: Path, *, overwrite: bool = False)
     ours = function(*batch)
     description = {**describe(encoder.inputs, encoder.side), "network": encoder.name, "features": encoder.feature_dim}
     description |= {"format": format, "arguments": names(encoder)}
+    if isinstance(pooling := getattr(encoder.method, "pooling", None), str):
+        description["pooling"] = pooling
     also = [beside(out, way, name) for name in (FOLDER_OF_OURS, TOKENIZER)] if way.ending else []
     with placed(out, overwrite, also) as new:
         way.write(encoder, new, description)
+        _describe(encoder, new, way, description)
         theirs = way.run(new, batch)
         difference, largest = float((theirs - ours).abs().max()), float(ours.abs().max())
         if not difference <= way.tolerance * largest:
@@ -106,7 +109,6 @@ def export(encoder: Encoder, format: str, out: Path, *, overwrite: bool = False)
                 f"{encoder.name} cannot be exported as {format}: its features differ by {difference:.2g} there, "
                 f"where the largest is {largest:.2g}"
             )
-        _describe(encoder, new, way, description)
     return Exported(out, encoder.feature_dim, difference, largest, SAMPLES)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headrace.pipeline import Batch, ClipSpec, Normalize, SoundSpec, TextSpec, ViewSpec
+from headrace.pipeline import Batch, ClipSpec, Normalize, PackedTextSpec, SoundSpec, TextSpec, ViewSpec
 from headrace.pipeline.batch import Views, normalize_images
 from headrace.pipeline.sounds.sounds import DrawnSounds, Sounds
 from headrace.pipeline.streams import LONE, Spec, lone_spec
@@ -99,14 +99,17 @@ def example(encoder: Encoder, samples: int, seed: int = 0) -> tuple[Tensor, ...]
     are; random sounds; random tokens, of which the first text has as many as there may be."""
     spec, draw = shown(encoder), np.random.default_rng(seed)
     if isinstance(spec, TextSpec):
-        tokens = torch.from_numpy(draw.integers(0, TextTokenizer(spec.tokenizer).vocabulary, (samples, spec.length)))
+        tokenizer = TextTokenizer(spec.tokenizer)
+        drawn = draw.integers(tokenizer.first_ordinary, tokenizer.vocabulary, (samples, spec.length))
         lengths = torch.from_numpy(draw.integers(1, spec.length + 1, samples))
         lengths[0] = spec.length
         attention = (torch.arange(spec.length) < lengths[:, None]).long()
+        tokens = torch.where(attention.bool(), torch.from_numpy(drawn), tokenizer.padding_id)
         return tokens, attention, torch.zeros_like(tokens)
     if isinstance(spec, SoundSpec):
         shape = (samples, *spec.sounds[0].shape)
         return (torch.from_numpy(draw.standard_normal(shape, dtype=np.float32)),)
+    assert not isinstance(spec, PackedTextSpec)  # its plain form is what is shown
     view = spec.views[0] if isinstance(spec, ViewSpec) else spec.clips[0].view
     time = (spec.clips[0].frames,) if isinstance(spec, ClipSpec) else ()
     side = encoder.side or view.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from headrace.models.parts.backbones import built_as
 from headrace.pipeline import SoundSpec, TextSpec
 from headrace.tools.errors import UserError
 from headrace.tools.exporting.function import shown
+from headrace.tools.placing import FOLDER_OF_OURS
 from headrace.train.encoders import Encoder, describe
 from headrace.train.encoders.preprocessing import timm_says
 from headrace.train.encoders.timm_network import CONFIG, METADATA, WEIGHTS, Made
@@ -173,8 +175,9 @@ def write_transformers(encoder: Encoder, out: Path) -> None:
 
 
 def run_transformers(out: Path, tensors: tuple[Tensor, ...]) -> Tensor:
-    """Features as transformers makes them: pooled ones of images; of texts and of waves, as they come from the loader,
-    the mean of the last states, the special tokens' too."""
+    """Features as transformers makes them: pooled ones of images; of waves, as they come from the loader, and of texts
+    the mean of the last states, the special tokens' too, or that of the first token, as preprocessing.json says; of a
+    network with a decoder, the encoder's."""
     transformers = _transformers()
     with _quiet(transformers):
         model = transformers.AutoModel.from_pretrained(out, local_files_only=True).eval()
@@ -183,7 +186,12 @@ def run_transformers(out: Path, tensors: tuple[Tensor, ...]) -> Tensor:
     if len(tensors) == 1:
         return model(*tensors).pooler_output
     tokens, attention, segments = tensors
-    states = model(input_ids=tokens, attention_mask=attention, token_type_ids=segments).last_hidden_state
+    asked = {"input_ids": tokens, "attention_mask": attention}
+    if "token_type_ids" in inspect.signature(model.forward).parameters:
+        asked["token_type_ids"] = segments
+    states = (model.get_encoder() if model.config.is_encoder_decoder else model)(**asked).last_hidden_state
+    if json.loads((out / FOLDER_OF_OURS).read_text(encoding="utf-8"))["pooling"] == "first":
+        return states[:, 0]
     weight = attention[:, :, None].to(states.dtype)
     return (states * weight).sum(dim=1) / weight.sum(dim=1)
 
@@ -196,8 +204,8 @@ def _write_tokenizer(transformers: Any, spec: TextSpec, out: Path) -> None:
     )
     known = tokenizer.get_vocab()
     special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    if "<mask>" in known:
-        special = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+    if "</s>" in known:
+        special = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "eos": "</s>", "mask": "<mask>"}
     tokenizer.add_special_tokens({f"{name}_token": token for name, token in special.items() if token in known})
     tokenizer.save_pretrained(out)
 

@@ -78,6 +78,10 @@ class AudioInfo:
     codec: str
     """FFmpeg's name of the decoder, such as flac."""
 
+    def meta(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
 
 def probe_video(data: bytes, *, whole: bool = False) -> VideoInfo:
     """Read a video to its end, decode its beginning and what follows its last key frame, or all of it where that is

@@ -106,6 +106,9 @@ td.figure{width:34%}
 tr.best th,tr.best b{font-weight:700}
 table.plain th{width:32%;color:var(--soft)}
 .wide{overflow-x:auto;margin:0 0 18px}.wide h3{margin:0;font-size:14px;font-weight:600}
+.reading{display:flex;flex-wrap:wrap;align-items:baseline;gap:3px 6px;margin:0 0 14px}
+.reading span{max-width:100%;overflow-wrap:anywhere}.reading b{font-weight:600}.reading s{color:var(--soft)}
+.reading .right,.reading .wrong{border-bottom:2px solid var(--s0)}.reading .wrong{border-color:var(--s1)}
 small{color:var(--soft);font-size:12px;font-weight:400;white-space:nowrap}
 table.metrics th:first-child{width:32%}table.metrics b{font-weight:400}table.metrics tr.best b{font-weight:700}
 .confusion{max-width:560px}.confusion .right{fill:var(--s0)}.confusion .wrong{fill:var(--s1)}
@@ -128,6 +131,12 @@ stroke-width:5px;stroke-linejoin:round;pointer-events:none}
 border:1px solid var(--line);border-radius:8px;box-shadow:0 4px 16px #0003;font-size:12px;text-align:center}
 .peek div{image-rendering:pixelated;border-radius:4px}
 @media (max-width:600px){main{padding:20px 10px 40px}section{padding:16px 14px}}
+audio{display:block;width:100%;margin:0 0 10px}
+.tokens{margin:0 0 12px;line-height:2}
+.tokens span{display:inline-block;vertical-align:top;line-height:1.3;padding:0 2px}
+.tokens .special{color:var(--accent)}
+.tokens .to-predict{background:var(--line);border-radius:4px}
+.tokens small{display:block}
 pre{margin:0;overflow:auto;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace}
 """
 

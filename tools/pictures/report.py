@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headrace.models import Method
-from headrace.pipeline import ClipSpec, ViewSpec
+from headrace.models import Method, Piece
+from headrace.pipeline import ClipSpec, SoundSpec, ViewSpec
 from headrace.shards import ShardError, open_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
@@ -31,9 +31,10 @@ from headrace.tools.pictures.show_clips import clips_of
 from headrace.tools.pictures.show_views import augmented
 from headrace.train import RunConfig, load_run, read_ending, read_metrics
 from headrace.train.metrics import Record
-from headrace.train.pictures import drawn_pictures
+from headrace.train.pictures import drawn_pictures, saved_readings
 
 GALLERY_SAMPLES = 9
+HEARD_SAMPLES = 3
 
 # metric, name and unit, holds a share of 1, axis starts at 0
 CURVES = (
@@ -79,6 +80,7 @@ def write_report(folder: Path, runs: Mapping[str, Path] | None = None, *, seed: 
         Section("Training", endings(runs), training_charts(metrics)),
         gallery(config, method),
         pictures(first),
+        readings(first),
         *feature_sections(method, read_results(first).get("test") or config.data, seed),
         Section("Configuration", "Saved with the run; it starts the run again.", resolved_config(runs)),
         Section("Environment", "Where this page was made.", definitions(environment())),
@@ -189,12 +191,43 @@ def pictures(run: Path) -> Section:
     return Section("What the method makes of them", note, rows)
 
 
+READINGS_NOTE = (
+    "Of each token that the method was to name: what it saw there, what it says, and, where that is wrong, what stood "
+    "there. Pieces of words are written as the vocabulary writes them."
+)
+
+
+def readings(run: Path) -> Section:
+    """Texts with what the method said last of the tokens that it was to name, and before its first step."""
+    saved = {step: texts for step, texts in saved_readings(run).items() if texts}
+    html = ""
+    for step in sorted({min(saved), max(saved)}) if saved else ():
+        asked = [piece for text in saved[step] for piece in text if piece.said is not None]
+        right = sum(piece.said == piece.token for piece in asked)
+        when = f"after step {step:,}" if step else "before the first step"
+        html += f"<h3>{when}: {right} of {len(asked)} right</h3>"
+        html += "".join(f'<p class="reading">{"".join(map(_piece, text))}</p>' for text in saved[step])
+    return Section("What the method reads", READINGS_NOTE if html else "", html)
+
+
+def _piece(piece: Piece) -> str:
+    """A token; of one that was to be named, what was shown, what was said, and what stood there."""
+    if piece.said is None:
+        return f"<span>{escape(piece.token)}</span>"
+    shown = f"<small>{escape(piece.shown)}</small> " if piece.shown else ""
+    right = piece.said == piece.token
+    said = f"<b>{escape(piece.said)}</b>" if right else f"<s>{escape(piece.said)}</s> <b>{escape(piece.token)}</b>"
+    return f'<span class="{"right" if right else "wrong"}">{shown}{said}</span>'
+
+
 def gallery(config: RunConfig, method: Method) -> Section:
-    """Stored samples beside the views of the run's first epoch, or its clips, which play; empty for a method of texts
-    or sounds."""
+    """Stored samples beside the views of the run's first epoch, or its clips, which play, or its sounds, which can be
+    heard; empty for a method of texts."""
     heading = "What the method sees"
     if isinstance(method.inputs, ClipSpec):
         return playing(config, method.inputs)
+    if isinstance(method.inputs, SoundSpec):
+        return heard(config, method.inputs)
     if not isinstance(method.inputs, ViewSpec):
         return Section(heading, "", "")
     try:
@@ -225,6 +258,21 @@ def playing(config: RunConfig, inputs: ClipSpec) -> Section:
         return Section(heading, missing(config.data, error), "")
     figure = f'<figure class="row"><img src="{webp_uri(shown)}" alt=""><figcaption>clips</figcaption></figure>'
     return Section(heading, "Clips of epoch 0, with the numbers that drew them.", figure)
+
+
+def heard(config: RunConfig, inputs: SoundSpec) -> Section:
+    """Some sounds of the run's first epoch, to be heard, with their spectrograms."""
+    heading = "What the method hears"
+    try:
+        from headrace.tools.pictures.pages import SOUNDS_NOTE, sound_sections  # needs an extra
+
+        with open_shards(config.data) as shards:
+            found = delivered(shards, inputs, count=HEARD_SAMPLES, seed=config.seed)
+            sounds = sound_sections(shards, list(found.values()))
+    except (ShardError, UserError, OSError, ImportError) as error:
+        return Section(heading, missing(config.data, error), "")
+    html = "".join(f"<h3>{escape(each.heading)}</h3>{each.html}" for each in sounds)
+    return Section(heading, SOUNDS_NOTE, html)
 
 
 def resolved_config(runs: Mapping[str, Path]) -> str:

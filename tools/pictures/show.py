@@ -7,20 +7,23 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from headrace.pipeline import ClipSpec, Inputs, SoundSpec, Spec, TextSpec, ViewSpec, streams_of
+from headrace.pipeline import ClipSpec, Inputs, PackedTextSpec, SoundSpec, Spec, TextSpec, ViewSpec, streams_of
 from headrace.pipeline.streams import spec_of
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import redact
 from headrace.tools.errors import UserError
 from headrace.tools.pictures.animation import save_animated
-from headrace.tools.pictures.canvas import check_request, save
+from headrace.tools.pictures.canvas import check_count, check_request, save
 from headrace.tools.pictures.delivered import Delivered, delivered
 from headrace.tools.pictures.show_clips import clips_of, draw_clips
 from headrace.tools.pictures.show_sounds import draw_sounds, sounds_of
+from headrace.tools.pictures.show_texts import draw_texts, texts_of
 from headrace.tools.pictures.show_views import draw_masks, draw_tiles, draw_views, views_of
 
 PICTURED = {"views": draw_views, "masks": draw_masks, "tiles": draw_tiles}
 """What can be drawn of images."""
+PAGED = ("sounds", "texts")
+"""What can be shown as a page."""
 
 
 def shown(inputs: Inputs) -> dict[str, list[str]]:
@@ -33,7 +36,7 @@ def shown(inputs: Inputs) -> dict[str, list[str]]:
 
 
 def _kinds(spec: Spec) -> list[str]:
-    if isinstance(spec, TextSpec):
+    if isinstance(spec, TextSpec | PackedTextSpec):
         return ["texts"]
     if isinstance(spec, SoundSpec):
         return ["sounds", *["masks"] * bool(spec.masks)]
@@ -52,10 +55,11 @@ def show(
     seed: int = 0,
     epoch: int = 0,
 ) -> list[Path]:
-    """Draw `count` samples into the picture `out`, or where several streams have what is asked for, a picture each.
+    """Draw `count` samples into the picture `out`, or where several streams have what is asked for, a picture each;
+    sounds and texts also into a page (.html), where sounds can be heard.
 
     Args:
-        what: "views", "masks", "tiles", "clips" or "sounds".
+        what: "views", "masks", "tiles", "clips", "sounds" or "texts".
 
     Returns:
         The files; of several streams `out` with the stream's name behind its own. Clips play in a WebP beside each.
@@ -65,7 +69,11 @@ def show(
             in `inputs` or in the set.
         ShardError: if the shard set at `path` cannot be read.
     """
-    check_request(out, count)
+    as_page = what in PAGED and out.suffix.lower() == ".html"
+    if as_page:
+        check_count(count)
+    else:
+        check_request(out, count)
     names = shown(inputs).get(what, [])
     if not names:
         raise UserError(f"there are no {what}; there are {' and '.join(shown(inputs))}")
@@ -74,6 +82,9 @@ def show(
     files = []
     with open_shards(path) as shards:
         found = delivered(shards, inputs, count=count, seed=seed, epoch=epoch)
+        if as_page:
+            _write_page(what, out, shards, [found[name] for name in names], title)
+            return [out]
         for name in names:
             files.append(out if lone else out.with_stem(f"{out.stem}_{name}"))
             one, named = found[name], title if lone else f"{title}, {name}"
@@ -86,7 +97,18 @@ def show(
     return files
 
 
+def _write_page(what: str, out: Path, shards: ShardSet, streams: list[Delivered], title: str) -> None:
+    from headrace.tools.pictures.pages import write_sounds_page, write_texts_page  # sounds need an extra
+
+    if what == "texts":
+        write_texts_page(out, [text for one in streams for text in texts_of(one)], title)
+    else:
+        write_sounds_page(out, shards, streams, title)
+
+
 def _figure(what: str, shards: ShardSet, one: Delivered, title: str) -> Figure:
+    if isinstance(one.spec, TextSpec | PackedTextSpec):
+        return draw_texts(texts_of(one), title)
     if isinstance(one.spec, SoundSpec):
         return draw_sounds(sounds_of(one, masks=what == "masks"), title)
     assert isinstance(one.spec, ViewSpec)

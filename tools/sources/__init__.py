@@ -4,7 +4,7 @@ import os
 
 from headrace.shards.remote.remote import is_remote
 from headrace.tools.errors import UserError
-from headrace.tools.sources import cifar10, coco, folder, imagenet, mnist, shards, video
+from headrace.tools.sources import cifar10, coco, folder, imagenet, mnist, shards, sound, text, video
 from headrace.tools.sources.left_out import counted
 from headrace.tools.sources.listing import StrPath, below, findable
 from headrace.tools.sources.source import BadSample, Source, SourceData
@@ -16,10 +16,12 @@ SOURCES: dict[str, Source] = {
     "imagenet": imagenet.read,
     "coco": coco.read,
     "video": video.read,
+    "sound": sound.read,
+    "text": text.read,
     "shards": shards.read,
 }
 
-WALKED = {"folder": ("",), "video": ("",), "imagenet": ("train", "val")}
+WALKED = {"folder": ("",), "video": ("",), "sound": ("",), "text": ("",), "imagenet": ("train", "val")}
 """Folders in SRC in which a source takes what it finds."""
 
 

@@ -102,23 +102,23 @@ class GzipArchive(ArchiveFile):
     """A .gz, whole or in parts that follow each other, read at offsets of what it unpacks to.
 
     It is gone through once, which finds damage and notes places to begin at. A read then unpacks half of
-    `SEEK_SPACING` more than it needs, on average.
+    `spacing` bytes more than it needs, on average.
 
     Raises:
         UserError: It is damaged or cut off, unpacks to far more than such files do, or indexed_gzip is missing.
     """
 
-    def __init__(self, parts: Sequence[Path]) -> None:
+    def __init__(self, parts: Sequence[Path], spacing: int = SEEK_SPACING) -> None:
         try:
             from indexed_gzip import IndexedGzipFile
         except ImportError as error:
-            raise UserError(f"{parts[0]}: unpack it, or pip install headrace[video]") from error
+            raise UserError(f"{parts[0]}: unpack it, or pip install headrace[video] or headrace[sound]") from error
         self.path = parts[0]
         files = [ArchiveFile(part) for part in parts]
         self.status = [file.status[0] for file in files]
         self._joined = joined = Joined(files)
         self._lock = threading.Lock()
-        self._file = IndexedGzipFile(fileobj=io.BufferedReader(joined, CHUNK), spacing=SEEK_SPACING)
+        self._file = IndexedGzipFile(fileobj=io.BufferedReader(joined, CHUNK), spacing=spacing)
         try:
             self.size = self._go_through(MAX_RATIO * joined.size + SEEK_SPACING)
             self._check_readable()

@@ -286,13 +286,22 @@ def leans(stem: str, kind: str, stems: Mapping[str, list[tuple[str, str]]]) -> b
     )
 
 
-def source_data(root: Path, classes: list[str], scanned: Scan, meta: bool = False) -> SourceData:
-    """The samples as the converter wants them, with `meta` also a field "meta" that says what the video holds."""
+def source_data(
+    root: Path,
+    classes: list[str],
+    scanned: Scan,
+    meta: bool = False,
+    check: Callable[[bytes], Any] | None = None,
+) -> SourceData:
+    """The samples as the converter wants them, with `meta` also a field "meta" that says what the video or sound holds,
+    as `check` finds it; None is `media_check`'s."""
     files, fields, left_out = scanned
     leader = next(iter(fields))
     paths = [relative(file.path, os.fspath(root)) for file in files]
     keys = unique_keys(paths)
     checks = {name: media_check(field.kind) for name, field in fields.items()}
+    if check is not None:
+        checks[leader] = check
     fingerprint = Fingerprint(fields)
     for path, file in zip(paths, files, strict=True):
         fingerprint.name(path)

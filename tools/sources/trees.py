@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from headrace.tools.errors import UserError
 from headrace.tools.progress import say
 from headrace.tools.sources.archives import (
     MAX_UNPACKED,
+    SEEK_SPACING,
     ArchiveFile,
     GzipArchive,
     ZipEntry,
@@ -62,15 +63,27 @@ class Member(NamedTuple):
     """Of a rar, its name there."""
 
 
+def small_spacing(size: int) -> int:
+    """Bytes between the places at which reading from a .gz of some bytes may begin, where half of that is unpacked for
+    each small file that is read: the places take some 64 MB of memory, or less."""
+    return min(SEEK_SPACING, max(1 << 20, size // 2048))
+
+
 class Tree:
     """Files by their paths below `src`, with slashes; those in an archive by their names there.
 
     Where an archive and the folder hold the same path, the archive's file is taken, since a tree may be half unpacked.
     UserError where `src` is neither a folder nor a tar, zip or rar, or where an archive is damaged.
+
+    Args:
+        src: the folder, or one archive.
+        gzipped: whether `src` may be a .tar.gz as well, and whether reading from those begins at more places: for files
+            of some hundred kilobytes and less, see `small_spacing`.
     """
 
-    def __init__(self, src: Path) -> None:
+    def __init__(self, src: Path, *, gzipped: bool = False) -> None:
         self.src = src
+        self._small = gzipped
         self.packed: list[str] = []
         """Compressed files that are not read from, unless by `look_into_packed`."""
         self.left_out = LeftOut()
@@ -91,6 +104,8 @@ class Tree:
             self._add_archive(src)
         elif is_file(src) and src.name.endswith(RAR):
             self._add_rar(src)
+        elif gzipped and is_file(src) and src.name.endswith(GZIPPED):
+            self._add_gzipped([src])
         elif is_file(src):
             hint = unpack_hint([src.name]) if src.name.endswith(PACKED) else "expected a folder, a .tar, .zip or .rar"
             raise UserError(f"{src}: {hint}")
@@ -102,9 +117,9 @@ class Tree:
         self.names = sorted(names.union(self._members))
         """Paths of all files."""
 
-    def look_into_packed(self) -> bool:
-        """Add the files of every .rar and .tar.gz that lies in the folder, and of a .tar.gz in parts; False where there
-        is none.
+    def look_into_packed(self, wanted: Callable[[str], bool] = lambda name: True) -> bool:
+        """Add the files of every .rar and .tar.gz that lies in the folder and whose name is wanted, and of a .tar.gz in
+        parts; False where there is none.
 
         A .tar.gz has to be gone through once, and files of a .rar are unpacked one by one, so this is for a tree that
         lacks what it should hold.
@@ -113,11 +128,10 @@ class Tree:
         rars = [name for name in here if name.endswith(RAR) and not LATER_VOLUME.search(name)]
         for name in rars:
             self._add_rar(self.src / name)
-        groups = [[name] for name in here if name.endswith(GZIPPED)]
+        groups = [[name] for name in here if name.endswith(GZIPPED) and wanted(name)]
         parts = [name for name in here if PART.fullmatch(name)]
         for group in [*groups, *([parts] if parts else [])]:
-            say(f"{self.src / group[0]}: going through it once; unpacked files would be read at once")
-            self._add_archive(self.src / group[0], GzipArchive([self.src / name for name in group]))
+            self._add_gzipped([self.src / name for name in group])
         self.names = sorted({*self.names, *self._members})
         self.packed = [name for name in self.packed if name not in rars and [name] not in groups]
         return bool(rars or groups or parts)
@@ -131,6 +145,11 @@ class Tree:
         )
         for name, entry in entries:
             self._add(name, Member(archive, entry))
+
+    def _add_gzipped(self, parts: list[Path]) -> None:
+        say(f"{parts[0]}: going through it once; unpacked files would be read at once")
+        spacing = small_spacing(sum(part.stat().st_size for part in parts)) if self._small else SEEK_SPACING
+        self._add_archive(parts[0], GzipArchive(parts, spacing))
 
     def _add_rar(self, path: Path) -> None:
         archive = RarArchive(path)

@@ -80,7 +80,8 @@ def replay(capsule: str | Path, *, data: str = "", method: Callable[[], Method] 
                 f"{folder}: is of a step on {state['world_size']} ranks, and here is {world.size}: start it by "
                 f"torchrun --nproc-per-node {state['world_size']} --no-python headrace replay {folder}"
             )
-        if len(shards) != (samples := state["loader"]["samples"]):
+        kept = state["loader"]
+        if len(shards) != (samples := kept.get("documents", kept["samples"])):
             raise RunError(
                 f"{folder}: is of a set of {samples} samples, {place} has {len(shards)}; --data says where it is now"
             )

@@ -100,7 +100,8 @@ def data2vec2_small(*, data: str = "", out: str = "") -> RunConfig:
 def capi_small(*, data: str = "", out: str = "") -> RunConfig:
     """A tiny ViT on 36 patches of 4 x 4 pixels, of which 13 are seen and 6 predicted, and 64 clusters.
 
-    The slow copy follows faster than the authors', as a short run asks.
+    The slow copy follows faster than the authors', as a short run asks. It shows that CAPI runs, and no more: features
+    of digits became worse than an untrained network's (benchmarks/learning/unlearnt.py).
     """
     model = CAPIConfig(
         **small_views(),

@@ -69,7 +69,7 @@ class RhoSwAV(Method):
         config = self.config
         projections = [self.projector(self.backbone(clips)) for clips in batch.normalized()]
         scores = [self.prototypes(F.normalize(z, dim=1)) for z in projections]
-        targets = [sinkhorn(each, config.epsilon, config.sinkhorn_iterations) for each in scores]
+        targets = [sinkhorn(each, config.epsilon, config.sinkhorn_iterations, slack=0.0) for each in scores]
         terms = [
             swapped_prediction(pair, assigned, config.temperature)
             for pair, assigned in zip(pairwise(scores), pairwise(targets), strict=True)

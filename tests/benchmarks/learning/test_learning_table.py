@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from headrace.benchmarks.learning import table
 from headrace.benchmarks.learning.records import INPUT, OURS, PEER, Trial
 from headrace.benchmarks.learning.speed import Speed
 from headrace.benchmarks.learning.table import MethodsReport, as_markdown, row, save
@@ -55,7 +56,8 @@ def test_a_row_holds_means_over_the_seeds_and_medians_over_the_rounds() -> None:
     assert (ALONE.peer, ALONE.peer_scores, ALONE.samples_per_s, ALONE.peer_samples_per_s) == (None,) * 4
 
 
-def test_the_table_shows_spreads_and_leaves_empty_what_there_is_not() -> None:
+def test_the_table_shows_spreads_and_leaves_empty_what_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "UNLEARNT", {"capi": "nobody knows why"})
     lines = as_markdown(REPORT).splitlines()
     both = (
         "| simclr | 2 | 93.0 (90.0 to 96.0) | 25.0 (25.0 to 25.0) | 50.0 | 83.0 (80.0 to 86.0) | 1,000 | 600 | c0ffee |"
@@ -66,7 +68,11 @@ def test_the_table_shows_spreads_and_leaves_empty_what_there_is_not() -> None:
         "## Digits, k-NN",
         "## Digits, linear",
         "## Not measured",
+        "## Not shown to learn",
     ]
+    assert "- capi: nobody knows why" in lines
+    monkeypatch.setattr(table, "UNLEARNT", {})
+    assert "learn" not in as_markdown(REPORT).rpartition("## ")[2]
     assert "- stamps: there is no apt-get" in lines
     assert "do not quote" not in as_markdown(REPORT)
 

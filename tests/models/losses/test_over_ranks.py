@@ -33,11 +33,13 @@ from headrace.models.losses import (
     masked_siamese_terms,
     masked_token_loss,
     next_patch_loss,
+    next_token_loss,
     noise_contrastive,
     nt_xent,
     pixel_cross_entropy,
     queue_info_nce,
     relation_loss,
+    replaced_token_loss,
     scaled_regression,
     second_moment,
     sigreg,
@@ -86,6 +88,11 @@ def soft_bins_of(z1: Tensor, z2: Tensor) -> Tensor:
     return soft_bin_loss(logits, nearest[:, None, None], share[:, None, None], z2.detach()[:, :1, None].exp())
 
 
+def some_labels(z1: Tensor, z2: Tensor) -> Tensor:
+    """Not of every row, so that ranks have different numbers."""
+    return z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -100)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda z1, z2: nt_xent(z1, z2, 0.2),
     "queue_info_nce": lambda z1, z2: queue_info_nce(z1, z2, F.normalize(draw(16, D, seed=5), dim=1), 0.2),
@@ -102,7 +109,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cluster_cross_entropy": lambda z1, z2: cluster_cross_entropy(
         z1, z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -1), 0.1
     ),
-    "masked_token_loss": lambda z1, z2: masked_token_loss(z1, z2.argmax(1).where(z2.argmax(1) != z1.argmax(1), -100)),
+    "masked_token_loss": lambda z1, z2: masked_token_loss(z1, some_labels(z1, z2), added=1e-5),
+    "next_token_loss": lambda z1, z2: next_token_loss(z1, some_labels(z1, z2), normalizer_weight=0.1),
+    "replaced_token_loss": lambda z1, z2: replaced_token_loss(z1, z2 > 0, z2 > z1, added=1e-6),
     "next_patch_loss": lambda z1, z2: next_patch_loss(z1[..., None], z2[..., None], 1 + z2.argmax(1) % (D - 1)),
     "target_regression": lambda z1, z2: target_regression(
         z1[:, None, :, None], z2[:, None, :, None], 1 + z2.argmax(1, keepdim=True)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from headrace.models import build_method
 from headrace.models.parts.texts import chosen_places
-from headrace.pipeline import Batch, Loader, MaskedTokens, Texts, TextSpec, TokenMask
+from headrace.pipeline import Batch, Loader, TextSpec, TokenMask
 from headrace.shards import ShardSet
 from tests import texts
+from tests.models.text_batches import batches_of, parts_of, same_gradients, texts_of, with_weights_of
 from tests.models.tiny_methods import TINY, tiny
 
 pytestmark = pytest.mark.peer("tokenizers", "transformers")
@@ -24,44 +25,22 @@ pytestmark = pytest.mark.peer("tokenizers", "transformers")
 CLS, SEP, MASK = 2, 3, 4
 
 
-def batches_of(method: Any, shards: ShardSet, inputs: TextSpec | None = None, size: int = 20) -> list[Batch]:
-    with Loader(shards, inputs or method.inputs, size, threads=1) as loader:
-        return list(loader)
-
-
-def parts_of(batch: Batch) -> tuple[Texts, MaskedTokens]:
-    (masked,) = texts_of(batch).masks
-    assert isinstance(masked, MaskedTokens)
-    return texts_of(batch), masked
-
-
-def texts_of(batch: Batch) -> Texts:
-    found: Texts = batch["text"]
-    return found
-
-
 def with_masked(batch: Batch, **changes: Tensor) -> Batch:
     texts, masked = parts_of(batch)
     return replace(batch, streams={"text": replace(texts, masks=[masked._replace(**changes)])})
 
 
-def judge_of(method: Any) -> nn.Module:
+def judge_of(method: Any) -> Any:
     """`transformers`' model with the weights of ours."""
     from transformers import BertForPreTraining
 
-    judge = BertForPreTraining(method.backbone.config).double()
     names = {
         "head.dense": "cls.predictions.transform.dense", "head.norm": "cls.predictions.transform.LayerNorm",
         "next_sentence": "cls.seq_relationship", "backbone": "bert",
     }  # fmt: skip
-    state = {"cls.predictions.bias": method.head.bias, "cls.predictions.decoder.bias": method.head.bias}
-    state["cls.predictions.decoder.weight"] = method.head.weight
-    for key, value in method.state_dict().items():
-        for ours, theirs in names.items():
-            if key.startswith(f"{ours}."):
-                state[theirs + key.removeprefix(ours)] = value
-    judge.load_state_dict(state)
-    return judge
+    tied = {"head.bias": ["cls.predictions.bias", "cls.predictions.decoder.bias"]}
+    tied["head.weight"] = ["cls.predictions.decoder.weight"]
+    return with_weights_of(method, BertForPreTraining(method.backbone.config), names, tied)
 
 
 def test_with_the_same_weights_it_is_transformers_with_its_gradient(texts_webdataset: ShardSet) -> None:
@@ -94,10 +73,7 @@ def test_with_the_same_weights_it_is_transformers_with_its_gradient(texts_webdat
         "head.bias": "cls.predictions.bias",
         "next_sentence.bias": "cls.seq_relationship.bias",
     }
-    ours, others = dict(method.named_parameters()), dict(judge.named_parameters())
-    for name, other in by_name.items():
-        assert ours[name].grad.abs().max() > 0, name
-        torch.testing.assert_close(ours[name].grad, others[other].grad, rtol=1e-9, atol=1e-12)
+    same_gradients(method, judge, by_name)
 
 
 def test_it_has_the_authors_values() -> None:

@@ -99,7 +99,7 @@ def terms(name: str, method: Any, clips: list[Tensor]) -> list[Tensor]:
         found = []
         for pair in pairs:
             scores = [method.prototypes(F.normalize(z, dim=1)) for z in pair]
-            q = [sinkhorn(each, 0.05, 3) for each in scores]
+            q = [sinkhorn(each, 0.05, 3, slack=0.0) for each in scores]
             crossed = [-(q[i] * F.log_softmax(scores[1 - i] / 0.1, dim=1)).sum(dim=1).mean() for i in (0, 1)]
             found.append(sum(crossed) / 2)
         return found  # type: ignore[return-value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ NORMALIZE = Normalize(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 SMALL_STEM = BackboneConfig(name=RESNET.name, options=RESNET.options, stem="small")
 FEATURE_NORM = BackboneConfig(name=RESNET.name, options=RESNET.options, feature_norm=True)
 VIT = BackboneConfig(name="vit_tiny_patch16_224", options=VIT_OPTIONS)
+TEXTUAL = ("bert", "roberta", "t5", "albert", "bart", "electra", "simcse", "modernbert")
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet": ("rotation", {"size": 32, "normalize": NORMALIZE, "backbone": RESNET}),
     "normed": ("rotation", {"size": 32, "backbone": FEATURE_NORM}),
@@ -38,14 +40,14 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "ijepa": ("ijepa", {}),
     "capi": ("capi", {}),
     "by_view": ("rotation", {"size": 24, "normalize": Normalize(per_view=True), "backbone": RESNET}),
-    "bert": ("bert", {}),
+    **{name: (name, {}) for name in TEXTUAL},
 }  # fmt: skip
 """Method and the fields of its config, by a name of ours."""
 EXPORTS = [
     ("resnet", "timm"), ("resnet", "safetensors"), ("resnet", "transformers"),
     ("normed", "timm"), ("small", "onnx"), ("small", "torch"), ("vit", "timm"), ("mae", "timm"),
     ("mae", "transformers"), ("ijepa", "safetensors"), ("capi", "torch"), ("by_view", "safetensors"),
-    ("bert", "transformers"), ("bert", "onnx"),
+    *((name, "transformers") for name in TEXTUAL), ("bert", "onnx"), ("t5", "torch"), ("simcse", "torch"),
 ]  # fmt: skip
 OUTSIDE = """
 import importlib.util, json, sys
@@ -72,7 +74,15 @@ def run(kind, path, given):
         model = AutoModel.from_pretrained(path, local_files_only=True).eval()
         if "images" in tensors:
             return model(pixel_values=tensors["images"]).pooler_output
+        with open(path + "/preprocessing.json") as file:
+            pooling = json.load(file)["pooling"]
+        if model.config.is_encoder_decoder:
+            model = model.get_encoder()
+        if model.config.model_type not in ("bert", "electra", "albert"):
+            del tensors["token_type_ids"]
         states = model(**tensors).last_hidden_state
+        if pooling == "first":
+            return states[:, 0]
         weight = tensors["attention_mask"][:, :, None].float()
         return (states * weight).sum(1) / weight.sum(1)
     if kind == "onnx":
@@ -166,8 +176,9 @@ def test_what_is_shown_stands_beside(made: Made) -> None:
         out = made.out(name, kind)
         beside = out / "preprocessing.json" if out.is_dir() else out.with_name(f"{out.name}.preprocessing.json")
         said = json.loads(beside.read_text(encoding="utf-8"))
-        if name == "bert":
+        if name in TEXTUAL:
             assert (said["kind"], said["length"]) == ("text", 24)
+            assert said["pooling"] == ("first" if name == "simcse" else "mean")
             assert beside.with_name(said["tokenizer"]).read_bytes()
         else:
             size, normalize = {"by_view": (24, None), "resnet": (32, NORMALIZE), "normed": (32, None)}.get(
@@ -209,3 +220,28 @@ def test_a_text_has_the_same_tokens_there(made: Made) -> None:
         assert theirs(line)["input_ids"] == [*ours.before, *tokens, *ours.behind]
     assert theirs.pad_token_id == ours.padding_id
     assert theirs.model_max_length == 24
+
+
+@pytest.mark.peer("transformers", "tokenizers", "onnx", "onnxruntime", "onnxscript")
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_a_decoder_comes_with_its_encoder(name: str, made: Made) -> None:
+    """And says the same of a text, in transformers' network that writes."""
+    from transformers import BartForConditionalGeneration, T5ForConditionalGeneration
+
+    from headrace.pipeline import CorruptedSpans, InfilledTexts
+
+    kind: Any = {"t5": T5ForConditionalGeneration, "bart": BartForConditionalGeneration}[name]
+    theirs = kind.from_pretrained(made.out(name, "transformers"), local_files_only=True).eval()
+    encoder = open_encoder(made.folder / name)
+    method: Any = encoder.method
+    given, batch = batch_of(encoder)
+    noisy_kind: Any = {"t5": CorruptedSpans, "bart": InfilledTexts}[name]
+    labels = torch.where(torch.from_numpy(given["attention_mask"]).bool(), batch["text"].tokens, -100)
+    noisy = noisy_kind(*(None for _ in noisy_kind._fields))._replace(
+        inputs=batch["text"].tokens, input_count=batch["text"].lengths, labels=labels
+    )
+    inputs, attention = method.encoder_inputs(noisy)
+    with torch.no_grad():
+        ours, _ = method.named(replace(batch["text"], masks=[noisy]))
+        logits = theirs(input_ids=inputs, attention_mask=attention.long(), labels=labels).logits
+    torch.testing.assert_close(logits, ours, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from headrace.models import METHODS
+from headrace.models import METHODS, Piece
 from headrace.shards import Field, ShardSet, write_shards
 from headrace.tools.errors import UserError
 from headrace.tools.evaluation.evaluate import evaluate
@@ -26,7 +26,7 @@ from headrace.tools.pictures.features import Encoded, neighbours
 from headrace.tools.pictures.report import throughput, write_report
 from headrace.train import read_metrics, train
 from headrace.train.checkpoint import read_checkpoint
-from headrace.train.pictures import save_pictures
+from headrace.train.pictures import save_pictures, save_readings, saved_readings
 from headrace.train.recipes import simclr_digits
 from tests.browser import require_readable
 from tests.models.tiny_methods import TINY
@@ -341,3 +341,31 @@ def test_damaged_results_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"results\.json: not JSON"):
         read_results(tmp_path)
+
+
+@pytest.mark.peer("tokenizers", "transformers")
+@pytest.mark.parametrize(("name", "width", "dark"), [("bert", 1200, False), ("t5", 390, True)])
+def test_texts_show_what_was_named(
+    name: str, width: int, dark: bool, texts_webdataset: ShardSet, tmp_path: Path
+) -> None:
+    """Before the first step and after the last, escaped, readable at a desk and on a phone."""
+    model = replace(METHODS[name].config(), **TINY[name])
+    config = tiny_run(texts_webdataset.path, tmp_path / "run", "epochs=1")
+    train(replace(config, method=name, model=model), progress=False)
+    saved = saved_readings(tmp_path / "run")
+    assert list(saved) == [0, config.epochs * (200 // config.batch_size)]
+    assert all(len(texts) == 8 for texts in saved.values())
+    asked = [piece for text in saved[0] for piece in text if piece.said is not None]
+    assert len(asked) > 8
+    odd = [[Piece("<script>x</script>"), Piece("a&b", "[MASK]", "<i>"), Piece("w" * 200, "[MASK]", "w" * 200)]]
+    save_readings(tmp_path / "run", max(saved), [*odd, *saved[max(saved)]])
+    path = write_report(tmp_path / "run")
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "What the method reads" in page.texts
+    assert "<span>&lt;script&gt;x&lt;/script&gt;</span>" in text
+    assert '<span class="wrong"><small>[MASK]</small> <s>&lt;i&gt;</s> <b>a&amp;b</b></span>' in text
+    right = sum(piece.said == piece.token for piece in asked)
+    assert f"before the first step: {right} of {len(asked)} right" in page.texts
+    assert text.count('<p class="reading">') == 8 + 9
+    require_readable(path, tmp_path / "look", width=width, dark=dark)
