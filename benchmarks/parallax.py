@@ -215,7 +215,7 @@ def judge(run: Path, path: Path) -> dict[str, float]:
     config, trained = load_run(run)
     fresh: Any = build_method(config.method, config.model, seed=config.seed).eval()
     return {
-        "trained": judged(trained.eval().depth, path),  # type: ignore[operator]
+        "trained": judged(trained.eval().depth, path),
         "untrained": judged(fresh.depth, path),
         "constant": judged(lambda images: torch.ones_like(images[:, :1]), path),
     }

@@ -48,7 +48,7 @@ class Recurrent(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = list(self.parameters())
+        weights: list[Tensor] = list(self.parameters())
         first = x.new_zeros(1, len(x), self.out_dim)
         options = (True, 1, 0.0, self.training, False, True)  # biases, layers, dropout, training, one way, batch first
         if self.kind == "lstm":

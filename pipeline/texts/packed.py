@@ -109,7 +109,8 @@ class PackedReader:
         none: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self._before = tokenizer.before if spec.special else none
         self._behind = tokenizer.behind if spec.special else none
-        self.masks = [with_ids(mask, tokenizer, spec.length) for mask in spec.masks]
+        found = [with_ids(mask, tokenizer, spec.length) for mask in spec.masks]
+        self.masks = [mask for mask in found if isinstance(mask, TokenMask | SpanMask)]
         self._drawn = [_shapes_of(mask, spec.length) for mask in self.masks]
         self.store = token_store(shards, self.field, tokenizer)
         framed = len(self._before) + len(self._behind)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from headrace.shards import ShardError, ShardSet, Spans
 
 TextMask = TokenMask | SpanMask | Infilling
 TokenMasks = MaskedTokens | CorruptedSpans | InfilledTexts
-AnyMask = TypeVar("AnyMask", TokenMask, SpanMask, Infilling)
 
 TEXT_FIELDS = ("captions", "caption", "text", "txt")
 """Names under which shards hold texts; the first that a set has is taken unless `TextSpec.field` names one."""
@@ -396,7 +395,7 @@ def text_field(shards: ShardSet, named: str | None) -> str:
     return named
 
 
-def with_ids(mask: AnyMask, tokenizer: TextTokenizer, room: int) -> AnyMask:
+def with_ids(mask: TextMask, tokenizer: TextTokenizer, room: int) -> TextMask:
     """The mask with what it leaves to the tokenizer. ValueError where that has no such token."""
     if not isinstance(mask, SpanMask):
         mask_id = tokenizer.mask_id if mask.mask_id is None else mask.mask_id

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,8 @@ class RandAugment:
     def _changed(self, pixels: np.ndarray, key: tuple[int, ...], *, fill: tuple[int, int, int]) -> np.ndarray:
         image = Image.fromarray(np.ascontiguousarray(pixels))
         for name, arguments in self.drawn(key):
-            image = NAME_TO_OP[name](image, *arguments, fillcolor=fill, resample=Image.Resampling.BICUBIC)
+            change: Any = NAME_TO_OP[name]
+            image = change(image, *arguments, fillcolor=fill, resample=Image.Resampling.BICUBIC)
         return np.asarray(image)
 
 

@@ -141,14 +141,14 @@ class VJEPA(Method):
 
     def _predictor(self) -> ClipPredictor:
         config = self.config
-        grid = config.frames // config.tubelet_size, *self.student.patch_embed.grid_size
+        times, (rows, columns) = config.frames // config.tubelet_size, self.student.patch_embed.grid_size
         return ClipPredictor(
             self.feature_dim,
             config.predictor_dim,
             depth=config.predictor_depth,
             heads=config.predictor_heads,
             kinds=len(config.blocks),
-            positions=sine_cosine_volume(*grid, config.predictor_dim),
+            positions=sine_cosine_volume(times, rows, columns, config.predictor_dim),
             turns=None,
         )
 
@@ -218,7 +218,7 @@ class VJEPA(Method):
 def _contexts(batch: Batch) -> list[ContextMasks]:
     masks = list(batch.masks)
     assert all(isinstance(each, ContextMasks) for each in masks)
-    return masks  # type: ignore[return-value]
+    return masks
 
 
 def _repeated(numbers: Tensor, count: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class VJEPA2(VJEPA):
 
     def _predictor(self) -> ClipPredictor:
         config = self.config
-        grid = config.frames // config.tubelet_size, *self.student.patch_embed.grid_size
+        times, (rows, columns) = config.frames // config.tubelet_size, self.student.patch_embed.grid_size
         head_dim = config.predictor_dim // config.predictor_heads
         return ClipPredictor(
             self.feature_dim,
@@ -70,7 +70,7 @@ class VJEPA2(VJEPA):
             heads=config.predictor_heads,
             kinds=len(config.blocks),
             positions=None,
-            turns=turns_of(*grid, head_dim, tiled=config.tiled_frequencies),
+            turns=turns_of(times, rows, columns, head_dim, tiled=config.tiled_frequencies),
         )
 
     def _initialize(self) -> None:
