@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
+from headrace.models.parts.precision import full_precision
 
 
 @full_precision

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
+from headrace.models.parts.precision import full_precision
 
 
 @full_precision

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
 from headrace.models.parts.collectives import summed, world_size
+from headrace.models.parts.precision import full_precision
 
 KNOTS, LAST_KNOT = 17, 3.0
 """Points of the integral, equally spaced from 0 to the last."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
+from headrace.models.parts.precision import full_precision
 
 BINS = 9
 """Orientations, without a sign, of 20 degrees each."""

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
 from headrace.models.parts.collectives import mean_over_ranks, summed, total, world_size
+from headrace.models.parts.precision import full_precision
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
+from headrace.models.parts.precision import full_precision
 
 
 @full_precision

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
 from headrace.models.parts.collectives import gather, mean_over_ranks, summed, summed_with_local_gradient, world_size
+from headrace.models.parts.precision import full_precision
 
 
 @full_precision

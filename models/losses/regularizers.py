@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
 from headrace.models.parts.collectives import gather, rank
+from headrace.models.parts.precision import full_precision
 
 _EPS = 1e-8
 

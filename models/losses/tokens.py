@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
 from headrace.models.parts.collectives import mean_over_ranks, world_size
+from headrace.models.parts.precision import full_precision
 from headrace.pipeline.texts.tokens import IGNORED
 
 _SMALL = 1e-12

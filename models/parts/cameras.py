@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.models.losses.precision import full_precision
+from headrace.models.parts.precision import full_precision
 
 
 class Intrinsics(NamedTuple):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import centred_targets, crossed_views, koleo_loss, masked_distillation, sinkhorn
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.models.parts.collectives import total
@@ -19,6 +18,7 @@ from headrace.models.parts.heads import DINOHead
 from headrace.models.parts.masked_vit import MaskTokenViT, build_vit, take, uniform_drop_path
 from headrace.models.parts.meters import target_meters
 from headrace.models.parts.momentum import follow, follow_means, slow_copy
+from headrace.models.parts.precision import widened
 from headrace.models.parts.schedules import cosine, warmed_up
 from headrace.pipeline import Batch, BlockMask, ViewSpec
 from headrace.pipeline.masks import BlockMasks

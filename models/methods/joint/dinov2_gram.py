@@ -12,10 +12,10 @@ from torch import Tensor
 
 from headrace.models.checks import require
 from headrace.models.losses import gram_loss
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context
 from headrace.models.methods.joint.dinov2 import DINOv2, DINOv2Config
 from headrace.models.parts.momentum import follow, slow_copy
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, ViewSpec
 
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import centred_targets, dino_loss, masked_distillation
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.models.parts.distillation import DistillationConfig, student_groups, teacher_of, vit_small
 from headrace.models.parts.masked_vit import MaskTokenViT, build_vit
 from headrace.models.parts.meters import target_meters
 from headrace.models.parts.momentum import follow, follow_means, slow_copy
+from headrace.models.parts.precision import widened
 from headrace.models.parts.schedules import cosine, warmed_up
 from headrace.pipeline import Batch, BlockMask, ViewSpec
 

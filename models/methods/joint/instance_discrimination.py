@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import instance_softmax, noise_contrastive
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.collectives import mean_over_ranks
 from headrace.models.parts.memory import MemoryBank
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, Normalize, View, ViewSpec
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import queue_info_nce
-from headrace.models.losses.precision import widened
 from headrace.models.method import ParameterGroup
 from headrace.models.parts.heads import two_layers
+from headrace.models.parts.precision import widened
 from headrace.models.parts.slow_keys import SlowKeys, SlowKeysConfig
 from headrace.pipeline import Batch
 

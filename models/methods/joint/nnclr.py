@@ -10,10 +10,10 @@ from torch import Tensor
 
 from headrace.models.checks import require
 from headrace.models.losses import in_batch_info_nce
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.heads import mlp
+from headrace.models.parts.precision import widened
 from headrace.models.parts.queue import Queue
 from headrace.models.parts.views import BYOLViews
 from headrace.pipeline import Batch, ViewSpec

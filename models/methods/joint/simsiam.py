@@ -9,10 +9,10 @@ from torch import Tensor
 
 from headrace.models.checks import require
 from headrace.models.losses import cosine_regression
-from headrace.models.losses.precision import widened
 from headrace.models.method import Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.heads import mlp
+from headrace.models.parts.precision import widened
 from headrace.models.parts.views import MoCoViews
 from headrace.pipeline import Batch, ViewSpec
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from headrace.models.checks import require
 from headrace.models.losses import cells_of_patches, oriented_gradients
 from headrace.models.losses.gradients import BINS
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.models.parts.beit import (
@@ -31,6 +30,7 @@ from headrace.models.parts.beit import (
 from headrace.models.parts.clusters import kmeans
 from headrace.models.parts.collectives import from_first, rank
 from headrace.models.parts.masked_vit import take
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, ViewSpec
 from headrace.pipeline.masks import BlockMasks
 

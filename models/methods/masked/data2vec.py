@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import averaged_layers, feature_loss
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.models.parts.beit import (
@@ -28,6 +27,7 @@ from headrace.models.parts.beit import (
 )
 from headrace.models.parts.masked_vit import take
 from headrace.models.parts.momentum import follow
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, ViewSpec
 from headrace.pipeline.masks import BlockMasks
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from headrace.models.checks import require
 from headrace.models.losses import target_regression
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup, kernels_and_vectors
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.models.parts.latent_predictor import LatentPredictor
@@ -27,6 +26,7 @@ from headrace.models.parts.masked_vit import (
 from headrace.models.parts.momentum import follow, slow_copy
 from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.positions import sine_cosine
+from headrace.models.parts.precision import widened
 from headrace.models.parts.schedules import linear
 from headrace.pipeline import Batch, ContextMask, Normalize, View, ViewSpec
 from headrace.pipeline.masks import ContextMasks

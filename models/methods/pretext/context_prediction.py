@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headrace.models.checks import require
-from headrace.models.losses.precision import widened
 from headrace.models.method import Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
+from headrace.models.parts.precision import widened
 from headrace.models.parts.puzzles import laid_out, levels_of, require_any_size
 from headrace.pipeline import Batch, Normalize, PatchPair, View, ViewSpec, center_view
 

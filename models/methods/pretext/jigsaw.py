@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.models.checks import require
-from headrace.models.losses.precision import widened
 from headrace.models.method import Method, ParameterGroup
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
+from headrace.models.parts.precision import widened
 from headrace.models.parts.puzzles import (
     PuzzleConfig,
     PuzzleHead,

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headrace.models.losses.precision import widened
 from headrace.models.method import Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, Normalize, View, ViewSpec
 
 TURNS = 4

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import gaussian_kl, pixel_cross_entropy
-from headrace.models.losses.precision import widened
 from headrace.models.method import Method
 from headrace.models.parts.autoencoders import Levels, as_pictures, whole_pictures
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, ViewSpec
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import frame_regression, normalized_layers
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.masked_vit import take
 from headrace.models.parts.momentum import follow, slow_copy
+from headrace.models.parts.precision import widened
 from headrace.models.parts.schedules import linear
 from headrace.models.parts.speech import (
     SpeechNetwork,

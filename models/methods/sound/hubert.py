@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import cluster_loss
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.cepstra import cepstral_basis, with_differences
 from headrace.models.parts.clusters import kmeans_centres, nearest_centres
 from headrace.models.parts.collectives import from_first, rank
 from headrace.models.parts.masked_vit import take
 from headrace.models.parts.momentum import slow_copy
+from headrace.models.parts.precision import widened
 from headrace.models.parts.speech import (
     SpeechNetwork,
     frames_of,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import frame_info_nce
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup
 from headrace.models.parts.masked_vit import take
+from headrace.models.parts.precision import widened
 from headrace.models.parts.quantizer import GumbelQuantizer
 from headrace.models.parts.speech import (
     SpeechNetwork,

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headrace.models.losses.precision import widened
 from headrace.models.methods.text.fill_in import FillIn, bert_network, bert_states, check_encoder
+from headrace.models.parts.precision import widened
 from headrace.models.parts.texts import MaskedTokenHead, bert_initialization, vocabulary_and_mask
 from headrace.pipeline import Batch, Texts, TextSpec, TokenMask
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headrace.models.checks import require
-from headrace.models.losses.precision import widened
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.frames import OfFrames, each_frame
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, Clip, ClipSpec, Normalize, View
 
 

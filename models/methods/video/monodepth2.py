@@ -12,7 +12,6 @@ from torch import Tensor
 
 from headrace.models.checks import require
 from headrace.models.losses.depth import SIMILARITY_SHARE, edge_aware_smoothness, least_error, photometric_error
-from headrace.models.losses.precision import widened
 from headrace.models.method import Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.cameras import Intrinsics, Motion, moved, rotation
@@ -24,6 +23,7 @@ from headrace.models.parts.depth_networks import (
     resnet_pyramid,
 )
 from headrace.models.parts.pixels import can_undo, unit_pixels
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, Clip, ClipSpec, Normalize, View
 
 TARGET = 1

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.models.checks import require
-from headrace.models.losses.precision import widened
 from headrace.models.method import Method
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.heads import two_layers
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, Clip, ClipSpec, Normalize, View
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from headrace.models.checks import require
 from headrace.models.losses import queue_info_nce
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method
 from headrace.models.parts.clip_backbones import build_clip_backbone
 from headrace.models.parts.momentum import follow, slow_copy
+from headrace.models.parts.precision import widened
 from headrace.models.parts.schedules import cosine
 from headrace.models.parts.several_clips import SeveralClipsConfig, plain_mlp
 from headrace.models.parts.shuffling import shuffled, unshuffled

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.models.losses.depth import curvature, photometric_error
-from headrace.models.losses.precision import widened
 from headrace.models.methods.video.monodepth2 import TARGET, Monodepth2, Monodepth2Config
 from headrace.models.parts.cameras import Intrinsics, Motion, moved
 from headrace.models.parts.depth_networks import depth_of
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Normalize
 
 

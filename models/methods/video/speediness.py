@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headrace.models.checks import require
-from headrace.models.losses.precision import widened
 from headrace.models.method import Method
 from headrace.models.parts.clip_backbones import ClipBackboneConfig, build_clip_backbone
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, Clip, ClipSpec, Normalize, View
 
 

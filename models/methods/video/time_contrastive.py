@@ -9,10 +9,10 @@ from torch import Tensor
 
 from headrace.models.checks import require
 from headrace.models.losses import time_contrastive_loss
-from headrace.models.losses.precision import widened
 from headrace.models.parts.backbones import BackboneConfig, build_backbone
 from headrace.models.parts.frames import OfFrames, each_frame
 from headrace.models.parts.heads import two_layers
+from headrace.models.parts.precision import widened
 from headrace.pipeline import Batch, Clip, ClipSpec, Normalize, View
 
 

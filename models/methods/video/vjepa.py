@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import absolute_regression
-from headrace.models.losses.precision import widened
 from headrace.models.method import Context, Method, ParameterGroup, kernels_and_vectors
 from headrace.models.parts.backbones import BackboneConfig
 from headrace.models.parts.clip_predictor import ClipPredictor
@@ -28,6 +27,7 @@ from headrace.models.parts.masked_vit import (
 from headrace.models.parts.momentum import follow, slow_copy
 from headrace.models.parts.pixels import can_undo, unit_pixels
 from headrace.models.parts.positions import sine_cosine_volume
+from headrace.models.parts.precision import widened
 from headrace.models.parts.schedules import linear
 from headrace.models.parts.video_vit import build_video_vit
 from headrace.pipeline import Batch, Clip, ClipSpec, Normalize, TubeBlockMask, View
