@@ -40,7 +40,8 @@ def take_steps(run: Run, stop: Stop) -> tuple[Ending, Record | None]:
     batches = DeviceBatches(loader, world.device)
     precision, meter = run.precision, Meter()
     watch = Watch(world, stop, gradient_counts=not precision.scaled)
-    step, record = run.first_step, None
+    step: int = run.first_step
+    record: Record | None = None
     if not step:
         evaluator.draw_first()
         if log:

@@ -282,9 +282,9 @@ class RunLog:
 
     def close(self) -> None:
         self._bar.stop()
-        for file in (self._file, *self._trackers):
+        for close in (self._file.close, *(tracker.close for tracker in self._trackers)):
             with contextlib.suppress(OSError):  # of a full disk, which has been said where it mattered
-                file.close()
+                close()
 
 
 def read_metrics(out: str | Path) -> list[Record]:

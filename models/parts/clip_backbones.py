@@ -68,7 +68,7 @@ class ClipResNet(VideoResNet):
     def __init__(self, config: ClipBackboneConfig) -> None:
         self.width = config.width
         super().__init__(BasicBlock, CONVOLUTIONS[config.name], list(config.layers), _stem(config), num_classes=1)
-        self.fc = nn.Identity()  # type: ignore[assignment]
+        self.fc = nn.Identity()
 
     def _make_layer(
         self, block: type[Any], conv_builder: type[Any], planes: int, blocks: int, stride: int = 1
@@ -104,10 +104,11 @@ def _stem(config: ClipBackboneConfig) -> Callable[[], nn.Module]:
         for number, layer in enumerate(stem):
             if isinstance(layer, nn.Conv3d):
                 wide = layer.kernel_size[1] > 1
-                size = (layer.kernel_size[0], kernel, kernel) if wide else layer.kernel_size
-                padding = tuple(side // 2 for side in size)
+                size: Any = (layer.kernel_size[0], kernel, kernel) if wide else layer.kernel_size
+                padding: Any = tuple(side // 2 for side in size)
+                stride: Any = layer.stride
                 out = layer.out_channels * config.width // STANDARD_WIDTH
-                stem[number] = nn.Conv3d(channels, out, size, stride=layer.stride, padding=padding, bias=False)
+                stem[number] = nn.Conv3d(channels, out, size, stride=stride, padding=padding, bias=False)
                 stem[number + 1] = nn.BatchNorm3d(out)
                 channels = out
         return stem

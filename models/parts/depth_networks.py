@@ -33,7 +33,8 @@ def pyramid_channels(resnet: Any) -> list[int]:
         raise ValueError(f"depth needs a ResNet of timm's, a {type(resnet).__name__} is not one")
     if isinstance(resnet.maxpool, nn.Identity):
         raise ValueError("depth needs a ResNet with its standard stem, which halves a picture twice")
-    return [int(each["num_chs"]) for each in resnet.feature_info]
+    maps: Any = resnet.feature_info
+    return [int(each["num_chs"]) for each in maps]
 
 
 class _Convolution(nn.Module):

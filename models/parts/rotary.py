@@ -100,8 +100,8 @@ class RotaryVideoViT(nn.Module):
             config, size=size, frames=frames, tubelet=tubelet, attention=RotaryAttention, positions=None
         )
         self.patch_embed, self.blocks, self.norm = vit.patch_embed, nn.ModuleList(vit.blocks), vit.norm
-        head_dim = vit.blocks[0].attn.head_dim
-        turns = turns_of(frames // tubelet, *self.patch_embed.grid_size, head_dim, tiled=tiled)
+        rows, columns = vit.patch_embed.grid_size
+        turns = turns_of(frames // tubelet, rows, columns, vit.blocks[0].attn.head_dim, tiled=tiled)
         self.register_buffer("cos", turns.cos, persistent=False)
         self.register_buffer("sin", turns.sin, persistent=False)
 

@@ -177,7 +177,7 @@ def _infill(seed, epoch, sample_ids, number, tokens, lengths, words, before, beh
                 starts += 1
         budget = np.int64(np.ceil(starts * ratio))
         # Lengths of spans until the budget is spent; those of no words are counted.
-        spent, spans, inserted, step = 0, 0, 0, 0
+        spent, spans, inserted, step = np.int64(0), 0, 0, 0
         while spent < budget:
             share = unit(_draw(seed, epoch, sample, number, step, _LENGTHS)[0])
             step += 1

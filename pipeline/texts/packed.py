@@ -18,9 +18,9 @@ from headrace.pipeline.checks import check
 from headrace.pipeline.compiled import kernel
 from headrace.pipeline.texts.packing import PackedEpoch
 from headrace.pipeline.texts.store import token_store
-from headrace.pipeline.texts.texts import Texts, TextSpec, text_field, with_ids
+from headrace.pipeline.texts.texts import Texts, TextSpec, TokenMasks, text_field, with_ids
 from headrace.pipeline.texts.tokenizer import TextTokenizer
-from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask, TokenMasks
+from headrace.pipeline.texts.tokens import CorruptedSpans, MaskedTokens, SpanMask, TokenMask
 from headrace.shards import ShardSet
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from headrace.shards import ShardError, ShardSet, Spans
 
 TextMask = TokenMask | SpanMask | Infilling
 TokenMasks = MaskedTokens | CorruptedSpans | InfilledTexts
+AnyMask = TypeVar("AnyMask", TokenMask, SpanMask, Infilling)
 
 TEXT_FIELDS = ("captions", "caption", "text", "txt")
 """Names under which shards hold texts; the first that a set has is taken unless `TextSpec.field` names one."""
@@ -319,10 +320,10 @@ class TextReader:
             if isinstance(mask, TokenMask):
                 special = (place < before) | (place >= lengths[:, None] - behind)
                 special |= (place >= middle) & (place < middle + between)
-                if mask.special:
-                    words = None if words is None else np.where(special, -1 - place, words)
-                    special = None
-                masks.append(mask.draw(seed, epoch, ids, tokens, lengths, special=special, words=words, number=number))
+                if mask.special and words is not None:
+                    words = np.where(special, -1 - place, words)
+                never = None if mask.special else special
+                masks.append(mask.draw(seed, epoch, ids, tokens, lengths, special=never, words=words, number=number))
             elif isinstance(mask, Infilling):
                 frame = {"before": before, "behind": behind}
                 masks.append(mask.draw(seed, epoch, ids, tokens, lengths, words=words, number=number, **frame))
@@ -395,7 +396,7 @@ def text_field(shards: ShardSet, named: str | None) -> str:
     return named
 
 
-def with_ids(mask: TextMask, tokenizer: TextTokenizer, room: int) -> TextMask:
+def with_ids(mask: AnyMask, tokenizer: TextTokenizer, room: int) -> AnyMask:
     """The mask with what it leaves to the tokenizer. ValueError where that has no such token."""
     if not isinstance(mask, SpanMask):
         mask_id = tokenizer.mask_id if mask.mask_id is None else mask.mask_id

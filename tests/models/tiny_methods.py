@@ -244,7 +244,8 @@ TINY: dict[str, dict[str, Any]] = {
         "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
         "backbone": BackboneConfig(name=VIT.name, options={**VIT.options, "dynamic_img_size": False}),
     },
-    "monodepth2": {**DEPTH, "stride": 2, "aspect": 1.0},
+    # The clips' camera stands still, so that little but the smoothness can be learnt.
+    "monodepth2": {**DEPTH, "stride": 2, "aspect": 1.0, "smoothness": 0.1},
     "sfmlearner": {**DEPTH, "stride": 2, "aspect": 1.0},
     # As many steps of time as a cell has patches: all samples then have as many places that count.
     "videomae_v2": {

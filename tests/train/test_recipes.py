@@ -119,7 +119,7 @@ def test_rates_fall_where_the_authors_let_them_fall(name: str, peak: float, rate
         ("sorting_ucf101", 0.01, "sgd", 5e-4, (1141, 64)),
         ("clip_order_ucf101", 1e-3, "sgd", 5e-4, (300, 8)),
         ("pace_ucf101", 1e-3, "sgd", 5e-3, (180, 30)),
-        ("time_contrastive_pouring", 1e-3, "adamw", 1e-6, (10_000, 1)),
+        ("time_contrastive_pouring", 1e-3, "adamw", 1e-6, (20_000, 2)),
         ("cvrl_k600", 0.32, "sgd", 1e-6, (200, 1024)),
         ("rho_simclr_k400", 1.2, "lars", 1e-6, (200, 64)),
         ("rho_moco_k400", 0.1, "sgd", 1e-4, (200, 64)),

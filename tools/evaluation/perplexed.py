@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class PerplexitySettings:
 def measure_perplexity(task: Task) -> Outcome:
     settings: PerplexitySettings = task.settings
     shards = task.required_test("perplexity is of held-out texts, so that it is measured")
-    chosen = {"texts": settings.texts, "seed": settings.seed, "max_bad": task.max_bad}
+    chosen: dict[str, Any] = {"texts": settings.texts, "seed": settings.seed, "max_bad": task.max_bad}
     details: dict[str, float] = {}
     if task.encoder == "input":
         named, model = bigram_likelihood(task.method, task.learn, shards, **chosen)

@@ -62,7 +62,7 @@ def masked(view: NDArray[np.uint8], spec: MaskSpec, mask: Masks, step: int = 0) 
         out = _tinted(out, covered(mask.masked[0].numpy()), _GRAY, 0.8)
         wanted = covered(mask.predicted[0].numpy())
         return _tinted(np.where(wanted[..., None], view, out), wanted, _colour(0), 0.45).astype(np.uint8)
-    assert isinstance(mask, ContextMasks)
+    assert isinstance(mask, ContextMasks)  # those of frames are drawn beside sounds
     context = mask.context[0, : mask.context_count[0]].numpy()
     out = _tinted(out, ~covered(context), _GRAY, 0.8)
     for number, count in enumerate(mask.target_count[0].tolist()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ def pseudo_likelihood(
         nats, right = 0.0, 0
         for begin in range(0, len(places), rows):
             hidden = torch.from_numpy(places[begin : begin + rows])[:, None].to(device)  # (K, 1)
-            one: Texts = map_tensors(part, lambda x, row=row, hidden=hidden: _repeated(x, row, len(hidden), device))
+            one: Texts = map_tensors(part, partial(_repeated, row=row, count=len(hidden), device=device))
             wanted = one.tokens.gather(1, hidden)
             with torch.no_grad():
                 logits = method.token_logits(one.tokens.scatter(1, hidden, mask_id), one, hidden)[:, 0].float()

@@ -15,7 +15,7 @@ def monodepth2_kitti(*, data: str = "", out: str = "") -> RunConfig:
 
     Adam with learning rate 1e-4, a tenth of it in the last five epochs, no decay (nianticlabs/monodepth2 at b676244,
     options.py, trainer.py). The authors begin with ImageNet's weights, which `--init FILE` gives the depth's encoder
-    here, and the motion's too, and reach an error of 0.115 (abs-rel; 0.132 without them).
+    here and not the motion's, and reach an error of 0.115 (abs-rel; 0.132 without them).
     """
     return RunConfig(
         method="monodepth2",

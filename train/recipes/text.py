@@ -71,7 +71,7 @@ def albert_small(*, data: str = "", out: str = "") -> RunConfig:
 
 def bart_small(*, data: str = "", out: str = "") -> RunConfig:
     """Two blocks of width 128 that read 32 tokens and two that write them; needs `--model.tokenizer`."""
-    model = BARTConfig(**{**SMALL, "depth": 2})
+    model = replace(BARTConfig(**SMALL), depth=2)
     return small_text_run("bart", model, data=data, out=out, lr=2e-3)
 
 
@@ -84,7 +84,7 @@ def electra_small(*, data: str = "", out: str = "") -> RunConfig:
 def simcse_small(*, data: str = "", out: str = "") -> RunConfig:
     """Four blocks of width 128 from random weights; with `--init`, from those of `bert_small`. Needs
     `--model.tokenizer`."""
-    model = SimCSEConfig(**{**SMALL, "dropout": 0.1})
+    model = replace(SimCSEConfig(**SMALL), dropout=0.1)
     return small_text_run("simcse", model, data=data, out=out, lr=3e-4)
 
 

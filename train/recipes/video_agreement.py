@@ -43,7 +43,8 @@ def small_clips() -> SmallClips:
 
 
 def time_contrastive_pouring(*, data: str = "", out: str = "") -> RunConfig:
-    """36 frames of one video a batch, for 1,000,000 steps in the authors' file. Headrace has not run it.
+    """36 frames of each of two videos a batch, where the authors have one, for the 1,000,000 steps of their file.
+    Headrace has not run it.
 
     AdamW with a constant learning rate of 1e-3 and weight decay 1e-6 (tensorflow/models, research/tcn/configs/
     tcn_default.yml, whose Adam has the decay in its gradient). Epochs are of 100 videos.
@@ -53,8 +54,8 @@ def time_contrastive_pouring(*, data: str = "", out: str = "") -> RunConfig:
         model=TimeContrastiveConfig(),
         data=data,
         out=out,
-        epochs=10_000,
-        batch_size=1,
+        epochs=20_000,
+        batch_size=2,
         optim=OptimConfig(lr=1e-3, weight_decay=1e-6),
         schedule=ScheduleConfig(warmup_epochs=0, final=1.0),
     )

@@ -32,12 +32,25 @@ def small_frames() -> SmallFrames:
 
 
 def _published(
-    method: str, model: Any, length: tuple[int, int], optim: OptimConfig, schedule: ScheduleConfig, **paths: str
+    method: str,
+    model: Any,
+    length: tuple[int, int],
+    optim: OptimConfig,
+    schedule: ScheduleConfig,
+    *,
+    data: str,
+    out: str,
 ) -> RunConfig:
     """Of so many epochs and so large batches."""
-    epochs, batch_size = length
     return RunConfig(
-        method=method, model=model, epochs=epochs, batch_size=batch_size, optim=optim, schedule=schedule, **paths
+        method=method,
+        model=model,
+        data=data,
+        out=out,
+        epochs=length[0],
+        batch_size=length[1],
+        optim=optim,
+        schedule=schedule,
     )
 
 

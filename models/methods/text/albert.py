@@ -77,9 +77,9 @@ class ALBERT(FillIn):
             cut="sentence",
         )
         self.most_masked = int(mask.wanted(np.array(config.length)))
-        self.backbone, self.feature_dim = albert_network(config, vocabulary), config.width
-        words = self.backbone.embeddings.word_embeddings
-        self.head = MaskedTokenHead(words, config.width, gelu="tanh", epsilon=1e-12)
+        albert = albert_network(config, vocabulary)
+        self.backbone, self.feature_dim = albert, config.width
+        self.head = MaskedTokenHead(albert.embeddings.word_embeddings, config.width, gelu="tanh", epsilon=1e-12)
         self.order = nn.Linear(config.width, 2)
         bert_initialization(self, cut_off=True)
 

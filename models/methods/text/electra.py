@@ -73,11 +73,12 @@ class ELECTRA(FillIn):
         mask = TokenMask(ratio=config.mask_ratio, most=most, hidden=0.85, random=0.0)
         self.inputs = TextSpec(tokenizer=config.tokenizer, length=config.length, masks=(mask,))
         self.most_masked = int(mask.wanted(np.array(config.length)))
-        self.backbone, self.feature_dim = electra_network(config, vocabulary, config.width, config.heads), config.width
+        network = electra_network(config, vocabulary, config.width, config.heads)
+        self.backbone, self.feature_dim = network, config.width
         width = max(1, round(config.width * config.generator_width))
         self.generator = electra_network(config, vocabulary, width, max(1, width // 64))
-        self.generator.embeddings = self.backbone.embeddings
-        self.head = MaskedTokenHead(self.backbone.embeddings.word_embeddings, width, gelu="none", epsilon=1e-12)
+        self.generator.embeddings = network.embeddings
+        self.head = MaskedTokenHead(network.embeddings.word_embeddings, width, gelu="none", epsilon=1e-12)
         self.detector = nn.Sequential(
             nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, 1), nn.Flatten(-2)
         )

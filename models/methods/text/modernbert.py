@@ -66,8 +66,9 @@ class ModernBERT(FillIn):
         mask = TokenMask(ratio=config.mask_ratio)
         self.inputs = TextSpec(tokenizer=config.tokenizer, length=config.length, masks=(mask,))
         self.most_masked = int(mask.wanted(np.array(config.length)))
-        self.backbone, self.feature_dim = modernbert_network(config, vocabulary), config.width
-        self.head = UnbiasedHead(self.backbone.embeddings.tok_embeddings, depth=config.depth)
+        network = modernbert_network(config, vocabulary)
+        self.backbone, self.feature_dim = network, config.width
+        self.head = UnbiasedHead(network.embeddings.tok_embeddings, depth=config.depth)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"`, see `headrace.models.losses.masked_token_loss`, and `"mask_accuracy"`, the share of right answers

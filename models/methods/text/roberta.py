@@ -73,12 +73,12 @@ class RoBERTa(FillIn):
             tokenizer=config.tokenizer, length=config.length, masks=(mask,), whole_words=config.whole_words
         )
         self.most_masked = int(mask.wanted(np.array(config.length)))
-        self.backbone, self.feature_dim = roberta_network(config, vocabulary, self.padding), config.width
-        words = self.backbone.embeddings.word_embeddings
-        self.head = MaskedTokenHead(words, config.width, gelu="none", epsilon=1e-5)
+        roberta = roberta_network(config, vocabulary, self.padding)
+        self.backbone, self.feature_dim = roberta, config.width
+        self.head = MaskedTokenHead(roberta.embeddings.word_embeddings, config.width, gelu="none", epsilon=1e-5)
         bert_initialization(self, cut_off=False)
         # There are no segments: transformers' embedding of the one that it has adds nothing.
-        self.backbone.embeddings.token_type_embeddings.weight.requires_grad_(False).zero_()
+        roberta.embeddings.token_type_embeddings.weight.requires_grad_(False).zero_()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"`, see `headrace.models.losses.masked_token_loss`, and `"mask_accuracy"`, the share of right answers

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headrace.models.checks import require
 from headrace.models.losses import sinkhorn, swapped_prediction
-from headrace.models.method import Context, Method, ParameterGroup
+from headrace.models.method import Context, Method, ParameterGroup, kernels_and_vectors
 from headrace.models.parts.clip_backbones import build_clip_backbone
 from headrace.models.parts.several_clips import SeveralClipsConfig, plain_mlp
 from headrace.pipeline import Batch, ClipSpec
@@ -83,11 +83,9 @@ class RhoSwAV(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Biases and norms are not decayed; the prototypes wait for their first epochs to pass."""
-        mine = self.prototypes.weight
-        groups = super().parameter_groups()
-        for group in groups:
-            group.params = [p for p in group.params if p is not mine]
-        return [*groups, ParameterGroup(params=[mine], frozen_epochs=self.config.frozen_epochs)]
+        others = kernels_and_vectors(self.backbone, self.projector)
+        mine = list(self.prototypes.parameters())
+        return [*others, ParameterGroup(params=mine, frozen_epochs=self.config.frozen_epochs)]
 
     def before_step(self, context: Context) -> None:
         """Prototypes have length 1."""

@@ -135,6 +135,7 @@ def test_methods_are_trained_on_sets_that_have_all_that_they_take() -> None:
         "simclr": ("digits", "emoji", "stamps"),
         "colorization": ("emoji", "stamps"),
         "videomae": ("moving_digits", "motions"),
+        "monodepth2": ("parallax",),
         "masked_spectrogram": ("prompts",),
     }
     if importlib.util.find_spec("transformers"):
