@@ -76,7 +76,7 @@ def byol_a_small(*, data: str = "", out: str = "") -> RunConfig:
     model = BYOLAConfig(
         rate=8000,
         mel=Mel(
-            definition="librosa", bins=64, window=256, hop=80, fft=512, low=50.0, scale="slaney", mean=-9.0, std=5.0
+            definition="librosa", bins=64, window=256, hop=80, fft=512, low=50.0, scale="slaney", mean=-7.8, std=4.2
         ),
         short="loop",
         channels=32,
