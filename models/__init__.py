@@ -842,8 +842,8 @@ METHODS: dict[str, MethodEntry] = {
         "1807.03748",
         "facebookresearch/CPC_audio at b98a1bd: cpc/model.py, criterion/criterion.py, transformers.py, train.py, "
         "cpc_default_config.py",
-        "negatives are of the same crop, which is an option of theirs, instead of the batch's, whose sounds theirs takes "
-        "from one speaker; crops are drawn from each sound in each epoch, where theirs cut sounds joined together",
+        "negatives are of the same crop, which is an option of theirs, instead of the batch's, whose sounds are of one "
+        "speaker; crops are drawn from each sound in each epoch, where theirs cut sounds joined together",
     ),
     "byol_a": MethodEntry(
         BYOLAConfig,
