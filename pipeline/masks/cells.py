@@ -60,5 +60,5 @@ class RunningCellMask:
 @kernel
 def _draw_states(seed, epoch, sample_ids, number, states):
     for i in range(len(sample_ids)):
-        words = philox(seed, STREAM, number, np.uint64(18), np.uint64(sample_ids[i]), epoch)
+        words = philox(seed, STREAM, number, np.uint64(16), np.uint64(sample_ids[i]), epoch)
         states[i] = np.int64(unit(words[0]) * PLACES)

@@ -16,8 +16,8 @@ Grid = tuple[int, int]
 
 STREAM = key_word(0x6D61736B)  # the word "mask"
 # Fourth words of its counters, so that no two masks share draws: 1 random, 2 and 3 blocks, 4 and 5 contexts, 6 and 7
-# regions, 8 and 9 blocks of tubes, 10 and 11 inverse blocks, 12 to 14 rolled blocks, 15 prefixes, 16 spans of
-# frames, 17 negatives, 18 cells.
+# regions, 8 and 9 blocks of tubes, 10 and 11 inverse blocks, 12 to 14 rolled blocks, 15 prefixes, 16 cells, 17
+# negatives, 18 spans of frames.
 ATTEMPTS = 10  # to place one block or region, as in BEiT's and I-JEPA's code
 
 

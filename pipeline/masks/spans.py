@@ -109,7 +109,7 @@ def _draw_spans(seed, epoch, sample_ids, number, frames, span, masked):
         found, step = 0, 0
         # The first steps of a Fisher-Yates shuffle choose where spans begin.
         while found < masked.shape[1]:
-            words = philox(seed, STREAM, np.uint64(step) << np.uint64(16) | number, np.uint64(16), sample, epoch)
+            words = philox(seed, STREAM, np.uint64(step) << np.uint64(16) | number, np.uint64(18), sample, epoch)
             other = step + np.int64(unit(words[0]) * (len(starts) - step))
             starts[step], starts[other] = starts[other], starts[step]
             for frame in range(starts[step], starts[step] + span):
