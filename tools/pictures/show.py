@@ -7,7 +7,17 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from headrace.pipeline import ClipSpec, Inputs, PackedTextSpec, SoundSpec, Spec, TextSpec, ViewSpec, streams_of
+from headrace.pipeline import (
+    ClipSpec,
+    Inputs,
+    NegativeFrameDraw,
+    PackedTextSpec,
+    SoundSpec,
+    Spec,
+    TextSpec,
+    ViewSpec,
+    streams_of,
+)
 from headrace.pipeline.streams import spec_of
 from headrace.shards import ShardSet, open_shards
 from headrace.shards.remote.remote import redact
@@ -39,7 +49,7 @@ def _kinds(spec: Spec) -> list[str]:
     if isinstance(spec, TextSpec | PackedTextSpec):
         return ["texts"]
     if isinstance(spec, SoundSpec):
-        return ["sounds", *["masks"] * bool(spec.masks)]
+        return ["sounds", *["masks"] * any(not isinstance(mask, NegativeFrameDraw) for mask in spec.masks)]
     if isinstance(spec, ClipSpec):
         return ["clips", *["masks"] * bool(spec.masks)]
     return ["views", *["masks"] * bool(spec.masks), *["tiles"] * bool(spec.arranged)]
