@@ -48,8 +48,9 @@ def sfmlearner_kitti(*, data: str = "", out: str = "") -> RunConfig:
 
 
 def monodepth2_small(*, data: str = "", out: str = "") -> RunConfig:
-    """A narrow ResNet on frames of 64 pixels of `headrace.benchmarks.parallax`, whose camera it knows."""
-    return _small("monodepth2", Monodepth2Config(**_TINY, flip=0.5), data, out)
+    """A narrow ResNet on frames of 64 pixels of `headrace.benchmarks.parallax`, whose camera it knows; not mirrored, as
+    the way that the camera goes is what it is probed by."""
+    return _small("monodepth2", Monodepth2Config(**_TINY, flip=0.0), data, out)
 
 
 def sfmlearner_small(*, data: str = "", out: str = "") -> RunConfig:
