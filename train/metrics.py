@@ -200,7 +200,7 @@ class RunLog:
         self.step = first_step
         """Steps taken in all."""
         self._file = open(_truncated(out / "metrics.jsonl", first_step), "a", encoding="utf-8")  # noqa: SIM115
-        self._trackers = trackers
+        self._trackers = list(trackers)
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._lines = progress and not self._console.is_terminal
         self._bar = _bar(self._console)
@@ -219,10 +219,10 @@ class RunLog:
         try:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
-            for tracker in self._trackers:
-                tracker.write({name: value for name, value in record.items() if name not in NO_FIGURES}, record["step"])
         except OSError as error:
             raise cannot_write(self._out / "metrics.jsonl", error) from error
+        figures_of = {name: value for name, value in record.items() if name not in NO_FIGURES}
+        self._track(lambda tracker: tracker.write(figures_of, record["step"]))
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
         figures = f"{loss}{record['samples_per_s']:,.0f} samples/s  data wait {100 * record['data_wait']:.0f} %"
         self._bar.update(self._task, figures=figures)
@@ -234,10 +234,25 @@ class RunLog:
 
     def draw(self, step: int) -> None:
         """What the method has drawn after `step` steps, if anything, to those who take pictures."""
-        if self._trackers:
-            for name, path in drawn_pictures(self._out).get(step, {}).items():
-                for tracker in self._trackers:
-                    tracker.draw(name, read_pixels(path), step)
+        if not self._trackers:
+            return
+        pictures = {name: read_pixels(path) for name, path in drawn_pictures(self._out).get(step, {}).items()}
+
+        def draw_all(tracker: Tracker) -> None:
+            for name, pixels in pictures.items():
+                tracker.draw(name, pixels, step)
+
+        self._track(draw_all)
+
+    def _track(self, call: Callable[[Tracker], None]) -> None:
+        """Call each tracker. One that fails is left: it is no reason to end a run."""
+        for tracker in list(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                self.say(f"{tracker.name} failed, and the run goes on without it: {reason}")
 
     def say(self, line: str) -> None:
         """A line for people, above the bar."""
@@ -252,8 +267,7 @@ class RunLog:
         """Say why the run ended, and keep it as ended.json. An error is said by whoever catches it."""
         with replacing(self._out / ENDED) as aside:
             aside.write_text(json.dumps(asdict(ending), indent=2) + "\n", encoding="utf-8")
-        for tracker in self._trackers:
-            tracker.end(ending.why)
+        self._track(lambda tracker: tracker.end(ending.why))
         if ending.why == "finished":
             self.tell(ending.line)
         elif ending.why != "error":
@@ -282,9 +296,9 @@ class RunLog:
 
     def close(self) -> None:
         self._bar.stop()
-        for close in (self._file.close, *(tracker.close for tracker in self._trackers)):
-            with contextlib.suppress(OSError):  # of a full disk, which has been said where it mattered
-                close()
+        with contextlib.suppress(OSError):  # of a full disk, which has been said where it mattered
+            self._file.close()
+        self._track(lambda tracker: tracker.close())
 
 
 def read_metrics(out: str | Path) -> list[Record]:

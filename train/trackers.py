@@ -1,12 +1,21 @@
-"""Where a run's figures and pictures go beside its own folder's files: TensorBoard, Weights & Biases, MLflow."""
+"""Where a run's figures and pictures go beside its own folder's files: TensorBoard, Weights & Biases, MLflow.
+
+None of them may cost a run anything but its figures there: one that fails is left, with a line
+(`headrace.train.metrics.RunLog`), and what is sent to a service is sent in a thread of its own.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from threading import Lock
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -14,12 +23,20 @@ from PIL import Image
 from headrace.train.config import RunConfig
 from headrace.train.errors import ConfigError, replacing
 
+END_S = 60.0
+"""How long the end of a run waits for a service that gets its last figures."""
+WAITING = 10_000
+"""Calls that may wait for a service; one that is further behind is left."""
 IDS = "trackers.json"
 """In a run's folder: what the services call the run, so that it goes on there when it is resumed."""
+_KEEPING = Lock()  # services are opened in threads of their own
 
 
 class Tracker(Protocol):
     """One of them."""
+
+    name: str
+    """For people."""
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         """Scalars after `step` steps."""
@@ -36,6 +53,8 @@ class Tracker(Protocol):
 
 class TensorBoard:
     """Events in RUN/tensorboard; those of steps that are taken again are purged."""
+
+    name = "TensorBoard"
 
     def __init__(self, out: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -59,11 +78,11 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of the project `log.wandb`. WANDB_MODE=offline keeps it in RUN/wandb, for `wandb sync`."""
 
+    name = "Weights & Biases"
+
     def __init__(self, out: Path, config: RunConfig) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise ConfigError("log.wandb: needs wandb: pip install headrace[wandb]") from None
+        import wandb
+
         self._images = wandb.Image
         self._run = wandb.init(
             project=config.log.wandb,
@@ -92,12 +111,12 @@ class WeightsAndBiases:
 class MLflow:
     """A run of the experiment `log.mlflow`, at MLFLOW_TRACKING_URI."""
 
+    name = "MLflow"
+
     def __init__(self, out: Path, config: RunConfig) -> None:
-        try:
-            from mlflow.entities import Metric
-            from mlflow.tracking import MlflowClient
-        except ImportError:
-            raise ConfigError("log.mlflow: needs mlflow: pip install headrace[mlflow]") from None
+        from mlflow.entities import Metric
+        from mlflow.tracking import MlflowClient
+
         self._client, self._metric = MlflowClient(), Metric
         self._why = "killed"
         experiment = self._client.get_experiment_by_name(config.log.mlflow)
@@ -125,6 +144,45 @@ class MLflow:
         self._client.set_terminated(self._id, status)
 
 
+class Behind:
+    """A tracker that is opened and called in a thread of its own, one call after the other. A later call raises what
+    one before it met. The steps of a run wait for none of them, and its end for `END_S` seconds at most."""
+
+    def __init__(self, name: str, opened: Callable[[], Tracker]) -> None:
+        self.name = name
+        self._executor = ThreadPoolExecutor(1)
+        self._opening = self._executor.submit(opened)
+        self._calls: deque[Future[Any]] = deque([self._opening])
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        self._call(lambda tracker: tracker.write(figures, step))
+
+    def draw(self, name: str, pixels: np.ndarray, step: int) -> None:
+        self._call(lambda tracker: tracker.draw(name, pixels, step))
+
+    def end(self, why: str) -> None:
+        self._call(lambda tracker: tracker.end(why))
+
+    def close(self) -> None:
+        self._executor.submit(lambda: self._opening.result().close()).result(END_S)
+        self._raise_failed()
+        self._executor.shutdown(wait=False)
+
+    def _call(self, call: Callable[[Tracker], None]) -> None:
+        self._raise_failed()
+        if len(self._calls) > WAITING:
+            raise TimeoutError(f"{len(self._calls)} calls wait for it")
+        self._calls.append(self._executor.submit(lambda: call(self._opening.result())))
+
+    def _raise_failed(self) -> None:
+        while self._calls and self._calls[0].done():
+            try:
+                self._calls.popleft().result()
+            except Exception:
+                self._executor.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
 def open_trackers(out: Path, config: RunConfig, first_step: int) -> list[Tracker]:
     """Those that `config.log` asks for.
 
@@ -134,10 +192,13 @@ def open_trackers(out: Path, config: RunConfig, first_step: int) -> list[Tracker
     trackers: list[Tracker] = []
     if config.log.tensorboard:
         trackers.append(TensorBoard(out, first_step))
-    if config.log.wandb:
-        trackers.append(WeightsAndBiases(out, config))
-    if config.log.mlflow:
-        trackers.append(MLflow(out, config))
+    for key, service in (("wandb", WeightsAndBiases), ("mlflow", MLflow)):
+        if getattr(config.log, key):
+            try:
+                importlib.import_module(key)
+            except ImportError:
+                raise ConfigError(f"log.{key}: needs {key}: pip install headrace[{key}]") from None
+            trackers.append(Behind(service.name, partial(service, out, config)))
     return trackers
 
 
@@ -155,7 +216,8 @@ def _identities(out: Path) -> dict[str, str]:
 
 
 def _keep_identity(out: Path, service: str, identity: str) -> None:
-    known = _identities(out)
-    if known.get(service) != identity:
-        with replacing(out / IDS) as aside:
-            aside.write_text(json.dumps({**known, service: identity}, indent=2) + "\n", encoding="utf-8")
+    with _KEEPING:
+        known = _identities(out)
+        if known.get(service) != identity:
+            with replacing(out / IDS) as aside:
+                aside.write_text(json.dumps({**known, service: identity}, indent=2) + "\n", encoding="utf-8")

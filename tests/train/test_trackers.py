@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 
 from headrace.shards import ShardSet
-from headrace.train import read_metrics, train
+from headrace.train import read_metrics, trackers, train
 from headrace.train.config import ConfigError
 from headrace.train.metrics import NO_FIGURES, Record
-from headrace.train.trackers import IDS, open_trackers
+from headrace.train.trackers import IDS, Behind, open_trackers
 from tests.train.tiny_runs import tiny_run
 
 
@@ -129,6 +131,87 @@ def test_mlflow_offline(digits_webdataset: ShardSet, tmp_path: Path, monkeypatch
     assert run.data.params["method"] == "simclr"
     losses = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")}
     assert losses == {record["step"]: record["loss"] for record in read_metrics(tmp_path / "run")}
+
+
+@pytest.mark.peer("mlflow")
+def test_a_service_that_cannot_be_reached_costs_a_line(
+    digits_webdataset: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    config = tiny_run(digits_webdataset.path, tmp_path, "epochs=2", "log.mlflow=tests", "log.tensorboard=true")
+    result = train(config, progress=False)
+    assert result.ending.why == "finished"
+    assert result.step == 8
+    assert len(read_metrics(tmp_path)) == 8
+    told = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
+    assert len(told) == 1
+    assert told[0].startswith("MLflow failed, and the run goes on without it: ")
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+class Failing:
+    """A service that fails from its third figure on."""
+
+    name = "Failing"
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.closed = False
+
+    def write(self, figures: dict[str, float], step: int) -> None:
+        if len(self.taken) == 2:
+            raise ConnectionError("gone away")
+        self.taken.append(step)
+
+    def draw(self, name: str, pixels: np.ndarray, step: int) -> None:
+        raise AssertionError
+
+    def end(self, why: str) -> None:
+        self.taken.append(-1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def write_many(tracker: Behind, number: int, pause_s: float = 0.0) -> None:
+    for step in range(number):
+        tracker.write({"loss": 1.0}, step)
+        time.sleep(pause_s)
+
+
+def test_what_fails_behind_a_run_is_raised_by_a_later_call() -> None:
+    service = Failing()
+    behind = Behind("Failing", lambda: service)
+    with pytest.raises(ConnectionError, match="gone away"):
+        write_many(behind, 1000, pause_s=0.001)
+    assert service.taken == [0, 1]
+    whole = Failing()
+    behind = Behind("Failing", lambda: whole)
+    behind.write({"loss": 1.0}, 0)
+    behind.end("finished")
+    behind.close()
+    assert whole.taken == [0, -1]
+    assert whole.closed
+
+
+def test_a_service_that_hangs_holds_up_neither_steps_nor_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = Event()
+
+    def opened() -> Failing:
+        hanging.wait()
+        return Failing()
+
+    behind = Behind("Hanging", opened)
+    monkeypatch.setattr(trackers, "END_S", 0.05)
+    monkeypatch.setattr(trackers, "WAITING", 5)
+    try:
+        with pytest.raises(TimeoutError, match="calls wait for it"):
+            write_many(behind, 100)
+        with pytest.raises(TimeoutError):
+            behind.close()
+    finally:
+        hanging.set()
 
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
