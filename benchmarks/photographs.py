@@ -30,7 +30,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from headrace.benchmarks.errors import BenchmarkError, SourceMissing
+from headrace.benchmarks.errors import BenchmarkError, SourceMissing, fetched
 
 PACKAGES = ("mate-backgrounds", "plasma-workspace-wallpapers")
 SEED = 0
@@ -134,16 +134,8 @@ def photographs(
 
 
 def photographs_or_skip(count: int) -> list[Path]:
-    """For tests: `photographs`; where they cannot be had the running test is skipped with the reason, or fails if
-    HEADRACE_REQUIRE_PEERS=1."""
-    import pytest
-
-    try:
-        return photographs(count)
-    except SourceMissing as error:
-        if os.environ.get("HEADRACE_REQUIRE_PEERS") == "1":
-            pytest.fail(f"HEADRACE_REQUIRE_PEERS=1, but {error}", pytrace=False)
-        pytest.skip(str(error))
+    """For tests: `photographs`, as `fetched` has it."""
+    return fetched(lambda: photographs(count))
 
 
 def cut(picture: Image.Image, index: int) -> bytes:

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from headrace.benchmarks.command import SMOKE_BATCH
+from headrace.benchmarks.errors import fetched
+from headrace.benchmarks.glosses import glosses
 from headrace.benchmarks.packed import HUGGINGFACE
 from headrace.benchmarks.test_smoke import smoke, took_part
-from tests.benchmarks.test_text_peers import glosses_or_skip
 
 
 @pytest.mark.timeout(900)
 def test_loader_of_packed_texts(tmp_path: Path) -> None:
-    glosses_or_skip()
+    fetched(glosses)
     (comparison,) = smoke("loader", tmp_path, "--works", "packed").values()
     found = took_part(comparison, {"Headrace", HUGGINGFACE})
     for each in found.values():

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from headrace.benchmarks.command import SMOKE_BATCH
-from headrace.benchmarks.errors import SourceMissing
+from headrace.benchmarks.errors import fetched
 from headrace.benchmarks.loader import MEL, SECOND
 from headrace.benchmarks.peers import librosa, torch_stft
 from headrace.benchmarks.peers.sound_dataset import Crops
@@ -42,12 +41,7 @@ def test_all_contestants_make_the_same_spectrogram_of_a_crop(tmp_path: Path) -> 
 
 @pytest.mark.timeout(900)
 def test_loader_of_sounds(tmp_path: Path) -> None:
-    try:
-        prompts()
-    except SourceMissing as error:
-        if os.environ.get("HEADRACE_REQUIRE_PEERS") == "1":
-            pytest.fail(f"HEADRACE_REQUIRE_PEERS=1, but {error}", pytrace=False)
-        pytest.skip(str(error))
+    fetched(prompts)
     (comparison,) = smoke("loader", tmp_path, "--works", "sounds").values()
     found = took_part(comparison, {"Headrace", "torch.stft", "librosa", "decoding only"})
     for each in found.values():

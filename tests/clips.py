@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
-import pytest
 
-from headrace.benchmarks.errors import SourceMissing
+from headrace.benchmarks.errors import fetched
 from headrace.benchmarks.videos import sample_videos
 from headrace.shards import Field
 
@@ -45,17 +43,6 @@ AUDIO_MUXERS = {
 
 
 T = TypeVar("T")
-
-
-def fetched(fetch: Callable[[], T]) -> T:
-    """What `fetch` returns; where it cannot be had the running test is skipped with the reason, or fails if
-    HEADRACE_REQUIRE_PEERS=1."""
-    try:
-        return fetch()
-    except SourceMissing as error:
-        if os.environ.get("HEADRACE_REQUIRE_PEERS") == "1":
-            pytest.fail(f"HEADRACE_REQUIRE_PEERS=1, but {error}", pytrace=False)
-        pytest.skip(str(error))
 
 
 @lru_cache(maxsize=1)

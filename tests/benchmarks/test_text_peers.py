@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from headrace.benchmarks.errors import SourceMissing
-from headrace.benchmarks.glosses import glosses
 from headrace.pipeline import Loader, PackedTextSpec
 from headrace.shards import Field, open_shards, write_shards
 from tests import texts
 
 LENGTH = 64
-
-
-def glosses_or_skip() -> None:
-    """As `photographs_or_skip`."""
-    try:
-        glosses()
-    except SourceMissing as error:
-        if os.environ.get("HEADRACE_REQUIRE_PEERS") == "1":
-            pytest.fail(f"HEADRACE_REQUIRE_PEERS=1, but {error}", pytrace=False)
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from headrace.tools.sources.fingerprint import Fingerprint
 from headrace.tools.sources.left_out import LINKED_BEFORE, LeftOut, counted, some
 from headrace.tools.sources.listing import findable, is_dangling, is_folder, is_shard_set, names_in, printable, walk
 from headrace.tools.sources.source import BadSample, SourceData
-from headrace.tools.sources.trees import relative
+from headrace.tools.sources.trees import relative, unpack_hint
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 """torchvision.datasets.folder.IMG_EXTENSIONS."""
@@ -340,6 +340,29 @@ def source_data(
         notes=split_notes(root, classes),
         load=load,
     )
+
+
+def media_folder(src: Path, split: str | None, packed: list[str], kind: str, check: Any = None) -> SourceData:
+    """A folder whose samples are led by files of one kind, for a source of that kind that found no data set in it.
+
+    Args:
+        packed: packed files that were found there, to be named where nothing else is.
+        check: as in `source_data`.
+
+    Raises:
+        UserError: if it holds none, or files of another kind lead.
+    """
+    root = split_folder(src, split)
+    classes = class_folders(root)
+    try:
+        scanned = scan(root, classes)
+    except UserError as error:
+        raise UserError("; ".join(filter(None, [str(error), unpack_hint(packed)]))) from error
+    leader = next(iter(scanned.fields))
+    if leader != kind:
+        wanted = {"audio": "sounds", "video": "videos"}[kind]
+        raise UserError(f"{findable(root)}: holds no {wanted} but files of kind {leader}; use the source folder")
+    return source_data(root, classes, scanned, meta=True, check=check)
 
 
 def media_check(kind: str) -> Callable[[bytes], Any]:

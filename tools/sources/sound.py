@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 from headrace.shards import Field
 from headrace.tools.errors import UserError
 from headrace.tools.sources.fingerprint import Fingerprint
-from headrace.tools.sources.folder import MAX_MEDIA, class_folders, scan, source_data, split_folder, unique_keys
+from headrace.tools.sources.folder import MAX_MEDIA, media_folder, unique_keys
 from headrace.tools.sources.listing import findable, is_folder
 from headrace.tools.sources.source import BadSample, SourceData
-from headrace.tools.sources.trees import Tree, unpack_hint
+from headrace.tools.sources.trees import Tree
 
 MAX_LIST = 1 << 24
 """Bytes of a list."""
@@ -89,16 +89,7 @@ def read(src: Path, split: str | None) -> SourceData:
         return listed_sounds(tree, layout.read(tree, lists, split or "train"))
     if not is_folder(src):
         raise UserError(f"{findable(src)}: holds neither of {' and '.join(layout.name for layout in LAYOUTS)}")
-    root = split_folder(src, split)
-    classes = class_folders(root)
-    try:
-        scanned = scan(root, classes)
-    except UserError as error:
-        raise UserError("; ".join(filter(None, [str(error), unpack_hint(tree.packed)]))) from error
-    leader = next(iter(scanned.fields))
-    if leader != "audio":
-        raise UserError(f"{findable(root)}: holds no sounds but files of kind {leader}; use the source folder")
-    return source_data(root, classes, scanned, meta=True, check=sound_check())
+    return media_folder(src, split, tree.packed, "audio", sound_check())
 
 
 def layouts_in(tree: Tree) -> list[tuple[Layout, list[str]]]:

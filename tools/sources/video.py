@@ -50,10 +50,7 @@ from headrace.tools.sources.folder import (
     FIELDS,
     MAX_MEDIA,
     MEDIA,
-    class_folders,
-    scan,
-    source_data,
-    split_folder,
+    media_folder,
     unique_keys,
     video_tools,
 )
@@ -117,16 +114,7 @@ def read(src: Path, split: str | None) -> SourceData:
         return listed_videos(tree, layout.read(tree, lists, split or "train"))
     if not is_folder(src):
         raise UserError(f"{src}: holds the lists of none of {', '.join(layout.name for layout in LAYOUTS)}")
-    root = split_folder(src, split)
-    classes = class_folders(root)
-    try:
-        scanned = scan(root, classes)
-    except UserError as error:
-        raise UserError("; ".join(filter(None, [str(error), unpack_hint(tree.packed)]))) from error
-    leader = next(iter(scanned.fields))
-    if leader != "video":
-        raise UserError(f"{root}: holds no videos but files of kind {leader}; use the source folder")
-    return source_data(root, classes, scanned, meta=True)
+    return media_folder(src, split, tree.packed, "video")
 
 
 def listed_videos(tree: Tree, listing: Listing) -> SourceData:
